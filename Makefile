@@ -1,0 +1,78 @@
+# `make demo` shows a tuning run, `make test` checks the project. Needs python3 (3.11 to 3.13) with venv.
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS := test,lint,examples,pandas,optuna
+
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retries 5 --timeout 60
+PYTEST := $(BIN)/python -m pytest -q
+CODE   := $(wildcard tune_core flows deployments examples benchmarks tests)
+
+.PHONY: help install demo test test-unit test-flows test-acceptance test-chaos lint types format bench clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
+
+install: $(STAMP) ## create .venv and install everything but the bench extra
+	@:
+
+# The stamp is written last, so an install that was cut short is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); prefect-tune needs Python 3.11 to 3.13: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "install: $(VENV) with $$($(PYTHON) -V) and prefect-tune[$(EXTRAS)] (some minutes the first time)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "no venv could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --prefer-binary -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: install ## tune a digit classifier on an S3 server of its own
+	@$(BIN)/python examples/digits.py $(DEMO_ARGS)
+
+test: lint types test-unit test-flows test-acceptance ## everything that CI runs
+
+# Lint and types first, since they are quick. The tiers are separate runs: the unit tier forbids sockets
+# and sleeping, the flows tier keeps one Ray and one Prefect server for its whole session.
+test-unit: install ## unit, contract and simulated tests, import ranks among them
+	@echo "test: $(wildcard tests/unit tests/contracts tests/simulated)"
+	@$(PYTEST) $(wildcard tests/unit tests/contracts tests/simulated)
+
+test-flows: install ## the flow on a real Prefect server and Ray
+	@echo "test: tests/flows"
+	@$(PYTEST) tests/flows
+
+test-acceptance: install ## examples and command line as a user runs them
+	@echo "test: tests/acceptance"
+	@$(PYTEST) tests/acceptance
+
+test-chaos: install ## kill workers, flows and servers (not part of `make test`)
+	@echo "test: tests/chaos"
+	@$(PYTEST) tests/chaos
+
+lint: install ## ruff: rules and format
+	@echo "lint: $(CODE)"
+	@$(BIN)/ruff check --quiet $(CODE)
+	@$(BIN)/ruff format --quiet --check $(CODE) || { echo "run: make format" >&2; exit 1; }
+
+types: install ## mypy
+	@echo "types: mypy"
+	@$(BIN)/mypy --no-error-summary $(wildcard tune_core flows deployments examples tests/typing)
+
+format: install ## let ruff mend what it can
+	@$(BIN)/ruff check --quiet --fix $(CODE) || true
+	@$(BIN)/ruff format --quiet $(CODE)
+
+bench: install ## compare with Ray Tune
+	@echo "bench: installing ray[tune]"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
+	  echo "bench: $$script"; $(BIN)/python $$script $(BENCH_ARGS); done
+
+clean: ## remove the environment, caches, builds and what the demo left
+	@rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

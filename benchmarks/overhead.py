@@ -1,0 +1,345 @@
+"""What tuning costs beside the training itself: prefect-tune and `ray.tune`, one after the other.
+
+Both run on one local Ray (4 logical CPUs) and on local storage, each scenario in a process of its own
+that is warmed up by an experiment before the one that is measured. The time of prefect-tune ends
+when the Prefect API shows every task run in a final state and every row in an artifact.
+See docs/performance.md for what the scenarios are and how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a checkout that is not installed will do
+
+NUM_CPUS = 4
+OURS, PEER = "prefect-tune", "ray.tune"
+#: How long the Prefect server may take to show what an experiment has done, in seconds.
+RECORDED_TIMEOUT_S = 120.0
+#: How long one experiment of one side may take, in seconds.
+SIDE_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What both sides run, and by how much prefect-tune has to be faster.
+
+    Attributes:
+        name: On the command line.
+        title: In the table.
+        trials: Number of trials.
+        reports: Number of reports of each.
+        target: Least ratio of the speeds; None: for information.
+        fresh_process: Whether prefect-tune gives each trial a process of its own, as `ray.tune` does.
+        reuse_actors: Whether `ray.tune` keeps its processes for the next trial.
+        answers: Whether a scheduler has to answer each report.
+    """
+
+    name: str
+    title: str
+    trials: int
+    reports: int
+    target: float | None
+    fresh_process: bool = False
+    reuse_actors: bool = False
+    answers: bool = False
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether rows per second are measured, rather than seconds per trial."""
+        return self.reports > 1
+
+    def smaller(self) -> Scenario:
+        """Return the same with sizes for a smoke test."""
+        sizes = {"trials": 2, "reports": 200} if self.counts_rows else {"trials": 6}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Scenario(**{**values, **sizes})
+
+
+SCENARIOS = (
+    Scenario("trials", "60 short trials, warm", trials=60, reports=1, target=40),
+    Scenario("fresh", "60 short trials, a process each", trials=60, reports=1, target=1, fresh_process=True),
+    Scenario(
+        "reused", "60 short trials, ray.tune with reuse_actors", trials=60, reports=1, target=None, reuse_actors=True
+    ),
+    Scenario("reports", "4 trials of 5,000 reports", trials=4, reports=5000, target=10),
+    Scenario("answers", "the same, each report answered", trials=4, reports=5000, target=5, answers=True),
+)
+
+
+def trainable(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a training function that does nothing but report, by the `report` of one of the sides."""
+
+    def train(config: dict[str, Any]) -> None:
+        started = time.time()
+        for step in range(config["reports"]):
+            report({"loss": 1.0 / (step + 1), "step": step, "started": started})
+
+    return train
+
+
+# One side, in its own process.
+
+
+def run_ours(scenario: Scenario, storage: str) -> dict[str, float]:
+    """Run one experiment with prefect-tune; return when it began and when all of it was recorded."""
+    import tune_core as tune
+    from tune_core.testing.schedulers import AnsweringScheduler
+
+    name = f"ours-{uuid.uuid4().hex[:8]}"
+    tuner = tune.Tuner(
+        trainable(tune.report),
+        param_space={"x": tune.uniform(0, 1), "reports": scenario.reports},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=scenario.trials,
+            scheduler=AnsweringScheduler() if scenario.answers else None,
+            fresh_process=scenario.fresh_process,
+        ),
+        run_config=tune.RunConfig(name=name, storage_path=storage, verbose=0),
+    )
+    began = time.time()
+    results = tuner.fit()
+    returned = time.time()
+    _wait_until_recorded(name, scenario.trials, scenario.trials * scenario.reports)
+    recorded = time.time()
+    _require(scenario, len(results), results.num_errors)
+    return {"began": began, "returned": returned, "ended": recorded, **_rows(scenario, Path(storage, name))}
+
+
+def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
+    """Run one experiment with `ray.tune`; return when it began and when it returned."""
+    from ray import tune
+    from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+    from ray.tune.schedulers import FIFOScheduler
+
+    class AnsweringScheduler(FIFOScheduler):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+            return self.CONTINUE
+
+    name = f"peer-{uuid.uuid4().hex[:8]}"
+    tuner = tune.Tuner(
+        trainable(tune.report),
+        param_space={"x": tune.uniform(0, 1), "reports": scenario.reports},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=scenario.trials,
+            scheduler=AnsweringScheduler() if scenario.answers else None,
+            reuse_actors=scenario.reuse_actors,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage,
+            verbose=0,
+            callbacks=[JsonLoggerCallback(), CSVLoggerCallback()],
+        ),
+    )
+    began = time.time()
+    results = tuner.fit()
+    returned = time.time()
+    _require(scenario, len(results), results.num_errors)
+    return {"began": began, "returned": returned, "ended": returned, **_rows(scenario, Path(storage, name))}
+
+
+def _require(scenario: Scenario, trials: int, errors: int) -> None:
+    if trials != scenario.trials or errors:
+        raise RuntimeError(f"expected {scenario.trials} trials without errors: {trials} trials, {errors} errors")
+
+
+def _rows(scenario: Scenario, directory: Path) -> dict[str, float]:
+    """Make sure that every row is in a `result.json`; return when the first was reported."""
+    files = sorted(directory.glob("*/result.json"))
+    rows = sum(path.read_bytes().count(b"\n") for path in files)
+    expected = scenario.trials * scenario.reports
+    if rows != expected:
+        raise RuntimeError(f"{rows} of {expected} rows are in the {len(files)} result.json below {directory}")
+    first = min(json.loads(path.read_bytes().partition(b"\n")[0])["started"] for path in files)
+    return {"first_report": first, "rows": rows}
+
+
+def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> None:
+    """Wait until the API shows all task runs in a final state, and all rows in artifacts."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    deadline = time.monotonic() + RECORDED_TIMEOUT_S
+    with get_client(sync_client=True) as client:
+        (flow_run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [flow_run_name]}))
+        this = FlowRunFilter(id={"any_": [flow_run.id]})
+        prefix = f"{flow_run_name}-trial-"
+        while True:
+            runs = client.read_task_runs(flow_run_filter=this)
+            ended = sum(1 for run in runs if run.state is not None and run.state.is_final())
+            if ended == trials:
+                found = client.read_artifacts(flow_run_filter=this)
+                tables = [artifact for artifact in found if str(artifact.key).startswith(prefix)]
+                shown = sum(len(json.loads(str(table.data))) for table in tables)
+                if shown == rows:
+                    return
+            else:
+                shown = 0
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{ended} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s")
+            time.sleep(0.02)
+
+
+def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
+    """Warm a process up, measure one experiment in it."""
+    import ray
+
+    ray.init(address="auto", namespace="prefect", log_to_driver=False, logging_level="ERROR")
+    run = run_ours if side == OURS else run_peer
+    warm_up = Scenario("warm-up", "", NUM_CPUS, 1, None, reuse_actors=scenario.reuse_actors)
+    run(warm_up, storage)
+    measured = run(scenario, storage)
+    ray.shutdown()
+    if scenario.counts_rows:
+        measured["value"] = measured["rows"] / (measured["ended"] - measured["first_report"])
+    else:
+        measured["value"] = (measured["ended"] - measured["began"]) / scenario.trials
+    return measured
+
+
+# Both sides, from outside.
+
+
+@contextmanager
+def services() -> Iterator[dict[str, float]]:
+    """Start Ray and a Prefect server for both sides; yield how many seconds each took."""
+    with tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as home:
+        # A database that other runs have filled would be measured too.
+        os.environ.setdefault("PREFECT_HOME", home)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        os.environ["RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS"] = "0"
+        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard files: prefect-tune writes none
+        import ray
+
+        from flows.server import start_own_server, stop_own_server
+
+        began = time.monotonic()
+        ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray_s = time.monotonic() - began
+        began = time.monotonic()
+        os.environ["PREFECT_API_URL"] = start_own_server().api_url
+        server_s = time.monotonic() - began
+        try:
+            yield {"ray": ray_s, "prefect_server": server_s}
+        finally:
+            stop_own_server()
+            ray.shutdown()
+
+
+def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
+    """Run one side of a scenario in a process of its own."""
+    values = {name: getattr(scenario, name) for name in scenario.__dataclass_fields__}
+    process = subprocess.run(
+        [sys.executable, __file__, "--side", side, "--scenario", json.dumps(values), "--storage", storage],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=SIDE_TIMEOUT_S,
+        check=False,
+    )
+    if process.returncode:
+        raise RuntimeError(f"{side}, scenario {scenario.name}:\n{process.stdout[-2000:]}\n{process.stderr[-6000:]}")
+    measured: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return measured
+
+
+def compare(scenario: Scenario, samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return a line of the table: medians, their ratio, whether the target is met."""
+    ours, peer = (statistics.median(sample["value"] for sample in samples[side]) for side in (OURS, PEER))
+    ratio = ours / peer if scenario.counts_rows else peer / ours
+    return {
+        "scenario": scenario.name,
+        "title": scenario.title,
+        "unit": "rows/s" if scenario.counts_rows else "s/trial",
+        "ours": ours,
+        "ray_tune": peer,
+        "ratio": ratio,
+        "target": scenario.target,
+        "met": None if scenario.target is None else ratio >= scenario.target,
+        "samples": samples,
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the comparison as Markdown."""
+    rows = ["| scenario | unit | prefect-tune | ray.tune | ratio | target | met |", "|---|---|---:|---:|---:|---:|---|"]
+    for line in lines:
+        digits = ",.0f" if line["unit"] == "rows/s" else ".3f"
+        target = "" if line["target"] is None else f"≥ {line['target']:g}"
+        met = {True: "yes", False: "**no**", None: ""}[line["met"]]
+        figures = f"{line['ours']:{digits}} | {line['ray_tune']:{digits}} | {line['ratio']:.1f}"
+        rows.append(f"| {line['title']} | {line['unit']} | {figures} | {target} | {met} |")
+    return "\n".join(rows)
+
+
+def machine() -> dict[str, Any]:
+    """Return where the figures come from."""
+    from importlib.metadata import version
+
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "prefect")},
+    }
+
+
+def main() -> int:
+    """Compare; return 0 whatever comes out: figures are for people to judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument("--repeat", type=int, default=1, help="measure N times, show medians", metavar="N")
+    parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS], action="append", help="some scenarios")
+    parser.add_argument("--json", type=Path, help="write every figure to this file", metavar="PATH")
+    parser.add_argument("--side", choices=[OURS, PEER], help=argparse.SUPPRESS)
+    parser.add_argument("--scenario", help=argparse.SUPPRESS)
+    parser.add_argument("--storage", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        measured = run_side(options.side, Scenario(**json.loads(options.scenario)), options.storage)
+        print(json.dumps(measured))
+        return 0
+    chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
+    if options.quick:
+        chosen = [scenario.smaller() for scenario in chosen]
+    samples: dict[str, dict[str, list[dict[str, float]]]] = {s.name: {OURS: [], PEER: []} for s in chosen}
+    with services() as started, tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as storage:
+        print(f"started: Ray {started['ray']:.1f} s, Prefect server {started['prefect_server']:.1f} s", flush=True)
+        for number in range(options.repeat):
+            for scenario in chosen:
+                for side in (OURS, PEER):
+                    measured = measure(side, scenario, storage)
+                    samples[scenario.name][side].append(measured)
+                    progress = f"{number + 1}/{options.repeat} {scenario.name}: {side} {measured['value']:.4g}"
+                    print(progress, file=sys.stderr, flush=True)
+    lines = [compare(scenario, samples[scenario.name]) for scenario in chosen]
+    print(f"\n{table(lines)}\n")
+    facts = machine()
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": facts, "start_up_s": started, "scenarios": lines}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where the project meets its surroundings: settings, deployment definitions, servers for demos."""

@@ -1,0 +1,364 @@
+"""Reports as Prefect artifacts: a table per trial, a leaderboard, progress, the best checkpoint.
+
+Artifacts are created once and updated in place. The loop hands over rows; a thread of its own
+writes them, coalesced: what is first, last or best goes out at once, the rest at most every
+few seconds. Every row gets into its trial's table. A failure to write never fails a trial: it
+is logged once, and what could not be written is tried again with the next write.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import TagsContext
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Running, State
+from prefect.tasks import Task
+
+from tune_core.metrics import flatten
+from tune_core.trial import Trial
+
+#: Least time between two writes of one artifact, in seconds, unless something is due at once.
+INTERVAL_S = 5.0
+#: Rows of one version of a trial's table; then the next version begins.
+ROWS_PER_VERSION = 1000
+#: How long `close` tries to get the last rows out, in seconds.
+CLOSE_TIMEOUT_S = 60.0
+
+logger = logging.getLogger("prefect.tune.artifacts")
+
+#: Columns of a trial's table that come last, in this order.
+_AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
+_HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
+
+
+@dataclass(slots=True)
+class _Document:
+    """One artifact: what it should show, and what the server has of it."""
+
+    key: str
+    kind: str
+    description: str
+    data: Callable[[], Any]
+    task_run_id: UUID | None = None
+    artifact_id: UUID | None = None
+    is_dirty: bool = False
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _ForcedState:
+    run_name: str
+    task_run_id: UUID
+    state: State[Any]
+
+
+@dataclass(slots=True)
+class _TrialTable:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    #: Full tables of earlier versions, written once each.
+    documents: list[_Document] = field(default_factory=list)
+
+
+class ArtifactWriter:
+    """Writes the artifacts of one experiment.
+
+    Args:
+        experiment: The experiment's name; goes into the keys.
+        flow_run_id: The flow run that they are linked to.
+        metric: What the leaderboard ranks by.
+        mode: `min` or `max`.
+        task: The task of the trials, for task runs that the server has never heard of.
+        every_report: Write each report at once.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        flow_run_id: UUID,
+        task: Task[Any, Any],
+        *,
+        metric: str | None = None,
+        mode: str | None = None,
+        every_report: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prefix = slug(experiment)
+        self._tags = TagsContext.get().current_tags
+        self._flow_run_id, self._task = flow_run_id, task
+        self._metric, self._mode = metric, mode
+        self._interval_s = 0.0 if every_report else INTERVAL_S
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._documents: list[_Document] = []
+        self._tables: dict[str, _TrialTable] = {}
+        self._leaders: dict[str, dict[str, Any]] = {}
+        self._progress = 0.0
+        self._best_url = ""
+        self._states: list[_ForcedState] = []
+        self._is_closing = False
+        self._has_warned = False
+        self._leaderboard = self._document("leaderboard", "table", "Trials, best first", self._leaderboard_data)
+        self._bar = self._document("progress", "progress", "Finished trials", lambda: self._progress)
+        self._link: _Document | None = None
+        # In the run's context: the settings say which server it is.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._write_all,), name="tune-artifacts", daemon=True
+        )
+        self._thread.start()
+
+    def begin_attempt(self, trial: Trial, task_run_id: UUID) -> None:
+        """Link what the trial reports from now on to the task run of its new attempt."""
+        with self._changed:
+            table = self._tables.setdefault(trial.trial_id, _TrialTable())
+            if table.documents:
+                # The artifact of the earlier attempt stays as it is; the new version repeats its last rows.
+                current = table.documents[-1]
+                table.documents.append(self._table_document(trial, current.data, task_run_id))
+            else:
+                table.documents.append(self._table_document(trial, lambda: _uniform(table.rows), task_run_id))
+
+    def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
+        """Add a report to its trial's table; `at_once` for the first, the last and the best."""
+        shown = _table_row(row, trial.lease)
+        with self._changed:
+            table = self._tables[trial.trial_id]
+            if len(table.rows) >= ROWS_PER_VERSION:
+                self._roll_over(trial, table)
+            table.rows.append(shown)
+            self._touch(table.documents[-1], at_once=at_once or len(table.rows) == 1)
+
+    def update_trial(self, trial: Trial, *, at_once: bool = False) -> None:
+        """Show the trial's present state on the leaderboard."""
+        entry = {
+            "trial": trial.trial_id,
+            "status": str(trial.status),
+            **({self._metric: _cell(flatten(trial.last_row).get(self._metric))} if self._metric else {}),
+            "iterations": trial.iteration,
+            "attempts": trial.lease,
+            "seconds": round(trial.last_row.get("time_total_s", 0.0), 2),
+            **{f"config/{name}": _cell(value) for name, value in flatten(trial.config).items()},
+            "error": trial.error or "",
+        }
+        with self._changed:
+            self._leaders[trial.trial_id] = entry
+            self._touch(self._leaderboard, at_once=at_once)
+
+    def set_progress(self, percent: float) -> None:
+        """Show how much of the experiment is over, 0 to 100."""
+        with self._changed:
+            if percent != self._progress or not self._bar.is_dirty:
+                self._progress = percent
+                self._touch(self._bar, at_once=percent >= 100)
+
+    def set_best_checkpoint(self, url: str, text: str) -> None:
+        """Link the best trial's checkpoint."""
+        with self._changed:
+            if url == self._best_url:
+                return
+            self._best_url = url
+            if self._link is None:
+                self._link = self._document("best-checkpoint", "markdown", "Checkpoint of the best trial", str)
+            self._link.data = lambda: f"**Best checkpoint** ({text}): [{url}]({url})\n\n`{url}`\n"
+            self._touch(self._link, at_once=False)
+
+    def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
+        """Set the state of a task run whose process cannot report it any more."""
+        with self._changed:
+            self._states.append(_ForcedState(run_name, task_run_id, state))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Write everything that is left, then stop; give up after `CLOSE_TIMEOUT_S`."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._warn("the last artifacts could not be written in time")
+
+    # With the lock held.
+
+    def _document(
+        self, name: str, kind: str, description: str, data: Callable[[], Any], task_run_id: UUID | None = None
+    ) -> _Document:
+        document = _Document(f"{self._prefix}-{name}", kind, description, data, task_run_id)
+        self._documents.append(document)
+        return document
+
+    def _table_document(self, trial: Trial, data: Callable[[], Any], task_run_id: UUID | None) -> _Document:
+        description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
+        return self._document(f"trial-{slug(trial.trial_id)}", "table", description, data, task_run_id)
+
+    def _roll_over(self, trial: Trial, table: _TrialTable) -> None:
+        full, current = table.rows, table.documents[-1]
+        current.data = lambda: _uniform(full)
+        self._touch(current, at_once=True)
+        table.rows = rows = []
+        table.documents.append(self._table_document(trial, lambda: _uniform(rows), current.task_run_id))
+
+    def _touch(self, document: _Document, *, at_once: bool) -> None:
+        now = self._clock()
+        if not document.is_dirty:
+            document.is_dirty = True
+            document.due = max(document.due, now)
+        if at_once or self._interval_s == 0:
+            document.due = now
+            self._changed.notify_all()
+
+    def _leaderboard_data(self) -> list[dict[str, Any]]:
+        entries = list(self._leaders.values())
+        if self._metric:
+            entries.sort(key=self._rank)
+        return _uniform(entries)
+
+    def _rank(self, entry: dict[str, Any]) -> tuple[int, float]:
+        value = entry.get(self._metric or "")
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return 1, 0.0
+        return 0, -value if self._mode == "max" else value
+
+    # In the writer's thread.
+
+    def _write_all(self) -> None:
+        try:
+            with get_client(sync_client=True) as client:
+                self._write_until_closed(client)
+        except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
+            self._warn(f"artifacts are not written any more: {error}")
+
+    def _write_until_closed(self, client: SyncPrefectClient) -> None:
+        deadline = math.inf
+        while True:
+            with self._changed:
+                now = self._clock()
+                if self._is_closing and deadline == math.inf:
+                    deadline = now + CLOSE_TIMEOUT_S
+                dirty = [document for document in self._documents if document.is_dirty]
+                due = [document for document in dirty if self._is_closing or document.due <= now]
+                states, self._states = self._states, []
+                if not due and not states:
+                    if self._is_closing:
+                        return
+                    wake = min((document.due for document in dirty), default=now + 60.0)
+                    self._changed.wait(max(0.01, wake - now))
+                    continue
+                work = [(document, document.data()) for document in due]
+                for document in due:
+                    document.is_dirty, document.due = False, now + self._interval_s
+            failed = [*self._put_states(client, states), *self._put_documents(client, work)]
+            if failed and self._clock() > deadline:
+                return
+            if failed:
+                with self._changed:
+                    self._changed.wait(1.0)
+
+    def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
+        failed = []
+        for document, data in work:
+            try:
+                self._put(client, document, data)
+            except Exception as error:  # noqa: BLE001 - tried again with the next write
+                self._warn(f"cannot write the artifact {document.key!r}, training goes on: {error}")
+                with self._changed:
+                    document.is_dirty, document.due = True, self._clock() + INTERVAL_S
+                failed.append(document)
+        return failed
+
+    def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
+        encoded = json.dumps(data) if document.kind == "table" else data
+        if document.artifact_id is not None:
+            client.update_artifact(document.artifact_id, ArtifactUpdate(data=encoded))
+            return
+        artifact = client.create_artifact(
+            ArtifactCreate(
+                key=document.key,
+                type=document.kind,
+                description=document.description,
+                data=encoded,
+                flow_run_id=self._flow_run_id,
+                task_run_id=document.task_run_id,
+            )
+        )
+        document.artifact_id = artifact.id
+
+    def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:
+        failed = []
+        for item in forced:
+            try:
+                self._force(client, item)
+            except Exception as error:  # noqa: BLE001 - tried again with the next write
+                self._warn(f"cannot set task run {item.run_name} to {item.state.name}: {error}")
+                failed.append(item)
+        if failed:
+            with self._changed:
+                self._states = [*failed, *self._states]
+        return failed
+
+    def _force(self, client: SyncPrefectClient, item: _ForcedState) -> None:
+        try:
+            client.set_task_run_state(item.task_run_id, item.state, force=True)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            # Prefect's worker sends task runs in batches: the last batch may have died with its process.
+            client.create_task_run(
+                self._task.with_options(tags=self._tags),
+                self._flow_run_id,
+                dynamic_key=str(item.task_run_id),
+                id=item.task_run_id,
+                name=item.run_name,
+                state=Running(),
+            )
+            client.set_task_run_state(item.task_run_id, item.state, force=True)
+
+    def _warn(self, message: str) -> None:
+        logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
+        self._has_warned = True
+
+
+def slug(name: str) -> str:
+    """Return a name in the letters that artifact keys may have.
+
+    Example:
+        >>> slug("Train_Digits 2")
+        'train-digits-2'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "experiment"
+
+
+def _table_row(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
+    flat = {name: value for name, value in flatten({**row, "lease": lease}).items() if name not in _HIDDEN}
+    first = {"training_iteration": flat.pop("training_iteration", None)}
+    last = {name: flat.pop(name) for name in _AUTO if name in flat}
+    return {name: _cell(value) for name, value in {**first, **flat, **last}.items()}
+
+
+def _cell(value: Any) -> Any:
+    """A value that JSON and the UI's tables can show: they have no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return str(value)
+
+
+def _uniform(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that all have the same columns: the UI takes them from the first row alone."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]

@@ -1,0 +1,269 @@
+"""The report channel: one ZeroMQ hop from each trial to the flow's loop.
+
+The flow binds one ROUTER socket and polls it itself, so the loop is the only place where
+anything is decided; whatever else it must hear of (Ray's callbacks, the journal's thread,
+signals) is posted to the same poll. Frames are encrypted and both sides are authenticated
+(CURVE): the keys are made per experiment and travel inside the lease.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import parse_monitor_message
+
+from tune_core.encoding import dumps, loads
+from tune_core.errors import ChannelLost
+from tune_core.messages import Decision
+from tune_core.session import Report
+from tune_core.trainable import Ending
+
+#: How often peers make sure of each other, and how long they may be silent, in milliseconds.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
+#: How long a trial that has to wait for its driver bears a lost connection.
+LOST_AFTER_S = 60.0
+#: Messages that one turn of the loop takes in before it looks at anything else.
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelAddress:
+    """What a trial needs to connect. Holds keys: it is sent inside leases and shown nowhere.
+
+    Attributes:
+        url: `tcp://host:port` of the flow.
+        server_key: The flow's public key.
+        public_key: The experiment's trials' public key.
+        secret_key: And their secret key.
+    """
+
+    url: str
+    server_key: bytes
+    public_key: bytes
+    secret_key: bytes
+
+    def __repr__(self) -> str:
+        return f"ChannelAddress({self.url!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a trial sent: its kind, `hello`, `row` or `end`, and its content."""
+
+    trial_id: str
+    lease: int
+    kind: str
+    content: list[Any]
+
+
+class Channel:
+    """The flow's end of the channel, and the one queue of its loop.
+
+    Args:
+        host: Address to listen on: loopback, unless Ray has other nodes.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._context = zmq.Context()
+        self._posted: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        server_public, server_secret = zmq.curve_keypair()
+        trial_public, trial_secret = zmq.curve_keypair()
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback("*", _OneKey(trial_public))
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._socket.curve_server = True
+        self._socket.curve_publickey, self._socket.curve_secretkey = server_public, server_secret
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.setsockopt(zmq.IPV6, 1 if ":" in host else 0)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        shown = f"[{host}]" if ":" in host else host
+        port = self._socket.bind_to_random_port(f"tcp://{shown}")
+        self.address = ChannelAddress(f"tcp://{shown}:{port}", server_public, trial_public, trial_secret)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
+
+    def post(self, item: Any) -> None:
+        """Hand something to the loop, from any thread or signal handler."""
+        self._posted.put(item)
+        try:
+            os.write(self._wake_write, b"\0")
+        except (BlockingIOError, OSError):
+            return  # the pipe is full, so the loop wakes anyway; or the channel is closed
+
+    def receive(self, timeout_s: float) -> Iterator[Any]:
+        """Yield what has arrived, waiting for the first: `Message`s and posted items, each kind in order."""
+        ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
+        if self._socket in ready:
+            yield from self._messages()
+        if self._wake_read in ready:
+            os.read(self._wake_read, 65536)
+        while not self._posted.empty():
+            yield self._posted.get_nowait()
+
+    def drain(self) -> Iterator[Message]:
+        """Yield what lies in the socket now: the last words of a process that died."""
+        while self._socket.poll(50):
+            yield from self._messages()
+
+    def send(self, trial_id: str, lease: int, *content: Any) -> bool:
+        """Send to a trial; return False if it is not connected (any more)."""
+        try:
+            self._socket.send_multipart([_identity(trial_id, lease), dumps(list(content))], zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._authenticator.stop()
+        self._socket.close()
+        self._context.term()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _messages(self) -> Iterator[Message]:
+        for _ in range(_BATCH):
+            try:
+                identity, payload = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            trial_id, _, lease = identity.decode().rpartition(":")
+            kind, *content = loads(payload)
+            yield Message(trial_id, int(lease), kind, content)
+
+
+class _OneKey:
+    """Lets in whoever holds the experiment's key."""
+
+    def __init__(self, public_key: bytes) -> None:
+        self._public_key = public_key
+
+    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - pyzmq's protocol
+        return key == self._public_key
+
+
+class ChannelUplink:
+    """A trial's end of the channel: the `Uplink` of its session.
+
+    Args:
+        address: Where the flow is.
+        trial_id: Whose channel it is.
+        lease: The attempt's number.
+    """
+
+    def __init__(self, address: ChannelAddress, trial_id: str, lease: int) -> None:
+        self.stop_cause: str | None = None
+        self._journaled = 0
+        self._decisions: dict[int, Decision] = {}
+        self._is_released = False
+        self._lost_since: float | None = None
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket.curve_serverkey = address.server_key
+        self._socket.curve_publickey, self._socket.curve_secretkey = address.public_key, address.secret_key
+        self._socket.setsockopt(zmq.IDENTITY, _identity(trial_id, lease))
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # the session's window bounds it
+        self._socket.setsockopt(zmq.IPV6, 1 if "[" in address.url else 0)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._socket.connect(address.url)
+        self._url = address.url
+
+    @property
+    def journaled(self) -> int:
+        """See `tune_core.session.Uplink`."""
+        return self._journaled
+
+    def hello(self, pid: int, hostname: str, node_ip: str) -> None:
+        """Tell the flow that the trainable runs now, and where."""
+        self._send("hello", pid, hostname, node_ip)
+
+    def send(self, report: Report) -> None:
+        """See `tune_core.session.Uplink`."""
+        self._send("row", report.iteration, report.checkpoint, report.wants_decision, report.row)
+
+    def wait_for_decision(self, iteration: int) -> Decision:
+        """See `tune_core.session.Uplink`."""
+        self._wait(lambda: iteration in self._decisions or self.stop_cause is not None)
+        decision = self._decisions.pop(iteration, Decision.STOP)
+        self._decisions.clear()
+        return decision
+
+    def wait_for_journal(self, iteration: int) -> None:
+        """See `tune_core.session.Uplink`."""
+        self._wait(lambda: self._journaled >= iteration or self.stop_cause is not None)
+
+    def poll(self) -> bool:
+        """See `tune_core.session.Uplink`."""
+        while True:
+            try:
+                self._take(self._socket.recv(zmq.DONTWAIT))
+            except zmq.Again:
+                return self.stop_cause is not None
+
+    def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
+        """Say how the attempt ended, and wait until the flow has heard it (or is gone)."""
+        self._send("end", str(ending.outcome), ending.error, ending.traceback, ending.retryable)
+        deadline = time.monotonic() + timeout_s
+        while not self._is_released and time.monotonic() < deadline:
+            if self._socket.poll(200):
+                self._take(self._socket.recv())
+
+    def close(self) -> None:
+        """Leave the channel."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=1000)
+        self._context.term()
+
+    def _send(self, *content: Any) -> None:
+        self._socket.send(dumps(list(content)))
+
+    def _wait(self, is_over: Any) -> None:
+        while not is_over():
+            if self._socket.poll(500):
+                self._take(self._socket.recv())
+            else:
+                self._notice_loss()
+
+    def _notice_loss(self) -> None:
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            is_lost = event == zmq.EVENT_DISCONNECTED
+            self._lost_since = (self._lost_since or time.monotonic()) if is_lost else None
+        if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
+            raise ChannelLost(
+                f"the flow at {self._url} has been unreachable for {LOST_AFTER_S:.0f} s while this trial waited for "
+                "it: its process has ended, or the network is down. Committed checkpoints are safe"
+            )
+
+    def _take(self, payload: bytes) -> None:
+        kind, *content = loads(payload)
+        if kind == "decision":
+            iteration, decision = content
+            self._decisions[iteration] = Decision(decision)
+        elif kind == "journaled":
+            self._journaled = max(self._journaled, content[0])
+        elif kind == "stop":
+            self.stop_cause = content[0]
+        elif kind == "released":
+            self._is_released = True
+
+
+def _identity(trial_id: str, lease: int) -> bytes:
+    return f"{trial_id}:{lease}".encode()

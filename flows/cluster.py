@@ -1,0 +1,103 @@
+"""The Ray cluster that an experiment runs on: an existing one, or a local one that is started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import time
+
+import ray
+from ray._private import ray_logging
+
+from tune_core.config import RunConfig
+from tune_core.errors import ConfigError, PlacementError
+from tune_core.storage import ExperimentStorage
+
+_NODES_TTL_S = 1.0
+_nodes: tuple[float, list[dict[str, float]]] = (float("-inf"), [])
+
+
+def connect(run_config: RunConfig) -> None:
+    """Make sure that Ray is initialised in this process; an existing connection is used as it is.
+
+    A local cluster that is started here ends with this process, as Ray's own does, so that the
+    next experiment of the process finds it warm.
+
+    Raises:
+        ConfigError: The address, given or in `RAY_ADDRESS`, is one of Ray Client.
+    """
+    global _nodes  # noqa: PLW0603 - of an earlier cluster
+    _silence_raylet()
+    address = run_config.ray_address or os.environ.get("RAY_ADDRESS")
+    is_client = ray.is_initialized() and ray.util.client.ray.is_connected()
+    if is_client or (address or "").startswith("ray://"):
+        raise ConfigError(
+            f"Ray address {address or 'ray://…'!r}: Ray Client cannot carry an experiment, since it loses every "
+            "trial with its connection. Run the flow inside the cluster's network, with address 'auto'"
+        )
+    if ray.is_initialized():
+        return
+    _nodes = (float("-inf"), [])
+    if address:
+        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            namespace="prefect",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def _silence_raylet() -> None:
+    """Keep Ray's ten lines about each dead worker off the terminal: the death is reported here, in one.
+
+    `log_to_driver=False` does not cover them, and Ray has no public switch.
+    """
+    deduplicator = getattr(ray_logging, "stdout_deduplicator", None)
+    if getattr(deduplicator, "skip_re", ...) is None:
+        deduplicator.skip_re = re.compile("A worker died or was killed while executing a task")
+
+
+def nodes() -> list[dict[str, float]]:
+    """Return the total resources of each node that is alive, as of at most a second ago."""
+    global _nodes  # noqa: PLW0603 - asking costs a round trip, and is done for every trial
+    now = time.monotonic()
+    if now - _nodes[0] > _NODES_TTL_S:
+        _nodes = (now, [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]])
+    return _nodes[1]
+
+
+def total_resources() -> dict[str, float]:
+    """Return the sum of what the nodes have."""
+    total: dict[str, float] = {}
+    for node in nodes():
+        for name, amount in node.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def has_other_hosts() -> bool:
+    """Whether a trial may run on another machine than this one."""
+    return any(node["NodeManagerHostname"] != socket.gethostname() for node in ray.nodes() if node["Alive"])
+
+
+def channel_host() -> str:
+    """Return the address that trials reach this process at: loopback on a single machine."""
+    return str(ray.util.get_node_ip_address()) if has_other_hosts() else "127.0.0.1"
+
+
+def refuse_unshared(storage: ExperimentStorage, run_config: RunConfig) -> None:
+    """Refuse a local path when trials may run where nobody else can see it.
+
+    Raises:
+        PlacementError: It is local, and Ray has nodes on other machines.
+    """
+    if storage.is_local and run_config.storage_filesystem is None and has_other_hosts():
+        raise PlacementError(
+            f"storage_path {storage.url} is a local directory, but Ray has nodes on other machines, which cannot "
+            "write there: use a storage_path that all nodes reach, such as s3://bucket/path. If the directory is on "
+            "a shared file system, say so with storage_filesystem=fsspec.filesystem('file')"
+        )

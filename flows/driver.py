@@ -1,0 +1,601 @@
+"""The loop of one experiment: it turns what happens into events, and commands into actions.
+
+It holds no trial status of its own: the controller does. What it holds is what commands need:
+which attempt has which slot, and until when something may take. Everything that is slow, such
+as artifacts, the journal and deletions, happens in other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.states import Cancelled, Crashed, State
+from prefect_ray.context import remote_options
+
+from flows.artifacts import ArtifactWriter
+from flows.channel import Channel, Message
+from flows.cluster import nodes
+from flows.slots import Slot, SlotAnswered, SlotPool, shortfall
+from flows.task_runner import use_actor
+from flows.trial import pack_ticket
+from flows.trial import trial as trial_task
+from tune_core.callbacks import CallbackList
+from tune_core.controller import Controller
+from tune_core.errors import PlacementError
+from tune_core.journal import Journal
+from tune_core.messages import (
+    Answer,
+    Command,
+    CompleteTrial,
+    Decision,
+    DeleteCheckpoint,
+    EndExperiment,
+    Event,
+    ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
+    Outcome,
+    StartLease,
+    StopCause,
+    StopLease,
+    StopRequested,
+    Suggest,
+    TrialReported,
+    TrialSuggested,
+)
+from tune_core.metrics import lookup
+from tune_core.progress import ProgressReporter
+from tune_core.runtime import Experiment
+from tune_core.session import Lease
+from tune_core.steering import Steering
+from tune_core.trial import Trial
+from tune_core.trial_files import TrialFiles
+
+#: How long the loop sleeps at most, so that timers are looked at.
+TURN_S = 0.25
+#: How long a task run may take to end after its trial has said its last word.
+TASK_END_TIMEOUT_S = 120.0
+#: How long the last words of a task that has ended may be on their way.
+LAST_WORDS_TIMEOUT_S = 10.0
+
+logger = logging.getLogger("prefect.tune")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """Ray says that the task of an attempt is over: with a state, or with the death of its process."""
+
+    trial_id: str
+    lease: int
+    state: State[Any] | None
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """These rows are in the journal: the highest iteration per trial and lease."""
+
+    iterations: dict[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShellFailed:
+    """Something that the experiment cannot do without is gone."""
+
+    error: Exception
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What the shell knows of one lease.
+
+    Attributes:
+        slot: The slot that it runs in.
+        task_run_id: Its Prefect task run.
+        run_name: That task run's name.
+        stop_cause: Set once it was told, or is to be told, to stop.
+        is_connected: Whether its process has said hello.
+        has_ended: Whether `LeaseEnded` was handled.
+        is_over: Whether Ray says that its task is over.
+        deadline: When patience ends, in monotonic seconds; None: no limit.
+    """
+
+    slot: Slot
+    task_run_id: UUID
+    run_name: str
+    stop_cause: str | None = None
+    is_connected: bool = False
+    has_ended: bool = False
+    is_over: bool = False
+    final_message: str = ""
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a driver works with; made by `flows.experiment`, closed by it."""
+
+    experiment: Experiment
+    controller: Controller
+    steering: Steering
+    channel: Channel
+    pool: SlotPool
+    journal: Journal
+    artifacts: ArtifactWriter
+    files: TrialFiles
+    loggers: CallbackList
+    user_callbacks: CallbackList
+    progress: ProgressReporter
+    capacity: int
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    deletions: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tune-deletions"))
+
+
+class Driver:
+    """Runs one experiment to its end.
+
+    Args:
+        parts: Everything that it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._experiment = parts.experiment
+        self._controller = parts.controller
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._commands: deque[Command] = deque()
+        self._end: EndExperiment | None = None
+        self._failure: Exception | None = None
+        self._deadline: float | None = None
+        #: All trials in creation order; handed out for reading.
+        self._trials: list[Trial] = []
+        self._orders: dict[str, StartLease] = {}
+        self._waiting_since: dict[str, float] = {}
+        self._turn = 0
+        self._num_finished = 0
+        self._best: float | None = None
+        run, tune = parts.experiment.run_config, parts.experiment.tune_config
+        self._metric, self._mode = tune.metric, tune.mode
+        self._stop_timeout_s, self._placement_timeout_s = run.stop_timeout_s, run.placement_timeout_s
+        self._has_user_callbacks = bool(run.callbacks)
+        self._checks_stop_all = parts.steering.stopper is not None
+        self._actions: dict[type[Command], Callable[[Any], None]] = {
+            Suggest: self._suggest,
+            StartLease: self._start_lease,
+            Answer: self._answer,
+            StopLease: self._stop_lease,
+            DeleteCheckpoint: self._delete_checkpoint,
+            CompleteTrial: self._complete_trial,
+            EndExperiment: self._end_experiment,
+        }
+
+    def run(self) -> EndExperiment:
+        """Run until the controller ends the experiment; return how it ended.
+
+        Raises:
+            ExperimentConflict: Another driver took over.
+            StorageError: The journal cannot be written.
+        """
+        parts = self._parts
+        budget_s = self._experiment.tune_config.time_budget_seconds
+        self._deadline = None if budget_s is None else parts.clock() + budget_s
+        parts.pool.attach(parts.channel.post)
+        self.apply(ExperimentStarted(parts.wall_clock(), parts.capacity), urgent=True)
+        while self._end is None:
+            for item in parts.channel.receive(self._patience()):
+                self._take(item)
+            self._look_at_timers()
+            parts.progress.update(self._trials, self._waiting(), parts.clock())
+        if self._failure is not None:
+            raise self._failure
+        return self._end
+
+    def request_stop(self, cause: StopCause, reason: str) -> None:
+        """Ask the loop, from any thread or signal handler, to stop the experiment in order."""
+        self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
+
+    def link_best_checkpoint(self) -> None:
+        """Link the checkpoint of the best trial, by the experiment's metric, as an artifact."""
+        if self._metric is None:
+            return
+        ranked = [(lookup(trial.last_row, self._metric), trial) for trial in self._trials if trial.checkpoint]
+        finite = [pair for pair in ranked if isinstance(pair[0], (int, float)) and math.isfinite(pair[0])]
+        if not finite:
+            return
+        choose = max if self._mode == "max" else min
+        value, trial = choose(finite, key=lambda pair: pair[0])
+        if trial.checkpoint is not None:
+            url = f"{self._experiment.storage.url}/{trial.dirname}/{trial.checkpoint.name}"
+            self._parts.artifacts.set_best_checkpoint(url, f"trial {trial.trial_id}, {self._metric} {value:g}")
+
+    def abandon(self) -> None:
+        """Kill every attempt that still runs: nothing that was started here goes on."""
+        for attempt in list(self._attempts.values()):
+            self._parts.pool.discard(attempt.slot)
+            message = "The experiment was abandoned."
+            self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, Cancelled(message=message))
+        self._attempts.clear()
+
+    def apply(self, event: Event, *, urgent: bool = False) -> None:
+        """Let the controller handle an event, journal it, and do what follows from it."""
+        commands = self._controller.handle(event)
+        self._parts.journal.append(event, commands, urgent=urgent)
+        self._commands.extend(commands)
+        while self._commands:
+            command = self._commands.popleft()
+            self._actions[type(command)](command)
+
+    # What arrives.
+
+    def _take(self, item: Any) -> None:
+        if isinstance(item, Message):
+            self._take_message(item)
+        elif isinstance(item, Journaled):
+            self._pass_on_journaled(item)
+        elif isinstance(item, SlotAnswered):
+            for (trial_id, lease), error in self._parts.pool.answered(item):
+                self._unplaced(trial_id, lease, error)
+            self._submit_granted()
+        elif isinstance(item, TaskEnded):
+            self._take_task_ended(item)
+        elif isinstance(item, StopRequested):
+            self.apply(item, urgent=True)
+        elif isinstance(item, ShellFailed):
+            self._fail(item.error)
+
+    def _take_message(self, message: Message) -> None:
+        if message.kind == "row":
+            self._take_row(message)
+        elif message.kind == "hello":
+            self._take_hello(message)
+        elif message.kind == "end":
+            outcome, error, traceback, retryable = message.content
+            self._parts.channel.send(message.trial_id, message.lease, "released")
+            ended = (Outcome(outcome), error, traceback, retryable)
+            self._lease_ended(message.trial_id, message.lease, *ended)
+            attempt = self._attempts.get((message.trial_id, message.lease))
+            if attempt is not None:
+                attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
+
+    def _take_hello(self, message: Message) -> None:
+        attempt = self._attempts.get((message.trial_id, message.lease))
+        if attempt is None:
+            self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
+            return
+        attempt.is_connected = True
+        pid, hostname, node_ip = message.content
+        now = self._parts.wall_clock()
+        self.apply(LeaseStarted(now, message.trial_id, message.lease, pid, hostname, node_ip))
+        trial = self._controller.trials[message.trial_id]
+        for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+            callbacks.on_trial_start(self._turn, self._trials, trial)
+            if trial.checkpoint is not None:
+                callbacks.on_trial_restore(self._turn, self._trials, trial)
+        self._parts.artifacts.update_trial(trial)
+        if attempt.stop_cause is not None:
+            self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
+
+    def _take_row(self, message: Message) -> None:
+        iteration, checkpoint, wants_decision, row = message.content
+        trial = self._controller.live_trial(message.trial_id, message.lease)
+        if trial is None:
+            self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
+            return
+        decision = self._reported(trial, iteration, checkpoint, row)
+        if wants_decision and decision is Decision.CONTINUE:
+            self._parts.channel.send(trial.trial_id, trial.lease, "decision", iteration, str(decision))
+
+    def _reported(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> Decision:
+        """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
+        parts, trials = self._parts, self._trials
+        result = trial.result_of(row)
+        decision = parts.steering.decide(trials, trial, row, result)
+        if self._has_user_callbacks:
+            parts.user_callbacks.on_trial_result(self._turn, trials, trial, result)
+            row = trial.row_of(result)  # a callback may have added to it
+        event = TrialReported(parts.wall_clock(), trial.trial_id, trial.lease, iteration, row, checkpoint, decision)
+        self.apply(event)
+        parts.loggers.on_trial_result(self._turn, trials, trial, result)
+        parts.artifacts.add_row(trial, row, at_once=row["done"] or self._is_new_best(trial, row))
+        parts.progress.report(trial, result)
+        if checkpoint is not None and self._has_user_callbacks:
+            stored = self._experiment.storage.checkpoint(trial.dirname, checkpoint)
+            parts.user_callbacks.on_checkpoint(self._turn, trials, trial, stored)
+            parts.user_callbacks.on_trial_save(self._turn, trials, trial)
+        if self._checks_stop_all and parts.steering.wants_all_stopped():
+            self.request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
+        return decision
+
+    def _take_task_ended(self, item: TaskEnded) -> None:
+        key = (item.trial_id, item.lease)
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            return
+        attempt.is_over = True
+        for message in self._parts.channel.drain() if item.error is not None else ():
+            self._take_message(message)
+        if item.error is not None:
+            self._died(key, attempt, item.error)
+        elif attempt.has_ended:
+            self._forget(key, attempt)
+        else:
+            # Its last words are still on their way, unless it never got to say any.
+            attempt.deadline = self._parts.clock() + LAST_WORDS_TIMEOUT_S
+            attempt.final_message = (item.state.message if item.state else None) or "no message"
+
+    def _died(self, key: tuple[str, int], attempt: Attempt, error: BaseException) -> None:
+        """The process of an attempt is gone, and its task run will say RUNNING for ever unless told otherwise."""
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        state = Cancelled(message=f"Stopped ({attempt.stop_cause}).") if attempt.stop_cause else Crashed(message=text)
+        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
+        self._parts.pool.discard(attempt.slot)
+        self._attempts.pop(key, None)
+        if not attempt.has_ended:
+            self._lease_ended(*key, Outcome.CRASHED, f"the trial's process died: {text}")
+        self._submit_granted()
+
+    def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
+        """An attempt is over and so is its task run: its slot is free."""
+        del self._attempts[key]
+        if self._needs_fresh_process(attempt.slot):
+            self._parts.pool.renew(attempt.slot)
+        else:
+            self._parts.pool.release(attempt.slot)
+        self._submit_granted()
+
+    def _lease_ended(
+        self,
+        trial_id: str,
+        lease: int,
+        outcome: Outcome,
+        error: str | None = None,
+        traceback: str = "",
+        retryable: bool = True,  # noqa: FBT001, FBT002 - as it comes over the channel
+    ) -> None:
+        attempt = self._attempts.get((trial_id, lease))
+        if attempt is not None:
+            attempt.has_ended = True
+        trial = self._controller.live_trial(trial_id, lease)
+        if trial is None:
+            return
+        if outcome in (Outcome.CRASHED, Outcome.ERROR):
+            self._recover_rows(trial)
+        self.apply(
+            LeaseEnded(self._parts.wall_clock(), trial_id, lease, outcome, error, traceback, retryable), urgent=True
+        )
+        if trial.num_failures and not trial.is_finished and trial.lease > lease:
+            for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+                callbacks.on_trial_recover(self._turn, self._trials, trial)
+        self._parts.artifacts.update_trial(trial, at_once=trial.is_finished)
+
+    def _recover_rows(self, trial: Trial) -> None:
+        """Take up checkpoints that were committed but whose reports never arrived."""
+        for marker in self._experiment.storage.committed(trial.dirname):
+            if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
+                continue
+            first = marker.iteration - len(marker.rows) + 1
+            for iteration, row in enumerate(marker.rows, first):
+                if iteration > trial.iteration:
+                    is_last = iteration == marker.iteration
+                    self._reported(trial, iteration, marker.index if is_last else None, dict(row))
+
+    def _unplaced(self, trial_id: str, lease: int, error: Exception) -> None:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+        self._lease_ended(trial_id, lease, Outcome.UNPLACED, message, retryable=False)
+
+    def _pass_on_journaled(self, item: Journaled) -> None:
+        for (trial_id, lease), iteration in item.iterations.items():
+            attempt = self._attempts.get((trial_id, lease))
+            if attempt is not None and attempt.is_connected and not attempt.has_ended:
+                self._parts.channel.send(trial_id, lease, "journaled", iteration)
+
+    # What the controller orders.
+
+    def _suggest(self, command: Suggest) -> None:
+        event = self._parts.steering.suggest(command.trial_id, len(self._trials))
+        if isinstance(event, TrialSuggested):
+            # The trainable gets the objects themselves; the journal and `Trial.config` hold the same dict.
+            self._waiting_since[event.trial_id] = self._parts.clock()
+        self.apply(event)
+        if isinstance(event, TrialSuggested):
+            trial = self._controller.trials[event.trial_id]
+            self._trials.append(trial)
+            self._parts.steering.add(self._trials, trial)
+            self._parts.artifacts.update_trial(trial)
+
+    def _start_lease(self, command: StartLease) -> None:
+        trial = self._controller.trials[command.trial_id]
+        reason = shortfall(trial.resources, nodes()) if self._placement_timeout_s is None else None
+        if reason is not None:
+            message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
+            self._unplaced(command.trial_id, command.lease, PlacementError(message))
+            return
+        self._waiting_since[trial.trial_id] = self._parts.clock()
+        self._orders[command.trial_id] = command
+        self._parts.pool.request((command.trial_id, command.lease), trial.resources)
+        self._submit_granted()
+
+    def _submit_granted(self) -> None:
+        for (trial_id, lease), slot in self._parts.pool.take_granted():
+            trial = self._controller.live_trial(trial_id, lease)
+            if trial is None:
+                self._parts.pool.release(slot)
+                continue
+            self._waiting_since.pop(trial_id, None)
+            self._submit(trial, self._orders.pop(trial_id), slot)
+
+    def _submit(self, trial: Trial, command: StartLease, slot: Slot) -> None:
+        parts = self._parts
+        lease = self._lease_of(trial, command)
+        run_name = f"trial-{trial.trial_id}" + (f"-attempt-{trial.lease}" if trial.lease > 1 else "")
+        ticket = pack_ticket(parts.channel.address, lease, self._experiment.pickled)
+        if slot.actor is not None:
+            with use_actor(slot.actor):
+                future = trial_task.submit(run_name, ticket)
+        else:
+            with remote_options(**slot.remote_options(), max_retries=0):
+                future = trial_task.submit(run_name, ticket)
+        self._attempts[trial.trial_id, trial.lease] = Attempt(slot, future.task_run_id, run_name)
+        parts.artifacts.begin_attempt(trial, future.task_run_id)
+        trial_id, number = trial.trial_id, trial.lease
+
+        def over(done: Any) -> None:
+            error = done.exception()
+            parts.channel.post(TaskEnded(trial_id, number, None if error else done.result(), error))
+
+        future.wrapped_future.future().add_done_callback(over)
+
+    def _lease_of(self, trial: Trial, command: StartLease) -> Lease:
+        run = self._experiment.run_config
+        start = trial.checkpoint if command.checkpoint is not None else None
+        totals = {name: value for name, value in (start.metrics if start else {}).items() if name.endswith("_total")}
+        if start is not None:
+            totals["time_total_s"] = start.metrics.get("time_total_s", 0.0)
+        return Lease(
+            experiment_name=self._experiment.name,
+            trial_id=trial.trial_id,
+            trial_name=str(trial),
+            dirname=trial.dirname,
+            lease=command.lease,
+            config=trial.config,
+            resources=trial.resources,
+            storage=self._experiment.storage,
+            checkpoint=command.checkpoint,
+            iteration=command.iteration,
+            totals=totals,
+            highest_index=command.highest_index,
+            metric=self._metric,
+            stop=self._parts.steering.local_stop,
+            waits_for_decisions=self._parts.steering.waits_for_decisions,
+            log_files=run.log_files,
+            keeps_artifacts=run.sync_config.sync_artifacts,
+        )
+
+    def _answer(self, command: Answer) -> None:
+        attempt = self._attempts[command.trial_id, command.lease]
+        attempt.stop_cause = str(command.decision)
+        attempt.deadline = self._parts.clock() + self._stop_timeout_s
+        trial = self._controller.trials[command.trial_id]
+        self._parts.channel.send(
+            command.trial_id, command.lease, "decision", trial.iteration, str(command.decision)
+        )
+
+    def _stop_lease(self, command: StopLease) -> None:
+        key = (command.trial_id, command.lease)
+        if self._parts.pool.cancel(key):
+            self._orders.pop(command.trial_id, None)
+            self._waiting_since.pop(command.trial_id, None)
+            self._lease_ended(*key, Outcome.STOPPED)
+            return
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            return
+        request = self._controller.stop_request
+        attempt.stop_cause = str(request.cause) if request else "stop"
+        attempt.deadline = self._parts.clock() + self._stop_timeout_s
+        if attempt.is_connected:
+            self._parts.channel.send(*key, "stop", attempt.stop_cause)
+
+    def _delete_checkpoint(self, command: DeleteCheckpoint) -> None:
+        trial = self._controller.trials[command.trial_id]
+        storage = self._experiment.storage
+
+        def delete() -> None:
+            try:
+                storage.delete_checkpoint(trial.dirname, command.index)
+            except Exception as error:  # noqa: BLE001 - costs space, not the experiment
+                logger.warning("cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error)
+
+        self._parts.deletions.submit(delete)
+
+    def _complete_trial(self, command: CompleteTrial) -> None:
+        parts = self._parts
+        trial = self._controller.trials[command.trial_id]
+        parts.steering.complete(self._trials, trial)
+        for callbacks in (parts.user_callbacks, parts.loggers):
+            if command.failed:
+                callbacks.on_trial_error(self._turn, self._trials, trial)
+            else:
+                callbacks.on_trial_complete(self._turn, self._trials, trial)
+        parts.artifacts.update_trial(trial, at_once=True)
+        self._num_finished += 1
+        total = parts.steering.total_trials or len(self._trials)
+        parts.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
+
+    def _end_experiment(self, command: EndExperiment) -> None:
+        self._end = command
+
+    # What happens by itself.
+
+    def _look_at_timers(self) -> None:
+        parts, now = self._parts, self._parts.clock()
+        self._turn += 1
+        parts.files.flush_due(now)
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            budget = self._experiment.tune_config.time_budget_s
+            self.request_stop(StopCause.TIME_BUDGET, f"time_budget_s={budget} is used up")
+        for key, attempt in list(self._attempts.items()):
+            if attempt.deadline is not None and now >= attempt.deadline:
+                self._out_of_patience(key, attempt)
+        if self._placement_timeout_s is not None:
+            self._give_up_waiting(now, self._placement_timeout_s)
+
+    def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
+        if attempt.is_over and not attempt.has_ended:
+            self._forget(key, attempt)
+            message = f"the task run ended before the trial began: {attempt.final_message}"
+            self._lease_ended(*key, Outcome.CRASHED, message)
+            return
+        if attempt.stop_cause is not None and not attempt.has_ended:
+            logger.warning(
+                "trial %s did not stop within %.0f s (RunConfig.stop_timeout_s): its process is killed",
+                key[0],
+                self._stop_timeout_s,
+            )
+        self._died(key, attempt, TimeoutError("it did not stop in time, so it was killed"))
+
+    def _give_up_waiting(self, now: float, timeout_s: float) -> None:
+        """Fail who has waited too long for what the cluster still cannot give."""
+        for key, shape in self._parts.pool.waiting().items():
+            reason = shortfall(shape, nodes()) if now - self._waiting_since[key[0]] > timeout_s else None
+            if reason is not None and self._parts.pool.cancel(key):
+                del self._waiting_since[key[0]], self._orders[key[0]]
+                self._unplaced(*key, PlacementError(f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"))
+
+    def _waiting(self) -> dict[str, str]:
+        """Who waits for its bundles, and why."""
+        return {key[0]: f"waits for {shape.required_resources}" for key, shape in self._parts.pool.waiting().items()}
+
+    def _patience(self) -> float:
+        return TURN_S
+
+    def _is_new_best(self, trial: Trial, row: dict[str, Any]) -> bool:
+        value = lookup(row, self._metric) if self._metric else None
+        if not isinstance(value, (int, float)) or math.isnan(value):
+            return False
+        sign = -1.0 if self._mode == "max" else 1.0
+        if self._best is not None and sign * value >= self._best:
+            return False
+        self._best = sign * value
+        return True
+
+    def _needs_fresh_process(self, slot: Slot) -> bool:
+        wanted = self._experiment.tune_config.fresh_process
+        return slot.resources.head_bundle.get("GPU", 0) > 0 if wanted is None else wanted
+
+    def _fail(self, error: Exception) -> None:
+        """Give up in order: without its journal or its storage the experiment cannot go on."""
+        if self._failure is None:
+            self._failure = error
+            self.abandon()
+            self._end = EndExperiment(str(error))

@@ -1,0 +1,487 @@
+"""The experiment as a Prefect flow, and the runtime that `Tuner.fit` finds.
+
+The flow's parameters are JSON: Prefect stores them. What is alive (the trainable, storage
+credentials, callbacks) travels beside them, under a token that is good for this process only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import ray
+from prefect import Flow, tags
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled, Completed, Failed, State
+
+from flows import cluster
+from flows.artifacts import ArtifactWriter
+from flows.channel import Channel
+from flows.driver import Driver, Journaled, Parts, ShellFailed
+from flows.server import PrefectServer, prefect_server
+from flows.slots import Slot, SlotPool, copies_that_fit, shortfall
+from flows.task_runner import TuneTaskRunner
+from flows.trial import trial as trial_task
+from tune_core.callbacks import CallbackList
+from tune_core.config import RunConfig, TuneConfig
+from tune_core.controller import Controller, Rules
+from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
+from tune_core.journal import Journal, claim
+from tune_core.loggers import TrialFiles, default_loggers
+from tune_core.messages import EndExperiment, StopCause
+from tune_core.progress import ProgressReporter
+from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
+from tune_core.results import Result, ResultGrid
+from tune_core.runtime import Experiment
+from tune_core.steering import Steering
+from tune_core.storage import ExperimentStorage
+from tune_core.trial import Status, Trial
+from tune_core.tuner import Tuner
+
+#: How long idle slots outlive an experiment, so that the next one of this process starts warm.
+SLOT_IDLE_S = 60.0
+
+logger = logging.getLogger("prefect.tune")
+
+
+@dataclass(slots=True)
+class _Live:
+    """An experiment on its way through Prefect's engine, and what came of it."""
+
+    experiment: Experiment
+    server: PrefectServer
+    results: ResultGrid | None = None
+    error: BaseException | None = None
+
+
+_live: dict[str, _Live] = {}
+
+
+class PrefectRuntime:
+    """Runs experiments as Prefect flow runs, their trials on Ray."""
+
+    def run(self, experiment: Experiment) -> ResultGrid:
+        """See `tune_core.runtime.Runtime`."""
+        return run_experiment(experiment, experiment_flow())
+
+
+def experiment_flow() -> ExperimentFlow:
+    """Return the flow that `Tuner.fit` runs."""
+    return experiment
+
+
+def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultGrid:
+    """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
+    run = live_experiment.run_config
+    with ThreadPoolExecutor(1, "tune-start") as starter, _quiet_console(run.verbose):
+        # Both take seconds: the server, a process of its own, starts while Ray does.
+        starting = None if _has_server() else starter.submit(prefect_server)
+        cluster.connect(run)
+        server = starting.result() if starting is not None else prefect_server()
+        if server.is_ours and cluster.has_other_hosts():
+            raise ConfigError(
+                "Ray has nodes on other machines, which cannot reach a Prefect server that is started here: "
+                "set PREFECT_API_URL to a server that every node can reach"
+            )
+        live = _Live(live_experiment, server)
+        token = secrets.token_hex(8)
+        _live[token] = live
+        try:
+            with temporary_settings({PREFECT_API_URL: server.api_url}), tags(*(run.tags or ())):
+                Flow.__call__(
+                    flow,
+                    name=live_experiment.name,
+                    storage_path=live_experiment.storage.url,
+                    trainable=live_experiment.trainable_name,
+                    token=token,
+                    return_state=True,
+                )
+        finally:
+            del _live[token]
+        if live.error is not None:
+            raise live.error
+        if live.results is None:
+            raise TuneError(f"the flow run of experiment {live_experiment.name} ended before the experiment began")
+        return live.results
+
+
+class ExperimentFlow(Flow[..., Any]):
+    """The experiment flow: called like a `Tuner`, or by Prefect with JSON parameters."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run an experiment; return its `ResultGrid`.
+
+        Args:
+            *args: The trainable: a function, or an import string `"package.module:name"`.
+            **kwargs: `param_space`, `tune_config` and `run_config` as for `tune_core.Tuner`.
+
+        Raises:
+            ConfigError: A value is missing or wrong.
+
+        Example:
+            >>> from flows.experiment import experiment
+            >>> results = experiment(train, param_space={"x": 1})  # doctest: +SKIP
+        """
+        trainable = args[0] if args else kwargs.get("trainable")
+        if "token" in kwargs or not (callable(trainable) or isinstance(trainable, str)):
+            return super().__call__(*args, **kwargs)
+        tuner = _tuner(*args, **kwargs)
+        return run_experiment(tuner.experiment(), self)
+
+    def with_options(self, *args: Any, **kwargs: Any) -> ExperimentFlow:
+        """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
+        changed = super().with_options(*args, **kwargs)
+        changed.__class__ = ExperimentFlow  # Prefect's own makes a plain Flow
+        assert isinstance(changed, ExperimentFlow)  # noqa: S101 - for the type checker
+        return changed
+
+
+def _experiment(
+    name: str | None = None, storage_path: str | None = None, trainable: str = "", token: str | None = None
+) -> State[Any]:
+    """Tune a trainable: each trial is a task run, its reports are artifacts.
+
+    Args:
+        name: The experiment's name, also the flow run's.
+        storage_path: Where results are kept; a URL without credentials.
+        trainable: What is tuned.
+        token: Names the live experiment of the process that started this run.
+    """
+    live = _live.get(token or "")
+    if live is None:
+        raise TuneError(
+            f"flow run of experiment {name!r}: the process that held its trainable {trainable!r} is gone, so this run "
+            f"cannot be repeated. Resume it from Python with Tuner.restore({storage_path!r}, trainable)"
+        )
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise TuneError("the experiment flow was called without a flow run")
+    try:
+        ended, trials = _drive(live, context)
+        live.results = _results(live.experiment, trials)
+        if ended.error is not None:
+            raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
+    except BaseException as error:
+        live.error = error
+        raise
+    return _final_state(ended, trials, live.results)
+
+
+experiment = ExperimentFlow(
+    fn=_experiment,
+    name="experiment",
+    flow_run_name="{name}",
+    task_runner=TuneTaskRunner(),
+    persist_result=False,
+    log_prints=False,
+)
+
+
+def _tuner(
+    trainable: Callable[..., Any] | str,
+    param_space: dict[str, Any] | None = None,
+    tune_config: TuneConfig | None = None,
+    run_config: RunConfig | None = None,
+) -> Tuner:
+    if isinstance(trainable, str):
+        module_name, _, attribute = trainable.partition(":")
+        try:
+            trainable = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"trainable={trainable!r} cannot be imported ({error}): expected 'package.module:name'"
+            ) from error
+    return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
+
+
+def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Trial]]:
+    """Set everything up, run the loop, and take everything down again, whatever happens."""
+    current = live.experiment
+    run, tune = current.run_config, current.tune_config
+    flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
+    steering = Steering(tune, run.stop, current.param_space, current.trainable, current.trainable_name)
+    with_actors = isinstance(context.task_runner, TuneTaskRunner)
+    session = f"{ray.get_runtime_context().get_job_id()} {with_actors} {run.runtime_env}"
+    pool = _parking.take(session) or SlotPool(with_actors=with_actors, runtime_env=run.runtime_env)
+    with ExitStack() as stack:
+        stack.callback(_parking.park, session, pool)
+        capacity = _start_slots(current, steering, pool)
+        cluster.refuse_unshared(current.storage, run)
+        current.storage.probe()
+        owner = _owner(flow_run_id)
+        number = claim(current.storage, current.experiment_id, owner, _is_alive)
+        channel = Channel(cluster.channel_host())
+        stack.callback(channel.close)
+        artifacts = ArtifactWriter(
+            current.name,
+            flow_run_id,
+            trial_task,
+            metric=tune.metric,
+            mode=tune.mode,
+            every_report=run.every_report,
+        )
+        stack.callback(artifacts.close)
+        journal = Journal(
+            current.storage,
+            current.experiment_id,
+            owner,
+            number,
+            on_flushed=lambda iterations: channel.post(Journaled(iterations)),
+            on_failure=lambda error: channel.post(ShellFailed(error)),
+        )
+        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-tune-"))
+        files = TrialFiles(current.storage, staging)
+        loggers, user_callbacks = CallbackList(default_loggers(files)), CallbackList(run.callbacks or [])
+        progress = ProgressReporter(tune.metric, tune.mode, run.verbose)
+        stack.callback(progress.close)
+        controller = Controller(_rules(current, steering))
+        parts = Parts(
+            experiment=current,
+            controller=controller,
+            steering=steering,
+            channel=channel,
+            pool=pool,
+            journal=journal,
+            artifacts=artifacts,
+            files=files,
+            loggers=loggers,
+            user_callbacks=user_callbacks,
+            progress=progress,
+            capacity=capacity,
+        )
+        driver = Driver(parts)
+        user_callbacks.setup(stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials)
+        progress.start(current.name, current.storage.url, live.server.flow_run_url(flow_run_id), steering.total_trials)
+        try:
+            with _stop_signals(driver):
+                ended = driver.run()
+        except BaseException:
+            driver.abandon()
+            pool.clear()
+            raise
+        finally:
+            parts.deletions.shutdown()
+            journal.close()
+            files.close()
+        trials = list(controller.trials.values())
+        if controller.stop_request is not None and controller.stop_request.cause is StopCause.INTERRUPT:
+            pool.clear()
+        user_callbacks.on_experiment_end(trials)
+        driver.link_best_checkpoint()
+        progress.finish(trials, ended.reason)
+    return ended, trials
+
+
+class _Parking:
+    """Keeps the slots of an experiment that has ended warm for the next one of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parked: tuple[str, SlotPool] | None = None
+        self._timer: threading.Timer | None = None
+
+    def take(self, session: str) -> SlotPool | None:
+        """Return the parked slots if they are of this session; whoever takes them owns them."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            parked, self._parked = self._parked, None
+        return parked[1] if parked is not None and parked[0] == session else None
+
+    def park(self, session: str, pool: SlotPool) -> None:
+        """Keep idle slots for `SLOT_IDLE_S`; whatever still waits or starts is given up."""
+        pool.settle()
+        with self._lock:
+            superseded, self._parked = self._parked, (session, pool)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(SLOT_IDLE_S, self._expire, (pool,))
+            self._timer.daemon = True
+            self._timer.start()
+        if superseded is not None and superseded[0] == session:
+            superseded[1].clear()
+
+    def slots(self) -> list[Slot]:
+        """Return the slots that are parked."""
+        with self._lock:
+            return self._parked[1].idle() if self._parked is not None else []
+
+    def _expire(self, pool: SlotPool) -> None:
+        with self._lock:
+            if self._parked is None or self._parked[1] is not pool:
+                return
+            self._parked = None
+        if ray.is_initialized():
+            pool.clear()
+
+
+_parking = _Parking()
+
+
+def parked_slots() -> list[Slot]:
+    """Return the slots that are kept warm for the next experiment of this process."""
+    return _parking.slots()
+
+
+def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int:
+    """Start the first slots; return how many trials fit at once.
+
+    Raises:
+        PlacementError: The cluster can never give a trial its bundles.
+    """
+    if not is_fixed(current.trainable):
+        return max(1, copies_that_fit(PlacementGroupFactory([{"CPU": 1}]), cluster.total_resources()))
+    shape = resources_of(current.trainable, {})
+    reason = shortfall(shape, cluster.nodes())
+    if reason is not None and current.run_config.placement_timeout_s is None:
+        raise PlacementError(
+            f"the cluster can never give a trial its bundles: {reason}. Ask for less with tune.with_resources, "
+            "or, if nodes will join, set RunConfig(placement_timeout_s=…)"
+        )
+    capacity = max(1, copies_that_fit(shape, cluster.total_resources()))
+    limits = (capacity, steering.total_trials, steering.max_concurrent)
+    pool.start_ahead(shape, min(limit for limit in limits if limit is not None))
+    return capacity
+
+
+def _rules(current: Experiment, steering: Steering) -> Rules:
+    run = current.run_config
+    failures, checkpoints = run.failure_config, run.checkpoint_config
+    fail_fast = failures.fail_fast
+    return Rules(
+        experiment_id=current.experiment_id,
+        max_failures=failures.max_failures,
+        fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
+        max_concurrent=steering.max_concurrent,
+        num_to_keep=checkpoints.num_to_keep,
+        score_attribute=checkpoints.checkpoint_score_attribute,
+        score_order="min" if checkpoints.checkpoint_score_order == "min" else "max",
+    )
+
+
+def _results(current: Experiment, trials: list[Trial]) -> ResultGrid:
+    results = [_result(current.storage, trial) for trial in trials]
+    tune = current.tune_config
+    return ResultGrid(results, current.storage.url, current.storage.fs, metric=tune.metric, mode=tune.mode)
+
+
+def _result(storage: ExperimentStorage, trial: Trial) -> Result:
+    checkpoints = [
+        (storage.checkpoint(trial.dirname, record.index), trial.result_of(record.metrics))
+        for record in trial.checkpoints
+    ]
+    return Result(
+        trial.last_result or trial.result_of({"timestamp": int(time.time()), "done": True}),
+        checkpoints[-1][0] if checkpoints else None,
+        TrialError(trial.error, trial.traceback) if trial.error is not None else None,
+        storage.absolute(trial.dirname),
+        checkpoints,
+        storage.fs,
+        status=trial.status,
+    )
+
+
+def _final_state(ended: EndExperiment, trials: list[Trial], results: ResultGrid) -> State[Any]:
+    failed = [trial for trial in trials if trial.status is Status.ERROR]
+    paused = [trial for trial in trials if trial.status is Status.PAUSED]
+    counts = f"{len(trials)} trials, {len(failed)} failed"
+    if paused:
+        return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}")
+    if trials and len(failed) == len(trials):
+        return Failed(message=f"All {counts}; the first: {failed[0].error}")
+    return Completed(message=f"{counts}: {ended.reason}", data=results)
+
+
+@contextmanager
+def _stop_signals(driver: Driver) -> Iterator[None]:
+    """Stop in order at the first Ctrl-C or SIGTERM, at once at the second; only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        driver.request_stop(StopCause.INTERRUPT, f"stopped by {name}; Tuner.restore continues it")
+
+    # After ray.init, which puts its own handler for SIGTERM in place.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _owner(flow_run_id: UUID) -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started": _process_started(os.getpid()),
+        "flow_run_id": str(flow_run_id),
+    }
+
+
+def _is_alive(owner: dict[str, Any]) -> bool:
+    """Whether the driver that left a journal open may still be at work."""
+    if owner.get("host") == socket.gethostname():
+        return _process_started(owner["pid"]) == owner.get("process_started")
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(owner["flow_run_id"])).state
+    except ObjectNotFound:
+        return True  # another server's flow run: nobody here can tell
+    return state is None or not state.is_final()
+
+
+def _process_started(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's clock ticks; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def _has_server() -> bool:
+    return bool(PREFECT_API_URL.value()) or FlowRunContext.get() is not None
+
+
+@contextmanager
+def _quiet_console(verbose: int) -> Iterator[None]:
+    """Keep Prefect's own lines off the terminal, where the progress view is; the UI gets them all."""
+    level = logging.CRITICAL + 1 if verbose == 0 else logging.WARNING
+    named = [logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict) if name.startswith("prefect")]
+    consoles = {
+        handler
+        for logger_ in [logging.getLogger(), *named]
+        for handler in logger_.handlers
+        if type(handler).__name__ == "PrefectConsoleHandler"
+    }
+    before = {handler: handler.level for handler in consoles}
+    for handler in consoles:
+        handler.setLevel(max(level, handler.level))
+    try:
+        yield
+    finally:
+        for handler, old in before.items():
+            handler.setLevel(old)

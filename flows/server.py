@@ -1,0 +1,176 @@
+"""The Prefect server that a run uses: the configured one, its parent's, or one started for it.
+
+Ray workers must never start servers of their own (each would write to another database), so
+`prefect_server` always ends in a URL that flow and workers share. A server that is started
+here listens on loopback, tells its UI pages where it is, and ends with this process, however
+that ends: it watches a pipe that only this process holds open.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tune_core.errors import TuneError
+
+#: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
+START_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectServer:
+    """A Prefect API that flow and workers can reach.
+
+    Attributes:
+        api_url: Ends in `/api`.
+        ui_url: Where its pages are; None if this server has no UI.
+        is_ours: Whether this process started it, and will end it.
+    """
+
+    api_url: str
+    ui_url: str | None
+    is_ours: bool
+
+    def flow_run_url(self, flow_run_id: object) -> str | None:
+        """Return the page of a flow run."""
+        return f"{self.ui_url}/runs/flow-run/{flow_run_id}" if self.ui_url else None
+
+
+def prefect_server() -> PrefectServer:
+    """Return the server to use here; start one if none is configured.
+
+    Raises:
+        TuneError: The server that was started does not answer; the message holds its output.
+    """
+    from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url:
+        return PrefectServer(settings.api.url, settings.ui_url, is_ours=False)
+    if FlowRunContext.get() or TaskRunContext.get():
+        # The parent run lives in the temporary server of this process: its subflow has to as well.
+        from prefect.server.api.server import SubprocessASGIServer
+
+        parent = SubprocessASGIServer()
+        if parent.running:
+            return PrefectServer(parent.api_url, None, is_ours=False)
+    return start_own_server()
+
+
+_own: tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]] | None = None
+_own_lock = threading.Lock()
+
+
+def start_own_server() -> PrefectServer:
+    """Start a server for this process, or return the one that was started before."""
+    global _own  # noqa: PLW0603 - one server a process
+    with _own_lock:
+        if _own is not None and _own[1].poll() is None:
+            return _own[0]
+        port = _free_port()
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal must not end it before the flow has
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()]),
+                "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            },
+        )
+        atexit.register(stop_own_server)
+        try:
+            _wait_until_healthy(port, process)
+        except BaseException as error:
+            process.kill()
+            process.wait()
+            output.seek(0)
+            text = output.read().decode(errors="replace")[-2000:]
+            output.close()
+            if isinstance(error, TuneError):
+                raise TuneError(f"{error}; its output ends in: {text}") from None
+            raise
+        server = PrefectServer(f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{port}", is_ours=True)
+        _own = (server, process, output)
+        return server
+
+
+def stop_own_server() -> None:
+    """End the server that this process started, if it did; returns when it is gone."""
+    global _own  # noqa: PLW0603
+    with _own_lock:
+        if _own is None:
+            return
+        _, process, output = _own
+        _own = None
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    output.close()
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise TuneError(f"the Prefect server ended with exit code {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise TuneError(f"the Prefect server did not answer on port {port} within {START_TIMEOUT_S:.0f} s")
+
+
+def _serve(port: int) -> None:
+    """Run the server in this process until the pipe on standard input is closed."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    config = uvicorn.Config(create_app, factory=True, host="127.0.0.1", port=port, log_level="warning", lifespan="on")
+    server = uvicorn.Server(config)
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        server.should_exit = True
+        # A page that is still open, or a request that hangs, must not keep the server.
+        threading.Timer(8.0, os._exit, (1,)).start()
+
+    threading.Thread(target=watch, daemon=True).start()
+    server.run()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,327 @@
+"""Slots: a placement group each, and the actor on its bundle 0 that runs trials.
+
+The pool gives slots to trials in the order in which they asked. It keeps a slot for the next
+trial of equal resources, gives it up as soon as only requests of another shape wait, and
+never has more groups pending than could be of use. It is used from the flow's loop alone;
+what Ray answers later comes back through `notify`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from flows.cluster import total_resources
+from flows.task_runner import TaskActor
+from tune_core.resources import PlacementGroupFactory
+
+#: Steps after which the search for a way to place a group gives up and lets Ray try.
+_PLACING_STEPS = 20_000
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A placement group and its actor.
+
+    Attributes:
+        resources: What the group was made from.
+        group: The placement group.
+        actor: Handle of its `TaskActor`; None under the stock task runner.
+        is_ready: Whether the group is placed and the actor answers.
+        worker: Where the actor is: `pid`, `hostname`, `node_ip`.
+    """
+
+    resources: PlacementGroupFactory
+    group: PlacementGroup
+    actor: Any = None
+    is_ready: bool = False
+    worker: dict[str, Any] = field(default_factory=dict)
+    uses: int = 0
+
+    def remote_options(self) -> dict[str, Any]:
+        """Return what `ray.remote` needs to run something on bundle 0, children captured."""
+        return actor_options(self.resources, self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotAnswered:
+    """A slot became ready, or could not: what the pool posts to the loop."""
+
+    slot: Slot
+    worker: dict[str, Any] | None
+    error: Exception | None
+
+
+def actor_options(resources: PlacementGroupFactory, group: PlacementGroup) -> dict[str, Any]:
+    """Return Ray's options for an actor or a task that takes all of bundle 0."""
+    head = dict(resources.head_bundle)
+    options: dict[str, Any] = {
+        "num_cpus": head.pop("CPU", 0),
+        "num_gpus": head.pop("GPU", 0),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        ),
+    }
+    if memory := head.pop("memory", 0):
+        options["memory"] = int(memory)
+    if head:
+        options["resources"] = head
+    return options
+
+
+class SlotPool:
+    """The slots of one Ray session.
+
+    Args:
+        with_actors: False for the stock task runner, which starts a process per task.
+        runtime_env: Ray's runtime environment for the actors.
+    """
+
+    def __init__(self, *, with_actors: bool = True, runtime_env: Mapping[str, Any] | None = None) -> None:
+        self.with_actors = with_actors
+        self.runtime_env = dict(runtime_env) if runtime_env else None
+        self._lock = threading.Lock()
+        self._notify: Callable[[SlotAnswered], None] | None = None
+        self._early: list[SlotAnswered] = []
+        self._slots: dict[PlacementGroupFactory, list[Slot]] = {}
+        self._idle: list[Slot] = []
+        self._waiting: dict[Any, PlacementGroupFactory] = {}
+        self._wanted_ahead: dict[PlacementGroupFactory, int] = {}
+        self._granted: list[tuple[Any, Slot]] = []
+        self._numbers = itertools.count(1)
+
+    def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
+        """Name the loop that the pool belongs to from now on; what was answered before is passed on."""
+        with self._lock:
+            self._notify = notify
+            early, self._early = self._early, []
+        for answer in early:
+            notify(answer)
+
+    def start_ahead(self, resources: PlacementGroupFactory, count: int) -> None:
+        """Have `count` slots of this shape started before anybody asks for them."""
+        self._wanted_ahead[resources] = count
+        self._balance()
+
+    def request(self, key: Any, resources: PlacementGroupFactory) -> None:
+        """Ask for a slot; `take_granted` will name it."""
+        self._wanted_ahead.pop(resources, None)
+        self._waiting[key] = resources
+        self._balance()
+
+    def cancel(self, key: Any) -> bool:
+        """Withdraw a request; return False if it does not wait (any more)."""
+        was_waiting = self._waiting.pop(key, None) is not None
+        self._balance()
+        return was_waiting
+
+    def take_granted(self) -> list[tuple[Any, Slot]]:
+        """Return the requests that have got their slots since the last call."""
+        granted, self._granted = self._granted, []
+        return granted
+
+    def answered(self, answer: SlotAnswered) -> list[tuple[Any, Exception]]:
+        """Take in what Ray said of a slot; return requests that fail because it cannot start."""
+        slot = answer.slot
+        if slot.is_ready or slot not in self._slots.get(slot.resources, []):
+            return []
+        if answer.error is None:
+            slot.is_ready, slot.worker = True, answer.worker or {}
+            self._idle.append(slot)
+            self._balance()
+            return []
+        self.discard(slot)
+        failed = next((key for key, shape in self._waiting.items() if shape == slot.resources), None)
+        if failed is None:
+            return []
+        del self._waiting[failed]
+        return [(failed, answer.error)]
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back, for the next trial of its shape."""
+        slot.uses += 1
+        self._idle.append(slot)
+        self._balance()
+
+    def renew(self, slot: Slot) -> None:
+        """Give a slot back with its process replaced; its group stays."""
+        if slot.actor is not None:
+            ray.kill(slot.actor)
+        slot.is_ready = False
+        self._start_actor(slot)
+
+    def discard(self, slot: Slot) -> None:
+        """Remove a slot: its actor is killed and its group released."""
+        self._slots[slot.resources].remove(slot)
+        if slot in self._idle:
+            self._idle.remove(slot)
+        if slot.actor is not None:
+            ray.kill(slot.actor)
+        remove_placement_group(slot.group)
+        self._balance()
+
+    def clear(self) -> None:
+        """Remove every slot and forget every request."""
+        self._waiting.clear()
+        self._wanted_ahead.clear()
+        for slot in self._all():
+            self.discard(slot)
+
+    def settle(self) -> None:
+        """Give up what waits and what starts; keep what is idle."""
+        self._waiting.clear()
+        self._wanted_ahead.clear()
+        with self._lock:
+            self._notify, self._early = None, []
+        for slot in self._all():
+            if slot not in self._idle:
+                self.discard(slot)
+
+    def waiting(self) -> dict[Any, PlacementGroupFactory]:
+        """Return who waits, for what, in order."""
+        return dict(self._waiting)
+
+    def idle(self) -> list[Slot]:
+        """Return the slots that nobody uses."""
+        return list(self._idle)
+
+    def _all(self) -> list[Slot]:
+        return [slot for slots in self._slots.values() for slot in slots]
+
+    def _balance(self) -> None:
+        self._grant()
+        shapes = list(dict.fromkeys([*self._waiting.values(), *self._wanted_ahead]))
+        waiting = list(self._waiting.values())
+        # Idle slots of shapes that nobody asks for hold what others wait for.
+        if waiting:
+            for slot in [slot for slot in self._idle if slot.resources not in shapes]:
+                self.discard(slot)
+        for shape in shapes:
+            wanted = waiting.count(shape) or max(0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, [])))
+            starting = sum(1 for slot in self._slots.get(shape, []) if not slot.is_ready)
+            for _ in range(self._useful(shape, wanted - starting, starting)):
+                self._start(shape)
+        for slot in [slot for slot in self._all() if not slot.is_ready and waiting and slot.resources not in shapes]:
+            self.discard(slot)
+
+    def _grant(self) -> None:
+        for key, shape in list(self._waiting.items()):
+            slot = next((slot for slot in self._idle if slot.resources == shape), None)
+            if slot is not None:
+                self._idle.remove(slot)
+                del self._waiting[key]
+                self._granted.append((key, slot))
+
+    def _useful(self, shape: PlacementGroupFactory, wanted: int, starting: int) -> int:
+        """How many more groups to ask Ray for: what fits the whole cluster, and one that may wait."""
+        room = copies_that_fit(shape, total_resources()) - len(self._slots.get(shape, []))
+        return max(0, min(wanted, max(room, 0 if starting else 1)))
+
+    def _start(self, shape: PlacementGroupFactory) -> None:
+        group = placement_group(
+            [dict(bundle) for bundle in shape.bundles],
+            strategy=shape.strategy or "PACK",
+            name=f"prefect-tune-{next(self._numbers)}",
+            **shape.options,
+        )
+        slot = Slot(shape, group)
+        self._slots.setdefault(shape, []).append(slot)
+        self._start_actor(slot)
+
+    def _start_actor(self, slot: Slot) -> None:
+        if self.with_actors:
+            options = slot.remote_options() | {"max_restarts": 0, "max_task_retries": 0}
+            if self.runtime_env:
+                options["runtime_env"] = self.runtime_env
+            slot.actor = ray.remote(TaskActor).options(**options).remote()
+        self._listen(slot)
+
+    def _listen(self, slot: Slot) -> None:
+        reference = slot.group.ready() if slot.actor is None else slot.actor.ready.remote()
+        actor = slot.actor
+
+        def answered(future: Any) -> None:
+            if slot.actor is not actor:
+                return  # the process that was asked has been replaced since
+            error = future.exception()
+            worker = future.result() if error is None and actor is not None else None
+            answer = SlotAnswered(slot, worker, error)
+            with self._lock:
+                if self._notify is None:
+                    self._early.append(answer)
+                    return
+            self._notify(answer)
+
+        reference.future().add_done_callback(answered)
+
+
+def copies_that_fit(resources: PlacementGroupFactory, total: Mapping[str, float]) -> int:
+    """Return how many groups of this shape the cluster could hold at once, going by its sums."""
+    required = {name: amount for name, amount in resources.required_resources.items() if amount > 0}
+    if not required:
+        return 1024
+    return min(math.floor(total.get(name, 0.0) / amount + 1e-9) for name, amount in required.items())
+
+
+def shortfall(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """Say why nodes with these resources can never hold such a group; None if they can.
+
+    Args:
+        resources: The group.
+        nodes: The total resources of each node that is alive.
+
+    Example:
+        >>> shortfall(PlacementGroupFactory([{"CPU": 8}]), [{"CPU": 2.0}])
+        'CPU: 8 needed in one bundle, the largest node has 2'
+    """
+    for name, amount in resources.required_resources.items():
+        total = sum(node.get(name, 0.0) for node in nodes)
+        if amount > total + 1e-9:
+            largest_bundle = max(bundle.get(name, 0.0) for bundle in resources.bundles)
+            if largest_bundle == amount:
+                largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
+                return f"{name}: {amount:g} needed in one bundle, the largest node has {largest:g}"
+            return f"{name}: {amount:g} needed in all, the cluster has {total:g}"
+    if _can_place(resources, nodes):
+        return None
+    shapes = "; ".join(", ".join(f"{name} {amount:g}" for name, amount in node.items()) for node in map(_shown, nodes))
+    return f"no way to place the bundles {resources.bundles} with strategy {resources.strategy} on nodes with: {shapes}"
+
+
+def _shown(node: Mapping[str, float]) -> dict[str, float]:
+    hidden = ("node:", "object_store_memory", "accelerator_type:")
+    return {name: amount for name, amount in node.items() if not name.startswith(hidden)}
+
+
+def _can_place(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, float]]) -> bool:
+    bundles = sorted(resources.bundles, key=lambda bundle: -sum(bundle.values()))
+    free = [dict(node) for node in nodes]
+    steps = itertools.count()
+
+    def place(index: int, used: frozenset[int]) -> bool:
+        if index == len(bundles) or next(steps) > _PLACING_STEPS:
+            return True
+        for number, node in enumerate(free):
+            if resources.strategy == "STRICT_SPREAD" and number in used:
+                continue
+            if resources.strategy == "STRICT_PACK" and used and number not in used:
+                continue
+            bundle = bundles[index]
+            if all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle.items()):
+                for name, amount in bundle.items():
+                    node[name] = node.get(name, 0.0) - amount
+                if place(index + 1, used | {number}):
+                    return True
+                for name, amount in bundle.items():
+                    node[name] += amount
+        return False
+
+    return place(0, frozenset())

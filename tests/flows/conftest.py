@@ -1,0 +1,148 @@
+"""One Prefect server, one Ray and one S3 server for the whole tier: starting them takes half a minute."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from ray.util import placement_group_table
+
+import tune_core as tune
+from deployments.seaweedfs import S3Server, start_seaweedfs
+from flows import server as prefect_servers
+from flows.experiment import parked_slots
+
+CPUS, GPUS = 8, 5
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Prefect server with a database of its own."""
+    before = os.environ.get("PREFECT_HOME")
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    server = prefect_servers.start_own_server()
+    os.environ["PREFECT_API_URL"] = server.api_url
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield server.api_url
+    del os.environ["PREFECT_API_URL"], os.environ["PREFECT_HOME"]
+    if before is not None:
+        os.environ["PREFECT_HOME"] = before
+    prefect_servers.stop_own_server()
+
+
+@pytest.fixture(scope="session")
+def cluster(api: str) -> Iterator[None]:
+    """A local Ray with logical GPUs."""
+    ray.init(
+        num_cpus=CPUS,
+        num_gpus=GPUS,
+        resources={"special": 2},
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        namespace="prefect",
+        object_store_memory=300_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with a bucket."""
+    server = start_seaweedfs(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(cluster: None) -> Iterator[None]:
+    """After each test the only groups and actors that live are those of slots parked for the next."""
+    yield
+    deadline = time.monotonic() + 20
+    while (left := _left_behind()) and time.monotonic() < deadline:
+        time.sleep(0.2)  # noqa: TID251 - Ray tells nobody when a group is gone
+    assert not left
+
+
+def _left_behind() -> list[str]:
+    parked = {slot.group.id.hex() for slot in parked_slots()}
+    groups = placement_group_table()
+    return [
+        f"{key} {group['state']}" for key, group in groups.items() if group["state"] != "REMOVED" and key not in parked
+    ]
+
+
+@pytest.fixture
+def client(api: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as prefect_client:
+        yield prefect_client
+
+
+@pytest.fixture
+def run_config(tmp_path: Path) -> Callable[..., tune.RunConfig]:
+    """Makes a quiet RunConfig with a fresh name, on local storage unless told otherwise."""
+
+    def make(**changes: Any) -> tune.RunConfig:
+        values = {"name": f"test-{uuid.uuid4().hex[:8]}", "storage_path": str(tmp_path), "verbose": 0}
+        return tune.RunConfig(**{**values, **changes})
+
+    return make
+
+
+def wait_for(condition: Callable[[], Any], *, what: str, timeout_s: float = 20.0) -> Any:
+    """Return the condition's first truthy value: the server records task runs and logs with a delay."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.1)
+    return value
+
+
+class Recorded:
+    """What the server has of one experiment's flow run."""
+
+    def __init__(self, client: SyncPrefectClient, name: str) -> None:
+        self._client = client
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
+        assert len(found) == 1, f"{len(found)} flow runs are named {name}"
+        self.flow_run: FlowRun = found[0]
+
+    def task_runs(self, count: int, state: str | None = None) -> list[TaskRun]:
+        """The task runs by name, once there are `count`, all final (or in `state`)."""
+
+        def complete() -> list[TaskRun]:
+            runs = self._client.read_task_runs(flow_run_filter=self._this())
+            ready = [run for run in runs if run.state and (run.state.is_final() if state is None else run.state.name == state)]
+            return sorted(ready, key=lambda run: run.name) if len(ready) >= count else []
+
+        try:
+            return wait_for(complete, what=f"{count} task runs of {self.flow_run.name}")
+        except AssertionError as error:
+            found = self._client.read_task_runs(flow_run_filter=self._this())
+            raise AssertionError(f"{error}; found {[(run.name, run.state_name) for run in found]}") from None
+
+    def artifacts(self) -> dict[str, Artifact]:
+        """The newest artifact per key, without the experiment's name."""
+        found = self._client.read_artifacts(flow_run_filter=self._this())
+        newest = sorted(found, key=lambda artifact: artifact.created or 0)
+        return {str(artifact.key).removeprefix(f"{self.flow_run.name}-"): artifact for artifact in newest}
+
+    def _this(self) -> FlowRunFilter:
+        return FlowRunFilter(id={"any_": [self.flow_run.id]})
+
+
+@pytest.fixture
+def recorded(client: SyncPrefectClient) -> Callable[[str], Recorded]:
+    return lambda name: Recorded(client, name)

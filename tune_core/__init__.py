@@ -1,0 +1,69 @@
+"""Hyperparameter tuning that lives in Prefect, with Ray Tune's training API.
+
+Change `from ray import tune` to `import tune_core as tune`: names and behaviour are Ray Tune
+2.60's, except where a docstring says "differs".
+"""
+
+from __future__ import annotations
+
+from tune_core.callbacks import Callback
+from tune_core.checkpoint import Checkpoint
+from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.errors import TuneError
+from tune_core.resources import PlacementGroupFactory, with_resources
+from tune_core.results import Result, ResultGrid
+from tune_core.search.space import (
+    choice,
+    grid_search,
+    lograndint,
+    loguniform,
+    qlograndint,
+    qloguniform,
+    qrandint,
+    qrandn,
+    quniform,
+    randint,
+    randn,
+    sample_from,
+    uniform,
+)
+from tune_core.session import TuneContext, get_checkpoint, get_context, report
+from tune_core.stoppers import Stopper
+from tune_core.tuner import Tuner
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "CheckpointConfig",
+    "FailureConfig",
+    "PlacementGroupFactory",
+    "Result",
+    "ResultGrid",
+    "ResumeConfig",
+    "RunConfig",
+    "Stopper",
+    "SyncConfig",
+    "TuneConfig",
+    "TuneContext",
+    "TuneError",
+    "Tuner",
+    "choice",
+    "get_checkpoint",
+    "get_context",
+    "grid_search",
+    "lograndint",
+    "loguniform",
+    "qlograndint",
+    "qloguniform",
+    "qrandint",
+    "qrandn",
+    "quniform",
+    "randint",
+    "randn",
+    "report",
+    "sample_from",
+    "uniform",
+    "with_resources",
+]

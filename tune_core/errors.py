@@ -1,0 +1,104 @@
+"""Every error that prefect-tune raises on purpose, as one tree.
+
+Each message says what was given, what was expected and by whom, and what to do.
+Errors of the user's own code are never wrapped on the way out of a trial's process;
+they reach the driver as text inside `TrialError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TuneError(Exception):
+    """Root of every error that prefect-tune raises on purpose."""
+
+
+class ConfigError(TuneError, ValueError):
+    """A configuration object was given values that it cannot work with.
+
+    All faults of one object are reported together; `faults` holds them one by one.
+
+    Args:
+        faults: One message, or every message that was collected.
+
+    Example:
+        >>> str(ConfigError(["num_samples=0: at least 1 is needed", "mode='up': use 'min' or 'max'"]))
+        "2 faults: (1) num_samples=0: at least 1 is needed; (2) mode='up': use 'min' or 'max'"
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        if len(self.faults) == 1:
+            message = self.faults[0]
+        else:
+            numbered = "; ".join(f"({n}) {fault}" for n, fault in enumerate(self.faults, 1))
+            message = f"{len(self.faults)} faults: {numbered}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.faults,)
+
+
+class TrainableError(TuneError, ValueError):
+    """The trainable cannot be run: wrong signature, wrong return value, or not serializable."""
+
+
+class StorageError(TuneError):
+    """The experiment's storage cannot be used: missing, refused, or broken."""
+
+
+class CreateConflict(StorageError):
+    """A create-only write met an object that somebody else wrote."""
+
+
+class CheckpointError(TuneError):
+    """A checkpoint cannot be read or written."""
+
+
+class CheckpointNotFound(CheckpointError):
+    """No committed checkpoint is at that place."""
+
+
+class CheckpointCorrupted(CheckpointError):
+    """The files of a checkpoint are not the ones that its commit marker names."""
+
+
+class PlacementError(TuneError):
+    """The cluster cannot give a trial the bundles that it asks for."""
+
+
+class ExperimentConflict(TuneError):
+    """Another driver owns this experiment, or took it over."""
+
+
+class StaleLease(TuneError):
+    """A newer attempt at this trial exists; this one may not write any more."""
+
+
+class ChannelLost(TuneError):
+    """The experiment's driver stopped answering, so nothing that is reported can be kept."""
+
+
+class IllegalTransition(TuneError):
+    """The controller met an event that cannot happen in the trial's state: a defect of prefect-tune."""
+
+
+class MetricMissing(TuneError):
+    """A report lacks the metric that the experiment is tuned for."""
+
+
+class TrialError(TuneError):
+    """An attempt at a trial failed; the text holds the traceback of the trial's process.
+
+    Args:
+        message: One line, `ExceptionType: text`.
+        traceback: The remote traceback, as text; empty if the process died without one.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type[TrialError], tuple[str, str]]:
+        return type(self), (str(self.args[0]), self.traceback)

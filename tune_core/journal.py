@@ -1,0 +1,294 @@
+"""The journal: every event of an experiment, in create-only segments on its storage.
+
+A segment is JSON lines: a header, then one line per event with the commands that followed.
+Segment numbers have no gaps, and a number can be taken once: that is the fence against a
+second driver. Events are written in groups, about once a second and at endings; what
+`flushed` counts is what no crash of the driver can take back.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tune_core.encoding import dumps, loads
+from tune_core.errors import CreateConflict, ExperimentConflict, StorageError
+from tune_core.messages import Command, Event, TrialReported, describe, event_from_dict, event_to_dict
+from tune_core.storage import ExperimentStorage
+
+FORMAT = 1
+DIRECTORY = "journal"
+#: How long events may wait for their group, in seconds.
+FLUSH_INTERVAL_S = 1.0
+#: Events that make a group at once: half of what a session lets wait (see `session.WINDOW`).
+FLUSH_EVENTS = 4096
+#: How long a segment is tried again while the storage refuses, in seconds.
+RETRY_FOR_S = 300.0
+
+_SEGMENT = re.compile(r"(\d{8})\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One decoded segment.
+
+    Attributes:
+        number: Its place in the journal, from 1.
+        experiment_id: Which experiment of this name it belongs to.
+        owner: Which driver wrote it.
+        records: Events in order, each with the commands that followed, as text.
+        is_last: Whether its driver closed the journal with it.
+    """
+
+    number: int
+    experiment_id: str
+    owner: dict[str, Any]
+    records: tuple[tuple[Event, tuple[str, ...]], ...]
+    is_last: bool
+
+
+def segment_numbers(storage: ExperimentStorage) -> list[int]:
+    """Return the numbers of the journal's segments, ascending; [] where there is none."""
+    matches = (_SEGMENT.fullmatch(name) for name in storage.list(DIRECTORY))
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def read_segment(storage: ExperimentStorage, number: int) -> Segment:
+    """Read one segment. Executes nothing that is stored in it.
+
+    Raises:
+        StorageError: It is missing or damaged, or was written by a newer prefect-tune.
+    """
+    name = _segment_name(number)
+    try:
+        header, *lines = [loads(line) for line in storage.read(name).splitlines()]
+        if header["format"] > FORMAT:
+            message = f"{storage.absolute(name)} has format {header['format']}, this version reads {FORMAT}"
+            raise StorageError(f"{message}: use a newer prefect-tune")
+        records = tuple(_record(line) for line in lines)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{storage.absolute(name)} is damaged: {error}") from error
+    return Segment(number, header["experiment_id"], header["owner"], records, header["is_last"])
+
+
+def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str, ...]]]:
+    """Yield the events of the newest experiment of this name, oldest first.
+
+    Raises:
+        StorageError: A segment is missing or damaged.
+    """
+    numbers = segment_numbers(storage)
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise StorageError(f"{storage.url}: the journal has gaps; its segments are {numbers}")
+    if not numbers:
+        return
+    segments = [read_segment(storage, number) for number in numbers]
+    for segment in segments:
+        if segment.experiment_id == segments[-1].experiment_id:
+            yield from segment.records
+
+
+class Journal:
+    """Writes events in groups, from a thread of its own.
+
+    Args:
+        storage: The experiment's storage.
+        experiment_id: The experiment that the events belong to.
+        owner: Who this driver is, for whoever finds the journal open.
+        number: Number of the segment that `claim` took.
+        on_flushed: Called from the writing thread after each group with the highest iteration
+            that is now journaled, per (trial id, lease).
+        on_failure: Called from the writing thread, once, when the journal cannot be written any more.
+    """
+
+    def __init__(
+        self,
+        storage: ExperimentStorage,
+        experiment_id: str,
+        owner: dict[str, Any],
+        number: int,
+        *,
+        on_flushed: Callable[[dict[tuple[str, int], int]], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._storage, self._experiment_id, self._owner = storage, experiment_id, owner
+        self._number = number
+        self._on_flushed, self._on_failure = on_flushed, on_failure
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[Event, Sequence[Command]]] = []
+        self._first_waiting = 0.0
+        self._appended = self._flushed = 0
+        self._is_urgent = self._is_closing = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._write_groups, name="tune-journal", daemon=True)
+        self._thread.start()
+
+    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
+        """Queue an event and the commands that followed; `urgent` starts its group now."""
+        with self._changed:
+            if not self._waiting:
+                self._first_waiting = time.monotonic()
+            self._waiting.append((event, commands))
+            self._appended += 1
+            self._is_urgent = self._is_urgent or urgent
+            if len(self._waiting) == 1 or urgent or len(self._waiting) == FLUSH_EVENTS:
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until everything that was appended is on the storage.
+
+        Raises:
+            StorageError: The storage refuses, for longer than `RETRY_FOR_S`.
+            ExperimentConflict: Another driver took the experiment over.
+        """
+        with self._changed:
+            self._is_urgent = True
+            self._changed.notify_all()
+            target = self._appended
+            self._changed.wait_for(lambda: self._flushed >= target or self._failure is not None)
+            if self._failure is not None:
+                raise self._failure
+
+    def close(self) -> None:
+        """Write what waits and mark the journal as closed by its driver. Raises as `flush` does."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _write_groups(self) -> None:
+        try:
+            while True:
+                group, is_last = self._next_group()
+                self._write_segment(group, is_last=is_last)
+                with self._changed:
+                    self._flushed += len(group)
+                    self._changed.notify_all()
+                acknowledged = {
+                    (event.trial_id, event.lease): event.iteration
+                    for event, _ in group
+                    if isinstance(event, TrialReported)
+                }
+                if acknowledged:
+                    self._on_flushed(acknowledged)
+                if is_last:
+                    return
+        except Exception as error:  # noqa: BLE001 - handed to the driver's loop, which stops the experiment
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+            self._on_failure(error)
+
+    def _next_group(self) -> tuple[list[tuple[Event, Sequence[Command]]], bool]:
+        with self._changed:
+            while not self._is_closing:
+                waited = time.monotonic() - self._first_waiting
+                is_due = waited >= FLUSH_INTERVAL_S or self._is_urgent or len(self._waiting) >= FLUSH_EVENTS
+                if self._waiting and is_due:
+                    break
+                if not self._waiting:
+                    self._is_urgent = False
+                self._changed.wait(FLUSH_INTERVAL_S - waited if self._waiting else None)
+            group, self._waiting = self._waiting, []
+            self._is_urgent = False
+            return group, self._is_closing
+
+    def _write_segment(self, group: list[tuple[Event, Sequence[Command]]], *, is_last: bool) -> None:
+        data = _encode_segment(self._experiment_id, self._owner, group, is_last=is_last)
+        deadline = time.monotonic() + RETRY_FOR_S
+        pause_s = 0.5
+        while True:
+            try:
+                self._storage.create(_segment_name(self._number + 1), data)
+            except CreateConflict as error:
+                raise ExperimentConflict(_taken_over(self._storage, self._number + 1)) from error
+            except (StorageError, OSError) as error:
+                if time.monotonic() + pause_s > deadline:
+                    message = f"{self._storage.url}: the journal could not be written for {RETRY_FOR_S:.0f} s: {error}"
+                    raise StorageError(message) from error
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 10.0)
+            else:
+                self._number += 1
+                return
+
+
+def claim(
+    storage: ExperimentStorage,
+    experiment_id: str,
+    owner: dict[str, Any],
+    is_alive: Callable[[dict[str, Any]], bool],
+) -> int:
+    """Take the next segment, so that this driver is the only one that can write; return its number.
+
+    Args:
+        storage: The experiment's storage.
+        experiment_id: The experiment that begins or goes on.
+        owner: Who this driver is.
+        is_alive: Tells whether the owner of an open journal may still be at work.
+
+    Raises:
+        ExperimentConflict: Another driver is at work on this name and path, or was faster.
+    """
+    numbers = segment_numbers(storage)
+    if numbers:
+        last = read_segment(storage, numbers[-1])
+        if not last.is_last and is_alive(last.owner):
+            raise ExperimentConflict(
+                f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
+                "give RunConfig another name= or storage_path=, or wait until it has ended"
+            )
+    number = (numbers[-1] if numbers else 0) + 1
+    try:
+        storage.create(_segment_name(number), _encode_segment(experiment_id, owner, [], is_last=False))
+    except CreateConflict as error:
+        raise ExperimentConflict(_taken_over(storage, number)) from error
+    return number
+
+
+def _encode_segment(
+    experiment_id: str,
+    owner: dict[str, Any],
+    group: Sequence[tuple[Event, Sequence[Command]]],
+    *,
+    is_last: bool,
+) -> bytes:
+    header = {
+        "format": FORMAT,
+        "write_id": uuid.uuid4().hex,
+        "experiment_id": experiment_id,
+        "owner": owner,
+        "is_last": is_last,
+    }
+    lines = [dumps(header)]
+    for event, commands in group:
+        record = event_to_dict(event)
+        if commands:
+            record["commands"] = [describe(command) for command in commands]
+        lines.append(dumps(record))
+    return b"\n".join(lines) + b"\n"
+
+
+def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
+    commands = tuple(line.pop("commands", ()))
+    return event_from_dict(line), commands
+
+
+def _taken_over(storage: ExperimentStorage, number: int) -> str:
+    other = _describe_owner(read_segment(storage, number).owner)
+    return f"{storage.url} was taken over by another driver ({other}): this one stops and writes nothing more"
+
+
+def _describe_owner(owner: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in owner.items())
+
+
+def _segment_name(number: int) -> str:
+    return f"{DIRECTORY}/{number:08d}.jsonl"

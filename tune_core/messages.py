@@ -1,0 +1,267 @@
+"""The values that controller and shell exchange: events are facts, commands are orders.
+
+Every event that changes an experiment is one line of its journal, so the classes here are
+also the journal's format: `event_to_dict` and `event_from_dict` are its only spelling.
+Times are seconds since the epoch (UTC); they are read by the shell, never by the core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How an attempt at a trial ended."""
+
+    #: The trainable returned.
+    COMPLETED = "completed"
+    #: It was told to stop, and did.
+    STOPPED = "stopped"
+    #: Its code raised.
+    ERROR = "error"
+    #: Its process died.
+    CRASHED = "crashed"
+    #: Its bundles cannot be had, or its process cannot be started.
+    UNPLACED = "unplaced"
+
+
+class Decision(StrEnum):
+    """The answer to a report."""
+
+    CONTINUE = "CONTINUE"
+    STOP = "STOP"
+    PAUSE = "PAUSE"
+
+
+class StopCause(StrEnum):
+    """Why a whole experiment is told to stop."""
+
+    #: Ctrl-C or SIGTERM: unfinished trials stay PAUSED, able to go on.
+    INTERRUPT = "interrupt"
+    #: `time_budget_s` is used up.
+    TIME_BUDGET = "time_budget"
+    #: A stopper's `stop_all`.
+    STOPPER = "stopper"
+    #: `fail_fast`, after the first failed trial.
+    FAIL_FAST = "fail_fast"
+    #: The shell cannot go on (storage, cluster): unfinished trials stay PAUSED.
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact; `time` is when the shell learnt it."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentStarted(Event):
+    """A driver took the experiment up. `capacity` trials of the usual size fit the cluster at once."""
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityChanged(Event):
+    """The cluster grew or shrank."""
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSuggested(Event):
+    """The searcher chose a configuration: replay applies it and never asks again."""
+
+    trial_id: str
+    config: dict[str, Any]
+    experiment_tag: str
+    dirname: str
+    trainable_name: str
+    resources: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestionDeferred(Event):
+    """The searcher has nothing now, but may have later."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnded(Event):
+    """The searcher has no more configurations."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStarted(Event):
+    """The trainable runs, in this process."""
+
+    trial_id: str
+    lease: int
+    pid: int
+    hostname: str
+    node_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReported(Event):
+    """A report arrived, and was decided on.
+
+    Attributes:
+        row: User metrics and auto-filled keys, without what `LeaseStarted` and the config say already.
+        checkpoint: Index of the checkpoint that was committed with it, if any.
+        decision: What the scheduler and the stoppers answered.
+    """
+
+    trial_id: str
+    lease: int
+    iteration: int
+    row: dict[str, Any]
+    checkpoint: int | None = None
+    decision: Decision = Decision.CONTINUE
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded(Event):
+    """An attempt is over; its process runs no more code of it.
+
+    Attributes:
+        error: `ExceptionType: text`, for a failure.
+        retryable: False if another attempt would fail in the same way.
+    """
+
+    trial_id: str
+    lease: int
+    outcome: Outcome
+    error: str | None = None
+    traceback: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested(Event):
+    """Somebody wants the whole experiment to stop."""
+
+    cause: StopCause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order from the controller to the shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggest(Command):
+    """Ask the searcher for the configuration of a new trial; answer with an event."""
+
+    trial_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLease(Command):
+    """Start attempt `lease` of a trial, from its checkpoint `checkpoint` (None: from scratch).
+
+    `highest_index` is the newest committed checkpoint that the journal knows: a marker
+    above it, written by an older lease, is an orphan.
+    """
+
+    trial_id: str
+    lease: int
+    checkpoint: int | None
+    iteration: int
+    highest_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Command):
+    """Tell a running lease the decision on its report (anything but CONTINUE)."""
+
+    trial_id: str
+    lease: int
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class StopLease(Command):
+    """Tell a lease, whatever it is doing, to stop at its next report."""
+
+    trial_id: str
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCheckpoint(Command):
+    """Remove a checkpoint that nothing needs any more."""
+
+    trial_id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTrial(Command):
+    """A trial is over: tell searcher, scheduler, callbacks; close its files."""
+
+    trial_id: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndExperiment(Command):
+    """Nothing is left to do. `error` is raised out of `fit()` (`fail_fast="raise"`)."""
+
+    reason: str
+    error: str | None = None
+
+
+_EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        ExperimentStarted,
+        CapacityChanged,
+        TrialSuggested,
+        SuggestionDeferred,
+        SearchEnded,
+        LeaseStarted,
+        TrialReported,
+        LeaseEnded,
+        StopRequested,
+    )
+}
+_ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "cause": StopCause}
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """Return the event as the JSON object that the journal holds."""
+    return {"event": type(event).__name__, **{f.name: getattr(event, f.name) for f in fields(event)}}
+
+
+def event_from_dict(data: dict[str, Any]) -> Event:
+    """Rebuild an event from its journal object.
+
+    Raises:
+        ValueError: The journal was written by a newer prefect-tune that knows more events.
+    """
+    values = dict(data)
+    name = values.pop("event", None)
+    if name not in _EVENTS:
+        known = ", ".join(_EVENTS)
+        raise ValueError(
+            f"unknown journal event {name!r}; this version knows {known}: use a newer prefect-tune"
+        )
+    for key, enum in _ENUMS.items():
+        if key in values:
+            values[key] = enum(values[key])
+    return _EVENTS[name](**values)
+
+
+def describe(command: Command) -> str:
+    """Return a command as the short text that the journal keeps beside its event.
+
+    Example:
+        >>> describe(StopLease("a1b2c_00000", 2))
+        'StopLease a1b2c_00000 2'
+    """
+    values = " ".join(str(getattr(command, f.name)) for f in fields(command))
+    return f"{type(command).__name__} {values}".strip()

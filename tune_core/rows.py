@@ -1,0 +1,135 @@
+"""How the files next to a trial look, to whoever writes and whoever reads them.
+
+Owns their names, and how rows and failures are found in them. A row names the attempt (`lease`)
+that reported it; of each iteration, the rows of the newest attempt count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from tune_core.errors import TrialError
+
+#: Names of a trial's files, as Ray Tune spells them.
+RESULT_FILE, PROGRESS_FILE, PARAMS_FILE, ERROR_FILE = (
+    "result.json",
+    "progress.csv",
+    "params.json",
+    "error.txt",
+)
+#: Start of a line of `error.txt`: each failure has one, and a trial that ended well after failures.
+FAILED, RECOVERED = "Failure # ", "Ended without error"
+#: Keys that every report has, so that users need not be told about them.
+AUTO_FILLED = frozenset(
+    (
+        "checkpoint_dir_name",
+        "config",
+        "date",
+        "done",
+        "experiment_tag",
+        "hostname",
+        "iterations_since_restore",
+        "lease",
+        "node_ip",
+        "pid",
+        "should_checkpoint",
+        "time_since_restore",
+        "time_this_iter_s",
+        "time_total_s",
+        "timestamp",
+        "training_iteration",
+        "trial_id",
+    )
+)
+
+
+def user_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user's own code has reported, nested as it was.
+
+    Example:
+        >>> user_metrics({"loss": 0.5, "pid": 7, "config": {"lr": 0.1}})
+        {'loss': 0.5}
+    """
+    return {name: value for name, value in row.items() if name not in AUTO_FILLED}
+
+
+def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that count: of each iteration, those that its newest attempt reported.
+
+    Their order stays, and so do rows without an iteration. An attempt that goes on from iteration 5
+    makes rows 6, 7, … of the attempt before obsolete as it reports them itself.
+
+    Example:
+        >>> first, second = {"training_iteration": 1, "lease": 1}, {"training_iteration": 1, "lease": 2}
+        >>> newest_rows([first, second])
+        [{'training_iteration': 1, 'lease': 2}]
+    """
+    newest: dict[Any, int] = {}
+    for row in rows:
+        iteration, lease = _iteration(row), row.get("lease", 0)
+        newest[iteration] = max(lease, newest.get(iteration, lease))
+    return [
+        row
+        for row in rows
+        if (iteration := _iteration(row)) is None or row.get("lease", 0) >= newest[iteration]
+    ]
+
+
+def _iteration(row: dict[str, Any]) -> float | None:
+    """The row's iteration; None if the user's own value of that name is no number."""
+    iteration = row.get("training_iteration")
+    is_number = isinstance(iteration, (int, float)) and not math.isnan(iteration)
+    return iteration if is_number else None
+
+
+def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
+    """Return the rows of a `result.json`, of every attempt, in the order they were reported.
+
+    A line that is no JSON object, such as the half line that a crash leaves, is skipped with a warning.
+
+    Args:
+        data: The file's bytes.
+        source: The file's name, for the warning.
+    """
+    rows, faults = [], []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = _parse_line(line)
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            faults.append(number)
+    if faults:
+        lines = ", ".join(map(str, faults[:5])) + (", …" if len(faults) > 5 else "")
+        text = f"{source}: skipped {len(faults)} of {len(rows) + len(faults)} rows that are no JSON objects"
+        warnings.warn(f"{text}: line {lines} (a crash may cut a line)", stacklevel=2)
+    return rows
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        pass  # NaN and Infinity are literals that only the slower parser knows
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def last_failure(text: str) -> TrialError | None:
+    """The last failure in an `error.txt`; None if the trial recovered from it."""
+    _, found, block = f"\n{text}".rpartition(f"\n{FAILED}")
+    if not found:
+        return None
+    _, message, *trace = [*block.splitlines(), ""]
+    if any(line.startswith(RECOVERED) for line in trace):
+        return None
+    return TrialError(message, "\n".join(trace).strip("\n"))

@@ -1,0 +1,5 @@
+"""Schedulers: what decides, report by report, which trials go on."""
+
+from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
+
+__all__ = ["FIFOScheduler", "TrialScheduler"]

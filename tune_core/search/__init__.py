@@ -1,0 +1,59 @@
+"""Search spaces, and the searchers that choose configurations from them.
+
+`space` has the words that users write, `domain` what they stand for, `variants` turns a space
+into configurations, `searcher` is the contract of whatever chooses them, and `basic_variant` the
+searcher that is used if none is given. None of them knows of trials, clusters or storage.
+"""
+
+from __future__ import annotations
+
+from tune_core.search.basic_variant import BasicVariantGenerator
+from tune_core.search.domain import Categorical, Domain, Float, Function, Integer, unresolved_paths
+from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.space import (
+    choice,
+    grid_search,
+    lograndint,
+    loguniform,
+    qlograndint,
+    qloguniform,
+    qrandint,
+    qrandn,
+    quniform,
+    randint,
+    randn,
+    sample_from,
+    uniform,
+    validate_space,
+)
+from tune_core.search.variants import Variant, experiment_tag, generate_variants, trial_dirname
+
+__all__ = [
+    "BasicVariantGenerator",
+    "Categorical",
+    "Domain",
+    "Float",
+    "Function",
+    "Integer",
+    "Searcher",
+    "Suggestion",
+    "Variant",
+    "choice",
+    "experiment_tag",
+    "generate_variants",
+    "grid_search",
+    "lograndint",
+    "loguniform",
+    "qlograndint",
+    "qloguniform",
+    "qrandint",
+    "qrandn",
+    "quniform",
+    "randint",
+    "randn",
+    "sample_from",
+    "trial_dirname",
+    "uniform",
+    "unresolved_paths",
+    "validate_space",
+]

@@ -1,0 +1,236 @@
+"""The searcher that is used if none is given: grids and random draws, in a fixed order.
+
+Owns the sequence of samples: the points that were given, then draws. Never looks at results.
+Invariant: with a seed, the n-th suggestion depends on the space and the seed alone; so a resumed
+experiment walks past the suggestions of its journal and goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any, Literal, Protocol
+
+from tune_core.errors import ConfigError
+from tune_core.faults import Faults
+from tune_core.search.domain import path_text
+from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.space import validate_space
+from tune_core.search.variants import (
+    Values,
+    Variant,
+    grid_size,
+    outside_values,
+    read_point,
+    walk_sample,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class _NumpyRandom(Protocol):
+    """What numpy's RandomState and Generator have in common."""
+
+    def bytes(self, length: int) -> bytes: ...
+
+
+class BasicVariantGenerator(Searcher):
+    """Walks the grids of a space, and draws the rest at random.
+
+    One sample is one walk over the whole grid (one trial, if the space has none), with random
+    values drawn anew for each of its points; `num_samples` is how often that is done. What is
+    suggested does not depend on results, on trial ids, or on how many trials run at once.
+
+    Args:
+        points_to_evaluate: Configurations, or parts of them, to try first. Each takes the place
+            of one sample: what it leaves out is drawn, and a grid that it leaves out is walked.
+        max_concurrent: How many trials the experiment may run at once; 0 for no limit.
+        constant_grid_search: Draw random values once per sample, not once per point of the grid.
+        random_state: A seed, or a numpy RandomState or Generator, or a `random.Random`, from
+            which one is taken now. None: from numpy's global state if numpy is loaded, else from
+            `random`; so `numpy.random.seed()` or `random.seed()` still make a run repeatable.
+
+    Raises:
+        ConfigError: An argument is of the wrong type or below its range.
+
+    Example:
+        >>> from tune_core.search import grid_search, randint
+        >>> searcher = BasicVariantGenerator(points_to_evaluate=[{"b": 2}], random_state=1)
+        >>> space = {"a": grid_search([1, 2]), "b": randint(0, 3)}
+        >>> searcher.set_search_properties(None, None, space, num_samples=2)
+        True
+        >>> searcher.total_trials
+        4
+        >>> searcher.suggest("t0").config
+        {'a': 1, 'b': 2}
+
+    Source: as Ray Tune 2.60, whose numbers for a seed are others; differs: a grid of any size is
+        lazy and can be resumed.
+    """
+
+    def __init__(
+        self,
+        points_to_evaluate: list[dict[str, Any]] | None = None,
+        max_concurrent: int = 0,
+        constant_grid_search: bool = False,
+        random_state: int | random.Random | _NumpyRandom | None = None,
+    ) -> None:
+        super().__init__()
+        faults = Faults(type(self).__name__)
+        points: Any = [] if points_to_evaluate is None else points_to_evaluate
+        if not isinstance(points, list | tuple) or not all(isinstance(point, dict) for point in points):
+            faults.add("points_to_evaluate", points, "expected a list of dicts")
+        faults.check_integer("max_concurrent", max_concurrent, minimum=0)
+        faults.check_bool("constant_grid_search", constant_grid_search)
+        self._given_seed = _seed_of(random_state, faults)
+        faults.raise_any()
+        #: The experiment keeps this limit, and 0 is none.
+        self.max_concurrent = max_concurrent
+        self._points = list(points)
+        self._constant = constant_grid_search
+        self._space: dict[str, Any] | None = None
+        self._num_samples = 1
+        self._restart(self._given_seed or "", 0)
+
+    @property
+    def total_trials(self) -> int | None:
+        """How many suggestions there are in all; None if endless, or if no space is set yet.
+
+        A grid inside of a `choice`, or made by a `sample_from` function, counts as one.
+        """
+        if self._space is None or self._num_samples < 0:
+            return None
+        given = [read_point(self._space, point) for point in self._points]
+        drawn = max(self._num_samples - len(given), 0)
+        return sum(grid_size(self._space, values) for values in given) + drawn * grid_size(self._space)
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take the space, and start over; see `Searcher.set_search_properties`.
+
+        Raises:
+            ConfigError: Everything that is wrong with the space, or with the points in it.
+        """
+        super().set_search_properties(metric, mode, config, **spec)
+        validate_space(config)
+        faults = Faults(type(self).__name__)
+        num_samples = spec.get("num_samples", 1)
+        if num_samples != -1:
+            faults.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
+        for number, point in enumerate(self._points):
+            name = f"points_to_evaluate[{number}]"
+            try:
+                _warn_of_outsiders(config, read_point(config, point, name), name)
+            except ConfigError as error:
+                faults.extend(error.faults)
+        faults.raise_any()
+        self._space, self._num_samples = config, num_samples
+        self._restart(self._given_seed or _global_seed(), 0)
+        return True
+
+    def add_samples(self, count: int) -> None:
+        """Add `count` samples, at least 1, to an experiment under way; nothing if it is endless.
+
+        Raises:
+            ConfigError: The count is not an integer of at least 1.
+        """
+        faults = Faults("add_samples")
+        faults.check_integer("count", count, minimum=1)
+        faults.raise_any()
+        if self._num_samples >= 0:
+            self._num_samples = max(self._num_samples, len(self._points)) + count
+
+    def suggest(self, trial_id: str) -> Suggestion | Literal["FINISHED"]:
+        """Return the next configuration, whatever the trial; see `Searcher.suggest`.
+
+        Raises:
+            ConfigError: No space is set; or a `sample_from` function failed.
+        """
+        while True:
+            is_new = self._num_walked >= self._num_suggested
+            variant = self._walk()
+            if variant is None:
+                return Searcher.FINISHED
+            if is_new:
+                self._num_suggested += 1
+                return Suggestion(variant.config, variant.varied)
+
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
+        """Walk past one suggestion."""
+        self._num_suggested += 1
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the seed and the number of suggestions."""
+        return {"seed": self._seed, "num_suggested": self._num_suggested}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on after that many suggestions of that seed; to be called after `set_search_properties`."""
+        self._restart(state["seed"], state["num_suggested"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the iterator out: a copy walks anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_rng", "_variants")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._restart(self._seed, self._num_suggested)
+
+    def _restart(self, seed: str, num_suggested: int) -> None:
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._num_suggested = num_suggested
+        self._num_walked = 0
+        self._num_opened = 0
+        self._variants: Iterator[Variant] = iter(())
+
+    def _walk(self) -> Variant | None:
+        """Make the next configuration; None at the end, which `add_samples` may move."""
+        while (variant := next(self._variants, None)) is None:
+            if not self._open_sample():
+                return None
+        self._num_walked += 1
+        return variant
+
+    def _open_sample(self) -> bool:
+        if self._space is None:
+            raise ConfigError(
+                f"{type(self).__name__}: no search space yet: set_search_properties gives it one"
+            )
+        number, points = self._num_opened, self._points
+        if number >= len(points) and 0 <= self._num_samples <= number:
+            return False
+        self._num_opened += 1
+        given = read_point(self._space, points[number]) if number < len(points) else {}
+        self._variants = walk_sample(self._space, self._rng, given, constant_grid_search=self._constant)
+        return True
+
+
+def _seed_of(random_state: Any, faults: Faults) -> str | None:
+    """Return a seed as text, for which 1 and -1 differ; None if none was given."""
+    if random_state is None:
+        return None
+    if not isinstance(random_state, bool) and isinstance(random_state, Integral):
+        return str(int(random_state))
+    if isinstance(random_state, random.Random):
+        return random_state.randbytes(8).hex()
+    # Recognised by its module, as numpy must not be imported for this.
+    if type(random_state).__module__.partition(".")[0] == "numpy" and hasattr(random_state, "bytes"):
+        return bytes(random_state.bytes(8)).hex()
+    faults.add("random_state", random_state, "expected an integer, a numpy RandomState or Generator, or None")
+    return None
+
+
+def _global_seed() -> str:
+    numpy: Any = sys.modules.get("numpy")
+    return bytes(numpy.random.bytes(8) if numpy is not None else random.randbytes(8)).hex()
+
+
+def _warn_of_outsiders(space: dict[str, Any], values: Values, name: str) -> None:
+    for path, value, node in outside_values(space, values):
+        logger.warning(
+            "%s: %r=%r is not a value of %r; it is run all the same", name, path_text(path), value, node
+        )

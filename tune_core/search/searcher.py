@@ -1,0 +1,176 @@
+"""The contract between an experiment and whatever chooses its configurations.
+
+Owns the `Searcher` base class and `Suggestion`. Never chooses anything itself. Invariant: a
+suggestion is journaled before its trial starts, and a replay never asks again; so a searcher
+cannot change the past, and is told of it instead.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from tune_core.faults import Faults, shorten
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A configuration, and which of its parameters the searcher chose.
+
+    Attributes:
+        config: What the trainable gets.
+        varied: The chosen values by path (`net/width`); they name the trial.
+    """
+
+    config: dict[str, Any]
+    varied: dict[str, Any] = field(default_factory=dict)
+
+
+class Searcher(ABC):
+    """Chooses configurations; subclass it and write `suggest` and, to learn, `on_trial_complete`.
+
+    Suggestions are journaled: an experiment that is resumed applies those of its journal and
+    never asks for them again. The new searcher object is told of them, in their order, by
+    `on_suggestion_replayed`, and of all results. So what a searcher suggests must follow from its
+    arguments and from what it was told, not from the clock or from when it is asked. All methods
+    are called from one thread, and must not block.
+
+    Args:
+        metric: The metric to optimise, or several; None if the experiment's is used.
+        mode: "min" or "max"; a list of "min", "max" or "obs" for several metrics.
+
+    Raises:
+        ConfigError: The mode is none of these, or does not go with the metric.
+
+    Example:
+        >>> class Halving(Searcher):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.lr = 1.0
+        ...
+        ...     def suggest(self, trial_id):
+        ...         self.lr /= 2
+        ...         return {"lr": self.lr} if self.lr > 0.1 else Searcher.FINISHED
+        >>> searcher = Halving()
+        >>> [searcher.suggest(f"t{number}") for number in range(4)]
+        [{'lr': 0.5}, {'lr': 0.25}, {'lr': 0.125}, 'FINISHED']
+
+    Source: method names as Ray Tune 2.60; differs: `on_suggestion_replayed` instead of pickled
+        state, a suggestion may say what varied, and only `suggest` has to be written.
+    """
+
+    #: What `suggest` returns when there will be no more configurations.
+    FINISHED: ClassVar[Literal["FINISHED"]] = "FINISHED"
+
+    #: How many trials may run at once, 0 for no limit. The experiment keeps it.
+    max_concurrent: int = 0
+
+    # On the class, so that a subclass without super().__init__() works.
+    _metric: str | list[str] | None = None
+    _mode: str | list[str] | None = None
+
+    def __init__(self, metric: str | list[str] | None = None, mode: str | list[str] | None = None) -> None:
+        faults = Faults(type(self).__name__)
+        _check_objective(faults, metric, mode)
+        faults.raise_any()
+        self._metric, self._mode = metric, mode
+
+    @property
+    def metric(self) -> str | list[str] | None:
+        """The metric, or metrics, to optimise; None if there is none."""
+        return self._metric
+
+    @property
+    def mode(self) -> str | list[str] | None:
+        """Whether less or more of the metric is better."""
+        return self._mode
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take the experiment's objective and search space; called once, before `suggest`.
+
+        The default takes metric and mode where the searcher has none of its own.
+
+        Args:
+            metric: `TuneConfig.metric`.
+            mode: `TuneConfig.mode`.
+            config: The search space.
+            **spec: More about the experiment: `num_samples`, -1 for no limit. New keys may come.
+
+        Returns:
+            Whether the searcher draws from `config`. If not, `config` has to be fixed values only.
+        """
+        if self._metric is None:
+            self._metric = metric
+        if self._mode is None:
+            self._mode = mode
+        return False
+
+    @abstractmethod
+    def suggest(self, trial_id: str) -> dict[str, Any] | Suggestion | str | None:
+        """Return the configuration of a new trial.
+
+        Args:
+            trial_id: By this name the results of the trial will be told.
+
+        Returns:
+            The configuration (a plain dict: every parameter in it counts as chosen); None if
+            results have to come in first; `Searcher.FINISHED` if there will be no more.
+        """
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:  # noqa: B027 - optional
+        """Learn from a report of a trial that goes on. The default does nothing.
+
+        Args:
+            trial_id: The trial's name; may be of a replayed suggestion.
+            result: The report with its auto-filled keys; a metric may be missing or NaN.
+        """
+
+    def on_trial_complete(  # noqa: B027 - optional
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learn that a trial is over; called once for each. The default does nothing.
+
+        Args:
+            trial_id: The trial's name; may be of a replayed suggestion.
+            result: Its last report; None if there is none, or it lacks the metric.
+            error: Whether the trial failed for good.
+        """
+
+    def on_suggestion_replayed(  # noqa: B027 - optional
+        self, trial_id: str, config: dict[str, Any]
+    ) -> None:
+        """Take note of a suggestion of an earlier session, as the journal has it. The default does nothing.
+
+        Called before the first `suggest`, once for each suggestion, in their order.
+        """
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` needs to go on from here, as JSON can hold it. The default is {}."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
+        """Go on from where `get_state` was called. The default does nothing.
+
+        Args:
+            state: What `get_state` returned. The searcher knows the search space already.
+        """
+
+
+def _check_objective(faults: Faults, metric: Any, mode: Any) -> None:
+    if isinstance(mode, list) or isinstance(metric, list):
+        if metric is None or mode is None:
+            return
+        if not isinstance(metric, list) or not isinstance(mode, list) or len(metric) != len(mode):
+            faults.note(
+                f"metric={shorten(metric)} and mode={shorten(mode)}: expected two lists of one length"
+            )
+        for item in mode if isinstance(mode, list) else [mode]:
+            faults.check_choice("mode", item, ("min", "max", "obs"))
+        return
+    if metric is not None and (not isinstance(metric, str) or not metric):
+        faults.add("metric", metric, "expected the name of a metric, or None")
+    if mode is not None:
+        faults.check_choice("mode", mode, ("min", "max"))

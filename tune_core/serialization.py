@@ -1,0 +1,162 @@
+"""How a trainable travels to the processes that run it.
+
+By reference where its modules can be imported there, else by value: code of the user's own
+modules that only the driver can import goes along. What cannot be pickled is named.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from tune_core.errors import TrainableError
+
+_OWN_PACKAGES = frozenset({"tune_core", "flows", "deployments"})
+
+
+@dataclass(frozen=True, slots=True)
+class PickledTrainable:
+    """A trainable as bytes, twice: as its importable name, and with its code.
+
+    Attributes:
+        by_reference: What Python's pickling rules give: importable functions by name.
+        by_value: The same with the code of the user's modules; None if nothing would differ.
+    """
+
+    by_reference: bytes
+    by_value: bytes | None
+
+    def load(self) -> Callable[..., Any]:
+        """Return the trainable; its own modules need not be importable here.
+
+        Raises:
+            TrainableError: Something that it needs cannot be imported in this process.
+        """
+        try:
+            return _loads(self.by_reference)
+        except (ImportError, AttributeError) as error:
+            if self.by_value is None:
+                raise _missing_import(error) from error
+        try:
+            return _loads(self.by_value)
+        except (ImportError, AttributeError) as error:
+            raise _missing_import(error) from error
+
+
+def pickle_trainable(trainable: Callable[..., Any]) -> PickledTrainable:
+    """Pickle a trainable for other processes.
+
+    Raises:
+        TrainableError: It cannot be pickled; the message names the variables that stand in the way.
+    """
+    try:
+        by_reference = cloudpickle.dumps(trainable)
+    except Exception as error:
+        raise TrainableError(_blame(trainable, error)) from error
+    modules = _user_modules(trainable)
+    if not modules:
+        return PickledTrainable(by_reference, None)
+    try:
+        with _by_value(modules):
+            return PickledTrainable(by_reference, cloudpickle.dumps(trainable))
+    except Exception:  # noqa: BLE001 - a module with state that cannot travel: by reference has to do
+        return PickledTrainable(by_reference, None)
+
+
+def _loads(data: bytes) -> Callable[..., Any]:
+    loaded: Callable[..., Any] = cloudpickle.loads(data)
+    return loaded
+
+
+def _missing_import(error: Exception) -> TrainableError:
+    return TrainableError(
+        f"the trainable cannot be loaded in this process: {error}. Install what it imports on every Ray node, "
+        "or ship it with RunConfig(runtime_env={'working_dir': …, 'pip': […]})"
+    )
+
+
+def _blame(trainable: Callable[..., Any], error: Exception) -> str:
+    culprits = [f"{kind} {name!r} ({type(value).__name__})" for kind, name, value in _unpicklable(trainable)]
+    cause = f"because of {', '.join(culprits)}" if culprits else "because of an object that it refers to"
+    return (
+        f"the trainable {trainable!r} cannot be pickled {cause}: {error}. "
+        "Create such objects inside the trainable, or pass what they are made from through the config"
+    )
+
+
+def _unpicklable(trainable: Any) -> Iterator[tuple[str, str, Any]]:
+    while isinstance(trainable, functools.partial):
+        bound = [*enumerate(trainable.args), *trainable.keywords.items()]
+        yield from (("argument", str(name), value) for name, value in bound if not _can_pickle(value))
+        trainable = trainable.func
+    function = inspect.unwrap(getattr(trainable, "__func__", trainable))
+    if not inspect.isfunction(function):
+        attributes = getattr(trainable, "__dict__", {})
+        yield from (
+            ("attribute", name, value) for name, value in attributes.items() if not _can_pickle(value)
+        )
+        return
+    variables = inspect.getclosurevars(function)
+    for kind, found in (("closure variable", variables.nonlocals), ("global variable", variables.globals)):
+        yield from ((kind, name, value) for name, value in found.items() if not _can_pickle(value))
+
+
+def _can_pickle(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # noqa: BLE001 - any failure is the answer
+        return False
+    return True
+
+
+def _user_modules(trainable: Any) -> list[ModuleType]:
+    """The loaded modules that lie beside the trainable's own and are no installed package."""
+    while isinstance(trainable, functools.partial):
+        trainable = trainable.func
+    name = getattr(inspect.unwrap(trainable), "__module__", None) or type(trainable).__module__
+    top = sys.modules.get(str(name).partition(".")[0])
+    source = _source(top)
+    if top is None or source is None or top.__name__ == "__main__" or not _is_users(top.__name__, source):
+        return []
+    root = source.parent.parent if source.name == "__init__.py" else source.parent
+    beside = []
+    for other, module in list(sys.modules.items()):
+        path = _source(module)
+        if path is not None and root in path.parents and other != "__main__" and _is_users(other, path):
+            beside.append(module)
+    return beside
+
+
+def _source(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _is_users(name: str, source: Path) -> bool:
+    if name.partition(".")[0] in _OWN_PACKAGES or {"site-packages", "dist-packages"} & set(source.parts):
+        return False
+    return not source.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+@contextmanager
+def _by_value(modules: list[ModuleType]) -> Iterator[None]:
+    registered = [
+        module for module in modules if module.__name__ not in cloudpickle.list_registry_pickle_by_value()
+    ]
+    for module in registered:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)

@@ -1,0 +1,166 @@
+"""What chooses: searcher, scheduler and stoppers, asked and told at the right moments.
+
+The shell owns one `Steering`. Every answer becomes part of an event, so replay applies it and
+never asks again. None of the three ever holds the controller: they see trials and rows, and
+return values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tune_core.config import TuneConfig
+from tune_core.errors import ConfigError
+from tune_core.messages import Decision, Event, SearchEnded, SuggestionDeferred, TrialSuggested
+from tune_core.metrics import flatten, lookup
+from tune_core.resources import resources_of
+from tune_core.schedulers import FIFOScheduler, TrialScheduler
+from tune_core.search import BasicVariantGenerator, Searcher, Suggestion
+from tune_core.search.variants import experiment_tag, trial_dirname
+from tune_core.stoppers import Stopper, resolve_stop
+from tune_core.trial import Status, Trial
+
+_DECISIONS = {decision.value: decision for decision in Decision}
+
+
+class Steering:
+    """The searcher, scheduler and stoppers of one experiment.
+
+    Args:
+        tune_config: Which searcher and scheduler, for which metric.
+        stop: `RunConfig.stop`.
+        param_space: The search space.
+        trainable: Whose resources each configuration is given.
+        trainable_name: Goes into directory names.
+        wall_clock: Seconds since the epoch; dates directory names.
+    """
+
+    def __init__(
+        self,
+        tune_config: TuneConfig,
+        stop: Any,
+        param_space: dict[str, Any],
+        trainable: Callable[..., Any],
+        trainable_name: str,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = tune_config
+        self._trainable, self._trainable_name = trainable, trainable_name
+        self._wall_clock = wall_clock
+        self.searcher: Searcher = tune_config.search_alg or BasicVariantGenerator()
+        self.scheduler: TrialScheduler = tune_config.scheduler or FIFOScheduler()
+        #: Rules that the session checks by itself, so that no report has to wait for them.
+        self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
+        self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
+        self.searcher.set_search_properties(
+            tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
+        )
+        self.scheduler.set_search_properties(tune_config.metric, tune_config.mode)
+
+    @property
+    def waits_for_decisions(self) -> bool:
+        """Whether something here could answer a report with other than CONTINUE."""
+        return self.stopper is not None or not self.scheduler.always_continues
+
+    @property
+    def total_trials(self) -> int | None:
+        """How many trials there will be; None if nobody knows."""
+        total = getattr(self.searcher, "total_trials", None)
+        return total if isinstance(total, int) else None
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """The tighter of `TuneConfig.max_concurrent_trials` and the searcher's own limit."""
+        limits = (self._config.max_concurrent_trials, getattr(self.searcher, "max_concurrent", None))
+        return min((limit for limit in limits if limit), default=None)
+
+    def suggest(self, trial_id: str, number: int) -> Event:
+        """Ask the searcher for a configuration; return its answer as an event."""
+        now = self._wall_clock()
+        answer = self.searcher.suggest(trial_id)
+        if answer is None:
+            return SuggestionDeferred(now)
+        if answer == Searcher.FINISHED:
+            return SearchEnded(now)
+        if isinstance(answer, Mapping):
+            answer = Suggestion(dict(answer), flatten(answer))
+        if not isinstance(answer, Suggestion):
+            raise ConfigError(
+                f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
+                "expected a dict, a Suggestion, None, or Searcher.FINISHED"
+            )
+        tag = experiment_tag(number, answer.varied)
+        date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+        return TrialSuggested(
+            now,
+            trial_id,
+            answer.config,
+            tag,
+            self._dirname(trial_id, number, answer.config, tag, date),
+            self._trainable_name,
+            resources_of(self._trainable, answer.config).to_dict(),
+        )
+
+    def add(self, trials: Sequence[Trial], trial: Trial) -> None:
+        """Tell the scheduler of a new trial."""
+        self.scheduler.on_trial_add(trials, trial)
+
+    def decide(
+        self, trials: Sequence[Trial], trial: Trial, row: dict[str, Any], result: dict[str, Any]
+    ) -> Decision:
+        """Answer a report; a stopper's hit is written into `row` and `result` as `done`.
+
+        Args:
+            trials: All trials, for reading.
+            trial: Whose report it is.
+            row: The report, compact, as it will be journaled.
+            result: The same with every auto-filled key.
+        """
+        if row["done"]:
+            return Decision.STOP
+        if self.stopper is not None and self.stopper(trial.trial_id, result):
+            row["done"] = result["done"] = True
+            return Decision.STOP
+        if self.scheduler.always_continues:
+            decision = Decision.CONTINUE
+        else:
+            answer = self.scheduler.on_trial_result(trials, trial, result)
+            if answer not in _DECISIONS:
+                raise ConfigError(
+                    f"{type(self.scheduler).__name__}.on_trial_result returned {answer!r}: "
+                    f"expected one of {', '.join(_DECISIONS)}"
+                )
+            decision = _DECISIONS[answer]
+        if decision is not Decision.STOP:
+            self.searcher.on_trial_result(trial.trial_id, result)
+        return decision
+
+    def wants_all_stopped(self) -> bool:
+        """Whether a stopper ends the whole experiment."""
+        return self.stopper is not None and self.stopper.stop_all()
+
+    def complete(self, trials: Sequence[Trial], trial: Trial) -> None:
+        """Tell searcher and scheduler that a trial is over."""
+        failed = trial.status is Status.ERROR
+        result = trial.last_result or None
+        metric = self._config.metric
+        has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
+        self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
+        if failed:
+            self.scheduler.on_trial_error(trials, trial)
+        else:
+            self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _dirname(self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str) -> str:
+        create = self._config.trial_dirname_creator
+        if create is None:
+            return trial_dirname(self._trainable_name, trial_id, tag, date)
+        name = create(Trial(trial_id, number, config, self._trainable_name, tag))
+        if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
+            raise ConfigError(
+                f"trial_dirname_creator returned {name!r} for trial {trial_id}: expected a name without '/'"
+            )
+        return name

@@ -1,0 +1,187 @@
+"""The record of one trial, its statuses, and the only table of legal moves between them.
+
+A `Trial` is written by the controller alone; searchers, schedulers, callbacks and
+reporters read it. How far the current attempt has come is the lease's phase, not a status.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from tune_core.errors import IllegalTransition
+from tune_core.messages import Decision
+from tune_core.resources import PlacementGroupFactory
+
+
+class Status(StrEnum):
+    """Where a trial stands, in Ray Tune's words."""
+
+    #: Waits for its first lease, or for another one after a failure.
+    PENDING = "PENDING"
+    #: Its trainable runs.
+    RUNNING = "RUNNING"
+    #: Stopped, and able to go on from its last committed checkpoint.
+    PAUSED = "PAUSED"
+    #: Over, without an error.
+    TERMINATED = "TERMINATED"
+    #: Over, by an error that used up its retries.
+    ERROR = "ERROR"
+
+
+#: Every legal move. Final statuses have none.
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.RUNNING, Status.PAUSED, Status.TERMINATED, Status.ERROR}),
+    Status.RUNNING: frozenset({Status.PENDING, Status.PAUSED, Status.TERMINATED, Status.ERROR}),
+    Status.PAUSED: frozenset({Status.PENDING, Status.TERMINATED}),
+    Status.TERMINATED: frozenset(),
+    Status.ERROR: frozenset(),
+}
+FINAL = frozenset({Status.TERMINATED, Status.ERROR})
+
+
+class LeasePhase(StrEnum):
+    """How far the current attempt at a trial has come."""
+
+    #: No attempt is under way.
+    NONE = "none"
+    #: Ordered; waits for its placement group or its process.
+    STARTING = "starting"
+    #: The trainable runs.
+    RUNNING = "running"
+    #: Told to stop; its `finally` blocks may still run.
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A committed checkpoint, as the journal knows it.
+
+    Attributes:
+        index: The number in `checkpoint_000007`.
+        iteration: The `training_iteration` of the report that it came with.
+        metrics: The report that it came with.
+    """
+
+    index: int
+    iteration: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The directory's name, as Ray Tune spells it."""
+        return checkpoint_name(self.index)
+
+
+def checkpoint_name(index: int) -> str:
+    """Return the directory name of a trial's checkpoint number `index`.
+
+    Example:
+        >>> checkpoint_name(7)
+        'checkpoint_000007'
+    """
+    return f"checkpoint_{index:06d}"
+
+
+@lru_cache(maxsize=64)
+def _date(timestamp: float) -> str:
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(timestamp))
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One configuration and everything known about it.
+
+    Attributes:
+        trial_id: Unique in the experiment: `<5 hex>_00003`.
+        number: 0 for the first trial; results come in this order.
+        config: The configuration, as the trainable gets it.
+        experiment_tag: `<number>_<key>=<value>,…` of the parameters that varied.
+        dirname: The trial's directory below the experiment's.
+        resources: The bundles that each of its attempts gets.
+        lease: Number of the latest attempt; 0 before the first.
+        num_failures: Attempts that failed so far.
+        iteration: `training_iteration` of the latest report that counts.
+        last_row: The latest report, compact: see `result_of`; {} before the first.
+        worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
+        checkpoints: Committed and not deleted, oldest first.
+        last_checkpoint_index: The highest index ever committed; -1 before the first.
+        decision: The latest answer to a report of the current attempt.
+        error: The last failure, as one line; None unless the last attempt failed.
+    """
+
+    trial_id: str
+    number: int
+    config: dict[str, Any]
+    trainable_name: str = "trainable"
+    experiment_tag: str = ""
+    dirname: str = ""
+    resources: PlacementGroupFactory = field(default_factory=lambda: PlacementGroupFactory([{"CPU": 1}]))
+    status: Status = Status.PENDING
+    phase: LeasePhase = LeasePhase.NONE
+    lease: int = 0
+    num_failures: int = 0
+    iteration: int = 0
+    last_row: dict[str, Any] = field(default_factory=dict)
+    worker: dict[str, Any] = field(default_factory=dict)
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    last_checkpoint_index: int = -1
+    decision: Decision = Decision.CONTINUE
+    error: str | None = None
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.trainable_name}_{self.trial_id}"
+
+    @property
+    def checkpoint(self) -> CheckpointRecord | None:
+        """The latest committed checkpoint that still exists."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def last_result(self) -> dict[str, Any]:
+        """The latest report with every auto-filled key, `experiment_tag` too; {} before the first."""
+        if not self.last_row:
+            return {}
+        result = self.result_of(self.last_row)
+        result["experiment_tag"] = self.experiment_tag
+        if self.is_finished:
+            result["done"] = True
+        return result
+
+    def result_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a report row with the keys that its process need not send each time."""
+        return {
+            **row,
+            "trial_id": self.trial_id,
+            "date": _date(row["timestamp"]),
+            **self.worker,
+            "config": self.config,
+        }
+
+    def row_of(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return what `result_of` was given, with what has been added since."""
+        added = {"trial_id", "date", "config", *self.worker}
+        return {name: value for name, value in result.items() if name not in added}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the status is final."""
+        return self.status in FINAL
+
+    def move_to(self, status: Status, *, because: object) -> None:
+        """Change the status along a legal edge.
+
+        Raises:
+            IllegalTransition: The table has no such edge: a defect of prefect-tune. The
+                message names trial, statuses and the event, so that a report can be replayed.
+        """
+        if status is self.status:
+            return
+        if status not in TRANSITIONS[self.status]:
+            message = f"trial {self.trial_id} cannot go from {self.status} to {status} because of {because!r}"
+            raise IllegalTransition(message)
+        self.status = status
