@@ -75,7 +75,12 @@ SCENARIOS = (
     Scenario("trials", "60 short trials, warm", trials=60, reports=1, target=40),
     Scenario("fresh", "60 short trials, a process each", trials=60, reports=1, target=1, fresh_process=True),
     Scenario(
-        "reused", "60 short trials, ray.tune with reuse_actors", trials=60, reports=1, target=None, reuse_actors=True
+        "reused",
+        "60 short trials, ray.tune with reuse_actors",
+        trials=60,
+        reports=1,
+        target=None,
+        reuse_actors=True,
     ),
     Scenario("reports", "4 trials of 5,000 reports", trials=4, reports=5000, target=10),
     Scenario("answers", "the same, each report answered", trials=4, reports=5000, target=5, answers=True),
@@ -160,7 +165,9 @@ def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
 
 def _require(scenario: Scenario, trials: int, errors: int) -> None:
     if trials != scenario.trials or errors:
-        raise RuntimeError(f"expected {scenario.trials} trials without errors: {trials} trials, {errors} errors")
+        raise RuntimeError(
+            f"expected {scenario.trials} trials without errors: {trials} trials, {errors} errors"
+        )
 
 
 def _rows(scenario: Scenario, directory: Path) -> dict[str, float]:
@@ -196,7 +203,9 @@ def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> None:
             else:
                 shown = 0
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{ended} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s")
+                raise RuntimeError(
+                    f"{ended} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s"
+                )
             time.sleep(0.02)
 
 
@@ -258,7 +267,9 @@ def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
         check=False,
     )
     if process.returncode:
-        raise RuntimeError(f"{side}, scenario {scenario.name}:\n{process.stdout[-2000:]}\n{process.stderr[-6000:]}")
+        raise RuntimeError(
+            f"{side}, scenario {scenario.name}:\n{process.stdout[-2000:]}\n{process.stderr[-6000:]}"
+        )
     measured: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return measured
 
@@ -282,7 +293,10 @@ def compare(scenario: Scenario, samples: dict[str, list[dict[str, float]]]) -> d
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the comparison as Markdown."""
-    rows = ["| scenario | unit | prefect-tune | ray.tune | ratio | target | met |", "|---|---|---:|---:|---:|---:|---|"]
+    rows = [
+        "| scenario | unit | prefect-tune | ray.tune | ratio | target | met |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
     for line in lines:
         digits = ",.0f" if line["unit"] == "rows/s" else ".3f"
         target = "" if line["target"] is None else f"≥ {line['target']:g}"
@@ -306,10 +320,14 @@ def machine() -> dict[str, Any]:
 
 def main() -> int:
     """Compare; return 0 whatever comes out: figures are for people to judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--repeat", type=int, default=1, help="measure N times, show medians", metavar="N")
-    parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS], action="append", help="some scenarios")
+    parser.add_argument(
+        "--only", choices=[scenario.name for scenario in SCENARIOS], action="append", help="some scenarios"
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file", metavar="PATH")
     parser.add_argument("--side", choices=[OURS, PEER], help=argparse.SUPPRESS)
     parser.add_argument("--scenario", help=argparse.SUPPRESS)
@@ -324,20 +342,27 @@ def main() -> int:
         chosen = [scenario.smaller() for scenario in chosen]
     samples: dict[str, dict[str, list[dict[str, float]]]] = {s.name: {OURS: [], PEER: []} for s in chosen}
     with services() as started, tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as storage:
-        print(f"started: Ray {started['ray']:.1f} s, Prefect server {started['prefect_server']:.1f} s", flush=True)
+        print(
+            f"started: Ray {started['ray']:.1f} s, Prefect server {started['prefect_server']:.1f} s",
+            flush=True,
+        )
         for number in range(options.repeat):
             for scenario in chosen:
                 for side in (OURS, PEER):
                     measured = measure(side, scenario, storage)
                     samples[scenario.name][side].append(measured)
-                    progress = f"{number + 1}/{options.repeat} {scenario.name}: {side} {measured['value']:.4g}"
+                    progress = (
+                        f"{number + 1}/{options.repeat} {scenario.name}: {side} {measured['value']:.4g}"
+                    )
                     print(progress, file=sys.stderr, flush=True)
     lines = [compare(scenario, samples[scenario.name]) for scenario in chosen]
     print(f"\n{table(lines)}\n")
     facts = machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "start_up_s": started, "scenarios": lines}, indent=2))
+        options.json.write_text(
+            json.dumps({"machine": facts, "start_up_s": started, "scenarios": lines}, indent=2)
+        )
     return 0
 
 

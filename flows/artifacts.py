@@ -23,9 +23,10 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Running, State
+from prefect.states import Running
 from prefect.tasks import Task
 
 from tune_core.metrics import flatten
@@ -112,7 +113,9 @@ class ArtifactWriter:
         self._states: list[_ForcedState] = []
         self._is_closing = False
         self._has_warned = False
-        self._leaderboard = self._document("leaderboard", "table", "Trials, best first", self._leaderboard_data)
+        self._leaderboard = self._document(
+            "leaderboard", "table", "Trials, best first", self._leaderboard_data
+        )
         self._bar = self._document("progress", "progress", "Finished trials", lambda: self._progress)
         self._link: _Document | None = None
         # In the run's context: the settings say which server it is.
@@ -173,7 +176,9 @@ class ArtifactWriter:
                 return
             self._best_url = url
             if self._link is None:
-                self._link = self._document("best-checkpoint", "markdown", "Checkpoint of the best trial", str)
+                self._link = self._document(
+                    "best-checkpoint", "markdown", "Checkpoint of the best trial", str
+                )
             self._link.data = lambda: f"**Best checkpoint** ({text}): [{url}]({url})\n\n`{url}`\n"
             self._touch(self._link, at_once=False)
 
@@ -209,7 +214,8 @@ class ArtifactWriter:
         full, current = table.rows, table.documents[-1]
         current.data = lambda: _uniform(full)
         self._touch(current, at_once=True)
-        table.rows = rows = []
+        rows: list[dict[str, Any]] = []
+        table.rows = rows
         table.documents.append(self._table_document(trial, lambda: _uniform(rows), current.task_run_id))
 
     def _touch(self, document: _Document, *, at_once: bool) -> None:

@@ -152,7 +152,7 @@ class _OneKey:
     def __init__(self, public_key: bytes) -> None:
         self._public_key = public_key
 
-    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - pyzmq's protocol
+    def callback(self, domain: str, key: bytes) -> bool:
         return key == self._public_key
 
 
@@ -180,7 +180,9 @@ class ChannelUplink:
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in address.url else 0)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        )
         self._socket.connect(address.url)
         self._url = address.url
 

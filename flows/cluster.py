@@ -57,7 +57,7 @@ def _silence_raylet() -> None:
     `log_to_driver=False` does not cover them, and Ray has no public switch.
     """
     deduplicator = getattr(ray_logging, "stdout_deduplicator", None)
-    if getattr(deduplicator, "skip_re", ...) is None:
+    if deduplicator is not None and getattr(deduplicator, "skip_re", ...) is None:
         deduplicator.skip_re = re.compile("A worker died or was killed while executing a task")
 
 

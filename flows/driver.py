@@ -15,18 +15,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
-from prefect.states import Cancelled, Crashed, State
-from prefect_ray.context import remote_options
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Crashed
 
 from flows.artifacts import ArtifactWriter
+from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Channel, Message
 from flows.cluster import nodes
 from flows.slots import Slot, SlotAnswered, SlotPool, shortfall
-from flows.task_runner import use_actor
-from flows.trial import pack_ticket
-from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.errors import PlacementError
@@ -54,7 +51,6 @@ from tune_core.messages import (
 from tune_core.metrics import lookup
 from tune_core.progress import ProgressReporter
 from tune_core.runtime import Experiment
-from tune_core.session import Lease
 from tune_core.steering import Steering
 from tune_core.trial import Trial
 from tune_core.trial_files import TrialFiles
@@ -70,16 +66,6 @@ logger = logging.getLogger("prefect.tune")
 
 
 @dataclass(frozen=True, slots=True)
-class TaskEnded:
-    """Ray says that the task of an attempt is over: with a state, or with the death of its process."""
-
-    trial_id: str
-    lease: int
-    state: State[Any] | None
-    error: BaseException | None
-
-
-@dataclass(frozen=True, slots=True)
 class Journaled:
     """These rows are in the journal: the highest iteration per trial and lease."""
 
@@ -91,32 +77,6 @@ class ShellFailed:
     """Something that the experiment cannot do without is gone."""
 
     error: Exception
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What the shell knows of one lease.
-
-    Attributes:
-        slot: The slot that it runs in.
-        task_run_id: Its Prefect task run.
-        run_name: That task run's name.
-        stop_cause: Set once it was told, or is to be told, to stop.
-        is_connected: Whether its process has said hello.
-        has_ended: Whether `LeaseEnded` was handled.
-        is_over: Whether Ray says that its task is over.
-        deadline: When patience ends, in monotonic seconds; None: no limit.
-    """
-
-    slot: Slot
-    task_run_id: UUID
-    run_name: str
-    stop_cause: str | None = None
-    is_connected: bool = False
-    has_ended: bool = False
-    is_over: bool = False
-    final_message: str = ""
-    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -190,7 +150,8 @@ class Driver:
         self._deadline = None if budget_s is None else parts.clock() + budget_s
         parts.pool.attach(parts.channel.post)
         self.apply(ExperimentStarted(parts.wall_clock(), parts.capacity), urgent=True)
-        while self._end is None:
+        # An attempt that has said its last word still has to end its task run.
+        while self._end is None or self._attempts:
             for item in parts.channel.receive(self._patience()):
                 self._take(item)
             self._look_at_timers()
@@ -215,24 +176,29 @@ class Driver:
         value, trial = choose(finite, key=lambda pair: pair[0])
         if trial.checkpoint is not None:
             url = f"{self._experiment.storage.url}/{trial.dirname}/{trial.checkpoint.name}"
-            self._parts.artifacts.set_best_checkpoint(url, f"trial {trial.trial_id}, {self._metric} {value:g}")
+            self._parts.artifacts.set_best_checkpoint(
+                url, f"trial {trial.trial_id}, {self._metric} {value:g}"
+            )
 
     def abandon(self) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on."""
         for attempt in list(self._attempts.values()):
             self._parts.pool.discard(attempt.slot)
             message = "The experiment was abandoned."
-            self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, Cancelled(message=message))
+            self._parts.artifacts.force_state(
+                attempt.run_name, attempt.task_run_id, Cancelled(message=message)
+            )
         self._attempts.clear()
 
     def apply(self, event: Event, *, urgent: bool = False) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
         self._parts.journal.append(event, commands, urgent=urgent)
+        is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
-        while self._commands:
-            command = self._commands.popleft()
-            self._actions[type(command)](command)
+        while self._commands and not is_acting:
+            self._actions[type(self._commands[0])](self._commands[0])
+            self._commands.popleft()
 
     # What arrives.
 
@@ -294,7 +260,9 @@ class Driver:
         if wants_decision and decision is Decision.CONTINUE:
             self._parts.channel.send(trial.trial_id, trial.lease, "decision", iteration, str(decision))
 
-    def _reported(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> Decision:
+    def _reported(
+        self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]
+    ) -> Decision:
         """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
         parts, trials = self._parts, self._trials
         result = trial.result_of(row)
@@ -302,7 +270,9 @@ class Driver:
         if self._has_user_callbacks:
             parts.user_callbacks.on_trial_result(self._turn, trials, trial, result)
             row = trial.row_of(result)  # a callback may have added to it
-        event = TrialReported(parts.wall_clock(), trial.trial_id, trial.lease, iteration, row, checkpoint, decision)
+        event = TrialReported(
+            parts.wall_clock(), trial.trial_id, trial.lease, iteration, row, checkpoint, decision
+        )
         self.apply(event)
         parts.loggers.on_trial_result(self._turn, trials, trial, result)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or self._is_new_best(trial, row))
@@ -335,7 +305,11 @@ class Driver:
     def _died(self, key: tuple[str, int], attempt: Attempt, error: BaseException) -> None:
         """The process of an attempt is gone, and its task run will say RUNNING for ever unless told otherwise."""
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        state = Cancelled(message=f"Stopped ({attempt.stop_cause}).") if attempt.stop_cause else Crashed(message=text)
+        state: State[Any] = (
+            Cancelled(message=f"Stopped ({attempt.stop_cause}).")
+            if attempt.stop_cause
+            else Crashed(message=text)
+        )
         self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
         self._parts.pool.discard(attempt.slot)
         self._attempts.pop(key, None)
@@ -359,7 +333,7 @@ class Driver:
         outcome: Outcome,
         error: str | None = None,
         traceback: str = "",
-        retryable: bool = True,  # noqa: FBT001, FBT002 - as it comes over the channel
+        retryable: bool = True,
     ) -> None:
         attempt = self._attempts.get((trial_id, lease))
         if attempt is not None:
@@ -370,7 +344,8 @@ class Driver:
         if outcome in (Outcome.CRASHED, Outcome.ERROR):
             self._recover_rows(trial)
         self.apply(
-            LeaseEnded(self._parts.wall_clock(), trial_id, lease, outcome, error, traceback, retryable), urgent=True
+            LeaseEnded(self._parts.wall_clock(), trial_id, lease, outcome, error, traceback, retryable),
+            urgent=True,
         )
         if trial.num_failures and not trial.is_finished and trial.lease > lease:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
@@ -425,60 +400,17 @@ class Driver:
         self._submit_granted()
 
     def _submit_granted(self) -> None:
-        for (trial_id, lease), slot in self._parts.pool.take_granted():
+        parts = self._parts
+        for (trial_id, lease), slot in parts.pool.take_granted():
             trial = self._controller.live_trial(trial_id, lease)
             if trial is None:
-                self._parts.pool.release(slot)
+                parts.pool.release(slot)
                 continue
             self._waiting_since.pop(trial_id, None)
-            self._submit(trial, self._orders.pop(trial_id), slot)
-
-    def _submit(self, trial: Trial, command: StartLease, slot: Slot) -> None:
-        parts = self._parts
-        lease = self._lease_of(trial, command)
-        run_name = f"trial-{trial.trial_id}" + (f"-attempt-{trial.lease}" if trial.lease > 1 else "")
-        ticket = pack_ticket(parts.channel.address, lease, self._experiment.pickled)
-        if slot.actor is not None:
-            with use_actor(slot.actor):
-                future = trial_task.submit(run_name, ticket)
-        else:
-            with remote_options(**slot.remote_options(), max_retries=0):
-                future = trial_task.submit(run_name, ticket)
-        self._attempts[trial.trial_id, trial.lease] = Attempt(slot, future.task_run_id, run_name)
-        parts.artifacts.begin_attempt(trial, future.task_run_id)
-        trial_id, number = trial.trial_id, trial.lease
-
-        def over(done: Any) -> None:
-            error = done.exception()
-            parts.channel.post(TaskEnded(trial_id, number, None if error else done.result(), error))
-
-        future.wrapped_future.future().add_done_callback(over)
-
-    def _lease_of(self, trial: Trial, command: StartLease) -> Lease:
-        run = self._experiment.run_config
-        start = trial.checkpoint if command.checkpoint is not None else None
-        totals = {name: value for name, value in (start.metrics if start else {}).items() if name.endswith("_total")}
-        if start is not None:
-            totals["time_total_s"] = start.metrics.get("time_total_s", 0.0)
-        return Lease(
-            experiment_name=self._experiment.name,
-            trial_id=trial.trial_id,
-            trial_name=str(trial),
-            dirname=trial.dirname,
-            lease=command.lease,
-            config=trial.config,
-            resources=trial.resources,
-            storage=self._experiment.storage,
-            checkpoint=command.checkpoint,
-            iteration=command.iteration,
-            totals=totals,
-            highest_index=command.highest_index,
-            metric=self._metric,
-            stop=self._parts.steering.local_stop,
-            waits_for_decisions=self._parts.steering.waits_for_decisions,
-            log_files=run.log_files,
-            keeps_artifacts=run.sync_config.sync_artifacts,
-        )
+            order = self._orders.pop(trial_id)
+            attempt = start_attempt(self._experiment, parts.steering, trial, order, slot, parts.channel)
+            self._attempts[trial_id, lease] = attempt
+            parts.artifacts.begin_attempt(trial, attempt.task_run_id)
 
     def _answer(self, command: Answer) -> None:
         attempt = self._attempts[command.trial_id, command.lease]
@@ -513,7 +445,9 @@ class Driver:
             try:
                 storage.delete_checkpoint(trial.dirname, command.index)
             except Exception as error:  # noqa: BLE001 - costs space, not the experiment
-                logger.warning("cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error)
+                logger.warning(
+                    "cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error
+                )
 
         self._parts.deletions.submit(delete)
 
@@ -570,11 +504,15 @@ class Driver:
             reason = shortfall(shape, nodes()) if now - self._waiting_since[key[0]] > timeout_s else None
             if reason is not None and self._parts.pool.cancel(key):
                 del self._waiting_since[key[0]], self._orders[key[0]]
-                self._unplaced(*key, PlacementError(f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"))
+                message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
+                self._unplaced(key[0], key[1], PlacementError(message))
 
     def _waiting(self) -> dict[str, str]:
         """Who waits for its bundles, and why."""
-        return {key[0]: f"waits for {shape.required_resources}" for key, shape in self._parts.pool.waiting().items()}
+        return {
+            key[0]: f"waits for {shape.required_resources}"
+            for key, shape in self._parts.pool.waiting().items()
+        }
 
     def _patience(self) -> float:
         return TURN_S

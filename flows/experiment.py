@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import secrets
+import shutil
 import signal
-import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,20 +20,20 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import ray
 from prefect import Flow, tags
-from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed
 
 from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.driver import Driver, Journaled, Parts, ShellFailed
+from flows.ownership import may_be_alive, this_process
+from flows.parking import borrowed_pool
 from flows.server import PrefectServer, prefect_server
-from flows.slots import Slot, SlotPool, copies_that_fit, shortfall
+from flows.slots import SlotPool, copies_that_fit, shortfall
 from flows.task_runner import TuneTaskRunner
 from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
@@ -47,15 +45,12 @@ from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressReporter
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
-from tune_core.results import Result, ResultGrid
-from tune_core.runtime import Experiment
+from tune_core.results import ResultGrid
+from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner
-
-#: How long idle slots outlive an experiment, so that the next one of this process starts warm.
-SLOT_IDLE_S = 60.0
 
 logger = logging.getLogger("prefect.tune")
 
@@ -117,7 +112,9 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
         if live.error is not None:
             raise live.error
         if live.results is None:
-            raise TuneError(f"the flow run of experiment {live_experiment.name} ended before the experiment began")
+            raise TuneError(
+                f"the flow run of experiment {live_experiment.name} ended before the experiment began"
+            )
         return live.results
 
 
@@ -148,7 +145,7 @@ class ExperimentFlow(Flow[..., Any]):
         """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
         changed = super().with_options(*args, **kwargs)
         changed.__class__ = ExperimentFlow  # Prefect's own makes a plain Flow
-        assert isinstance(changed, ExperimentFlow)  # noqa: S101 - for the type checker
+        assert isinstance(changed, ExperimentFlow)
         return changed
 
 
@@ -173,8 +170,7 @@ def _experiment(
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")
     try:
-        ended, trials = _drive(live, context)
-        live.results = _results(live.experiment, trials)
+        ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
             raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
     except BaseException as error:
@@ -200,143 +196,123 @@ def _tuner(
     run_config: RunConfig | None = None,
 ) -> Tuner:
     if isinstance(trainable, str):
-        module_name, _, attribute = trainable.partition(":")
-        try:
-            trainable = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"trainable={trainable!r} cannot be imported ({error}): expected 'package.module:name'"
-            ) from error
+        trainable = _imported(trainable)
     return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
 
 
-def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Trial]]:
+def _imported(path: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        trainable: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"trainable={path!r} cannot be imported ({error}): expected 'package.module:name'"
+        ) from error
+    return trainable
+
+
+def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Trial], ResultGrid]:
     """Set everything up, run the loop, and take everything down again, whatever happens."""
     current = live.experiment
-    run, tune = current.run_config, current.tune_config
-    flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
-    steering = Steering(tune, run.stop, current.param_space, current.trainable, current.trainable_name)
-    with_actors = isinstance(context.task_runner, TuneTaskRunner)
-    session = f"{ray.get_runtime_context().get_job_id()} {with_actors} {run.runtime_env}"
-    pool = _parking.take(session) or SlotPool(with_actors=with_actors, runtime_env=run.runtime_env)
+    tune = current.tune_config
     with ExitStack() as stack:
-        stack.callback(_parking.park, session, pool)
-        capacity = _start_slots(current, steering, pool)
-        cluster.refuse_unshared(current.storage, run)
-        current.storage.probe()
-        owner = _owner(flow_run_id)
-        number = claim(current.storage, current.experiment_id, owner, _is_alive)
-        channel = Channel(cluster.channel_host())
-        stack.callback(channel.close)
-        artifacts = ArtifactWriter(
-            current.name,
-            flow_run_id,
-            trial_task,
-            metric=tune.metric,
-            mode=tune.mode,
-            every_report=run.every_report,
-        )
-        stack.callback(artifacts.close)
-        journal = Journal(
-            current.storage,
-            current.experiment_id,
-            owner,
-            number,
-            on_flushed=lambda iterations: channel.post(Journaled(iterations)),
-            on_failure=lambda error: channel.post(ShellFailed(error)),
-        )
-        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-tune-"))
-        files = TrialFiles(current.storage, staging)
-        loggers, user_callbacks = CallbackList(default_loggers(files)), CallbackList(run.callbacks or [])
-        progress = ProgressReporter(tune.metric, tune.mode, run.verbose)
-        stack.callback(progress.close)
-        controller = Controller(_rules(current, steering))
-        parts = Parts(
-            experiment=current,
-            controller=controller,
-            steering=steering,
-            channel=channel,
-            pool=pool,
-            journal=journal,
-            artifacts=artifacts,
-            files=files,
-            loggers=loggers,
-            user_callbacks=user_callbacks,
-            progress=progress,
-            capacity=capacity,
-        )
-        driver = Driver(parts)
-        user_callbacks.setup(stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials)
-        progress.start(current.name, current.storage.url, live.server.flow_run_url(flow_run_id), steering.total_trials)
+        driver, parts = _set_up(live, context, stack)
         try:
             with _stop_signals(driver):
                 ended = driver.run()
         except BaseException:
             driver.abandon()
-            pool.clear()
+            parts.pool.clear()
             raise
-        finally:
-            parts.deletions.shutdown()
-            journal.close()
-            files.close()
+        controller = parts.controller
         trials = list(controller.trials.values())
         if controller.stop_request is not None and controller.stop_request.cause is StopCause.INTERRUPT:
-            pool.clear()
-        user_callbacks.on_experiment_end(trials)
+            parts.pool.clear()
+        parts.user_callbacks.on_experiment_end(trials)
         driver.link_best_checkpoint()
-        progress.finish(trials, ended.reason)
-    return ended, trials
+        parts.progress.finish(trials, ended.reason)
+    results = ResultGrid.from_trials(
+        trials,
+        current.storage,
+        tune.metric,
+        tune.mode,
+        num_to_keep=controller.rules.num_to_keep,
+        rank=controller.rank_checkpoint,
+    )
+    return ended, trials, results
 
 
-class _Parking:
-    """Keeps the slots of an experiment that has ended warm for the next one of this process."""
+def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Driver, Parts]:
+    """Start what a driver works with; the stack takes it down in the reverse order.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._parked: tuple[str, SlotPool] | None = None
-        self._timer: threading.Timer | None = None
+    Slots come first, since they take longest: they start while the storage is tried.
+    """
+    current = live.experiment
+    run, tune = current.run_config, current.tune_config
+    flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
+    steering = Steering(tune, run.stop, current.param_space, current.trainable, current.trainable_name)
+    with_actors = isinstance(context.task_runner, TuneTaskRunner)
+    pool = stack.enter_context(borrowed_pool(with_actors=with_actors, runtime_env=run.runtime_env))
+    capacity = _start_slots(current, steering, pool)
+    cluster.refuse_unshared(current.storage, run)
+    current.storage.probe()
+    owner = this_process(flow_run_id)
+    number = claim(current.storage, current.experiment_id, owner, may_be_alive)
+    current.storage.write(SPEC_FILE, describe_experiment(current))
+    channel = Channel(cluster.channel_host())
+    stack.callback(channel.close)
+    artifacts = ArtifactWriter(
+        current.name,
+        flow_run_id,
+        trial_task,
+        metric=tune.metric,
+        mode=tune.mode,
+        every_report=run.every_report,
+    )
+    stack.callback(artifacts.close)
+    files = stack.enter_context(_trial_files(current.storage))
+    journal = Journal(
+        current.storage,
+        current.experiment_id,
+        owner,
+        number,
+        on_flushed=lambda iterations: channel.post(Journaled(iterations)),
+        on_failure=lambda error: channel.post(ShellFailed(error)),
+    )
+    stack.callback(journal.close)
+    users = run.callbacks or []
+    parts = Parts(
+        experiment=current,
+        controller=Controller(_rules(current, steering)),
+        steering=steering,
+        channel=channel,
+        pool=pool,
+        journal=journal,
+        artifacts=artifacts,
+        files=files,
+        loggers=CallbackList(default_loggers(files, users)),
+        user_callbacks=CallbackList(users),
+        progress=stack.enter_context(ProgressReporter(tune.metric, tune.mode, run.verbose)),
+        capacity=capacity,
+    )
+    stack.callback(parts.deletions.shutdown)
+    parts.user_callbacks.setup(
+        stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials, files=files
+    )
+    watch_url = live.server.flow_run_url(flow_run_id)
+    parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
+    return Driver(parts), parts
 
-    def take(self, session: str) -> SlotPool | None:
-        """Return the parked slots if they are of this session; whoever takes them owns them."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            parked, self._parked = self._parked, None
-        return parked[1] if parked is not None and parked[0] == session else None
 
-    def park(self, session: str, pool: SlotPool) -> None:
-        """Keep idle slots for `SLOT_IDLE_S`; whatever still waits or starts is given up."""
-        pool.settle()
-        with self._lock:
-            superseded, self._parked = self._parked, (session, pool)
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = threading.Timer(SLOT_IDLE_S, self._expire, (pool,))
-            self._timer.daemon = True
-            self._timer.start()
-        if superseded is not None and superseded[0] == session:
-            superseded[1].clear()
-
-    def slots(self) -> list[Slot]:
-        """Return the slots that are parked."""
-        with self._lock:
-            return self._parked[1].idle() if self._parked is not None else []
-
-    def _expire(self, pool: SlotPool) -> None:
-        with self._lock:
-            if self._parked is None or self._parked[1] is not pool:
-                return
-            self._parked = None
-        if ray.is_initialized():
-            pool.clear()
-
-
-_parking = _Parking()
-
-
-def parked_slots() -> list[Slot]:
-    """Return the slots that are kept warm for the next experiment of this process."""
-    return _parking.slots()
+@contextmanager
+def _trial_files(storage: ExperimentStorage) -> Iterator[TrialFiles]:
+    staging = tempfile.mkdtemp(prefix="prefect-tune-")
+    files = TrialFiles(storage, staging)
+    try:
+        yield files
+    finally:
+        files.close()  # if uploads fail for good, it raises and names the copies, which stay
+        shutil.rmtree(staging)
 
 
 def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int:
@@ -375,28 +351,6 @@ def _rules(current: Experiment, steering: Steering) -> Rules:
     )
 
 
-def _results(current: Experiment, trials: list[Trial]) -> ResultGrid:
-    results = [_result(current.storage, trial) for trial in trials]
-    tune = current.tune_config
-    return ResultGrid(results, current.storage.url, current.storage.fs, metric=tune.metric, mode=tune.mode)
-
-
-def _result(storage: ExperimentStorage, trial: Trial) -> Result:
-    checkpoints = [
-        (storage.checkpoint(trial.dirname, record.index), trial.result_of(record.metrics))
-        for record in trial.checkpoints
-    ]
-    return Result(
-        trial.last_result or trial.result_of({"timestamp": int(time.time()), "done": True}),
-        checkpoints[-1][0] if checkpoints else None,
-        TrialError(trial.error, trial.traceback) if trial.error is not None else None,
-        storage.absolute(trial.dirname),
-        checkpoints,
-        storage.fs,
-        status=trial.status,
-    )
-
-
 def _final_state(ended: EndExperiment, trials: list[Trial], results: ResultGrid) -> State[Any]:
     failed = [trial for trial in trials if trial.status is Status.ERROR]
     paused = [trial for trial in trials if trial.status is Status.PAUSED]
@@ -432,36 +386,6 @@ def _stop_signals(driver: Driver) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _owner(flow_run_id: UUID) -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_started": _process_started(os.getpid()),
-        "flow_run_id": str(flow_run_id),
-    }
-
-
-def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the driver that left a journal open may still be at work."""
-    if owner.get("host") == socket.gethostname():
-        return _process_started(owner["pid"]) == owner.get("process_started")
-    try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(owner["flow_run_id"])).state
-    except ObjectNotFound:
-        return True  # another server's flow run: nobody here can tell
-    return state is None or not state.is_final()
-
-
-def _process_started(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's clock ticks; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-
-
 def _has_server() -> bool:
     return bool(PREFECT_API_URL.value()) or FlowRunContext.get() is not None
 
@@ -470,7 +394,11 @@ def _has_server() -> bool:
 def _quiet_console(verbose: int) -> Iterator[None]:
     """Keep Prefect's own lines off the terminal, where the progress view is; the UI gets them all."""
     level = logging.CRITICAL + 1 if verbose == 0 else logging.WARNING
-    named = [logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict) if name.startswith("prefect")]
+    named = [
+        logging.getLogger(name)
+        for name in list(logging.Logger.manager.loggerDict)
+        if name.startswith("prefect")
+    ]
     consoles = {
         handler
         for logger_ in [logging.getLogger(), *named]

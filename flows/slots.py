@@ -205,11 +205,15 @@ class SlotPool:
             for slot in [slot for slot in self._idle if slot.resources not in shapes]:
                 self.discard(slot)
         for shape in shapes:
-            wanted = waiting.count(shape) or max(0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, [])))
+            wanted = waiting.count(shape) or max(
+                0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, []))
+            )
             starting = sum(1 for slot in self._slots.get(shape, []) if not slot.is_ready)
             for _ in range(self._useful(shape, wanted - starting, starting)):
                 self._start(shape)
-        for slot in [slot for slot in self._all() if not slot.is_ready and waiting and slot.resources not in shapes]:
+        for slot in [
+            slot for slot in self._all() if not slot.is_ready and waiting and slot.resources not in shapes
+        ]:
             self.discard(slot)
 
     def _grant(self) -> None:
@@ -292,7 +296,9 @@ def shortfall(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, flo
             return f"{name}: {amount:g} needed in all, the cluster has {total:g}"
     if _can_place(resources, nodes):
         return None
-    shapes = "; ".join(", ".join(f"{name} {amount:g}" for name, amount in node.items()) for node in map(_shown, nodes))
+    shapes = "; ".join(
+        ", ".join(f"{name} {amount:g}" for name, amount in node.items()) for node in map(_shown, nodes)
+    )
     return f"no way to place the bundles {resources.bundles} with strategy {resources.strategy} on nodes with: {shapes}"
 
 

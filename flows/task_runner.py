@@ -13,13 +13,13 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import ray
+from prefect.client.schemas.objects import State
 from prefect.context import EngineContext, SyncClientContext, hydrated_context, serialize_context
 from prefect.futures import PrefectFuture
-from prefect.states import State
 from prefect.task_engine import run_task_sync
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
@@ -36,10 +36,19 @@ class TaskActor:
 
     def ready(self) -> dict[str, Any]:
         """Return where this process is; resolves when it can run tasks."""
-        return {"pid": os.getpid(), "hostname": socket.gethostname(), "node_ip": ray.util.get_node_ip_address()}
+        return {
+            "pid": os.getpid(),
+            "hostname": socket.gethostname(),
+            "node_ip": ray.util.get_node_ip_address(),
+        }
 
     def run(
-        self, task: Task[Any, Any], task_run_id: UUID, parameters: dict[str, Any], flow_run: str, context: list[Any]
+        self,
+        task: Task[Any, Any],
+        task_run_id: UUID,
+        parameters: dict[str, Any],
+        flow_run: str,
+        context: list[Any],
     ) -> State[Any]:
         """Run one task run to its end; return its final state.
 
@@ -52,10 +61,8 @@ class TaskActor:
         """
         if flow_run != self._flow_run:
             self._enter(flow_run, ray.get(context[0]))
-        state: State[Any] = run_task_sync(
-            task=task, task_run_id=task_run_id, parameters=parameters, return_type="state"
-        )
-        return state
+        state = run_task_sync(task=task, task_run_id=task_run_id, parameters=parameters, return_type="state")
+        return cast(State[Any], state)
 
     def _enter(self, flow_run: str, context: dict[str, Any]) -> None:
         self._context.close()
@@ -114,7 +121,9 @@ class TuneTaskRunner(RayTaskRunner):
             raise ValueError("wait_for= with use_actor: wait in the flow, since an actor holds its bundles")
         task_run_id = uuid4()
         flow_run, context = self._flow_run_context()
-        reference = actor.run.options(name=task.name).remote(task, task_run_id, parameters, flow_run, [context])
+        reference = actor.run.options(name=task.name).remote(
+            task, task_run_id, parameters, flow_run, [context]
+        )
         return PrefectRayFuture[Any](task_run_id=task_run_id, wrapped_future=reference)
 
     def _flow_run_context(self) -> tuple[str, Any]:
@@ -125,5 +134,3 @@ class TuneTaskRunner(RayTaskRunner):
         if key not in self._contexts:
             self._contexts[key] = ray.put(serialize_context())
         return key, self._contexts[key]
-
-

@@ -17,8 +17,9 @@ import cloudpickle
 import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 
 from flows.channel import ChannelAddress, ChannelUplink
 from flows.output import forwarded_output
@@ -38,7 +39,7 @@ def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainab
     return pickle.dumps((address, lease.trial_id, lease.lease, body, trainable))
 
 
-def _trial(run_name: str, ticket: bytes) -> State[Any]:  # noqa: ARG001 - names the task run
+def _trial(run_name: str, ticket: bytes) -> State[Any]:
     address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
     uplink = ChannelUplink(address, trial_id, lease_number)
     try:

@@ -314,7 +314,9 @@ def download_files(
     """
     destination.mkdir(parents=True, exist_ok=True)
     if marker is None and is_local(filesystem):
+        mode = destination.stat().st_mode
         shutil.copytree(directory, destination, dirs_exist_ok=True)
+        destination.chmod(mode)  # copytree takes over that of the source
         return
     if marker is None:
         listed = find_files(filesystem, directory)

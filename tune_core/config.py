@@ -153,10 +153,11 @@ class SyncConfig:
     Checkpoints and rows are always written there as they come, so neither waits for this.
 
     Args:
-        sync_period: Seconds between two copies of the artifacts, at least.
-        sync_timeout: Seconds after which a copy is given up.
-        sync_artifacts: Whether files that a trial writes into its working directory are copied.
-        sync_artifacts_on_checkpoint: Whether they are with each checkpoint, if they are at all.
+        sync_period: Accepted for Ray Tune's sake; files are copied at the moments named below.
+        sync_timeout: As `sync_period`.
+        sync_artifacts: Whether files that a trial writes into its working directory are copied to
+            its directory in the storage when the trial ends.
+        sync_artifacts_on_checkpoint: Whether they are copied with each checkpoint as well.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -165,7 +166,7 @@ class SyncConfig:
         >>> SyncConfig(sync_artifacts=True)
         SyncConfig(sync_artifacts=True)
 
-    Source: as Ray Tune 2.60.
+    Source: as Ray Tune 2.60. Differs: copies are not periodic, and only changed files go.
     """
 
     sync_period: float = 300

@@ -137,11 +137,14 @@ class Controller:
             number=len(self.trials),
             config=event.config,
             trainable_name=event.trainable_name,
+            name=event.trial_name,
             experiment_tag=event.experiment_tag,
             dirname=event.dirname,
             resources=PlacementGroupFactory.from_dict(event.resources),
         )
         self.trials[trial.trial_id] = self._unfinished[trial.trial_id] = trial
+        if self.stop_request is not None:  # it came while the question was under way
+            return [*self._stopped(trial, event), *self._next_steps()]
         return [*self._start_lease(trial), *self._next_steps()]
 
     def _on_deferred(self, _: SuggestionDeferred) -> list[Command]:
@@ -197,9 +200,10 @@ class Controller:
         return [*commands, *self._next_steps()]
 
     def _on_stop_requested(self, event: StopRequested) -> list[Command]:
+        # The first request rules: Ctrl-C leaves trials able to go on, even if the time runs out meanwhile.
         if self.stop_request is None:
             self.stop_request = event
-        return [*self._stop_all(event), *self._next_steps()]
+        return [*self._stop_all(self.stop_request), *self._next_steps()]
 
     # Steps.
 
@@ -212,13 +216,15 @@ class Controller:
         index = start.index if start else None
         return [StartLease(trial.trial_id, trial.lease, index, trial.iteration, trial.last_checkpoint_index)]
 
-    def _stopped(self, trial: Trial, event: LeaseEnded) -> list[Command]:
-        if trial.decision is Decision.STOP:
+    def _stopped(self, trial: Trial, event: Event) -> list[Command]:
+        if self.stop_request is None:
+            can_go_on = trial.decision is Decision.PAUSE
+        else:
+            can_go_on = self.stop_request.cause in _RESUMABLE and trial.decision is not Decision.STOP
+        if not can_go_on:
             return self._finish(trial, Status.TERMINATED, event)
-        if trial.decision is Decision.PAUSE or (self.stop_request and self.stop_request.cause in _RESUMABLE):
-            trial.move_to(Status.PAUSED, because=event)
-            return []
-        return self._finish(trial, Status.TERMINATED, event)
+        trial.move_to(Status.PAUSED, because=event)
+        return []
 
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
         trial.num_failures += 1
@@ -235,7 +241,7 @@ class Controller:
             commands += self._stop_all(self.stop_request)
         return commands
 
-    def _finish(self, trial: Trial, status: Status, event: LeaseEnded) -> list[Command]:
+    def _finish(self, trial: Trial, status: Status, event: Event) -> list[Command]:
         trial.move_to(status, because=event)
         if status is Status.TERMINATED:
             trial.error, trial.traceback = None, ""
@@ -249,36 +255,31 @@ class Controller:
                 trial.phase = LeasePhase.STOPPING
                 commands.append(StopLease(trial.trial_id, trial.lease))
             elif trial.phase is LeasePhase.NONE and event.cause not in _RESUMABLE:
-                commands += self._finish_paused(trial, event)
+                commands += self._finish(trial, Status.TERMINATED, event)
         return commands
-
-    def _finish_paused(self, trial: Trial, event: StopRequested) -> list[Command]:
-        trial.move_to(Status.TERMINATED, because=event)
-        del self._unfinished[trial.trial_id]
-        return [CompleteTrial(trial.trial_id, failed=False)]
 
     def _forget_checkpoints(self, trial: Trial) -> list[Command]:
         keep = self.rules.num_to_keep
         if keep is None or len(trial.checkpoints) <= keep:
             return []
-        ranked = sorted(trial.checkpoints, key=self._score)
+        ranked = sorted(trial.checkpoints, key=self.rank_checkpoint)
         kept = {record.index for record in ranked[-keep:]} | {trial.checkpoints[-1].index}
         gone = [record.index for record in trial.checkpoints if record.index not in kept]
         trial.checkpoints = [record for record in trial.checkpoints if record.index in kept]
         return [DeleteCheckpoint(trial.trial_id, index) for index in gone]
 
-    def _score(self, record: CheckpointRecord) -> tuple[int, float, int]:
+    def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
         """Worse sorts first: a missing or NaN score is worse than -inf; equal scores go by time."""
         if self.rules.score_attribute is None:
             return 0, 0.0, record.index
         value = lookup(record.metrics, self.rules.score_attribute)
-        if not isinstance(value, (int, float)) or math.isnan(value):
+        if not isinstance(value, (int, float)) or (isinstance(value, float) and math.isnan(value)):
             return 0, 0.0, record.index
         return 1, value if self.rules.score_order == "max" else -value, record.index
 
     def _next_steps(self) -> list[Command]:
         """Ask for one more trial, wake a paused one, or end: whatever there is room for."""
-        if self.has_ended or self._capacity == 0 or self._search == "asked":
+        if self.has_ended or self._search == "asked" or self._waits_for_capacity():
             return []
         if self.stop_request is None and self._has_room():
             if self._search == "idle":
@@ -292,6 +293,10 @@ class Controller:
             return []
         self.has_ended = True
         return [self._end()]
+
+    def _waits_for_capacity(self) -> bool:
+        is_wanted = self._search == "idle" or bool(self._unfinished)
+        return self._capacity == 0 and self.stop_request is None and is_wanted
 
     def _has_room(self) -> bool:
         live = [t for t in self._unfinished.values() if t.phase is not LeasePhase.NONE]

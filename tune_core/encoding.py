@@ -8,16 +8,18 @@ Neither ever pickles: reading an experiment executes nothing that is stored in i
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import orjson
 
 #: Keys of one-entry objects that stand for values that JSON lacks.
-_FLOAT, _BYTES, _REPR, _TUPLE, _ESCAPED = "$float", "$bytes", "$repr", "$tuple", "$escaped"
-_TAGS = frozenset((_FLOAT, _BYTES, _REPR, _TUPLE, _ESCAPED))
+_FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED = "$float", "$int", "$bytes", "$repr", "$tuple", "$escaped"
+_TAGS = frozenset((_FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED))
 _SCALARS = (str, bool, type(None))
 _INT64 = 2**63
 
@@ -25,8 +27,8 @@ _INT64 = 2**63
 def dumps(value: Any) -> bytes:
     """Encode a value as one line of JSON from which `loads` rebuilds it.
 
-    NaN, infinities, bytes and tuples survive; numpy scalars become Python's own;
-    numpy arrays become lists; any other object is kept as its `repr` (see `Opaque`).
+    NaN, infinities, integers of any size, bytes and tuples survive; numpy scalars become
+    Python's own; numpy arrays become lists; any other object is kept as its `repr` (see `Opaque`).
 
     Args:
         value: Nested dicts, lists and scalars. Keys that are not strings are written as `str(key)`.
@@ -38,7 +40,11 @@ def dumps(value: Any) -> bytes:
         >>> loads(dumps({"loss": float("nan"), "raw": b"x"}))
         {'loss': nan, 'raw': b'x'}
     """
-    return orjson.dumps(_tagged(value))
+    tagged = _tagged(value)
+    try:
+        return orjson.dumps(tagged)
+    except TypeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
+        return json.dumps(tagged).encode()
 
 
 def loads(data: bytes | str) -> Any:
@@ -47,7 +53,10 @@ def loads(data: bytes | str) -> Any:
     Raises:
         ValueError: The data is no JSON, for example the half of a line.
     """
-    return _untagged(orjson.loads(data))
+    try:
+        return _untagged(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return _untagged(json.loads(data))
 
 
 def dumps_row(row: Mapping[str, Any]) -> bytes:
@@ -60,10 +69,11 @@ def dumps_row(row: Mapping[str, Any]) -> bytes:
         >>> dumps_row({"loss": float("nan")})
         b'{"loss": NaN}'
     """
-    plain, has_non_finite = _plain(row)
-    if has_non_finite:
-        return json.dumps(plain).encode()
-    return orjson.dumps(plain)
+    plain, is_special = _plain(row)
+    if not is_special:
+        with contextlib.suppress(TypeError):  # half a surrogate pair
+            return orjson.dumps(plain)
+    return json.dumps(plain).encode()
 
 
 class Opaque:
@@ -98,9 +108,12 @@ def as_plain(value: Any) -> Any:
 
 def _from_numpy(value: Any) -> Any | None:
     # Recognised by its module: numpy is optional and must not be imported for this.
-    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
-        return value.tolist()
-    return None
+    if type(value).__module__.partition(".")[0] != "numpy" or not hasattr(value, "tolist"):
+        return None
+    converted = value.tolist()
+    if type(converted) is type(value):  # a long double has no equal in Python and returns itself
+        return float(value) if isinstance(value, Real) else None
+    return converted
 
 
 def _tagged(value: Any) -> Any:
@@ -110,7 +123,7 @@ def _tagged(value: Any) -> Any:
     if kind in _SCALARS:
         return value
     if kind is int:
-        return value if -_INT64 <= value < _INT64 else {_REPR: repr(value)}
+        return value if -_INT64 <= value < _INT64 else {_INT: hex(value)}
     if isinstance(value, Mapping):
         tagged = {key if type(key) is str else str(key): _tagged(item) for key, item in value.items()}
         return {_ESCAPED: tagged} if len(tagged) == 1 and not _TAGS.isdisjoint(tagged) else tagged
@@ -141,12 +154,14 @@ def _untagged(value: Any) -> Any:
             ((tag, inner),) = value.items()
             if tag == _FLOAT:
                 return float(inner)
+            if tag == _INT:
+                return int(inner, 16)
             if tag == _BYTES:
                 return base64.b64decode(inner)
             if tag == _TUPLE:
                 return tuple(_untagged(item) for item in inner)
             if tag == _REPR:
-                return int(inner) if inner.lstrip("-").isdigit() else Opaque(inner)
+                return Opaque(inner)
             if tag == _ESCAPED:
                 return {key: _untagged(item) for key, item in inner.items()}
         return {key: _untagged(item) for key, item in value.items()}
@@ -156,14 +171,14 @@ def _untagged(value: Any) -> Any:
 
 
 def _plain(value: Any) -> tuple[Any, bool]:
-    """The value in JSON's types, and whether a non-finite float is in it."""
+    """The value in JSON's types, and whether something is in it that orjson cannot write."""
     kind = type(value)
     if kind is float:
         return value, not math.isfinite(value)
     if kind in _SCALARS:
         return value, False
     if kind is int:
-        return value, not -_INT64 <= value < _INT64  # json.dumps writes what orjson refuses
+        return value, not -_INT64 <= value < _INT64
     if isinstance(value, Mapping):
         found = False
         plain = {}

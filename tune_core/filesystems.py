@@ -220,6 +220,9 @@ def has_directories(filesystem: Any) -> bool:
     return _OBJECT_STORES.isdisjoint(protocols(filesystem))
 
 
+_INHERITED: list[Any] = []
+
+
 class ProcessLocal:
     """Holds a filesystem, and makes it anew in a forked child or where it is unpickled.
 
@@ -236,6 +239,8 @@ class ProcessLocal:
         if self._pid != os.getpid():
             inherited = self._filesystem
             if inherited.async_impl:
+                # Kept for good: their finalizers each wait a second for a thread that no fork takes along.
+                _INHERITED.extend((inherited, *type(inherited)._cache.values()))
                 self._filesystem = type(inherited)(*inherited.storage_args, **inherited.storage_options)
             self._pid = os.getpid()
         return self._filesystem

@@ -71,9 +71,11 @@ def read_segment(storage: ExperimentStorage, number: int) -> Segment:
             message = f"{storage.absolute(name)} has format {header['format']}, this version reads {FORMAT}"
             raise StorageError(f"{message}: use a newer prefect-tune")
         records = tuple(_record(line) for line in lines)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{storage.absolute(name)} is damaged: {error}") from error
-    return Segment(number, header["experiment_id"], header["owner"], records, header["is_last"])
+        return Segment(number, header["experiment_id"], header["owner"], records, header["is_last"])
+    except FileNotFoundError as error:
+        raise StorageError(f"{storage.absolute(name)} does not exist") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
 
 
 def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str, ...]]]:

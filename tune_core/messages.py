@@ -81,6 +81,7 @@ class TrialSuggested(Event):
     dirname: str
     trainable_name: str
     resources: dict[str, Any]
+    trial_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,24 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tune_core.config import RunConfig, TuneConfig
+from tune_core.controller import Rules
+from tune_core.encoding import dumps
 from tune_core.errors import TuneError
+from tune_core.messages import StartLease
 from tune_core.results import ResultGrid
 from tune_core.serialization import PickledTrainable
+from tune_core.session import Lease
+from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
+from tune_core.trial import Trial
+
+#: The spec, beside the trials' directories.
+SPEC_FILE = "experiment.json"
+#: Fields of RunConfig that may hold credentials, or say the same as another one.
+_NOT_STORED = frozenset({"storage_options", "storage_filesystem", "runtime_env", "storage_path"})
 
 #: `module:attribute` of the runtime that Prefect and Ray make up.
 PREFECT_RUNTIME = "flows.experiment:PrefectRuntime"
@@ -48,6 +59,67 @@ class Experiment:
     tune_config: TuneConfig
     run_config: RunConfig
     storage: ExperimentStorage
+
+    def rules(self, steering: Steering) -> Rules:
+        """Return what the controller of this experiment has to obey."""
+        failures, checkpoints = self.run_config.failure_config, self.run_config.checkpoint_config
+        fail_fast = failures.fail_fast
+        return Rules(
+            experiment_id=self.experiment_id,
+            max_failures=failures.max_failures,
+            fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
+            max_concurrent=steering.max_concurrent,
+            num_to_keep=checkpoints.num_to_keep,
+            score_attribute=checkpoints.checkpoint_score_attribute,
+            score_order=checkpoints.checkpoint_score_order,
+        )
+
+    def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
+        """Return what an attempt at a trial has to know, as it was ordered."""
+        start = trial.checkpoint.metrics if trial.checkpoint and order.checkpoint is not None else {}
+        counted = ("time_total_s", "timesteps_total", "episodes_total")
+        totals: dict[str, float] = {name: start[name] for name in counted if name in start}
+        sync = self.run_config.sync_config
+        when: Literal["always", "at_end"] = "always" if sync.sync_artifacts_on_checkpoint else "at_end"
+        return Lease(
+            experiment_name=self.name,
+            trial_id=trial.trial_id,
+            trial_name=str(trial),
+            dirname=trial.dirname,
+            lease=order.lease,
+            config=trial.config,
+            resources=trial.resources,
+            storage=self.storage,
+            checkpoint=order.checkpoint,
+            iteration=order.iteration,
+            totals=totals,
+            highest_index=order.highest_index,
+            metric=self.tune_config.metric,
+            stop=steering.local_stop,
+            waits_for_decisions=steering.waits_for_decisions,
+            log_files=self.run_config.log_files,
+            keeps_artifacts="never" if not sync.sync_artifacts else when,
+        )
+
+
+def describe_experiment(experiment: Experiment) -> bytes:
+    """Return the spec as versioned JSON, for whoever opens the directory later: no pickle, no credentials."""
+    run = {
+        name: value
+        for name, value in vars(experiment.run_config).items()
+        if name not in _NOT_STORED and not name.startswith("_")
+    }
+    return dumps(
+        {
+            "format": 1,
+            "name": experiment.name,
+            "experiment_id": experiment.experiment_id,
+            "trainable": experiment.trainable_name,
+            "param_space": experiment.param_space,
+            "tune_config": vars(experiment.tune_config),
+            "run_config": {**run, "storage_path": experiment.storage.url},
+        }
+    )
 
 
 class Runtime(Protocol):

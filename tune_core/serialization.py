@@ -100,11 +100,12 @@ def _unpicklable(trainable: Any) -> Iterator[tuple[str, str, Any]]:
         yield from (("argument", str(name), value) for name, value in bound if not _can_pickle(value))
         trainable = trainable.func
     function = inspect.unwrap(getattr(trainable, "__func__", trainable))
-    if not inspect.isfunction(function):
-        attributes = getattr(trainable, "__dict__", {})
+    if inspect.ismethod(trainable) or not inspect.isfunction(function):
+        attributes = getattr(getattr(trainable, "__self__", trainable), "__dict__", {})
         yield from (
             ("attribute", name, value) for name, value in attributes.items() if not _can_pickle(value)
         )
+    if not inspect.isfunction(function):
         return
     variables = inspect.getclosurevars(function)
     for kind, found in (("closure variable", variables.nonlocals), ("global variable", variables.globals)):
@@ -126,7 +127,7 @@ def _user_modules(trainable: Any) -> list[ModuleType]:
     name = getattr(inspect.unwrap(trainable), "__module__", None) or type(trainable).__module__
     top = sys.modules.get(str(name).partition(".")[0])
     source = _source(top)
-    if top is None or source is None or top.__name__ == "__main__" or not _is_users(top.__name__, source):
+    if top is None or source is None or not _is_users(top.__name__, source):
         return []
     root = source.parent.parent if source.name == "__init__.py" else source.parent
     beside = []

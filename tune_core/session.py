@@ -8,6 +8,7 @@ journaled, so that a commit marker can carry them. It knows the driver only as a
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 import warnings
@@ -17,7 +18,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 from tune_core.checkpoint import Checkpoint
 from tune_core.encoding import as_plain
@@ -25,6 +27,7 @@ from tune_core.errors import MetricMissing
 from tune_core.messages import Decision
 from tune_core.metrics import lookup
 from tune_core.resources import PlacementGroupFactory
+from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import checkpoint_name
 
@@ -35,7 +38,7 @@ WINDOW = 8192
 T = TypeVar("T")
 
 
-class StopTrial(SystemExit):  # noqa: N818 - a stop is no error; SystemExit passes `except Exception`
+class StopTrial(SystemExit):
     """Raised out of `report` to end the trainable in order: its `finally` blocks run."""
 
 
@@ -60,7 +63,8 @@ class Lease:
         stop: Rules `name >= value` that the session checks itself.
         waits_for_decisions: Whether something could answer a report with other than CONTINUE.
         log_files: Names of the files that stdout and stderr are copied to; None: to none.
-        keeps_artifacts: Whether files that the trainable leaves in its directory go to the storage.
+        keeps_artifacts: When files that the trainable leaves in its directory go to the storage;
+            "always" is with each checkpoint and at the end.
     """
 
     experiment_name: str
@@ -79,7 +83,7 @@ class Lease:
     stop: dict[str, float] = field(default_factory=dict)
     waits_for_decisions: bool = False
     log_files: tuple[str, str] | None = None
-    keeps_artifacts: bool = False
+    keeps_artifacts: Literal["never", "at_end", "always"] = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +149,14 @@ class Session:
         self._wall_clock, self._clock = wall_clock, clock
         self._lock = threading.RLock()
         self._iteration = lease.iteration
-        self._iterations_here = 0
         self._totals = {"time_total_s": 0.0, **lease.totals}
-        self._time_here = 0.0
+        self._since_restore: dict[str, float] = {"iterations": 0, "time": 0.0, "timesteps": 0}
         self._last_time = clock()
         self._next_index = lease.highest_index + 1
         self._unjournaled: deque[tuple[int, dict[str, Any]]] = deque()
         self._is_stopped = False
-        self._unmet_stop_rules: set[str] = set()
+        self._kept: dict[Path, tuple[int, int]] = {}
+        self._stop_rules = DictStopper(lease.stop)
         self._checkpoint = None
         if lease.checkpoint is not None:
             self._checkpoint = lease.storage.checkpoint(lease.dirname, lease.checkpoint)
@@ -177,14 +181,20 @@ class Session:
             if self._is_stopped or self._uplink.poll():
                 self._stop()
             user_metrics = validate_metrics(metrics)
-            if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-                message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
-                raise TypeError(message + "Checkpoint.from_directory(path)")
-            row = self._row(user_metrics)
-            index = None if checkpoint is None else self._commit(checkpoint, row)
+            _require_checkpoint(checkpoint)
+            before = self._iteration, self._last_time, {**self._totals}, {**self._since_restore}
+            try:
+                row = self._row(user_metrics)
+                index = None if checkpoint is None else self._commit(checkpoint, row)
+            except BaseException:
+                # No row is sent, so its number stays free: rows in a marker are counted back from its own.
+                self._iteration, self._last_time, self._totals, self._since_restore = before
+                raise
             report = Report(self._iteration, row, index, self.lease.waits_for_decisions and not row["done"])
             self._unjournaled.append((self._iteration, row))
             self._uplink.send(report)
+            if index is not None and self.lease.keeps_artifacts == "always":
+                self.keep_artifacts()
             self._require_metric(row)
             if row["done"]:
                 self._stop()
@@ -209,21 +219,33 @@ class Session:
         self._is_stopped = True
         raise StopTrial(0)
 
+    def keep_artifacts(self) -> None:
+        """Copy files that are new or changed in the working directory to the trial's directory."""
+        root = Path(self.trial_dir)
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            stat = file.stat()
+            version = (stat.st_mtime_ns, stat.st_size)
+            if self._kept.get(file) != version:
+                name = file.relative_to(root).as_posix()
+                self.lease.storage.upload(file, f"{self.lease.dirname}/{name}")
+                self._kept[file] = version
+
     def _row(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Fill in what Ray Tune fills in; who wins is as there (tune-semantics of 2.60)."""
         now, taken = self._clock(), metrics.get("time_this_iter_s")
         spent = taken if isinstance(taken, (int, float)) else now - self._last_time
         self._last_time = now
         self._iteration += 1
-        self._iterations_here += 1
-        self._time_here += spent
+        here = self._since_restore
+        here["iterations"] += 1
+        here["time"] += spent
         self._totals["time_total_s"] += spent
         row = {
             **metrics,
             "time_this_iter_s": spent,
             "time_total_s": self._totals["time_total_s"],
-            "time_since_restore": self._time_here,
-            "iterations_since_restore": self._iterations_here,
+            "time_since_restore": here["time"],
+            "iterations_since_restore": here["iterations"],
             "timestamp": int(self._wall_clock()),
         }
         row.setdefault("training_iteration", self._iteration)
@@ -231,26 +253,14 @@ class Session:
             added = metrics.get(f"{name}_this_iter")
             if isinstance(added, (int, float)):
                 self._totals[f"{name}_total"] = self._totals.get(f"{name}_total", 0) + added
+                here[name] = here.get(name, 0) + added
             if f"{name}_total" in self._totals:
                 row.setdefault(f"{name}_total", self._totals[f"{name}_total"])
-        row["done"] = bool(row.get("done", False)) or self._meets_stop_rule(row)
+        if here["timesteps"]:
+            row["timesteps_since_restore"] = here["timesteps"]
+        row["done"] = bool(row.get("done", False)) or self._stop_rules(self.lease.trial_id, row)
         row["checkpoint_dir_name"] = None
         return row
-
-    def _meets_stop_rule(self, row: dict[str, Any]) -> bool:
-        for name, limit in self.lease.stop.items():
-            value = lookup(row, name)
-            if value is None:
-                if name not in self._unmet_stop_rules:
-                    self._unmet_stop_rules.add(name)
-                    reported = ", ".join(sorted(map(str, row)))
-                    warnings.warn(
-                        f"stop={{{name!r}: {limit!r}}}: no report has had this metric yet; reported: {reported}",
-                        stacklevel=4,
-                    )
-            elif value >= limit:
-                return True
-        return False
 
     def _commit(self, checkpoint: Checkpoint, row: dict[str, Any]) -> int:
         self._forget_journaled()
@@ -299,6 +309,12 @@ def validate_metrics(metrics: Any) -> dict[str, Any]:
     return {key: as_plain(value) for key, value in metrics.items()}
 
 
+def _require_checkpoint(checkpoint: Any) -> None:
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
+        raise TypeError(message + "Checkpoint.from_directory(path)")
+
+
 def _refuse_unfit(value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -315,35 +331,40 @@ def _refuse_unfit(value: Any, path: str) -> None:
 
 
 _bound: ContextVar[Session | None] = ContextVar("tune_session", default=None)
-_in_process: Session | None = None
+#: Sessions bound in this process, for threads that a trainable starts: their context is empty.
+_in_process: list[Session] = []
 _warned: set[str] = set()
 
 
 @contextmanager
 def bind(session: Session) -> Iterator[None]:
     """Make `report` and its like mean this session, in this context and in threads started from it."""
-    # A thread that the trainable starts has an empty context, so the process has the session too.
-    global _in_process  # noqa: PLW0603
-    token, before = _bound.set(session), _in_process
-    _in_process = session
+    token = _bound.set(session)
+    _in_process.append(session)
     try:
         yield
     finally:
         _bound.reset(token)
-        _in_process = before
+        _in_process.remove(session)
 
 
 def current_session() -> Session | None:
-    """Return the session of the calling trainable; None outside one."""
-    return _bound.get() or _in_process
+    """Return the session of the calling trainable; None outside one.
+
+    A thread that a trainable started has it too, unless several trials share the process.
+    """
+    bound = _bound.get()
+    if bound is None and len(_in_process) == 1:
+        return _in_process[0]
+    return bound
 
 
-def _outside(name: str, default: T) -> T:
+def _outside(name: str, default: T, stacklevel: int = 3) -> T:
     if name not in _warned:
         _warned.add(name)
         warnings.warn(
             f"`{name}` is meant to be called inside a function that a Tuner runs. Returning `{default}`.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return default
 
@@ -465,11 +486,11 @@ class TuneContext:
     @staticmethod
     def _of(name: str, get: Callable[[Session], T]) -> T | None:
         session = current_session()
-        return _outside(name, None) if session is None else get(session)
+        return _outside(name, None, stacklevel=4) if session is None else get(session)
 
     @staticmethod
     def _rank(name: str, outside: int) -> int | None:
-        return _outside(name, outside) if current_session() is None else None
+        return _outside(name, outside, stacklevel=4) if current_session() is None else None
 
 
 _context = TuneContext()
@@ -490,5 +511,5 @@ def get_context() -> TuneContext:
 
 def working_directory(lease: Lease) -> str:
     """Return the local directory that a lease runs in, on this node."""
-    root = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"prefect-tune-{os.getuid()}")  # noqa: S108
-    return os.path.join(root, lease.experiment_name, lease.dirname)
+    root = Path(tempfile.gettempdir(), f"prefect-tune-{os.getuid()}")
+    return str(root / lease.experiment_name / lease.dirname)

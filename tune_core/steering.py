@@ -94,14 +94,16 @@ class Steering:
             )
         tag = experiment_tag(number, answer.varied)
         date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+        name, dirname = self._names(trial_id, number, answer.config, tag, date)
         return TrialSuggested(
             now,
             trial_id,
             answer.config,
             tag,
-            self._dirname(trial_id, number, answer.config, tag, date),
+            dirname,
             self._trainable_name,
             resources_of(self._trainable, answer.config).to_dict(),
+            name,
         )
 
     def add(self, trials: Sequence[Trial], trial: Trial) -> None:
@@ -154,13 +156,18 @@ class Steering:
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
 
-    def _dirname(self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str) -> str:
-        create = self._config.trial_dirname_creator
-        if create is None:
-            return trial_dirname(self._trainable_name, trial_id, tag, date)
-        name = create(Trial(trial_id, number, config, self._trainable_name, tag))
-        if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
+    def _names(
+        self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str
+    ) -> tuple[str, str]:
+        """The trial's name, "" for the usual one, and its directory's."""
+        trial = Trial(trial_id, number, config, self._trainable_name, experiment_tag=tag)
+        if self._config.trial_name_creator is not None:
+            trial.name = str(self._config.trial_name_creator(trial))
+        if self._config.trial_dirname_creator is None:
+            return trial.name, trial_dirname(self._trainable_name, trial_id, tag, date)
+        dirname: Any = self._config.trial_dirname_creator(trial)
+        if not isinstance(dirname, str) or not dirname or "/" in dirname or dirname in (".", ".."):
             raise ConfigError(
-                f"trial_dirname_creator returned {name!r} for trial {trial_id}: expected a name without '/'"
+                f"trial_dirname_creator returned {dirname!r} for trial {trial_id}: expected a name without '/'"
             )
-        return name
+        return trial.name, dirname

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
@@ -83,7 +84,15 @@ def trainable_name(trainable: Any) -> str:
     return type(trainable).__name__ if callable(trainable) else "DEFAULT"
 
 
-def run_lease(lease: Lease, trainable: Callable[..., Any], uplink: Uplink, directory: str | Path) -> Ending:
+def run_lease(
+    lease: Lease,
+    trainable: Callable[..., Any],
+    uplink: Uplink,
+    directory: str | Path,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ending:
     """Run one attempt at a trial to its end.
 
     When this returns, all rows have been handed to the uplink and no code of the attempt runs
@@ -94,14 +103,20 @@ def run_lease(lease: Lease, trainable: Callable[..., Any], uplink: Uplink, direc
         trainable: The training function.
         uplink: The way to the driver.
         directory: The working directory on this node; it is created.
+        wall_clock: Seconds since the epoch.
+        clock: Monotonic seconds.
     """
     session: Session | None = None
     try:
-        session = Session(lease, uplink)
+        session = Session(lease, uplink, wall_clock=wall_clock, clock=clock)
         session.trial_dir = str(directory)
         with _working_directory(session.trial_dir), bind(session):
             session.restart_clock()
-            _run_function(trainable, lease.config, session)
+            try:
+                _run_function(trainable, lease.config, session)
+            finally:
+                if lease.keeps_artifacts != "never":
+                    session.keep_artifacts()
     except StopTrial:
         return Ending(Outcome.STOPPED)
     except BaseException as error:  # noqa: BLE001 - sys.exit() of a trainable is an error of its trial
@@ -121,7 +136,7 @@ def describe_error(error: BaseException) -> str:
 def format_traceback(error: BaseException, trainable: Any) -> str:
     """Return the traceback from the first frame that is the user's."""
     frame = error.__traceback__
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parent) + os.sep
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(here):
         frame = frame.tb_next
     trimmed = frame if frame is not None else error.__traceback__
@@ -148,7 +163,7 @@ def _run_function(function: Callable[..., Any], config: dict[str, Any], session:
 
 def _report_value(value: Any, session: Session) -> None:
     """Report what was returned or yielded. Differs from Ray Tune: 0 and False are values."""
-    if value is None or (isinstance(value, (Mapping, list, str)) and not value):
+    if value is None or (isinstance(value, Sized) and len(value) == 0):
         return
     if isinstance(value, Mapping):
         session.report(value)
@@ -167,7 +182,7 @@ def _working_directory(directory: str) -> Iterator[None]:
     if os.environ.get("RAY_CHDIR_TO_TRIAL_DIR", "1") == "0":
         yield
         return
-    before = os.getcwd()
+    before = str(Path.cwd())
     os.environ.setdefault(ORIGINAL_DIRECTORY, before)
     os.chdir(directory)
     try:

@@ -99,6 +99,7 @@ class Trial:
         trial_id: Unique in the experiment: `<5 hex>_00003`.
         number: 0 for the first trial; results come in this order.
         config: The configuration, as the trainable gets it.
+        name: What `TuneConfig.trial_name_creator` returned; "" for `<trainable>_<trial id>`.
         experiment_tag: `<number>_<key>=<value>,…` of the parameters that varied.
         dirname: The trial's directory below the experiment's.
         resources: The bundles that each of its attempts gets.
@@ -117,6 +118,7 @@ class Trial:
     number: int
     config: dict[str, Any]
     trainable_name: str = "trainable"
+    name: str = ""
     experiment_tag: str = ""
     dirname: str = ""
     resources: PlacementGroupFactory = field(default_factory=lambda: PlacementGroupFactory([{"CPU": 1}]))
@@ -134,7 +136,7 @@ class Trial:
     traceback: str = ""
 
     def __str__(self) -> str:
-        return f"{self.trainable_name}_{self.trial_id}"
+        return self.name or f"{self.trainable_name}_{self.trial_id}"
 
     @property
     def checkpoint(self) -> CheckpointRecord | None:

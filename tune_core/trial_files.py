@@ -7,6 +7,7 @@ resume: the journal is the state, these files are for people.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -316,9 +317,8 @@ class TrialFiles:
         """The local path of a file, with what earlier attempts, maybe of a dead driver, wrote."""
         path = trial.directory / name
         if not (self._storage.is_local or trial.is_new or path.exists()):
-            remote_name = f"{trial.directory.name}/{name}"
-            if self._storage.exists(remote_name):
-                path.write_bytes(self._storage.read(remote_name))
+            with contextlib.suppress(FileNotFoundError):
+                path.write_bytes(self._storage.read(f"{trial.directory.name}/{name}"))
         return path
 
     def _advance(self, trial_dirname: str, trial: _OpenTrial) -> None:

@@ -18,7 +18,6 @@ from tune_core.serialization import pickle_trainable
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import check_signature, trainable_name
 
-
 Config = TypeVar("Config", TuneConfig, RunConfig)
 
 
@@ -65,7 +64,7 @@ class Tuner:
             raise ConfigError(
                 "trainable=None: a Tuner needs a trainable to tune, such as a function of the config"
             )
-        if not callable(trainable) or inspect.isclass(trainable):
+        if inspect.isclass(trainable) or not callable(trainable):
             raise ConfigError(
                 f"trainable={trainable!r}: expected a function of the config, `def train(config):`"
             )

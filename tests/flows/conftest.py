@@ -20,7 +20,7 @@ from ray.util import placement_group_table
 import tune_core as tune
 from deployments.seaweedfs import S3Server, start_seaweedfs
 from flows import server as prefect_servers
-from flows.experiment import parked_slots
+from flows.parking import parked_slots
 
 CPUS, GPUS = 8, 5
 
@@ -71,7 +71,7 @@ def nothing_left_behind(cluster: None) -> Iterator[None]:
     yield
     deadline = time.monotonic() + 20
     while (left := _left_behind()) and time.monotonic() < deadline:
-        time.sleep(0.2)  # noqa: TID251 - Ray tells nobody when a group is gone
+        time.sleep(0.2)
     assert not left
 
 
@@ -79,7 +79,9 @@ def _left_behind() -> list[str]:
     parked = {slot.group.id.hex() for slot in parked_slots()}
     groups = placement_group_table()
     return [
-        f"{key} {group['state']}" for key, group in groups.items() if group["state"] != "REMOVED" and key not in parked
+        f"{key} {group['state']}"
+        for key, group in groups.items()
+        if group["state"] != "REMOVED" and key not in parked
     ]
 
 
@@ -100,7 +102,7 @@ def run_config(tmp_path: Path) -> Callable[..., tune.RunConfig]:
     return make
 
 
-def wait_for(condition: Callable[[], Any], *, what: str, timeout_s: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], *, what: str, timeout_s: float = 60.0) -> Any:
     """Return the condition's first truthy value: the server records task runs and logs with a delay."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -124,7 +126,11 @@ class Recorded:
 
         def complete() -> list[TaskRun]:
             runs = self._client.read_task_runs(flow_run_filter=self._this())
-            ready = [run for run in runs if run.state and (run.state.is_final() if state is None else run.state.name == state)]
+            ready = [
+                run
+                for run in runs
+                if run.state and (run.state.is_final() if state is None else run.state.name == state)
+            ]
             return sorted(ready, key=lambda run: run.name) if len(ready) >= count else []
 
         try:

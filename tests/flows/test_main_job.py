@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.flows.conftest import Recorded
-
 import tune_core as tune
 from deployments.seaweedfs import S3Server
+from tests.flows.conftest import Recorded
 
 
 def count_up(config: dict[str, Any]) -> None:

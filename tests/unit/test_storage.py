@@ -212,7 +212,8 @@ class TestObjects:
         self, storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Refusal(Exception):
-            response = {"Error": {"Code": "ConditionalRequestConflict"}}
+            def __init__(self) -> None:
+                self.response = {"Error": {"Code": "ConditionalRequestConflict"}}
 
         attempts: list[str] = []
 
@@ -256,7 +257,7 @@ class TestOpen:
             storage.committed(name)
 
     def test_trial_name_is_one_part(self, storage: ExperimentStorage, source: Path) -> None:
-        with pytest.raises(StorageError, match="trial name 'a/b' .* has a '/'"):
+        with pytest.raises(StorageError, match=r"trial name 'a/b' .* has a '/'"):
             storage.commit_checkpoint("a/b", source, index=0, lease=1, iteration=1, rows=[], metrics={})
 
     def test_url_never_shows_credentials(self) -> None:
@@ -460,6 +461,20 @@ class TestCommit:
 
         assert {entry.name for entry in again.files} == set(FILES)
         assert content(storage.checkpoint("trial_1", 1), tmp_path / "out") == FILES
+
+    def test_commit_whose_last_reply_was_lost_succeeds(
+        self, root: tuple[Any, str], source: Path, tmp_path: Path
+    ) -> None:
+        filesystem, path = root
+        counted = FaultyFileSystem(filesystem)
+        commit(ExperimentStorage.open(path, "counted", filesystem=counted), source)
+        faulty = FaultyFileSystem(filesystem, fail_at=len(counted.writes), fault=Fault.LOST_REPLY)
+        storage = ExperimentStorage.open(path, "e", filesystem=faulty)
+
+        marker = commit(storage, source)
+
+        assert storage.committed("trial_1") == [marker]
+        assert content(storage.checkpoint("trial_1", 0), tmp_path / "out") == FILES
 
     def test_file_that_changes_while_it_is_uploaded_fails_the_commit(
         self, storage: ExperimentStorage, source: Path, monkeypatch: pytest.MonkeyPatch

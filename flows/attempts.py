@@ -1,0 +1,115 @@
+"""Attempts: one lease of a trial, submitted as one Prefect task run into one slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+from uuid import UUID
+
+from prefect.client.schemas.objects import State
+from prefect_ray.context import remote_options
+from prefect_ray.task_runners import PrefectRayFuture
+
+from flows.channel import Channel
+from flows.slots import Slot
+from flows.task_runner import use_actor
+from flows.trial import pack_ticket
+from flows.trial import trial as trial_task
+from tune_core.config import SyncConfig
+from tune_core.messages import StartLease
+from tune_core.runtime import Experiment
+from tune_core.session import Lease
+from tune_core.steering import Steering
+from tune_core.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """Ray says that the task of an attempt is over: with a state, or with the death of its process."""
+
+    trial_id: str
+    lease: int
+    state: State[Any] | None
+    error: BaseException | None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What the shell knows of one lease.
+
+    Attributes:
+        slot: The slot that it runs in.
+        task_run_id: Its Prefect task run.
+        run_name: That task run's name.
+        stop_cause: Set once it was told, or is to be told, to stop.
+        is_connected: Whether its process has said hello.
+        has_ended: Whether `LeaseEnded` was handled.
+        is_over: Whether Ray says that its task is over.
+        final_message: What Prefect says of how the task run ended.
+        deadline: When patience ends, in monotonic seconds; None: no limit.
+    """
+
+    slot: Slot
+    task_run_id: UUID
+    run_name: str
+    stop_cause: str | None = None
+    is_connected: bool = False
+    has_ended: bool = False
+    is_over: bool = False
+    final_message: str = ""
+    deadline: float | None = None
+
+
+def start_attempt(
+    experiment: Experiment, steering: Steering, trial: Trial, order: StartLease, slot: Slot, channel: Channel
+) -> Attempt:
+    """Submit the task run of a lease; `TaskEnded` is posted to the channel when it is over."""
+    run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
+    ticket = pack_ticket(channel.address, _lease(experiment, steering, trial, order), experiment.pickled)
+    if slot.actor is not None:
+        with use_actor(slot.actor):
+            submitted = trial_task.submit(run_name, ticket)
+    else:
+        with remote_options(**slot.remote_options(), max_retries=0):
+            submitted = trial_task.submit(run_name, ticket)
+    future = cast(PrefectRayFuture[Any], submitted)
+
+    def over(done: Any) -> None:
+        error = done.exception()
+        channel.post(TaskEnded(order.trial_id, order.lease, None if error else done.result(), error))
+
+    future.wrapped_future.future().add_done_callback(over)
+    return Attempt(slot, future.task_run_id, run_name)
+
+
+def _keeps_artifacts(config: SyncConfig) -> Literal["never", "at_end", "always"]:
+    if not config.sync_artifacts:
+        return "never"
+    return "always" if config.sync_artifacts_on_checkpoint else "at_end"
+
+
+def _lease(experiment: Experiment, steering: Steering, trial: Trial, order: StartLease) -> Lease:
+    run = experiment.run_config
+    start: dict[str, Any] = {}
+    if trial.checkpoint is not None and order.checkpoint is not None:
+        start = trial.checkpoint.metrics
+    totals = {name: start[name] for name in start if name in ("timesteps_total", "episodes_total")}
+    return Lease(
+        experiment_name=experiment.name,
+        trial_id=trial.trial_id,
+        trial_name=str(trial),
+        dirname=trial.dirname,
+        lease=order.lease,
+        config=trial.config,
+        resources=trial.resources,
+        storage=experiment.storage,
+        checkpoint=order.checkpoint,
+        iteration=order.iteration,
+        totals={**totals, "time_total_s": start.get("time_total_s", 0.0)},
+        highest_index=order.highest_index,
+        metric=experiment.tune_config.metric,
+        stop=steering.local_stop,
+        waits_for_decisions=steering.waits_for_decisions,
+        log_files=run.log_files,
+        keeps_artifacts=_keeps_artifacts(run.sync_config),
+    )

@@ -1,0 +1,373 @@
+"""What an experiment needs of a storage, on every kind that is supported."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contracts.conftest import Place, RawObjects, open_s3
+from tests.support.s3_servers import S3Server
+from tune_core.checkpoint import Checkpoint
+from tune_core.commit import COMMIT, WRITER
+from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, CreateConflict, StorageError
+from tune_core.storage import CheckpointMarker, ExperimentStorage
+
+ODD_FILES = {
+    "a b+c=é%25#.bin": b"odd",
+    "[x]*{y}$&'(),;@~^`": b"pattern",
+    "question?mark": b"?",
+    "deep/er/ü.txt": b"utf-8",
+    "same/name/same/name": b"nested",
+    "zero": b"",
+    ".hidden": b"dot",
+}
+
+
+def a_directory(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def commit(storage: ExperimentStorage, source: Any, index: int = 0, lease: int = 1) -> CheckpointMarker:
+    return storage.commit_checkpoint(
+        "trial_1",
+        source,
+        index=index,
+        lease=lease,
+        iteration=index + 1,
+        rows=[{"loss": float("nan")}],
+        metrics={},
+    )
+
+
+def content(path: str | Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes() for file in Path(path).rglob("*") if file.is_file()
+    }
+
+
+def test_probe_passes_and_leaves_nothing(place: Place) -> None:
+    storage = place.open()
+
+    storage.probe()
+
+    assert place.raw.names(storage.path) == []
+
+
+def test_one_of_eight_writers_wins_every_round(place: Place) -> None:
+    # Writers in turn share connections, as threads of one process do, or have their own.
+    storages = [place.open(), place.open()]
+    # SeaweedFS lets those who lose wait a second, one after the other.
+    for number in range({"seaweedfs": 3, "moto": 10}.get(place.kind, 30)):
+        winners: list[bytes] = []
+        others: list[Exception] = []
+        barrier = threading.Barrier(8)
+
+        def write(writer: int, number: int = number, barrier: Any = barrier, winners: Any = winners) -> None:
+            data = b"writer %d" % writer
+            barrier.wait()
+            try:
+                storages[writer % 2].create(f"round-{number}", data)
+            except CreateConflict:
+                return
+            except Exception as error:  # noqa: BLE001 - shown by the assertion below
+                others.append(error)
+                return
+            winners.append(data)
+
+        threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert others == []
+        assert len(winners) == 1
+        assert place.raw.get(storages[0].absolute(f"round-{number}")) == winners[0]
+
+
+def test_object_with_other_bytes_is_a_conflict_with_the_same_bytes_success(place: Place) -> None:
+    storage = place.open()
+    storage.create("journal/00000001.jsonl", b"mine")
+
+    storage.create("journal/00000001.jsonl", b"mine")
+    with pytest.raises(CreateConflict, match="exists already, with other content"):
+        storage.create("journal/00000001.jsonl", b"other")
+
+    assert place.raw.get(storage.absolute("journal/00000001.jsonl")) == b"mine"
+
+
+def test_odd_names_and_empty_directories_come_back(place: Place, tmp_path: Path) -> None:
+    source = a_directory(tmp_path / "source", ODD_FILES)
+    (source / "empty").mkdir()
+    storage = place.open()
+
+    marker = commit(storage, source, index=7)
+
+    directory = Path(place.open().checkpoint("trial_1", 7).to_directory(tmp_path / "copy"))
+    assert content(directory) == ODD_FILES
+    assert (directory / "empty").is_dir()
+    assert {entry.name: entry.size for entry in marker.files if entry.size} == {
+        name: len(data) for name, data in ODD_FILES.items() if data
+    }
+    raw = set(place.raw.names(storage.absolute("trial_1/checkpoint_000007")))
+    assert raw == {*ODD_FILES, COMMIT, WRITER}
+
+
+def test_large_file_travels_in_parts_and_is_measured(place: Place, tmp_path: Path) -> None:
+    data = random.Random(0).randbytes(20 * 2**20 + 7)
+    source = a_directory(tmp_path / "source", {"model.pt": data})
+    storage = place.open()
+
+    marker = commit(storage, source)
+
+    (entry,) = marker.files
+    assert (entry.size, entry.digest) == (len(data), hashlib.blake2b(data, digest_size=16).hexdigest())
+    with storage.checkpoint("trial_1", 0).as_directory() as path:
+        assert Path(path, "model.pt").read_bytes() == data
+    if isinstance(place.raw, RawObjects):
+        where = place.raw.at(storage.absolute("trial_1/checkpoint_000000/model.pt"))
+        tag = place.raw.client.head_object(**where)["ETag"]
+        assert tag.strip('"').endswith("-3")
+
+
+def test_marker_carries_rows_to_another_process(place: Place, tmp_path: Path) -> None:
+    source = a_directory(tmp_path / "source", {"a": b"1"})
+
+    marker = commit(place.open(), source, index=3, lease=2)
+
+    (found,) = place.open().committed("trial_1")
+    assert (found.index, found.lease, found.write_id, found.files) == (3, 2, marker.write_id, marker.files)
+    assert repr(found.rows) == repr(({"loss": float("nan")},))
+
+
+def test_writers_of_one_index_get_two(place: Place, tmp_path: Path) -> None:
+    sources = [a_directory(tmp_path / str(number), {"a": b"%d" % number}) for number in range(4)]
+    barrier, markers = threading.Barrier(4), {}
+
+    def write(number: int) -> None:
+        storage = place.open()
+        barrier.wait()
+        markers[number] = commit(storage, sources[number], index=5, lease=number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(marker.index for marker in markers.values()) == [5, 6, 7, 8]
+    for number, marker in markers.items():
+        with place.open().checkpoint("trial_1", marker.index).as_directory() as path:
+            assert Path(path, "a").read_bytes() == b"%d" % number
+
+
+def test_listings_show_what_others_wrote_since(place: Place, tmp_path: Path) -> None:
+    mine, other = place.open(), place.open()
+    source = a_directory(tmp_path / "source", {"a": b"1"})
+    mine.write("first", b"-")
+    assert mine.list() == ["first"]
+    assert mine.list("trial_1") == []
+    assert mine.committed("trial_1") == []
+    assert not mine.exists("second")
+
+    other.write("second", b"-")
+    other.delete("first")
+    commit(other, source, index=0)
+
+    assert mine.list() == ["second", "trial_1"]
+    assert mine.list("trial_1") == ["checkpoint_000000"]
+    assert [marker.index for marker in mine.committed("trial_1")] == [0]
+    assert mine.exists("second")
+    assert not mine.exists("first")
+
+
+def test_deleted_checkpoint_is_gone_and_deleting_again_is_fine(place: Place, tmp_path: Path) -> None:
+    storage, other = place.open(), place.open()
+    source = a_directory(tmp_path / "source", {"a": b"1", "deep/b": b"2"})
+    for index in (0, 1):
+        commit(storage, source, index=index)
+    assert len(other.committed("trial_1")) == 2
+
+    storage.delete_checkpoint("trial_1", 0)
+    storage.delete_checkpoint("trial_1", 0)
+
+    assert [marker.index for marker in other.committed("trial_1")] == [1]
+    assert place.raw.names(storage.absolute("trial_1/checkpoint_000000")) == []
+    with pytest.raises(CheckpointNotFound, match="checkpoint_000000 does not exist"):
+        other.checkpoint("trial_1", 0).to_directory()
+    assert not other.exists("trial_1/checkpoint_000000")
+
+
+def test_directory_whose_name_looks_like_a_pattern_is_deleted_alone(place: Place) -> None:
+    storage = place.open()
+    for name in ("t[12]/a", "t1/a", "t*/a", "t"):
+        storage.write(name, b"-")
+
+    storage.delete("t[12]")
+    storage.delete("t*")
+
+    assert sorted(place.raw.names(storage.path)) == ["t", "t1/a"]
+
+
+def test_unmarked_upload_is_invisible_and_swept_after_its_grace_time(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    commit(storage, a_directory(tmp_path / "source", {"a": b"1"}), index=0)
+    commit(storage, tmp_path / "source", index=1)
+    for name in (f"checkpoint_000002/{WRITER}", "checkpoint_000002/a"):
+        place.raw.put(storage.absolute(f"trial_1/{name}"), b"half")
+
+    assert [marker.index for marker in storage.committed("trial_1")] == [0, 1]
+    with pytest.raises(CheckpointNotFound, match="checkpoint_000002 was never committed"):
+        storage.checkpoint("trial_1", 2).to_directory()
+    assert storage.sweep("trial_1", keep=[0], older_than_s=3600) == []
+    # S3 keeps times in whole seconds, and by another clock.
+    assert storage.sweep("trial_1", keep=[0], older_than_s=-5) == [1, 2]
+
+    left = {name.partition("/")[0] for name in place.raw.names(storage.absolute("trial_1"))}
+    assert left == {"checkpoint_000000"}
+    assert storage.sweep("trial_1", keep=[0], older_than_s=-5) == []
+
+
+def test_damage_at_rest_is_found_and_named(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    commit(storage, a_directory(tmp_path / "source", {"a": b"good", "b": b"fine"}))
+    place.raw.put(storage.absolute("trial_1/checkpoint_000000/b"), b"fire")
+
+    with pytest.raises(CheckpointCorrupted, match=r"checkpoint_000000/b: expected 4 bytes with digest"):
+        storage.checkpoint("trial_1", 0).to_directory(tmp_path / "copy")
+
+    assert not (tmp_path / "copy").exists()
+
+
+def test_restored_checkpoint_can_be_reported_again(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    commit(storage, a_directory(tmp_path / "source", ODD_FILES), index=0)
+    restored = storage.checkpoint("trial_1", 0)
+
+    commit(storage, restored, index=1)
+    with restored.as_directory() as path:
+        commit(storage, Checkpoint.from_directory(path), index=2)
+
+    for index in (1, 2):
+        assert content(storage.checkpoint("trial_1", index).to_directory(tmp_path / str(index))) == ODD_FILES
+
+
+def test_metadata_may_change_after_the_commit(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    commit(storage, a_directory(tmp_path / "source", {"a": b"1"}))
+    checkpoint = storage.checkpoint("trial_1", 0)
+
+    checkpoint.set_metadata({"epoch": 3})
+    checkpoint.update_metadata({"best": True})
+
+    assert place.open().checkpoint("trial_1", 0).get_metadata() == {"epoch": 3, "best": True}
+    checkpoint.to_directory(tmp_path / "copy")
+
+
+def use_storage(pickled: bytes, source: str) -> None:
+    """What a worker does: take the storage out of its lease, restore, commit."""
+    storage: ExperimentStorage = pickle.loads(pickled)
+    storage.checkpoint("trial_1", 0).to_directory(f"{source}-in-worker")
+    commit(storage, source, index=1, lease=2)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what users' data loaders do all the same
+def test_storage_works_in_another_process(seaweedfs: S3Server, tmp_path: Path, method: str) -> None:
+    storage = open_s3(seaweedfs, f"process-{method}")
+    source = a_directory(tmp_path / "source", {"a": b"1"})
+    commit(storage, source, index=0)  # the parent has an open session now
+
+    process = multiprocessing.get_context(method).Process(
+        target=use_storage, args=(pickle.dumps(storage), str(source))
+    )
+    process.start()
+    process.join(60)
+
+    assert process.exitcode == 0
+    assert [marker.lease for marker in storage.committed("trial_1")] == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_storage_object_survives_a_fork(seaweedfs: S3Server) -> None:
+    storage = open_s3(seaweedfs, "inherited")
+    storage.write("from", b"parent")
+
+    process = multiprocessing.get_context("fork").Process(target=lambda: storage.write("from", b"child"))
+    process.start()
+    process.join(60)
+
+    assert process.exitcode == 0
+    assert storage.read("from") == b"child"
+
+
+class TestProbeFailures:
+    def test_missing_bucket_is_named_and_not_created(self, s3_server: S3Server) -> None:
+        storage = ExperimentStorage.open(
+            "s3://no-such-bucket/runs", "e", storage_options=s3_server.storage_options
+        )
+
+        with pytest.raises(
+            StorageError, match=r"s3://no-such-bucket/runs/e: cannot find its bucket.*never created"
+        ):
+            storage.probe()
+
+        assert "no-such-bucket" not in RawObjects(s3_server).buckets()
+
+    @pytest.mark.parametrize("wrong", [{"secret": "hunter2"}, {"key": "nobody", "secret": "hunter2"}])
+    def test_wrong_credentials_are_named_but_not_shown(
+        self, s3_server: S3Server, wrong: dict[str, str]
+    ) -> None:
+        options = s3_server.storage_options | wrong
+        storage = ExperimentStorage.open(f"s3://{s3_server.bucket}/runs", "e", storage_options=options)
+
+        with pytest.raises(StorageError, match="check the credentials") as caught:
+            storage.probe()
+
+        assert "hunter2" not in f"{caught.value!r} {storage!r} {storage.url}"
+
+    def test_unreachable_server_is_given_up_within_half_a_minute(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            options = {
+                "endpoint_url": f"http://127.0.0.1:{unused.getsockname()[1]}",
+                "key": "k",
+                "secret": "s",
+            }
+            storage = ExperimentStorage.open("s3://bucket/runs", "e", storage_options=options)
+            began = time.monotonic()
+
+            with pytest.raises(StorageError, match=r"s3://bucket/runs/e: .*check that the s\w+ is up"):
+                storage.probe()
+
+            assert time.monotonic() - began < 30
+
+    def test_server_that_hangs_is_given_up_in_time_and_used_when_it_is_back(
+        self, seaweedfs: S3Server
+    ) -> None:
+        storage = open_s3(seaweedfs, "hanging")
+        storage.probe()
+        os.kill(seaweedfs.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            with pytest.raises(StorageError, match="no answer within 1 s; check that the server is up"):
+                storage.probe(timeout_s=1.0)
+        finally:
+            os.kill(seaweedfs.pid, signal.SIGCONT)
+
+        assert time.monotonic() - began < 5
+        storage.probe()
