@@ -29,7 +29,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Running
 from prefect.tasks import Task
 
-from tune_core.metrics import flatten
+from tune_core.metrics import flatten, lookup
 from tune_core.trial import Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
@@ -107,7 +107,7 @@ class ArtifactWriter:
         self._changed = threading.Condition()
         self._documents: list[_Document] = []
         self._tables: dict[str, _TrialTable] = {}
-        self._leaders: dict[str, dict[str, Any]] = {}
+        self._leaders: dict[str, tuple[Trial, str]] = {}
         self._progress = 0.0
         self._best_url = ""
         self._states: list[_ForcedState] = []
@@ -146,21 +146,16 @@ class ArtifactWriter:
             table.rows.append(shown)
             self._touch(table.documents[-1], at_once=at_once or len(table.rows) == 1)
 
-    def update_trial(self, trial: Trial, *, at_once: bool = False) -> None:
-        """Show the trial's present state on the leaderboard."""
-        entry = {
-            "trial": trial.trial_id,
-            "status": str(trial.status),
-            **({self._metric: _cell(flatten(trial.last_row).get(self._metric))} if self._metric else {}),
-            "iterations": trial.iteration,
-            "attempts": trial.lease,
-            "seconds": round(trial.last_row.get("time_total_s", 0.0), 2),
-            **{f"config/{name}": _cell(value) for name, value in flatten(trial.config).items()},
-            "error": trial.error or "",
-        }
+    def show_trial(self, trial: Trial, waits_for: str = "") -> None:
+        """Put a trial on the leaderboard, and keep it there as it changes.
+
+        Args:
+            trial: Its record, which the writer reads when it writes.
+            waits_for: Why it cannot start yet.
+        """
         with self._changed:
-            self._leaders[trial.trial_id] = entry
-            self._touch(self._leaderboard, at_once=at_once)
+            self._leaders[trial.trial_id] = (trial, waits_for)
+            self._touch(self._leaderboard, at_once=False)
 
     def set_progress(self, percent: float) -> None:
         """Show how much of the experiment is over, 0 to 100."""
@@ -228,10 +223,23 @@ class ArtifactWriter:
             self._changed.notify_all()
 
     def _leaderboard_data(self) -> list[dict[str, Any]]:
-        entries = list(self._leaders.values())
+        entries = [self._entry(trial, waits_for) for trial, waits_for in self._leaders.values()]
         if self._metric:
             entries.sort(key=self._rank)
         return _uniform(entries)
+
+    def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
+        row = trial.last_row
+        return {
+            "trial": trial.trial_id,
+            "status": f"{trial.status} ({waits_for})" if waits_for else str(trial.status),
+            **({self._metric: _cell(lookup(row, self._metric))} if self._metric else {}),
+            "iterations": trial.iteration,
+            "attempts": trial.lease,
+            "seconds": round(row.get("time_total_s", 0.0), 2),
+            **{f"config/{name}": _cell(value) for name, value in flatten(trial.config).items()},
+            "error": trial.error or "",
+        }
 
     def _rank(self, entry: dict[str, Any]) -> tuple[int, float]:
         value = entry.get(self._metric or "")

@@ -50,6 +50,7 @@ from tune_core.messages import (
 )
 from tune_core.metrics import lookup
 from tune_core.progress import ProgressReporter
+from tune_core.resources import PlacementGroupFactory
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial
@@ -152,7 +153,7 @@ class Driver:
         self.apply(ExperimentStarted(parts.wall_clock(), parts.capacity), urgent=True)
         # An attempt that has said its last word still has to end its task run.
         while self._end is None or self._attempts:
-            for item in parts.channel.receive(self._patience()):
+            for item in parts.channel.receive(TURN_S):
                 self._take(item)
             self._look_at_timers()
             parts.progress.update(self._trials, self._waiting(), parts.clock())
@@ -165,20 +166,23 @@ class Driver:
         self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
 
     def link_best_checkpoint(self) -> None:
-        """Link the checkpoint of the best trial, by the experiment's metric, as an artifact."""
+        """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
         if self._metric is None:
             return
-        ranked = [(lookup(trial.last_row, self._metric), trial) for trial in self._trials if trial.checkpoint]
-        finite = [pair for pair in ranked if isinstance(pair[0], (int, float)) and math.isfinite(pair[0])]
-        if not finite:
+        sign = 1.0 if self._mode == "max" else -1.0
+        kept = [
+            (sign * value, trial, record)
+            for trial in self._trials
+            for record in trial.checkpoints
+            if isinstance(value := lookup(record.metrics, self._metric), (int, float))
+            and math.isfinite(value)
+        ]
+        if not kept:
             return
-        choose = max if self._mode == "max" else min
-        value, trial = choose(finite, key=lambda pair: pair[0])
-        if trial.checkpoint is not None:
-            url = f"{self._experiment.storage.url}/{trial.dirname}/{trial.checkpoint.name}"
-            self._parts.artifacts.set_best_checkpoint(
-                url, f"trial {trial.trial_id}, {self._metric} {value:g}"
-            )
+        best, trial, record = max(kept, key=lambda item: item[0])
+        url = f"{self._experiment.storage.url}/{trial.dirname}/{record.name}"
+        text = f"trial {trial.trial_id}, iteration {record.iteration}, {self._metric} {sign * best:g}"
+        self._parts.artifacts.set_best_checkpoint(url, text)
 
     def abandon(self) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on."""
@@ -246,7 +250,7 @@ class Driver:
             callbacks.on_trial_start(self._turn, self._trials, trial)
             if trial.checkpoint is not None:
                 callbacks.on_trial_restore(self._turn, self._trials, trial)
-        self._parts.artifacts.update_trial(trial)
+        self._parts.artifacts.show_trial(trial)
         if attempt.stop_cause is not None:
             self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
 
@@ -275,7 +279,11 @@ class Driver:
         )
         self.apply(event)
         parts.loggers.on_trial_result(self._turn, trials, trial, result)
-        parts.artifacts.add_row(trial, row, at_once=row["done"] or self._is_new_best(trial, row))
+        is_best = self._is_new_best(row)
+        parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
+        parts.artifacts.show_trial(trial)
+        if is_best and checkpoint is not None:
+            self.link_best_checkpoint()
         parts.progress.report(trial, result)
         if checkpoint is not None and self._has_user_callbacks:
             stored = self._experiment.storage.checkpoint(trial.dirname, checkpoint)
@@ -350,7 +358,7 @@ class Driver:
         if trial.num_failures and not trial.is_finished and trial.lease > lease:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._turn, self._trials, trial)
-        self._parts.artifacts.update_trial(trial, at_once=trial.is_finished)
+        self._parts.artifacts.show_trial(trial)
 
     def _recover_rows(self, trial: Trial) -> None:
         """Take up checkpoints that were committed but whose reports never arrived."""
@@ -385,7 +393,7 @@ class Driver:
             trial = self._controller.trials[event.trial_id]
             self._trials.append(trial)
             self._parts.steering.add(self._trials, trial)
-            self._parts.artifacts.update_trial(trial)
+            self._parts.artifacts.show_trial(trial)
 
     def _start_lease(self, command: StartLease) -> None:
         trial = self._controller.trials[command.trial_id]
@@ -396,6 +404,7 @@ class Driver:
             return
         self._waiting_since[trial.trial_id] = self._parts.clock()
         self._orders[command.trial_id] = command
+        self._parts.artifacts.show_trial(trial, _wanted(trial.resources))
         self._parts.pool.request((command.trial_id, command.lease), trial.resources)
         self._submit_granted()
 
@@ -460,7 +469,7 @@ class Driver:
                 callbacks.on_trial_error(self._turn, self._trials, trial)
             else:
                 callbacks.on_trial_complete(self._turn, self._trials, trial)
-        parts.artifacts.update_trial(trial, at_once=True)
+        parts.artifacts.show_trial(trial)
         self._num_finished += 1
         total = parts.steering.total_trials or len(self._trials)
         parts.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
@@ -509,15 +518,9 @@ class Driver:
 
     def _waiting(self) -> dict[str, str]:
         """Who waits for its bundles, and why."""
-        return {
-            key[0]: f"waits for {shape.required_resources}"
-            for key, shape in self._parts.pool.waiting().items()
-        }
+        return {key[0]: _wanted(shape) for key, shape in self._parts.pool.waiting().items()}
 
-    def _patience(self) -> float:
-        return TURN_S
-
-    def _is_new_best(self, trial: Trial, row: dict[str, Any]) -> bool:
+    def _is_new_best(self, row: dict[str, Any]) -> bool:
         value = lookup(row, self._metric) if self._metric else None
         if not isinstance(value, (int, float)) or math.isnan(value):
             return False
@@ -537,3 +540,8 @@ class Driver:
             self._failure = error
             self.abandon()
             self._end = EndExperiment(str(error))
+
+
+def _wanted(shape: PlacementGroupFactory) -> str:
+    amounts = ", ".join(f"{name} {amount:g}" for name, amount in shape.required_resources.items())
+    return f"waits for {amounts or 'a process'}"

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CheckpointCorrupted, CheckpointError, StorageError
-from tune_core.filesystems import check_name, is_local, without_credentials
+from tune_core.filesystems import brief, check_name, is_local, without_credentials
 from tune_core.transfer import (
     MAX_LARGE_FILES,
     SMALL_FILE,
@@ -47,6 +48,8 @@ MARKERS = frozenset({COMMIT, WRITER})
 METADATA = ".metadata.json"
 #: A damaged download is tried again this often: the network may be at fault, not the object.
 _ATTEMPTS = 3
+#: … but not after this time, in seconds: the retries within each attempt are long enough.
+_RETRY_FOR_S = 60.0
 _DIGEST_KEY = b'{"digest":"'
 _DIGEST_LENGTH = 32
 
@@ -345,30 +348,40 @@ def _fetch(filesystem: Any, path: str, destination: Path, entry: FileEntry) -> N
     if entry.digest and destination.is_file() and _fault(destination, entry) is None:
         return
     partial = destination.with_name(f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")
-    fault: str | None = None
+    last_try_at = time.monotonic() + _RETRY_FOR_S
     try:
         for attempt in range(1, _ATTEMPTS + 1):
-            if attempt > 1:
-                logger.warning("%s was damaged on its way, fetching it again: %s", path, fault)
-            try:
-                download_file(filesystem, path, partial)
-            except FileNotFoundError as error:
-                raise CheckpointCorrupted(f"{path} is missing: expected {_expected(entry)}") from error
-            except Exception as error:
-                if not _is_damage(error):
-                    raise
-                fault = str(error)
-            else:
-                fault = _fault(partial, entry)
+            is_last = attempt == _ATTEMPTS or time.monotonic() > last_try_at
+            fault = _download(filesystem, path, partial, entry, is_last=is_last)
             if fault is None:
                 partial.replace(destination)
                 return
+            if is_last:
+                break
+            logger.warning("%s was damaged on its way, fetching it again: %s", path, fault)
     finally:
         partial.unlink(missing_ok=True)
     raise CheckpointCorrupted(
-        f"{path}: expected {_expected(entry)}, found {fault}, {_ATTEMPTS} times; "
+        f"{path}: expected {_expected(entry)}, found {fault}, {attempt} times; "
         "it was damaged after its commit: restore it from a copy, or go on from another checkpoint"
     )
+
+
+def _download(filesystem: Any, path: str, partial: Path, entry: FileEntry, *, is_last: bool) -> str | None:
+    """Download a file and return what is wrong with it; None if it is as expected."""
+    try:
+        download_file(filesystem, path, partial)
+    except FileNotFoundError as error:
+        raise CheckpointCorrupted(f"{path} is missing: expected {_expected(entry)}") from error
+    except PermissionError:
+        raise
+    except Exception as error:
+        # s3fs retries requests, but not the body of a part that breaks off.
+        # Guarded by tests/contracts/test_storage_faults.py: test_cut_download_is_completed.
+        if is_last and not _is_damage(error):
+            raise
+        return brief(error)
+    return _fault(partial, entry)
 
 
 def _fetch_metadata(filesystem: Any, directory: str, destination: Path) -> None:

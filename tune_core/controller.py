@@ -178,8 +178,9 @@ class Controller:
             commands += self._forget_checkpoints(trial)
         if event.decision is not Decision.CONTINUE:
             trial.phase = LeasePhase.STOPPING
-            trial.decision = event.decision
-            commands.append(Answer(trial.trial_id, trial.lease, event.decision))
+            if trial.decision is not Decision.STOP:  # which no later row takes back
+                trial.decision = event.decision
+            commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
         return commands
 
     def _on_lease_ended(self, event: LeaseEnded) -> list[Command]:

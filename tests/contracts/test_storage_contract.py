@@ -67,36 +67,38 @@ def test_probe_passes_and_leaves_nothing(place: Place) -> None:
     assert place.raw.names(storage.path) == []
 
 
+def race(storages: list[ExperimentStorage], name: str) -> dict[bytes, Exception | None]:
+    """Eight threads create one object at once; what each wrote, and the error that it got."""
+    barrier, outcomes = threading.Barrier(8), {}
+
+    def write(number: int) -> None:
+        data = b"writer %d" % number
+        barrier.wait()
+        try:
+            storages[number % len(storages)].create(name, data)
+        except Exception as error:  # noqa: BLE001 - the caller compares it
+            outcomes[data] = error
+        else:
+            outcomes[data] = None
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
 def test_one_of_eight_writers_wins_every_round(place: Place) -> None:
-    # Writers in turn share connections, as threads of one process do, or have their own.
+    # Writers share connections, as threads of one process do, or have their own.
     storages = [place.open(), place.open()]
     # SeaweedFS lets those who lose wait a second, one after the other.
     for number in range({"seaweedfs": 3, "moto": 10}.get(place.kind, 30)):
-        winners: list[bytes] = []
-        others: list[Exception] = []
-        barrier = threading.Barrier(8)
+        outcomes = race(storages, f"round-{number}")
 
-        def write(writer: int, number: int = number, barrier: Any = barrier, winners: Any = winners) -> None:
-            data = b"writer %d" % writer
-            barrier.wait()
-            try:
-                storages[writer % 2].create(f"round-{number}", data)
-            except CreateConflict:
-                return
-            except Exception as error:  # noqa: BLE001 - shown by the assertion below
-                others.append(error)
-                return
-            winners.append(data)
-
-        threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert others == []
-        assert len(winners) == 1
-        assert place.raw.get(storages[0].absolute(f"round-{number}")) == winners[0]
+        (winner,) = [data for data, error in outcomes.items() if error is None]
+        assert {type(error) for error in outcomes.values()} == {type(None), CreateConflict}
+        assert place.raw.get(storages[0].absolute(f"round-{number}")) == winner
 
 
 def test_object_with_other_bytes_is_a_conflict_with_the_same_bytes_success(place: Place) -> None:

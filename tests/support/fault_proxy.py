@@ -100,6 +100,7 @@ class FaultProxy:
         self.rules: list[Rule] = []
         self.requests: list[tuple[str, str, Kind | None]] = []
         self.url = ""
+        self._connections: set[asyncio.Task[None]] = set()
 
     def add(self, rule: Rule) -> Rule:
         self.rules.append(rule)
@@ -129,12 +130,15 @@ class FaultProxy:
         ready.set()
         await self._stopped.wait()
         server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)  # the loop alone would let it be collected while it waits
+        task.add_done_callback(self._connections.discard)
         try:
             await self._request(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

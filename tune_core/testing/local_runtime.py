@@ -1,72 +1,51 @@
-"""Runs whole experiments in the calling process: without Prefect, Ray or a network.
+"""Runs whole experiments in the calling process, without Prefect and Ray: for tests of trainables.
 
-What decides is the real thing (searcher, scheduler, stoppers, controller, session, journal,
-storage, loggers); only the engine is missing. So bundles are not enforced, a hung trainable hangs
-the test, and a process that dies takes everything with it.
+What decides is the real thing: searcher, scheduler, stoppers, controller, session, journal, storage
+and loggers. Only the engine is missing: bundles are not enforced, `log_to_file` and `time_budget_s`
+are not looked at, a trainable that hangs is not killed, and one that kills its process kills the test.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import socket
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
+from tune_core import messages
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
-from tune_core.messages import (
-    Answer,
-    Command,
-    CompleteTrial,
-    Decision,
-    DeleteCheckpoint,
-    EndExperiment,
-    Event,
-    ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    Outcome,
-    StartLease,
-    StopCause,
-    StopLease,
-    StopRequested,
-    Suggest,
-    TrialReported,
-    TrialSuggested,
-)
+from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
 from tune_core.runtime import Experiment
 from tune_core.session import Report
 from tune_core.steering import Steering
-from tune_core.trainable import run_lease
+from tune_core.trainable import Ending, run_lease
 from tune_core.trial import Trial
 
 
 class LocalRuntime:
-    """Runs the trials of an experiment one after the other, or in threads.
-
-    Trials run in directories below a temporary one; with more than one thread the current directory
-    stays as it is, since it belongs to the process. Callbacks are called under a lock.
+    """Runs the trials of an experiment one after the other, or in threads; make one for each run.
 
     Args:
-        threads: How many trials run at once. With 1 they run in the calling thread.
-        wall_clock: Seconds since the epoch: in events, rows and directory names.
-        clock: Monotonic seconds: what `time_budget_s` and `time_total_s` are measured with.
+        threads: How many trials run at once. With 1 they run in the calling thread, each in a
+            directory of its own; with more, the process stays in the directory that it is in.
+        wall_clock: Seconds since the epoch, for events and rows.
 
     Attributes:
-        controller: The state of the experiment that was run last.
+        controller: The state of the experiment, once `run` was called.
 
     Example:
         >>> import tune_core as tune
@@ -78,87 +57,207 @@ class LocalRuntime:
         ...     tune_config=tune.TuneConfig(metric="loss", mode="min"),
         ...     run_config=tune.RunConfig(storage_path="memory://runs"),
         ... )
-        >>> results = LocalRuntime().run(tuner.experiment())
-        >>> [result.metrics["loss"] for result in results], results.get_best_result().config
-        ([1, 0, 4], {'x': 1})
+        >>> LocalRuntime().run(tuner.experiment()).get_best_result().config
+        {'x': 1}
     """
 
-    def __init__(
-        self,
-        *,
-        threads: int = 1,
-        wall_clock: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._threads, self._wall_clock, self._clock = threads, wall_clock, clock
-        self.controller: Controller
+    controller: Controller
+
+    def __init__(self, *, threads: int = 1, wall_clock: Callable[[], float] = time.time) -> None:
+        self._threads, self._wall_clock = threads, wall_clock
+        self._lock = threading.RLock()  # held by whoever touches what follows
+        self._orders: SimpleQueue[StartLease | None] = SimpleQueue()
+        self._commands: deque[Command] = deque()
+        self._trials: list[Trial] = []
+        self._stopping: set[tuple[str, int]] = set()
+        self._failure: Exception | None = None
+        self._end = messages.EndExperiment("")
 
     def run(self, experiment: Experiment) -> ResultGrid:
-        """Run an experiment to its end; see `Tuner.fit`.
+        """Run an experiment to its end; return its results.
 
         Raises:
             TrialError: The first trial that failed, with `FailureConfig(fail_fast="raise")`.
             ExperimentConflict: Another process runs an experiment of this name and path.
         """
-        run, tune = experiment.run_config, experiment.tune_config
-        steering = Steering(
-            tune,
-            run.stop,
-            experiment.param_space,
-            experiment.trainable,
-            experiment.trainable_name,
-            wall_clock=self._wall_clock,
+        run, tune, storage = experiment.run_config, experiment.tune_config, experiment.storage
+        trainable, name = experiment.trainable, experiment.trainable_name
+        self._experiment = experiment
+        self._steering = Steering(
+            tune, run.stop, experiment.param_space, trainable, name, wall_clock=self._wall_clock
         )
-        self.controller = Controller(experiment.rules(steering))
+        self.controller = Controller(experiment.rules(self._steering))
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
         with ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-tune-")))
+            self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-tune-")))
             if self._threads > 1:
                 stack.enter_context(_fixed_directory())
-            shell = _Shell(experiment, self.controller, steering, directory, self._wall_clock, self._clock)
-            ended = shell.run(self._threads)
-        trials = list(self.controller.trials.values())
-        if ended.error is not None:
-            raise TrialError(ended.error, next((t.traceback for t in trials if t.error == ended.error), ""))
+            number = claim(storage, experiment.experiment_id, owner, lambda other: other != owner)
+            self._journal = Journal(
+                storage,
+                experiment.experiment_id,
+                owner,
+                number,
+                on_flushed=lambda _: None,
+                on_failure=lambda _: None,  # `close` raises it
+            )
+            stack.callback(self._journal.close)
+            files = TrialFiles(storage, self._directory)
+            stack.callback(files.close)
+            users = run.callbacks or ()
+            self._callbacks = CallbackList([*users, *default_loggers(files, users)])
+            self._callbacks.setup(run.stop, tune.num_samples, self._steering.total_trials, files=files)
+            self._apply(messages.ExperimentStarted(self._wall_clock(), self._threads))
+            helpers = [threading.Thread(target=self._work) for _ in range(self._threads - 1)]
+            for helper in helpers:
+                helper.start()
+            self._work()
+            for helper in helpers:
+                helper.join()
+            if self._failure is not None:
+                raise self._failure
+            self._callbacks.on_experiment_end(self._trials)
+        if self._end.error is not None:
+            raise TrialError(self._end.error, next(t.traceback for t in self._trials if t.error))
+        keep, rank = self.controller.rules.num_to_keep, self.controller.rank_checkpoint
         return ResultGrid.from_trials(
-            trials,
-            experiment.storage,
-            tune.metric,
-            tune.mode,
-            num_to_keep=self.controller.rules.num_to_keep,
-            rank=self.controller.rank_checkpoint,
+            self._trials, storage, tune.metric, tune.mode, num_to_keep=keep, rank=rank
         )
 
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Hold the lock; what a searcher, scheduler or callback raises ends the run, not a trial."""
+        with self._lock:
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - `run` raises it
+                self._failure = self._failure or error
+                self._release()
 
-class _Shell:
-    """Does what the controller orders. Every method that touches the controller holds the lock."""
+    def _release(self) -> None:
+        for _ in range(self._threads):
+            self._orders.put(None)
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        controller: Controller,
-        steering: Steering,
-        directory: Path,
-        wall_clock: Callable[[], float],
-        clock: Callable[[], float],
-    ) -> None:
-        self.experiment, self.controller, self.steering = experiment, controller, steering
-        self.directory, self.wall_clock, self.clock = directory, wall_clock, clock
-        budget_s = experiment.tune_config.time_budget_seconds
-        self.deadline = None if budget_s is None else clock() + budget_s
-        self.lock = threading.RLock()
-        self.journaled: dict[tuple[str, int], int] = {}
-        self.told_to_stop: set[tuple[str, int]] = set()
-        self.orders: SimpleQueue[StartLease | None] = SimpleQueue()
-        self.failure: BaseException | None = None
-        self._commands: deque[Command] = deque()
-        self._trials: list[Trial] = []
-        self._end: EndExperiment | None = None
-        self._actions: dict[type[Command], Callable[[Any], None]] = {
-            Suggest: self._suggest,
-            StartLease: self.orders.put,
-            Answer: lambda _: None,  # `report` returns the decision
-            StopLease: lambda command: self.told_to_stop.add((command.trial_id, command.lease)),
-            DeleteCheckpoint: self._delete_checkpoint,
-            CompleteTrial: self._complete_trial,
-            EndExperiment: self._end_experiment,
-        }
+    def _apply(self, event: Event) -> None:
+        commands = self.controller.handle(event)
+        self._journal.append(event, commands)
+        is_acting = bool(self._commands)  # an action's own events wait until it is done
+        self._commands.extend(commands)
+        while self._commands and not is_acting:
+            self._act(self._commands[0])
+            self._commands.popleft()
+
+    def _act(self, command: Command) -> None:
+        match command:
+            case messages.Suggest(trial_id):
+                event = self._steering.suggest(trial_id, len(self._trials))
+                self._apply(event)
+                if isinstance(event, messages.TrialSuggested):
+                    self._trials.append(self.controller.trials[trial_id])
+                    self._steering.add(self._trials, self._trials[-1])
+            case StartLease():
+                self._orders.put(command)
+            case messages.StopLease(trial_id, lease):
+                self._stopping.add((trial_id, lease))
+            case messages.DeleteCheckpoint(trial_id, index):
+                dirname = self.controller.trials[trial_id].dirname
+                self._experiment.storage.delete_checkpoint(dirname, index)
+            case messages.CompleteTrial(trial_id, failed):
+                trial = self.controller.trials[trial_id]
+                self._steering.complete(self._trials, trial)
+                tell = self._callbacks.on_trial_error if failed else self._callbacks.on_trial_complete
+                tell(0, self._trials, trial)
+            case messages.EndExperiment():
+                self._end = command
+                self._release()
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            trial, ending = self.controller.trials[order.trial_id], Ending(Outcome.STOPPED)
+            uplink = _LocalUplink(self, trial, order.lease)
+            if not uplink.poll():
+                with self._guarded():
+                    self._start(trial, order)
+                lease = self._experiment.lease(self._steering, trial, order)
+                # A copy, as if it had travelled: what a trainable does to it stays in the trial.
+                lease = replace(lease, config=copy.deepcopy(trial.config))
+                directory = self._directory / "work" / trial.dirname
+                clock = self._wall_clock
+                ending = run_lease(lease, self._experiment.trainable, uplink, directory, wall_clock=clock)
+            with self._guarded():
+                self._finish(trial, order, ending)
+
+    def _start(self, trial: Trial, order: StartLease) -> None:
+        where = (os.getpid(), socket.gethostname(), "127.0.0.1")
+        self._apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
+        self._callbacks.on_trial_start(0, self._trials, trial)
+        if trial.checkpoint is not None:
+            self._callbacks.on_trial_restore(0, self._trials, trial)
+
+    def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
+        now = self._wall_clock()
+        if ending.error == "KeyboardInterrupt":  # meant for the experiment, not for the trial
+            self._apply(messages.StopRequested(now, StopCause.INTERRUPT, "stopped by Ctrl-C"))
+        how = (ending.outcome, ending.error, ending.traceback, ending.retryable)
+        self._apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
+        if ending.outcome is Outcome.ERROR and trial.lease > order.lease:
+            self._callbacks.on_trial_recover(0, self._trials, trial)
+
+    def report(self, trial: Trial, lease: int, report: Report) -> Decision:
+        """Take a report from a trial's thread; return what was decided."""
+        decision = Decision.STOP
+        with self._guarded():
+            row = loads(dumps(report.row))
+            result = trial.result_of(row)
+            decision = self._steering.decide(self._trials, trial, row, result)
+            self._callbacks.on_trial_result(0, self._trials, trial, result)
+            now, row, index = self._wall_clock(), trial.row_of(result), report.checkpoint
+            key = (trial.trial_id, lease)
+            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, decision))
+            if index is not None:
+                self._callbacks.on_trial_save(0, self._trials, trial)
+                stored = self._experiment.storage.checkpoint(trial.dirname, index)
+                self._callbacks.on_checkpoint(0, self._trials, trial, stored)
+            if self._steering.wants_all_stopped():
+                self._apply(messages.StopRequested(now, StopCause.STOPPER, "a stopper ended the experiment"))
+        return decision
+
+    def wants_stop(self, trial: Trial, lease: int) -> bool:
+        """Return whether a trial was told to stop."""
+        return self._failure is not None or (trial.trial_id, lease) in self._stopping
+
+
+class _LocalUplink:
+    """Hands reports over by a call; rows count as journaled at once, since no driver can die alone."""
+
+    def __init__(self, runtime: LocalRuntime, trial: Trial, lease: int) -> None:
+        self._runtime, self._trial, self._lease = runtime, trial, lease
+        self._decision = Decision.CONTINUE
+        self.journaled = 0
+
+    def send(self, report: Report) -> None:
+        self._decision = self._runtime.report(self._trial, self._lease, report)
+        self.journaled = report.iteration
+
+    def wait_for_decision(self, iteration: int) -> Decision:
+        return self._decision
+
+    def wait_for_journal(self, iteration: int) -> None:
+        return
+
+    def poll(self) -> bool:
+        return self._runtime.wants_stop(self._trial, self._lease)
+
+
+@contextmanager
+def _fixed_directory() -> Iterator[None]:
+    """Keep trials from changing the current directory, which all threads share."""
+    before = os.environ.get("RAY_CHDIR_TO_TRIAL_DIR")
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_CHDIR_TO_TRIAL_DIR"]
+        else:
+            os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = before
