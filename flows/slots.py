@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,6 @@ class SlotPool:
         self._waiting: dict[Any, PlacementGroupFactory] = {}
         self._wanted_ahead: dict[PlacementGroupFactory, int] = {}
         self._granted: list[tuple[Any, Slot]] = []
-        self._numbers = itertools.count(1)
 
     def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
         """Name the loop that the pool belongs to from now on; what was answered before is passed on."""
@@ -160,12 +160,7 @@ class SlotPool:
 
     def discard(self, slot: Slot) -> None:
         """Remove a slot: its actor is killed and its group released."""
-        self._slots[slot.resources].remove(slot)
-        if slot in self._idle:
-            self._idle.remove(slot)
-        if slot.actor is not None:
-            ray.kill(slot.actor)
-        remove_placement_group(slot.group)
+        self._remove(slot)
         self._balance()
 
     def clear(self) -> None:
@@ -173,7 +168,7 @@ class SlotPool:
         self._waiting.clear()
         self._wanted_ahead.clear()
         for slot in self._all():
-            self.discard(slot)
+            self._remove(slot)
 
     def settle(self) -> None:
         """Give up what waits and what starts; keep what is idle."""
@@ -183,7 +178,7 @@ class SlotPool:
             self._notify, self._early = None, []
         for slot in self._all():
             if slot not in self._idle:
-                self.discard(slot)
+                self._remove(slot)
 
     def waiting(self) -> dict[Any, PlacementGroupFactory]:
         """Return who waits, for what, in order."""
@@ -200,10 +195,11 @@ class SlotPool:
         self._grant()
         shapes = list(dict.fromkeys([*self._waiting.values(), *self._wanted_ahead]))
         waiting = list(self._waiting.values())
-        # Idle slots of shapes that nobody asks for hold what others wait for.
         if waiting:
-            for slot in [slot for slot in self._idle if slot.resources not in shapes]:
-                self.discard(slot)
+            # Slots of shapes that nobody asks for hold what others wait for, or are about to.
+            for slot in self._all():
+                if slot.resources not in shapes and (slot in self._idle or not slot.is_ready):
+                    self._remove(slot)
         for shape in shapes:
             wanted = waiting.count(shape) or max(
                 0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, []))
@@ -211,10 +207,6 @@ class SlotPool:
             starting = sum(1 for slot in self._slots.get(shape, []) if not slot.is_ready)
             for _ in range(self._useful(shape, wanted - starting, starting)):
                 self._start(shape)
-        for slot in [
-            slot for slot in self._all() if not slot.is_ready and waiting and slot.resources not in shapes
-        ]:
-            self.discard(slot)
 
     def _grant(self) -> None:
         for key, shape in list(self._waiting.items()):
@@ -229,14 +221,16 @@ class SlotPool:
         room = copies_that_fit(shape, total_resources()) - len(self._slots.get(shape, []))
         return max(0, min(wanted, max(room, 0 if starting else 1)))
 
+    def _remove(self, slot: Slot) -> None:
+        self._slots[slot.resources].remove(slot)
+        if slot in self._idle:
+            self._idle.remove(slot)
+        if slot.actor is not None:
+            ray.kill(slot.actor)
+        remove_placement_group(slot.group)
+
     def _start(self, shape: PlacementGroupFactory) -> None:
-        group = placement_group(
-            [dict(bundle) for bundle in shape.bundles],
-            strategy=shape.strategy or "PACK",
-            name=f"prefect-tune-{next(self._numbers)}",
-            **shape.options,
-        )
-        slot = Slot(shape, group)
+        slot = Slot(shape, placement_group(**_group_arguments(shape)))
         self._slots.setdefault(shape, []).append(slot)
         self._start_actor(slot)
 
@@ -267,6 +261,20 @@ class SlotPool:
         reference.future().add_done_callback(answered)
 
 
+def _group_arguments(resources: PlacementGroupFactory) -> dict[str, Any]:
+    """Return the arguments of Ray's `placement_group` for one more group of this shape."""
+    options = resources.options
+    # Ray refuses a name that another group of the namespace has, be it another driver's.
+    options["name"] = f"{options.get('name', 'prefect-tune')}-{secrets.token_hex(6)}"
+    # It refuses empty bundles too. A trial's own bundle stays the first.
+    filled = [number for number, bundle in enumerate(resources.bundles) if bundle]
+    if labels := options.get("bundle_label_selector"):
+        options["bundle_label_selector"] = [labels[number] for number in filled]
+    if resources.strategy is not None:
+        options["strategy"] = resources.strategy
+    return {**options, "bundles": [resources.bundles[number] for number in filled]}
+
+
 def copies_that_fit(resources: PlacementGroupFactory, total: Mapping[str, float]) -> int:
     """Return how many groups of this shape the cluster could hold at once, going by its sums."""
     required = {name: amount for name, amount in resources.required_resources.items() if amount > 0}
@@ -287,12 +295,12 @@ def shortfall(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, flo
         'CPU: 8 needed in one bundle, the largest node has 2'
     """
     for name, amount in resources.required_resources.items():
+        largest_bundle = max(bundle.get(name, 0.0) for bundle in resources.bundles)
+        largest_node = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if largest_bundle > largest_node + 1e-9:
+            return f"{name}: {largest_bundle:g} needed in one bundle, the largest node has {largest_node:g}"
         total = sum(node.get(name, 0.0) for node in nodes)
         if amount > total + 1e-9:
-            largest_bundle = max(bundle.get(name, 0.0) for bundle in resources.bundles)
-            if largest_bundle == amount:
-                largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
-                return f"{name}: {amount:g} needed in one bundle, the largest node has {largest:g}"
             return f"{name}: {amount:g} needed in all, the cluster has {total:g}"
     if _can_place(resources, nodes):
         return None
@@ -308,7 +316,8 @@ def _shown(node: Mapping[str, float]) -> dict[str, float]:
 
 
 def _can_place(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, float]]) -> bool:
-    bundles = sorted(resources.bundles, key=lambda bundle: -sum(bundle.values()))
+    filled = [bundle for bundle in resources.bundles if bundle]
+    bundles = sorted(filled, key=lambda bundle: -sum(bundle.values()))
     free = [dict(node) for node in nodes]
     steps = itertools.count()
 

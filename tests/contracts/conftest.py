@@ -139,6 +139,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(request.param, lambda: open_s3(server, name), RawObjects(server))
 
 
-def open_s3(server: S3Server, name: str, url: str | None = None) -> ExperimentStorage:
-    options = {**server.storage_options, "endpoint_url": url or server.url, "skip_instance_cache": True}
+def open_s3(server: S3Server, name: str, url: str | None = None, **config: Any) -> ExperimentStorage:
+    """Open an experiment with connections of its own, perhaps through a proxy or with other timeouts."""
+    options = {
+        **server.storage_options,
+        "endpoint_url": url or server.url,
+        "config_kwargs": config,
+        "skip_instance_cache": True,
+    }
     return ExperimentStorage.open(f"s3://{server.bucket}/contract runs", name, storage_options=options)

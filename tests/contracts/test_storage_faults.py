@@ -19,7 +19,7 @@ from tune_core.storage import CheckpointMarker, ExperimentStorage
 
 SMALL = {"config.json": b"{}", "state/optimizer.bin": b"\0\1\2" * 1000}
 #: Three parts: multipart uploads and ranged downloads.
-LARGE = {"model.pt": random.Random(1).randbytes(20 * 2**20 + 1)}
+LARGE = {"model.pt": random.Random(1).randbytes(16 * 2**20 + 1)}
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ class TestLargeFiles:
         proxy.add(Rule("corrupt", method="GET", path=r"model\.pt", after=2**20))
 
         with pytest.raises(
-            CheckpointCorrupted, match=r"model\.pt: expected 20971521 bytes with digest \w+, found"
+            CheckpointCorrupted, match=r"model\.pt: expected 16777217 bytes with digest \w+, found"
         ):
             storage.checkpoint("trial_1", 0).to_directory(tmp_path / "copy")
 
@@ -208,13 +208,15 @@ class TestGivingUp:
     """Faults that stay end in an error within the time limit, and in no checkpoint."""
 
     def test_server_that_always_refuses(
-        self, storage: ExperimentStorage, proxy: FaultProxy, raw: RawObjects, small: Path
+        self, s3_server: S3Server, proxy: FaultProxy, raw: RawObjects, small: Path
     ) -> None:
+        # Impatient, so that the request that is given up ends soon after.
+        storage = open_s3(s3_server, f"faults-{uuid4().hex[:8]}", proxy.url, retries={"max_attempts": 1})
         proxy.add(Rule("status", method="PUT", path=r"optimizer"))
         began = time.monotonic()
 
-        with pytest.raises(StorageError, match=r"commit a checkpoint of trial_1: no answer within 2 s"):
-            commit(storage, small, timeout_s=2.0)
+        with pytest.raises(StorageError, match=r"commit a checkpoint of trial_1: no answer within 1.5 s"):
+            commit(storage, small, timeout_s=1.5)
 
         assert time.monotonic() - began < 6
         proxy.clear()
@@ -228,8 +230,8 @@ class TestGivingUp:
     ) -> None:
         proxy.add(Rule("drop_reply", method="PUT", path=r"\.writer\.json"))
 
-        with pytest.raises(StorageError, match=r"no answer within 1 s"):
-            commit(storage, small, timeout_s=1.0)
+        with pytest.raises(StorageError, match=r"no answer within 3 s"):
+            commit(storage, small, timeout_s=3.0)
 
         assert raw.names(storage.checkpoint("trial_1", 0).path) == [WRITER]
         assert storage.sweep("trial_1", keep=[], older_than_s=-5) == [0]
