@@ -57,6 +57,8 @@ class _Document:
     task_run_id: UUID | None = None
     artifact_id: UUID | None = None
     is_dirty: bool = False
+    #: Nothing will be added: once it is written it can be forgotten.
+    is_closed: bool = False
     due: float = 0.0
 
 
@@ -70,8 +72,7 @@ class _ForcedState:
 @dataclass(slots=True)
 class _TrialTable:
     rows: list[dict[str, Any]] = field(default_factory=list)
-    #: Full tables of earlier versions, written once each.
-    documents: list[_Document] = field(default_factory=list)
+    document: _Document | None = None
 
 
 class ArtifactWriter:
@@ -129,22 +130,31 @@ class ArtifactWriter:
         """Link what the trial reports from now on to the task run of its new attempt."""
         with self._changed:
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
-            if table.documents:
-                # The artifact of the earlier attempt stays as it is; the new version repeats its last rows.
-                current = table.documents[-1]
-                table.documents.append(self._table_document(trial, current.data, task_run_id))
-            else:
-                table.documents.append(self._table_document(trial, lambda: _uniform(table.rows), task_run_id))
+            if table.document is not None:
+                self._close(table.document)  # stays as it is; the new version begins with its rows
+            table.document = self._table_document(trial, table.rows, task_run_id)
 
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
         """Add a report to its trial's table; `at_once` for the first, the last and the best."""
         shown = _table_row(row, trial.lease)
         with self._changed:
             table = self._tables[trial.trial_id]
+            if table.document is None:
+                raise ValueError(f"trial {trial.trial_id} reports, but no attempt at it has begun")
             if len(table.rows) >= ROWS_PER_VERSION:
-                self._roll_over(trial, table)
+                self._touch(table.document, at_once=True)
+                self._close(table.document)
+                table.rows = []
+                table.document = self._table_document(trial, table.rows, table.document.task_run_id)
             table.rows.append(shown)
-            self._touch(table.documents[-1], at_once=at_once or len(table.rows) == 1)
+            self._touch(table.document, at_once=at_once or len(table.rows) == 1)
+
+    def close_table(self, trial: Trial) -> None:
+        """Write the rest of a finished trial's table, and forget its rows."""
+        with self._changed:
+            table = self._tables.pop(trial.trial_id, None)
+            if table is not None and table.document is not None:
+                self._close(table.document)
 
     def show_trial(self, trial: Trial, waits_for: str = "") -> None:
         """Put a trial on the leaderboard, and keep it there as it changes.
@@ -201,17 +211,17 @@ class ArtifactWriter:
         self._documents.append(document)
         return document
 
-    def _table_document(self, trial: Trial, data: Callable[[], Any], task_run_id: UUID | None) -> _Document:
+    def _table_document(
+        self, trial: Trial, rows: Sequence[Mapping[str, Any]], task_run_id: UUID | None
+    ) -> _Document:
         description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
-        return self._document(f"trial-{slug(trial.trial_id)}", "table", description, data, task_run_id)
+        name = f"trial-{slug(trial.trial_id)}"
+        return self._document(name, "table", description, lambda: _uniform(rows), task_run_id)
 
-    def _roll_over(self, trial: Trial, table: _TrialTable) -> None:
-        full, current = table.rows, table.documents[-1]
-        current.data = lambda: _uniform(full)
-        self._touch(current, at_once=True)
-        rows: list[dict[str, Any]] = []
-        table.rows = rows
-        table.documents.append(self._table_document(trial, lambda: _uniform(rows), current.task_run_id))
+    def _close(self, document: _Document) -> None:
+        document.is_closed = True
+        if not document.is_dirty:
+            self._documents.remove(document)
 
     def _touch(self, document: _Document, *, at_once: bool) -> None:
         now = self._clock()
@@ -292,6 +302,10 @@ class ArtifactWriter:
                 with self._changed:
                     document.is_dirty, document.due = True, self._clock() + INTERVAL_S
                 failed.append(document)
+        with self._changed:
+            self._documents = [
+                document for document in self._documents if document.is_dirty or not document.is_closed
+            ]
         return failed
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:

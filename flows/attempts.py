@@ -38,6 +38,7 @@ class Attempt:
     """What the shell knows of one lease.
 
     Attributes:
+        order: The command that it carries out.
         slot: The slot that it runs in.
         task_run_id: Its Prefect task run.
         run_name: That task run's name.
@@ -49,6 +50,7 @@ class Attempt:
         deadline: When patience ends, in monotonic seconds; None: no limit.
     """
 
+    order: StartLease
     slot: Slot
     task_run_id: UUID
     run_name: str
@@ -61,16 +63,36 @@ class Attempt:
 
 
 def start_attempt(
-    experiment: Experiment, steering: Steering, trial: Trial, order: StartLease, slot: Slot, channel: Channel
+    experiment: Experiment,
+    steering: Steering,
+    trial: Trial,
+    order: StartLease,
+    slot: Slot,
+    channel: Channel,
+    *,
+    fresh_process: bool,
 ) -> Attempt:
-    """Submit the task run of a lease; `TaskEnded` is posted to the channel when it is over."""
+    """Submit the task run of a lease; `TaskEnded` is posted to the channel when it is over.
+
+    Args:
+        experiment: What is tuned, and how.
+        steering: Says which answers a report may get.
+        trial: Whose attempt it is.
+        order: The lease.
+        slot: Where it runs.
+        channel: Where it reports.
+        fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
+    """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
     ticket = pack_ticket(channel.address, _lease(experiment, steering, trial, order), experiment.pickled)
     if slot.actor is not None:
         with use_actor(slot.actor):
             submitted = trial_task.submit(run_name, ticket)
     else:
-        with remote_options(**slot.remote_options(), max_retries=0):
+        options: dict[str, Any] = slot.remote_options() | {"max_retries": 0, "max_calls": int(fresh_process)}
+        if experiment.run_config.runtime_env:
+            options["runtime_env"] = experiment.run_config.runtime_env
+        with remote_options(**options):
             submitted = trial_task.submit(run_name, ticket)
     future = cast(PrefectRayFuture[Any], submitted)
 
@@ -79,7 +101,7 @@ def start_attempt(
         channel.post(TaskEnded(order.trial_id, order.lease, None if error else done.result(), error))
 
     future.wrapped_future.future().add_done_callback(over)
-    return Attempt(slot, future.task_run_id, run_name)
+    return Attempt(order, slot, future.task_run_id, run_name)
 
 
 def _keeps_artifacts(config: SyncConfig) -> Literal["never", "at_end", "always"]:

@@ -19,11 +19,12 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Crashed
 
+from flows import parking
 from flows.artifacts import ArtifactWriter
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Channel, Message
 from flows.cluster import nodes
-from flows.slots import Slot, SlotAnswered, SlotPool, shortfall
+from flows.slots import Slot, SlotAnswered, SlotPool, amounts_of, shortfall
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.errors import PlacementError
@@ -58,6 +59,8 @@ from tune_core.trial_files import TrialFiles
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25
+#: How often it looks at who waits, and at slots that nobody uses.
+UPKEEP_S = 1.0
 #: How long a task run may take to end after its trial has said its last word.
 TASK_END_TIMEOUT_S = 120.0
 #: How long the last words of a task that has ended may be on their way.
@@ -120,7 +123,10 @@ class Driver:
         #: All trials in creation order; handed out for reading.
         self._trials: list[Trial] = []
         self._orders: dict[str, StartLease] = {}
-        self._waiting_since: dict[str, float] = {}
+        #: Who waits for a slot, and why; since when the cluster has been too small for a shape.
+        self._waiting: dict[str, str] = {}
+        self._short_since: dict[PlacementGroupFactory, float] = {}
+        self._upkeep_due = -math.inf
         self._turn = 0
         self._num_finished = 0
         self._best: float | None = None
@@ -156,7 +162,7 @@ class Driver:
             for item in parts.channel.receive(TURN_S):
                 self._take(item)
             self._look_at_timers()
-            parts.progress.update(self._trials, self._waiting(), parts.clock())
+            parts.progress.update(self._trials, self._waiting, parts.clock())
         if self._failure is not None:
             raise self._failure
         return self._end
@@ -318,9 +324,13 @@ class Driver:
             if attempt.stop_cause
             else Crashed(message=text)
         )
-        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
-        self._parts.pool.discard(attempt.slot)
         self._attempts.pop(key, None)
+        self._parts.pool.discard(attempt.slot)
+        if attempt.slot.uses and not (attempt.is_connected or attempt.has_ended or attempt.stop_cause):
+            # The process of an idle slot had died unnoticed: this attempt never began.
+            self._start_lease(attempt.order)
+            return
+        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
         if not attempt.has_ended:
             self._lease_ended(*key, Outcome.CRASHED, f"the trial's process died: {text}")
         self._submit_granted()
@@ -349,6 +359,8 @@ class Driver:
         trial = self._controller.live_trial(trial_id, lease)
         if trial is None:
             return
+        self._waiting.pop(trial_id, None)
+        self._orders.pop(trial_id, None)
         if outcome in (Outcome.CRASHED, Outcome.ERROR):
             self._recover_rows(trial)
         self.apply(
@@ -385,9 +397,6 @@ class Driver:
 
     def _suggest(self, command: Suggest) -> None:
         event = self._parts.steering.suggest(command.trial_id, len(self._trials))
-        if isinstance(event, TrialSuggested):
-            # The trainable gets the objects themselves; the journal and `Trial.config` hold the same dict.
-            self._waiting_since[event.trial_id] = self._parts.clock()
         self.apply(event)
         if isinstance(event, TrialSuggested):
             trial = self._controller.trials[event.trial_id]
@@ -402,9 +411,8 @@ class Driver:
             message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
             self._unplaced(command.trial_id, command.lease, PlacementError(message))
             return
-        self._waiting_since[trial.trial_id] = self._parts.clock()
         self._orders[command.trial_id] = command
-        self._parts.artifacts.show_trial(trial, _wanted(trial.resources))
+        self._show_waiting(trial, f"waits for {amounts_of(trial.resources)}")
         self._parts.pool.request((command.trial_id, command.lease), trial.resources)
         self._submit_granted()
 
@@ -415,9 +423,16 @@ class Driver:
             if trial is None:
                 parts.pool.release(slot)
                 continue
-            self._waiting_since.pop(trial_id, None)
-            order = self._orders.pop(trial_id)
-            attempt = start_attempt(self._experiment, parts.steering, trial, order, slot, parts.channel)
+            self._waiting.pop(trial_id, None)
+            attempt = start_attempt(
+                self._experiment,
+                parts.steering,
+                trial,
+                self._orders.pop(trial_id),
+                slot,
+                parts.channel,
+                fresh_process=self._needs_fresh_process(slot),
+            )
             self._attempts[trial_id, lease] = attempt
             parts.artifacts.begin_attempt(trial, attempt.task_run_id)
 
@@ -433,8 +448,6 @@ class Driver:
     def _stop_lease(self, command: StopLease) -> None:
         key = (command.trial_id, command.lease)
         if self._parts.pool.cancel(key):
-            self._orders.pop(command.trial_id, None)
-            self._waiting_since.pop(command.trial_id, None)
             self._lease_ended(*key, Outcome.STOPPED)
             return
         attempt = self._attempts.get(key)
@@ -470,6 +483,7 @@ class Driver:
             else:
                 callbacks.on_trial_complete(self._turn, self._trials, trial)
         parts.artifacts.show_trial(trial)
+        parts.artifacts.close_table(trial)
         self._num_finished += 1
         total = parts.steering.total_trials or len(self._trials)
         parts.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
@@ -490,8 +504,9 @@ class Driver:
         for key, attempt in list(self._attempts.items()):
             if attempt.deadline is not None and now >= attempt.deadline:
                 self._out_of_patience(key, attempt)
-        if self._placement_timeout_s is not None:
-            self._give_up_waiting(now, self._placement_timeout_s)
+        if now >= self._upkeep_due:
+            self._upkeep_due = now + UPKEEP_S
+            self._look_at_slots(now)
 
     def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
         if attempt.is_over and not attempt.has_ended:
@@ -507,18 +522,34 @@ class Driver:
             )
         self._died(key, attempt, TimeoutError("it did not stop in time, so it was killed"))
 
-    def _give_up_waiting(self, now: float, timeout_s: float) -> None:
-        """Fail who has waited too long for what the cluster still cannot give."""
-        for key, shape in self._parts.pool.waiting().items():
-            reason = shortfall(shape, nodes()) if now - self._waiting_since[key[0]] > timeout_s else None
-            if reason is not None and self._parts.pool.cancel(key):
-                del self._waiting_since[key[0]], self._orders[key[0]]
-                message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
-                self._unplaced(key[0], key[1], PlacementError(message))
+    def _look_at_slots(self, now: float) -> None:
+        """Give up slots that nobody uses, say why trials wait, and fail those that wait in vain."""
+        pool = self._parts.pool
+        pool.give_up_idle(parking.SLOT_IDLE_S)
+        waiting = pool.waiting()
+        reasons = {shape: pool.why_waiting(shape) for shape in dict.fromkeys(waiting.values())}
+        for (trial_id, _), shape in waiting.items():
+            if self._waiting[trial_id] != reasons[shape]:
+                self._show_waiting(self._controller.trials[trial_id], reasons[shape])
+        if self._placement_timeout_s is not None:
+            self._give_up_waiting(waiting, now, self._placement_timeout_s)
 
-    def _waiting(self) -> dict[str, str]:
-        """Who waits for its bundles, and why."""
-        return {key[0]: _wanted(shape) for key, shape in self._parts.pool.waiting().items()}
+    def _show_waiting(self, trial: Trial, reason: str) -> None:
+        self._waiting[trial.trial_id] = reason
+        self._parts.artifacts.show_trial(trial, reason)
+
+    def _give_up_waiting(
+        self, waiting: dict[Any, PlacementGroupFactory], now: float, timeout_s: float
+    ) -> None:
+        """Fail who waits for bundles that the cluster has been too small for all that time."""
+        short = {shape: shortfall(shape, nodes()) for shape in dict.fromkeys(waiting.values())}
+        self._short_since = {
+            shape: self._short_since.get(shape, now) for shape, reason in short.items() if reason is not None
+        }
+        for key, shape in waiting.items():
+            if now - self._short_since.get(shape, now) > timeout_s and self._parts.pool.cancel(key):
+                message = f"{short[shape]}; waited {timeout_s:g} s (placement_timeout_s)"
+                self._unplaced(*key, PlacementError(message))
 
     def _is_new_best(self, row: dict[str, Any]) -> bool:
         value = lookup(row, self._metric) if self._metric else None
@@ -532,7 +563,10 @@ class Driver:
 
     def _needs_fresh_process(self, slot: Slot) -> bool:
         wanted = self._experiment.tune_config.fresh_process
-        return slot.resources.head_bundle.get("GPU", 0) > 0 if wanted is None else wanted
+        if wanted is not None:
+            return wanted
+        # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
+        return slot.resources.head_bundle.get("GPU", 0) > 0 or any(slot.resources.child_bundles)
 
     def _fail(self, error: Exception) -> None:
         """Give up in order: without its journal or its storage the experiment cannot go on."""
@@ -540,8 +574,3 @@ class Driver:
             self._failure = error
             self.abandon()
             self._end = EndExperiment(str(error))
-
-
-def _wanted(shape: PlacementGroupFactory) -> str:
-    amounts = ", ".join(f"{name} {amount:g}" for name, amount in shape.required_resources.items())
-    return f"waits for {amounts or 'a process'}"

@@ -394,22 +394,25 @@ def _has_server() -> bool:
 def _quiet_console(verbose: int) -> Iterator[None]:
     """Keep Prefect's own lines off the terminal, where the progress view is; the UI gets them all."""
     level = logging.CRITICAL + 1 if verbose == 0 else logging.WARNING
-    named = [
-        logging.getLogger(name)
-        for name in list(logging.Logger.manager.loggerDict)
-        if name.startswith("prefect")
-    ]
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        # What a flow run logs as it fails is raised out of `fit()` as well.
+        return record.levelno >= level and not record.name.startswith(
+            ("prefect.flow_runs", "prefect.task_runs")
+        )
+
+    names = [name for name in list(logging.Logger.manager.loggerDict) if name.startswith("prefect")]
+    loggers = [logging.getLogger(), *map(logging.getLogger, names)]
     consoles = {
         handler
-        for logger_ in [logging.getLogger(), *named]
-        for handler in logger_.handlers
+        for prefect_logger in loggers
+        for handler in prefect_logger.handlers
         if type(handler).__name__ == "PrefectConsoleHandler"
     }
-    before = {handler: handler.level for handler in consoles}
     for handler in consoles:
-        handler.setLevel(max(level, handler.level))
+        handler.addFilter(is_shown)
     try:
         yield
     finally:
-        for handler, old in before.items():
-            handler.setLevel(old)
+        for handler in consoles:
+            handler.removeFilter(is_shown)

@@ -12,15 +12,21 @@ import itertools
 import math
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from flows.cluster import total_resources
+from flows.cluster import nodes, total_resources
 from flows.task_runner import TaskActor
 from tune_core.resources import PlacementGroupFactory
 
@@ -38,6 +44,8 @@ class Slot:
         actor: Handle of its `TaskActor`; None under the stock task runner.
         is_ready: Whether the group is placed and the actor answers.
         worker: Where the actor is: `pid`, `hostname`, `node_ip`.
+        uses: How many attempts have ended in it.
+        idle_since: When it was last given back, in monotonic seconds.
     """
 
     resources: PlacementGroupFactory
@@ -46,6 +54,7 @@ class Slot:
     is_ready: bool = False
     worker: dict[str, Any] = field(default_factory=dict)
     uses: int = 0
+    idle_since: float = 0.0
 
     def remote_options(self) -> dict[str, Any]:
         """Return what `ray.remote` needs to run something on bundle 0, children captured."""
@@ -119,9 +128,12 @@ class SlotPool:
 
     def cancel(self, key: Any) -> bool:
         """Withdraw a request; return False if it does not wait (any more)."""
-        was_waiting = self._waiting.pop(key, None) is not None
+        shape = self._waiting.pop(key, None)
+        if shape is not None and shape not in self._waiting.values():
+            for slot in [slot for slot in self._slots[shape] if not slot.is_ready]:
+                self._remove(slot)
         self._balance()
-        return was_waiting
+        return shape is not None
 
     def take_granted(self) -> list[tuple[Any, Slot]]:
         """Return the requests that have got their slots since the last call."""
@@ -135,8 +147,7 @@ class SlotPool:
             return []
         if answer.error is None:
             slot.is_ready, slot.worker = True, answer.worker or {}
-            self._idle.append(slot)
-            self._balance()
+            self._make_idle(slot)
             return []
         self.discard(slot)
         failed = next((key for key, shape in self._waiting.items() if shape == slot.resources), None)
@@ -148,11 +159,11 @@ class SlotPool:
     def release(self, slot: Slot) -> None:
         """Give a slot back, for the next trial of its shape."""
         slot.uses += 1
-        self._idle.append(slot)
-        self._balance()
+        self._make_idle(slot)
 
     def renew(self, slot: Slot) -> None:
         """Give a slot back with its process replaced; its group stays."""
+        slot.uses += 1
         if slot.actor is not None:
             ray.kill(slot.actor)
         slot.is_ready = False
@@ -162,6 +173,12 @@ class SlotPool:
         """Remove a slot: its actor is killed and its group released."""
         self._remove(slot)
         self._balance()
+
+    def give_up_idle(self, limit_s: float) -> None:
+        """Remove slots that nobody has used for longer than this many seconds."""
+        latest = time.monotonic() - limit_s
+        for slot in [slot for slot in self._idle if slot.idle_since < latest]:
+            self._remove(slot)
 
     def clear(self) -> None:
         """Remove every slot and forget every request."""
@@ -184,12 +201,29 @@ class SlotPool:
         """Return who waits, for what, in order."""
         return dict(self._waiting)
 
+    def why_waiting(self, resources: PlacementGroupFactory) -> str:
+        """Say what a request of this shape waits for."""
+        reason = shortfall(resources, nodes())
+        if reason is not None:
+            return f"waits for nodes that can hold its bundles: {reason}"
+        starting = [slot.group for slot in self._slots.get(resources, []) if not slot.is_ready]
+        if any(placement_group_table(group)["state"] == "CREATED" for group in starting):
+            return "waits for its process to start"
+        free = ray.available_resources()
+        free = {name: free.get(name, 0.0) for name in resources.required_resources}
+        return f"waits for {amounts_of(resources)}; free are {_listed(free)}"
+
     def idle(self) -> list[Slot]:
         """Return the slots that nobody uses."""
         return list(self._idle)
 
     def _all(self) -> list[Slot]:
         return [slot for slots in self._slots.values() for slot in slots]
+
+    def _make_idle(self, slot: Slot) -> None:
+        slot.idle_since = time.monotonic()
+        self._idle.append(slot)
+        self._balance()
 
     def _balance(self) -> None:
         self._grant()
@@ -283,12 +317,12 @@ def copies_that_fit(resources: PlacementGroupFactory, total: Mapping[str, float]
     return min(math.floor(total.get(name, 0.0) / amount + 1e-9) for name, amount in required.items())
 
 
-def shortfall(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, float]]) -> str | None:
+def shortfall(resources: PlacementGroupFactory, of_nodes: Sequence[Mapping[str, float]]) -> str | None:
     """Say why nodes with these resources can never hold such a group; None if they can.
 
     Args:
         resources: The group.
-        nodes: The total resources of each node that is alive.
+        of_nodes: The total resources of each node that is alive.
 
     Example:
         >>> shortfall(PlacementGroupFactory([{"CPU": 8}]), [{"CPU": 2.0}])
@@ -296,18 +330,30 @@ def shortfall(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, flo
     """
     for name, amount in resources.required_resources.items():
         largest_bundle = max(bundle.get(name, 0.0) for bundle in resources.bundles)
-        largest_node = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        largest_node = max((node.get(name, 0.0) for node in of_nodes), default=0.0)
         if largest_bundle > largest_node + 1e-9:
-            return f"{name}: {largest_bundle:g} needed in one bundle, the largest node has {largest_node:g}"
-        total = sum(node.get(name, 0.0) for node in nodes)
+            needed, largest = _amount(name, largest_bundle), _amount(name, largest_node)
+            return f"{name}: {needed} needed in one bundle, the largest node has {largest}"
+        total = sum(node.get(name, 0.0) for node in of_nodes)
         if amount > total + 1e-9:
-            return f"{name}: {amount:g} needed in all, the cluster has {total:g}"
-    if _can_place(resources, nodes):
+            return f"{name}: {_amount(name, amount)} needed in all, the cluster has {_amount(name, total)}"
+    if _can_place(resources, of_nodes):
         return None
-    shapes = "; ".join(
-        ", ".join(f"{name} {amount:g}" for name, amount in node.items()) for node in map(_shown, nodes)
-    )
+    shapes = "; ".join(_listed(_shown(node)) for node in of_nodes)
     return f"no way to place the bundles {resources.bundles} with strategy {resources.strategy} on nodes with: {shapes}"
+
+
+def amounts_of(resources: PlacementGroupFactory) -> str:
+    """Return what a group takes in all, to be read: `CPU 2, GPU 1`."""
+    return _listed(resources.required_resources)
+
+
+def _listed(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_amount(name, amount)}" for name, amount in amounts.items())
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**30:.3f} GiB" if name == "memory" else f"{amount:g}"
 
 
 def _shown(node: Mapping[str, float]) -> dict[str, float]:
@@ -315,10 +361,10 @@ def _shown(node: Mapping[str, float]) -> dict[str, float]:
     return {name: amount for name, amount in node.items() if not name.startswith(hidden)}
 
 
-def _can_place(resources: PlacementGroupFactory, nodes: Sequence[Mapping[str, float]]) -> bool:
+def _can_place(resources: PlacementGroupFactory, of_nodes: Sequence[Mapping[str, float]]) -> bool:
     filled = [bundle for bundle in resources.bundles if bundle]
     bundles = sorted(filled, key=lambda bundle: -sum(bundle.values()))
-    free = [dict(node) for node in nodes]
+    free = [dict(node) for node in of_nodes]
     steps = itertools.count()
 
     def place(index: int, used: frozenset[int]) -> bool:

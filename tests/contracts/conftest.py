@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -136,15 +138,26 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "memory":
         return Place("memory", lambda: ExperimentStorage.open("memory://contract", name), RawMemory())
     server: S3Server = request.getfixturevalue(request.param)
-    return Place(request.param, lambda: open_s3(server, name), RawObjects(server))
+    connections = count()
+    return Place(
+        request.param, lambda: open_s3(server, name, connection=next(connections) % 3), raw_objects(server)
+    )
 
 
-def open_s3(server: S3Server, name: str, url: str | None = None, **config: Any) -> ExperimentStorage:
-    """Open an experiment with connections of its own, perhaps through a proxy or with other timeouts."""
-    options = {
-        **server.storage_options,
-        "endpoint_url": url or server.url,
-        "config_kwargs": config,
-        "skip_instance_cache": True,
-    }
-    return ExperimentStorage.open(f"s3://{server.bucket}/contract runs", name, storage_options=options)
+def open_s3(server: S3Server, name: str, url: str | None = None, *, connection: int = 0) -> ExperimentStorage:
+    """Open an experiment, perhaps through a proxy; what has another connection is as another process."""
+    filesystem = _connect(url or server.url, server.key, server.secret, connection)
+    return ExperimentStorage.open(f"{server.bucket}/contract runs", name, filesystem=filesystem)
+
+
+@cache  # a client costs more than most tests
+def _connect(url: str, key: str, secret: str, number: int) -> Any:
+    import s3fs
+
+    # With its cache of listings, unlike those that a URL gets: none of it may show.
+    return s3fs.S3FileSystem(endpoint_url=url, key=key, secret=secret, skip_instance_cache=True)
+
+
+@cache
+def raw_objects(server: S3Server) -> RawObjects:
+    return RawObjects(server)

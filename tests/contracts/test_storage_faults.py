@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.conftest import RawObjects, open_s3
+from tests.contracts.conftest import RawObjects, open_s3, raw_objects
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
 from tune_core.commit import COMMIT, WRITER
@@ -29,7 +29,7 @@ def storage(s3_server: S3Server, proxy: FaultProxy) -> ExperimentStorage:
 
 @pytest.fixture
 def raw(s3_server: S3Server) -> RawObjects:
-    return RawObjects(s3_server)
+    return raw_objects(s3_server)
 
 
 @pytest.fixture
@@ -211,7 +211,13 @@ class TestGivingUp:
         self, s3_server: S3Server, proxy: FaultProxy, raw: RawObjects, small: Path
     ) -> None:
         # Impatient, so that the request that is given up ends soon after.
-        storage = open_s3(s3_server, f"faults-{uuid4().hex[:8]}", proxy.url, retries={"max_attempts": 1})
+        options = {
+            **s3_server.storage_options,
+            "endpoint_url": proxy.url,
+            "config_kwargs": {"retries": {"max_attempts": 1}},
+        }
+        name = f"faults-{uuid4().hex[:8]}"
+        storage = ExperimentStorage.open(f"s3://{s3_server.bucket}/x", name, storage_options=options)
         proxy.add(Rule("status", method="PUT", path=r"optimizer"))
         began = time.monotonic()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tune_core.encoding import Opaque, as_plain, dumps, dumps_row, loads
 
-Point = namedtuple("Point", "x y")  # noqa: PYI024 - the plain kind, as users have it
+Point = namedtuple("Point", "x y")
 
 
 class Level(enum.IntEnum):
@@ -68,7 +68,9 @@ LOSSLESS = [
 ]
 
 
-@pytest.mark.parametrize("value", LOSSLESS, ids=lambda value: repr(value)[:30] if value != 10**6000 else "big")
+@pytest.mark.parametrize(
+    "value", LOSSLESS, ids=lambda value: repr(value)[:30] if value != 10**6000 else "big"
+)
 def test_value_comes_back_as_it_was(value: Any) -> None:
     back = loads(dumps(value))
 

@@ -41,7 +41,13 @@ from tune_core.messages import (
 )
 
 SUGGESTED = TrialSuggested(
-    1.5, "a1b2c_00000", {"lr": 0.1, "sizes": (1, 2)}, "0_lr=0.1", "train_0", "train", {"bundles": [{"CPU": 1.0}]}
+    1.5,
+    "a1b2c_00000",
+    {"lr": 0.1, "sizes": (1, 2)},
+    "0_lr=0.1",
+    "train_0",
+    "train",
+    {"bundles": [{"CPU": 1.0}]},
 )
 
 EVENTS: list[Event] = [
@@ -54,7 +60,9 @@ EVENTS: list[Event] = [
     TrialReported(5.0, "a1b2c_00000", 1, 1, {"loss": 0.5, "nested": {"x": math.inf}}),
     TrialReported(6.0, "a1b2c_00000", 1, 2, {}, checkpoint=0, decision=Decision.PAUSE),
     *(LeaseEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
-    LeaseEnded(8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False),
+    LeaseEnded(
+        8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
+    ),
     *(StopRequested(9.0, cause, "because") for cause in StopCause),
 ]
 
@@ -117,7 +125,9 @@ def test_enums_come_back_as_enums() -> None:
 
 @pytest.mark.parametrize("data", [{"event": "TrialTeleported", "time": 1.0}, {"time": 1.0}, {"event": None}])
 def test_unknown_event_asks_for_a_newer_version(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"unknown journal event .*; this version knows .*TrialReported.*newer"):
+    with pytest.raises(
+        ValueError, match=r"unknown journal event .*; this version knows .*TrialReported.*newer"
+    ):
         event_from_dict(data)
 
 
@@ -148,14 +158,14 @@ def test_command_is_described_with_all_its_values(command: Command, text: str) -
 
 
 def test_every_kind_of_command_is_tried_here() -> None:
-    kinds = {
-        kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Command)
-    }
+    kinds = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Command)}
 
     assert {type(command) for command, _ in COMMANDS} == kinds
 
 
-@pytest.mark.parametrize("message", [*EVENTS, *(command for command, _ in COMMANDS)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "message", [*EVENTS, *(command for command, _ in COMMANDS)], ids=lambda m: type(m).__name__
+)
 def test_messages_are_values(message: Event | Command) -> None:
     for field in fields(message):
         with pytest.raises(FrozenInstanceError):

@@ -35,7 +35,9 @@ def test_legal_move_changes_the_status(start: Status, end: Status) -> None:
 def test_illegal_move_is_refused_and_changes_nothing(start: Status, end: Status) -> None:
     trial = a_trial(start)
 
-    with pytest.raises(IllegalTransition, match=rf"a1b2c_00003 cannot go from {start} to {end} .*'the reason'"):
+    with pytest.raises(
+        IllegalTransition, match=rf"a1b2c_00003 cannot go from {start} to {end} .*'the reason'"
+    ):
         trial.move_to(end, because="the reason")
 
     assert trial.status is start

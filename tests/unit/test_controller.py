@@ -1,0 +1,861 @@
+"""(state, event) -> commands: every event in every state, then each rule by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tune_core.controller import Controller, Rules
+from tune_core.errors import IllegalTransition
+from tune_core.messages import (
+    Answer,
+    CapacityChanged,
+    Command,
+    CompleteTrial,
+    Decision,
+    DeleteCheckpoint,
+    EndExperiment,
+    Event,
+    ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
+    Outcome,
+    SearchEnded,
+    StartLease,
+    StopCause,
+    StopLease,
+    StopRequested,
+    Suggest,
+    SuggestionDeferred,
+    TrialReported,
+    TrialSuggested,
+    describe,
+)
+from tune_core.trial import LeasePhase, Status
+
+CONTINUE, STOP, PAUSE = Decision
+COMPLETED, STOPPED, ERROR, CRASHED, UNPLACED = Outcome
+
+
+def tid(number: int) -> str:
+    return f"a1b2c_{number:05d}"
+
+
+def started(capacity: int = 1) -> Event:
+    return ExperimentStarted(0.0, capacity)
+
+
+def suggested(number: int = 0) -> Event:
+    resources = {"bundles": [{"CPU": 1.0}]}
+    return TrialSuggested(1.0, tid(number), {"n": number}, f"{number}", f"t{number}", "train", resources)
+
+
+def running(number: int = 0, lease: int = 1) -> Event:
+    return LeaseStarted(2.0, tid(number), lease, 4711, "host", "127.0.0.1")
+
+
+def reported(
+    iteration: int,
+    decision: Decision = CONTINUE,
+    *,
+    number: int = 0,
+    lease: int = 1,
+    checkpoint: int | None = None,
+    **metrics: Any,
+) -> Event:
+    return TrialReported(3.0, tid(number), lease, iteration, metrics, checkpoint, decision)
+
+
+def ended(outcome: Outcome, *, number: int = 0, lease: int = 1, retryable: bool = True) -> Event:
+    error = None if outcome in (COMPLETED, STOPPED) else f"ValueError: attempt {lease}"
+    return LeaseEnded(4.0, tid(number), lease, outcome, error, "Traceback" if error else "", retryable)
+
+
+def stop(cause: StopCause) -> Event:
+    return StopRequested(5.0, cause, f"stopped by {cause}")
+
+
+def controller_after(events: Iterable[Event] = (), **rules: Any) -> Controller:
+    controller = Controller(Rules("a1b2c", **rules))
+    for event in events:
+        controller.handle(event)
+    return controller
+
+
+def after_last(events: list[Event], **rules: Any) -> list[Command]:
+    """What the last of these events leads to."""
+    return controller_after(events[:-1], **rules).handle(events[-1])
+
+
+def start_lease(lease: int, checkpoint: int | None = None, iteration: int = 0, highest: int = -1) -> Command:
+    return StartLease(tid(0), lease, checkpoint, iteration, highest)
+
+
+# Every event in every state of one trial, which is the only one that may run.
+
+ONE = [started(), suggested(), running()]
+STATES: dict[str, list[Event]] = {
+    "starting": ONE[:2],
+    "running": [*ONE, reported(1)],
+    "told STOP": [*ONE, reported(1, STOP)],
+    "told PAUSE": [*ONE, reported(1, PAUSE)],
+    "interrupted": [*ONE, reported(1), stop(StopCause.INTERRUPT)],
+    "out of time": [*ONE, reported(1), stop(StopCause.TIME_BUDGET)],
+    "paused": [*ONE, reported(1, PAUSE), ended(STOPPED)],
+    "terminated": [*ONE, reported(1), ended(COMPLETED)],
+    "failed": [*ONE, reported(1), ended(ERROR)],
+}
+EVENTS: dict[str, Event] = {
+    "started": running(),
+    "started, stale": running(lease=0),
+    "reported": reported(2),
+    "reported again": reported(1),
+    "reported, stale": reported(2, lease=0),
+    "reported, STOP": reported(2, STOP),
+    "reported, PAUSE": reported(2, PAUSE),
+    **{f"ended, {outcome}": ended(outcome) for outcome in Outcome},
+    "ended, stale": ended(ERROR, lease=0),
+    **{f"stop, {cause}": stop(cause) for cause in StopCause},
+    "capacity 2": CapacityChanged(6.0, 2),
+}
+
+#: Event, then status and phase of the trial, then the commands (without the id of this trial).
+TABLES = {
+    "starting": """
+        started           | RUNNING running  |
+        started, stale    | PENDING starting |
+        reported          | PENDING starting |
+        reported again    | PENDING starting |
+        reported, stale   | PENDING starting |
+        reported, STOP    | PENDING stopping | Answer 1 STOP
+        reported, PAUSE   | PENDING stopping | Answer 1 PAUSE
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, error      | ERROR none       | CompleteTrial True; Suggest #1
+        ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
+        ended, stale      | PENDING starting |
+        stop, interrupt   | PENDING stopping | StopLease 1
+        stop, time_budget | PENDING stopping | StopLease 1
+        stop, stopper     | PENDING stopping | StopLease 1
+        stop, fail_fast   | PENDING stopping | StopLease 1
+        stop, failure     | PENDING stopping | StopLease 1
+        capacity 2        | PENDING starting |
+    """,
+    "running": """
+        started           | RUNNING running  |
+        started, stale    | RUNNING running  |
+        reported          | RUNNING running  |
+        reported again    | RUNNING running  |
+        reported, stale   | RUNNING running  |
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, error      | ERROR none       | CompleteTrial True; Suggest #1
+        ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
+        ended, stale      | RUNNING running  |
+        stop, interrupt   | RUNNING stopping | StopLease 1
+        stop, time_budget | RUNNING stopping | StopLease 1
+        stop, stopper     | RUNNING stopping | StopLease 1
+        stop, fail_fast   | RUNNING stopping | StopLease 1
+        stop, failure     | RUNNING stopping | StopLease 1
+        capacity 2        | RUNNING running  |
+    """,
+    "told STOP": """
+        started           | RUNNING stopping |
+        started, stale    | RUNNING stopping |
+        reported          | RUNNING stopping |
+        reported again    | RUNNING stopping |
+        reported, stale   | RUNNING stopping |
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 STOP
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, error      | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, crashed    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, unplaced   | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stale      | RUNNING stopping |
+        stop, interrupt   | RUNNING stopping |
+        stop, time_budget | RUNNING stopping |
+        stop, stopper     | RUNNING stopping |
+        stop, fail_fast   | RUNNING stopping |
+        stop, failure     | RUNNING stopping |
+        capacity 2        | RUNNING stopping |
+    """,
+    "told PAUSE": """
+        started           | RUNNING stopping |
+        started, stale    | RUNNING stopping |
+        reported          | RUNNING stopping |
+        reported again    | RUNNING stopping |
+        reported, stale   | RUNNING stopping |
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | PAUSED none      | Suggest #1
+        ended, error      | PAUSED none      | Suggest #1
+        ended, crashed    | PAUSED none      | Suggest #1
+        ended, unplaced   | PAUSED none      | Suggest #1
+        ended, stale      | RUNNING stopping |
+        stop, interrupt   | RUNNING stopping |
+        stop, time_budget | RUNNING stopping |
+        stop, stopper     | RUNNING stopping |
+        stop, fail_fast   | RUNNING stopping |
+        stop, failure     | RUNNING stopping |
+        capacity 2        | RUNNING stopping |
+    """,
+    "interrupted": """
+        started           | RUNNING stopping |
+        started, stale    | RUNNING stopping |
+        reported          | RUNNING stopping |
+        reported again    | RUNNING stopping |
+        reported, stale   | RUNNING stopping |
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        ended, completed  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by interrupt None
+        ended, stopped    | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, error      | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, crashed    | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, unplaced   | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, stale      | RUNNING stopping |
+        stop, interrupt   | RUNNING stopping |
+        stop, time_budget | RUNNING stopping |
+        stop, stopper     | RUNNING stopping |
+        stop, fail_fast   | RUNNING stopping |
+        stop, failure     | RUNNING stopping |
+        capacity 2        | RUNNING stopping |
+    """,
+    "out of time": """
+        started           | RUNNING stopping |
+        started, stale    | RUNNING stopping |
+        reported          | RUNNING stopping |
+        reported again    | RUNNING stopping |
+        reported, stale   | RUNNING stopping |
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        ended, completed  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, stopped    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, error      | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, crashed    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, unplaced   | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, stale      | RUNNING stopping |
+        stop, interrupt   | RUNNING stopping |
+        stop, time_budget | RUNNING stopping |
+        stop, stopper     | RUNNING stopping |
+        stop, fail_fast   | RUNNING stopping |
+        stop, failure     | RUNNING stopping |
+        capacity 2        | RUNNING stopping |
+    """,
+    "paused": """
+        started           | PAUSED none      |
+        started, stale    | PAUSED none      |
+        reported          | PAUSED none      |
+        reported again    | PAUSED none      |
+        reported, stale   | PAUSED none      |
+        reported, STOP    | PAUSED none      |
+        reported, PAUSE   | PAUSED none      |
+        ended, completed  | PAUSED none      |
+        ended, stopped    | PAUSED none      |
+        ended, error      | PAUSED none      |
+        ended, crashed    | PAUSED none      |
+        ended, unplaced   | PAUSED none      |
+        ended, stale      | PAUSED none      |
+        stop, interrupt   | PAUSED none      |
+        stop, time_budget | TERMINATED none  | CompleteTrial False
+        stop, stopper     | TERMINATED none  | CompleteTrial False
+        stop, fail_fast   | TERMINATED none  | CompleteTrial False
+        stop, failure     | PAUSED none      |
+        capacity 2        | PAUSED none      |
+    """,
+}
+
+
+def rows_of(table: str) -> list[tuple[str, str, str]]:
+    lines = (line.split("|") for line in table.strip().splitlines())
+    return [(event.strip(), state.strip(), commands.strip()) for event, state, commands in lines]
+
+
+def shortly(command: Command) -> str:
+    text = describe(command).replace(tid(0), "").replace(tid(1), "#1")
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "expected_state", "expected_commands"),
+    [(state, *row) for state, table in TABLES.items() for row in rows_of(table)],
+)
+def test_table(state: str, event: str, expected_state: str, expected_commands: str) -> None:
+    controller = controller_after(STATES[state], max_concurrent=1)
+
+    commands = controller.handle(EVENTS[event])
+
+    trial = controller.trials[tid(0)]
+    assert "; ".join(map(shortly, commands)) == expected_commands
+    assert f"{trial.status} {trial.phase}" == expected_state
+
+
+def test_tables_have_every_event_in_every_state_that_is_not_final() -> None:
+    final = {"terminated", "failed"}
+
+    assert set(TABLES) == set(STATES) - final
+    assert all([row[0] for row in rows_of(table)] == list(EVENTS) for table in TABLES.values())
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(("state", "status"), [("terminated", Status.TERMINATED), ("failed", Status.ERROR)])
+def test_no_event_moves_a_finished_trial(state: str, status: Status, event: str) -> None:
+    controller = controller_after(STATES[state], max_concurrent=1)
+
+    commands = controller.handle(EVENTS[event])
+
+    assert commands == []
+    assert controller.trials[tid(0)].status is status
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_events_of_an_older_lease_leave_no_trace(state: str) -> None:
+    controller = controller_after(STATES[state], max_concurrent=1)
+    trial = controller.trials[tid(0)]
+    before = [getattr(trial, name) for name in trial.__slots__]
+
+    for event in (
+        running(lease=0),
+        reported(9, STOP, lease=0, checkpoint=7, loss=1),
+        ended(COMPLETED, lease=0),
+    ):
+        assert controller.handle(event) == []
+
+    assert [getattr(trial, name) for name in trial.__slots__] == before
+
+
+def test_events_of_a_trial_that_nobody_knows_are_ignored() -> None:
+    controller = controller_after([started()])
+
+    assert controller.handle(running(7)) == controller.handle(reported(1, number=7)) == []
+    assert controller.live_trial(tid(7), 1) is None
+
+
+# The life of one trial.
+
+
+def test_new_experiment_asks_for_its_first_trial() -> None:
+    assert after_last([started()]) == [Suggest(tid(0))]
+
+
+def test_suggestion_becomes_a_trial_that_starts_from_scratch() -> None:
+    controller = controller_after([started()])
+
+    commands = controller.handle(suggested())
+
+    trial = controller.trials[tid(0)]
+    assert commands == [StartLease(tid(0), lease=1, checkpoint=None, iteration=0, highest_index=-1)]
+    assert (trial.number, trial.config, trial.experiment_tag, trial.dirname) == (0, {"n": 0}, "0", "t0")
+    assert trial.resources.required_resources == {"CPU": 1.0}
+    assert controller.live_trial(tid(0), 1) is trial
+    assert controller.live_trial(tid(0), 2) is None
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[suggested()], [started(), suggested(), suggested()], [started(), SearchEnded(1.0), suggested()]],
+)
+def test_suggestion_that_nobody_asked_for_is_a_defect(events: list[Event]) -> None:
+    with pytest.raises(IllegalTransition, match="nobody asked for this suggestion"):
+        after_last(events, max_concurrent=1)
+
+
+def test_running_trial_knows_its_process() -> None:
+    controller = controller_after(ONE)
+
+    worker = {"pid": 4711, "hostname": "host", "node_ip": "127.0.0.1"}
+    assert controller.trials[tid(0)].worker == worker
+
+
+def test_report_is_kept_with_its_iteration() -> None:
+    controller = controller_after([*ONE, reported(1, loss=0.5), reported(2, loss=0.25)])
+
+    trial = controller.trials[tid(0)]
+    assert (trial.iteration, trial.last_row) == (2, {"loss": 0.25})
+
+
+def test_report_that_came_before_is_not_counted_twice() -> None:
+    events = [*ONE, reported(1, checkpoint=0), reported(2, checkpoint=1), reported(2, checkpoint=1, loss=7)]
+    controller = controller_after(events)
+
+    trial = controller.trials[tid(0)]
+    assert [record.index for record in trial.checkpoints] == [0, 1]
+    assert trial.last_row == {}
+
+
+def test_what_a_stopping_trial_still_reports_is_kept() -> None:
+    controller = controller_after([*ONE, reported(1), stop(StopCause.INTERRUPT), reported(2, checkpoint=0)])
+
+    trial = controller.trials[tid(0)]
+    assert (trial.iteration, trial.checkpoint.index if trial.checkpoint else None) == (2, 0)
+
+
+def test_later_pause_does_not_take_back_a_stop() -> None:
+    controller = controller_after([*ONE, reported(1, STOP)])
+
+    assert controller.handle(reported(2, PAUSE)) == [Answer(tid(0), 1, STOP)]
+    assert CompleteTrial(tid(0), failed=False) in controller.handle(ended(STOPPED))
+
+
+# Failures.
+
+
+@pytest.mark.parametrize("outcome", [ERROR, CRASHED])
+def test_failed_trial_is_tried_again_as_often_as_allowed(outcome: Outcome) -> None:
+    controller = controller_after(ONE, max_failures=2, max_concurrent=1)
+    trial = controller.trials[tid(0)]
+
+    assert controller.handle(ended(outcome)) == [start_lease(2)]
+    assert (trial.status, trial.error) == (Status.PENDING, "ValueError: attempt 1")
+    assert controller.handle(ended(outcome, lease=2)) == [start_lease(3)]
+    assert controller.handle(ended(outcome, lease=3)) == [CompleteTrial(tid(0), failed=True), Suggest(tid(1))]
+    assert (trial.status, trial.num_failures) == (Status.ERROR, 3)
+    assert (trial.error, trial.traceback) == ("ValueError: attempt 3", "Traceback")
+
+
+def test_trial_without_a_limit_is_tried_again_for_ever() -> None:
+    controller = controller_after(ONE, max_failures=-1, max_concurrent=1)
+
+    for lease in range(1, 50):
+        assert controller.handle(ended(ERROR, lease=lease)) == [start_lease(lease + 1)]
+
+
+@pytest.mark.parametrize("outcome", [ERROR, CRASHED, UNPLACED])
+def test_failure_that_would_happen_again_is_not_tried_again(outcome: Outcome) -> None:
+    commands = after_last([*ONE, ended(outcome, retryable=False)], max_failures=-1, max_concurrent=1)
+
+    assert commands == [CompleteTrial(tid(0), failed=True), Suggest(tid(1))]
+
+
+def test_retry_starts_from_the_latest_checkpoint_and_counts_on_from_there() -> None:
+    events = [*ONE, reported(1), reported(2, checkpoint=0), reported(3)]
+    controller = controller_after(events, max_failures=1, max_concurrent=1)
+
+    assert controller.handle(ended(CRASHED)) == [start_lease(2, checkpoint=0, iteration=2, highest=0)]
+    controller.handle(running(lease=2))
+    controller.handle(reported(3, lease=2, loss=7))
+    assert controller.trials[tid(0)].last_row == {"loss": 7}
+
+
+def test_retry_without_a_checkpoint_counts_from_the_beginning() -> None:
+    controller = controller_after([*ONE, reported(1), ended(ERROR)], max_failures=1, max_concurrent=1)
+
+    controller.handle(running(lease=2))
+    controller.handle(reported(1, lease=2, loss=7))
+
+    assert controller.trials[tid(0)].last_row == {"loss": 7}
+
+
+def test_late_words_of_a_failed_attempt_do_not_reach_its_retry() -> None:
+    controller = controller_after([*ONE, ended(CRASHED), running(lease=2)], max_failures=1, max_concurrent=1)
+
+    assert controller.handle(reported(1, STOP, checkpoint=0)) == []
+    assert controller.handle(ended(COMPLETED)) == []
+    assert controller.trials[tid(0)].status is Status.RUNNING
+    assert controller.trials[tid(0)].checkpoints == []
+
+
+def test_trial_that_recovers_has_no_error() -> None:
+    controller = controller_after([*ONE, ended(ERROR), running(lease=2)], max_failures=1, max_concurrent=1)
+
+    controller.handle(ended(COMPLETED, lease=2))
+
+    trial = controller.trials[tid(0)]
+    assert (trial.status, trial.error, trial.traceback) == (Status.TERMINATED, None, "")
+    assert trial.num_failures == 1
+
+
+def test_failure_without_a_text_is_named_by_its_outcome() -> None:
+    controller = controller_after(ONE)
+
+    controller.handle(LeaseEnded(4.0, tid(0), 1, CRASHED))
+
+    assert controller.trials[tid(0)].error == "crashed"
+
+
+# fail_fast.
+
+TWO = [started(2), suggested(0), suggested(1), running(0), running(1)]
+
+
+def test_failed_trial_leaves_the_others_alone() -> None:
+    commands = after_last([*TWO, ended(ERROR)], max_concurrent=2)
+
+    assert commands == [CompleteTrial(tid(0), failed=True), Suggest(tid(2))]
+
+
+def test_fail_fast_stops_everything_with_the_first_failed_trial() -> None:
+    controller = controller_after(TWO, fail_fast="yes", max_concurrent=2)
+
+    first = controller.handle(ended(ERROR))
+    second = controller.handle(ended(STOPPED, number=1))
+
+    assert first == [CompleteTrial(tid(0), failed=True), StopLease(tid(1), 1)]
+    reason = f"fail_fast: trial {tid(0)} failed with ValueError: attempt 1"
+    assert second == [CompleteTrial(tid(1), failed=False), EndExperiment(reason)]
+    assert controller.trials[tid(1)].status is Status.TERMINATED
+
+
+def test_fail_fast_raise_ends_with_the_error_of_the_first_failed_trial() -> None:
+    controller = controller_after(TWO, fail_fast="raise", max_concurrent=2)
+
+    controller.handle(ended(ERROR))
+    commands = controller.handle(ended(ERROR, number=1))
+
+    assert commands[-1] == EndExperiment(f"trial {tid(0)} failed", "ValueError: attempt 1")
+
+
+def test_fail_fast_waits_until_a_trial_is_out_of_retries() -> None:
+    controller = controller_after(ONE, fail_fast="yes", max_failures=1, max_concurrent=1)
+
+    assert controller.handle(ended(ERROR)) == [start_lease(2)]
+    assert controller.stop_request is None
+    assert isinstance(controller.handle(ended(ERROR, lease=2))[-1], EndExperiment)
+
+
+def test_fail_fast_ends_trials_that_are_paused() -> None:
+    events = [*TWO, CapacityChanged(2.0, 0), reported(1, PAUSE), ended(STOPPED)]
+
+    commands = after_last([*events, ended(ERROR, number=1)], fail_fast="yes", max_concurrent=2)
+
+    assert commands[:2] == [CompleteTrial(tid(1), failed=True), CompleteTrial(tid(0), failed=False)]
+
+
+def test_trial_that_fails_while_all_stop_is_no_first_failure() -> None:
+    events = [*ONE, stop(StopCause.STOPPER), ended(ERROR)]
+
+    commands = after_last(events, fail_fast="raise", max_concurrent=1)
+
+    assert commands == [CompleteTrial(tid(0), failed=False), EndExperiment("stopped by stopper")]
+
+
+def test_suggestion_on_its_way_when_all_stops_is_not_started() -> None:
+    controller = controller_after([started(2), suggested()], fail_fast="yes")
+
+    controller.handle(ended(UNPLACED, retryable=False))
+    commands = controller.handle(suggested(1))
+
+    assert commands[0] == CompleteTrial(tid(1), failed=False)
+    assert isinstance(commands[1], EndExperiment)
+
+
+def test_suggestion_on_its_way_at_an_interrupt_can_go_on_later() -> None:
+    controller = controller_after([started(), stop(StopCause.INTERRUPT)])
+
+    commands = controller.handle(suggested())
+
+    assert commands == [EndExperiment("stopped by interrupt")]
+    assert controller.trials[tid(0)].status is Status.PAUSED
+    assert controller.unfinished == [controller.trials[tid(0)]]
+
+
+# Stopping everything.
+
+
+@pytest.mark.parametrize("cause", [StopCause.INTERRUPT, StopCause.FAILURE])
+def test_trials_can_go_on_after_an_interrupt(cause: StopCause) -> None:
+    controller = controller_after([*ONE, reported(1, checkpoint=0), stop(cause)], max_concurrent=1)
+
+    assert controller.handle(ended(STOPPED)) == [EndExperiment(f"stopped by {cause}")]
+    trial = controller.trials[tid(0)]
+    assert (trial.status, trial.checkpoint and trial.checkpoint.index) == (Status.PAUSED, 0)
+
+
+@pytest.mark.parametrize("cause", [StopCause.TIME_BUDGET, StopCause.STOPPER, StopCause.FAIL_FAST])
+@pytest.mark.parametrize("decision", [CONTINUE, PAUSE, STOP])
+def test_trials_are_over_when_their_time_is_up(cause: StopCause, decision: Decision) -> None:
+    controller = controller_after([*ONE, reported(1, decision), stop(cause)], max_concurrent=1)
+
+    commands = controller.handle(ended(STOPPED))
+
+    assert commands == [CompleteTrial(tid(0), failed=False), EndExperiment(f"stopped by {cause}")]
+
+
+def test_first_request_to_stop_rules() -> None:
+    controller = controller_after(TWO, max_concurrent=2)
+    controller.handle(stop(StopCause.INTERRUPT))
+    controller.handle(ended(STOPPED))
+
+    assert controller.handle(stop(StopCause.TIME_BUDGET)) == []
+    assert controller.handle(ended(STOPPED, number=1)) == [EndExperiment("stopped by interrupt")]
+    assert {trial.status for trial in controller.trials.values()} == {Status.PAUSED}
+
+
+def test_retry_does_not_happen_while_all_stop() -> None:
+    controller = controller_after([*ONE, stop(StopCause.TIME_BUDGET)], max_failures=-1)
+
+    assert controller.handle(ended(CRASHED))[0] == CompleteTrial(tid(0), failed=False)
+
+
+def test_stop_before_the_first_suggestion_ends_the_experiment() -> None:
+    controller = controller_after([started(), stop(StopCause.INTERRUPT)])
+
+    assert controller.handle(SearchEnded(6.0)) == [EndExperiment("stopped by interrupt")]
+
+
+def test_nothing_happens_after_the_end() -> None:
+    controller = controller_after([started(), SearchEnded(1.0)])
+
+    assert controller.has_ended
+    late = [
+        started(4),
+        CapacityChanged(6.0, 9),
+        SearchEnded(7.0),
+        SuggestionDeferred(7.0),
+        *map(stop, StopCause),
+    ]
+    assert [controller.handle(event) for event in late] == [[]] * len(late)
+
+
+# PAUSE.
+
+
+def test_paused_trial_resumes_from_its_last_committed_checkpoint() -> None:
+    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, checkpoint=0)]
+    controller = controller_after([*events, reported(2, PAUSE, checkpoint=1), reported(3)])
+
+    assert controller.handle(ended(STOPPED)) == [start_lease(2, checkpoint=1, iteration=2, highest=1)]
+    assert controller.trials[tid(0)].status is Status.PENDING
+
+
+def test_paused_trial_without_a_checkpoint_starts_again_from_scratch() -> None:
+    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, PAUSE)]
+
+    assert after_last([*events, ended(STOPPED)]) == [start_lease(2)]
+
+
+def test_new_configurations_go_before_paused_trials() -> None:
+    controller = controller_after([*ONE, reported(1, PAUSE)], max_concurrent=1)
+
+    assert controller.handle(ended(STOPPED)) == [Suggest(tid(1))]
+    assert controller.handle(SearchEnded(6.0)) == [start_lease(2)]
+
+
+def test_paused_trials_wake_in_creation_order_as_far_as_there_is_room() -> None:
+    events = [started(3), *map(suggested, range(3)), SearchEnded(1.0), *map(running, range(3))]
+    controller = controller_after(events, max_concurrent=3)
+    for number in (2, 0, 1):
+        controller.handle(reported(1, PAUSE, number=number))
+    controller.rules = Rules("a1b2c", max_concurrent=2)
+
+    woken = [controller.handle(ended(STOPPED, number=number)) for number in (2, 0, 1)]
+
+    leases = [[(command.trial_id, command.lease) for command in commands] for commands in woken]  # type: ignore[attr-defined]
+    assert leases == [[], [(tid(0), 2)], [(tid(1), 2)]]
+
+
+# Checkpoints that are kept.
+
+
+def deleted(scores: list[Any], **rules: Any) -> list[int]:
+    """Indices that are deleted, in order, as checkpoints with these scores come."""
+    controller = controller_after(ONE, **rules)
+    commands = []
+    for index, score in enumerate(scores):
+        commands += controller.handle(
+            reported(index + 1, checkpoint=index, score=score, deep={"score": score})
+        )
+    assert all(isinstance(command, DeleteCheckpoint) for command in commands)
+    return [command.index for command in commands if isinstance(command, DeleteCheckpoint)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rules", "expected"),
+    [
+        ([1, 2, 3], {}, []),
+        ([1, 2, 3], {"num_to_keep": 3}, []),
+        ([1, 2, 3, 4], {"num_to_keep": 2}, [0, 1]),
+        ([9, 8, 1, 2], {"num_to_keep": 2}, [0, 1]),  # without an attribute, by time
+        ([1, 3, 2, 4], {"num_to_keep": 2, "score_attribute": "score"}, [0, 2]),
+        ([4, 3, 2, 1], {"num_to_keep": 2, "score_attribute": "score"}, [2]),  # 3 is worst, and the latest
+        ([4, 3, 2, 1], {"num_to_keep": 1, "score_attribute": "score"}, [1, 2]),
+        ([1, 2, 3, 4], {"num_to_keep": 1, "score_attribute": "score", "score_order": "min"}, [1, 2]),
+        ([1, 2, 3, 0], {"num_to_keep": 1, "score_attribute": "deep/score", "score_order": "min"}, [1, 0, 2]),
+        ([math.nan, 1, 2], {"num_to_keep": 2, "score_attribute": "score"}, [0]),
+        ([1, math.nan, -math.inf, 0], {"num_to_keep": 2, "score_attribute": "score"}, [1, 2]),
+        (
+            [math.inf, 1, math.nan, 0],
+            {"num_to_keep": 2, "score_attribute": "score", "score_order": "min"},
+            [0, 2],
+        ),
+        ([5, None, "high", 1], {"num_to_keep": 1, "score_attribute": "score"}, [1, 2]),
+        ([5, 4, 3], {"num_to_keep": 1, "score_attribute": "absent"}, [0, 1]),
+        ([1, 1, 1, 1], {"num_to_keep": 2, "score_attribute": "score"}, [0, 1]),  # equal: the older goes
+        ([10**400, 1, 2], {"num_to_keep": 1, "score_attribute": "score"}, [1]),
+        ([False, True, 0.5], {"num_to_keep": 1, "score_attribute": "score"}, [0]),
+    ],
+)
+def test_worst_checkpoints_are_deleted(scores: list[Any], rules: dict[str, Any], expected: list[int]) -> None:
+    assert deleted(scores, **rules) == expected
+
+
+def test_latest_checkpoint_is_never_deleted() -> None:
+    controller = controller_after(
+        ONE, num_to_keep=1, score_attribute="score", max_failures=1, max_concurrent=1
+    )
+    for index, score in enumerate([3, 2, 1]):
+        controller.handle(reported(index + 1, checkpoint=index, score=score))
+
+    trial = controller.trials[tid(0)]
+    assert [record.index for record in trial.checkpoints] == [0, 2]
+    assert controller.handle(ended(CRASHED)) == [start_lease(2, checkpoint=2, iteration=3, highest=2)]
+
+
+def test_highest_index_counts_deleted_checkpoints() -> None:
+    controller = controller_after(ONE, num_to_keep=1, max_failures=1, max_concurrent=1)
+    controller.handle(reported(1, checkpoint=0))
+    controller.handle(reported(2, checkpoint=5))  # indices in between are another writer's leftovers
+
+    assert controller.handle(ended(ERROR)) == [start_lease(2, checkpoint=5, iteration=2, highest=5)]
+
+
+def test_checkpoint_is_kept_with_the_report_that_it_came_with() -> None:
+    controller = controller_after([*ONE, reported(1), reported(2, checkpoint=0, loss=0.5), reported(3)])
+
+    record = controller.trials[tid(0)].checkpoint
+    assert record is not None
+    assert (record.iteration, record.metrics) == (2, {"loss": 0.5})
+
+
+def test_deletions_come_before_the_answer_to_the_report() -> None:
+    events = [*ONE, reported(1, checkpoint=0), reported(2, STOP, checkpoint=1)]
+
+    assert after_last(events, num_to_keep=1) == [DeleteCheckpoint(tid(0), 0), Answer(tid(0), 1, STOP)]
+
+
+# How many trials there are at once.
+
+
+def num_started(capacity: int, *, run: int, **rules: Any) -> int:
+    """How many leases are started while the first `run` of them begin to run."""
+    controller = controller_after(**rules)
+    pending, number = controller.handle(started(capacity)), 0
+    count = 0
+    while pending:
+        command = pending.pop(0)
+        if isinstance(command, Suggest):
+            pending += controller.handle(suggested(number))
+            number += 1
+        elif isinstance(command, StartLease):
+            count += 1
+            if count <= run:
+                pending += controller.handle(running(count - 1))
+    return count
+
+
+@pytest.mark.parametrize(
+    ("capacity", "run", "rules", "expected"),
+    [
+        (1, 0, {}, 1),
+        (4, 0, {}, 4),
+        (4, 2, {}, 4),
+        (4, 4, {}, 5),  # one more waits, so that the next starts at once
+        (4, 9, {}, 10),
+        (4, 0, {"max_concurrent": 2}, 2),
+        (4, 2, {"max_concurrent": 2}, 2),
+        (1, 0, {"max_concurrent": 3}, 1),
+        (1, 3, {"max_concurrent": 3}, 3),
+    ],
+)
+def test_as_many_trials_are_started_as_fit(
+    capacity: int, run: int, rules: dict[str, Any], expected: int
+) -> None:
+    assert num_started(capacity, run=run, **rules) == expected
+
+
+def test_more_capacity_starts_more_trials() -> None:
+    controller = controller_after([started(1), suggested()])
+
+    assert controller.handle(CapacityChanged(2.0, 2)) == [Suggest(tid(1))]
+
+
+def test_less_capacity_starts_none_and_stops_none() -> None:
+    controller = controller_after([started(2), suggested(0), suggested(1), running(0)])
+
+    assert controller.handle(CapacityChanged(2.0, 1)) == []
+    assert controller.trials[tid(1)].phase is LeasePhase.STARTING
+
+
+def test_experiment_waits_while_the_cluster_is_empty() -> None:
+    controller = controller_after([started(0)])
+
+    assert controller.handle(CapacityChanged(1.0, 1)) == [Suggest(tid(0))]
+
+
+def test_experiment_without_capacity_wakes_nobody_and_does_not_end() -> None:
+    controller = controller_after([*ONE, reported(1, PAUSE), CapacityChanged(3.0, 0)], max_concurrent=1)
+
+    assert controller.handle(ended(STOPPED)) == []
+    assert controller.handle(CapacityChanged(6.0, 1)) == [Suggest(tid(1))]
+
+
+def test_experiment_whose_trials_are_finished_ends_without_capacity() -> None:
+    events = [started(2), suggested(), SearchEnded(1.0), running(), CapacityChanged(3.0, 0)]
+
+    assert after_last([*events, ended(COMPLETED)])[-1] == EndExperiment("every trial is finished")
+
+
+def test_stopped_experiment_ends_without_capacity() -> None:
+    controller = controller_after([started(0)])
+
+    assert controller.handle(stop(StopCause.INTERRUPT)) == [EndExperiment("stopped by interrupt")]
+
+
+# The searcher's answers, and the end.
+
+
+def test_experiment_ends_when_the_search_has_and_every_trial_is_finished() -> None:
+    controller = controller_after([started(2), suggested(), SearchEnded(1.0), running()])
+
+    assert controller.handle(ended(COMPLETED)) == [
+        CompleteTrial(tid(0), failed=False),
+        EndExperiment("every trial is finished"),
+    ]
+    assert controller.has_ended
+    assert controller.unfinished == []
+
+
+def test_experiment_without_a_configuration_ends_at_once() -> None:
+    assert after_last([started(), SearchEnded(1.0)]) == [EndExperiment("every trial is finished")]
+
+
+def test_searcher_that_waits_is_asked_again_when_a_trial_has_ended() -> None:
+    controller = controller_after([started(2), suggested()])
+
+    assert controller.handle(SuggestionDeferred(1.0)) == []
+    assert controller.handle(running()) == []
+    assert controller.handle(ended(COMPLETED)) == [CompleteTrial(tid(0), failed=False), Suggest(tid(1))]
+
+
+def test_paused_trial_wakes_while_the_searcher_waits() -> None:
+    controller = controller_after([*ONE, reported(1, PAUSE), ended(STOPPED)], max_concurrent=1)
+
+    assert controller.handle(SuggestionDeferred(5.0)) == [start_lease(2)]
+
+
+def test_searcher_that_waits_for_nothing_ends_the_experiment() -> None:
+    commands = after_last([started(), SuggestionDeferred(1.0)])
+
+    assert commands == [EndExperiment("the searcher waits, but no trial runs that it could wait for")]
+
+
+def test_only_one_question_is_open_at_a_time() -> None:
+    controller = controller_after([started(4)])
+
+    assert controller.handle(CapacityChanged(1.0, 9)) == []
+    assert controller.handle(suggested()) == [StartLease(tid(0), 1, None, 0, -1), Suggest(tid(1))]
+
+
+def test_trials_are_numbered_in_the_order_of_their_suggestions() -> None:
+    controller = controller_after([started(3), *map(suggested, range(3))])
+
+    assert [trial.number for trial in controller.trials.values()] == [0, 1, 2]
+    assert [trial.trial_id for trial in controller.unfinished] == [tid(0), tid(1), tid(2)]

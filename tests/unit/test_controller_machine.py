@@ -1,0 +1,263 @@
+"""The controller under events in any order: what has to be true whatever happens."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tune_core.controller import Controller, Rules
+from tune_core.encoding import dumps, loads
+from tune_core.messages import (
+    Answer,
+    CapacityChanged,
+    Command,
+    CompleteTrial,
+    Decision,
+    DeleteCheckpoint,
+    EndExperiment,
+    Event,
+    ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
+    Outcome,
+    SearchEnded,
+    StartLease,
+    StopCause,
+    StopLease,
+    StopRequested,
+    Suggest,
+    SuggestionDeferred,
+    TrialReported,
+    TrialSuggested,
+    describe,
+    event_from_dict,
+    event_to_dict,
+)
+from tune_core.testing.replay import replay
+from tune_core.trial import LeasePhase, Status
+
+MAX_TRIALS = 8
+RESUMABLE = (StopCause.INTERRUPT, StopCause.FAILURE)
+
+rules = st.builds(
+    Rules,
+    st.just("a1b2c"),
+    max_failures=st.sampled_from([0, 1, 3, -1]),
+    fail_fast=st.sampled_from(["no", "no", "yes", "raise"]),
+    max_concurrent=st.sampled_from([None, 1, 3]),
+    num_to_keep=st.sampled_from([None, 1, 2]),
+    score_attribute=st.sampled_from([None, "score"]),
+    score_order=st.sampled_from(["min", "max"]),
+)
+decisions = st.sampled_from([*[Decision.CONTINUE] * 4, Decision.STOP, Decision.PAUSE])
+scores = st.none() | st.sampled_from([math.nan, math.inf, -1.0, 0.0, 2])
+
+
+class ControllerMachine(RuleBasedStateMachine):
+    """A shell with a pool of slots, whose trials do whatever they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[tuple[Event, tuple[str, ...]]] = []
+        self.lease_events: list[Event] = []
+        self.asked_for: str | None = None
+        self.suggested = 0
+        #: Leases that were ordered and have not ended, and those of them that have a slot.
+        self.live: dict[str, int] = {}
+        self.with_slot: set[str] = set()
+        self.checkpoints: dict[str, set[int]] = {}
+        self.completed: dict[str, Status] = {}
+        self.end: EndExperiment | None = None
+        self.time = 0.0
+
+    # What the controller orders.
+
+    def send(self, event: Event) -> None:
+        commands = self.controller.handle(event)
+        self.history.append((event, tuple(map(describe, commands))))
+        for command in commands:
+            self.obey(command)
+
+    def obey(self, command: Command) -> None:
+        assert self.end is None
+        match command:
+            case Suggest(trial_id):
+                assert self.asked_for is None
+                assert self.controller.stop_request is None
+                assert trial_id not in self.controller.trials
+                self.asked_for = trial_id
+            case StartLease(trial_id, lease, checkpoint, _, highest):
+                assert trial_id not in self.live
+                assert trial_id not in self.completed
+                assert self.controller.stop_request is None
+                known = self.checkpoints.setdefault(trial_id, set())
+                assert checkpoint is None or checkpoint in known
+                assert highest >= max(known, default=-1)
+                self.live[trial_id] = lease
+            case Answer(trial_id, lease) | StopLease(trial_id, lease):
+                assert self.live[trial_id] == lease
+            case DeleteCheckpoint(trial_id, index):
+                self.checkpoints[trial_id].remove(index)
+                assert self.checkpoints[trial_id]
+                assert index < max(self.checkpoints[trial_id])
+            case CompleteTrial(trial_id, failed):
+                assert trial_id not in self.completed
+                status = self.controller.trials[trial_id].status
+                assert status is (Status.ERROR if failed else Status.TERMINATED)
+                self.completed[trial_id] = status
+            case EndExperiment():
+                assert not self.live
+                assert self.asked_for is None
+                self.end = command
+
+    # What happens.
+
+    @initialize(rules=rules, capacity=st.integers(1, 3))
+    def start(self, rules: Rules, capacity: int) -> None:
+        self.controller = Controller(rules)
+        self.capacity = self.highest_capacity = capacity
+        self.send(ExperimentStarted(0.0, capacity))
+
+    @precondition(lambda self: self.asked_for is not None)
+    @rule(answer=st.sampled_from(["trial"] * 6 + ["none now", "none ever"]))
+    def answer(self, answer: str) -> None:
+        trial_id, self.asked_for = self.asked_for, None
+        assert trial_id is not None
+        if answer == "none now":
+            self.send(SuggestionDeferred(self.time))
+        elif answer == "none ever" or self.suggested >= MAX_TRIALS:
+            self.send(SearchEnded(self.time))
+        else:
+            self.suggested += 1
+            resources = {"bundles": [{"CPU": 1.0}]}
+            self.send(TrialSuggested(self.time, trial_id, {}, "0", "dir", "train", resources))
+
+    @precondition(lambda self: len(self.with_slot) < min(self.capacity, len(self.live)))
+    @rule(data=st.data())
+    def grant_slot(self, data: st.DataObject) -> None:
+        trial_id = data.draw(st.sampled_from(sorted(set(self.live) - self.with_slot)))
+        self.with_slot.add(trial_id)
+        self.lease_event(LeaseStarted(self.time, trial_id, self.live[trial_id], 1, "host", "ip"))
+
+    @precondition(lambda self: self.with_slot)
+    @rule(data=st.data(), decision=decisions, has_checkpoint=st.booleans(), score=scores)
+    def report(self, data: st.DataObject, decision: Decision, has_checkpoint: bool, score: Any) -> None:
+        trial = self.controller.trials[data.draw(st.sampled_from(sorted(self.with_slot)))]
+        checkpoint = trial.last_checkpoint_index + data.draw(st.integers(1, 2)) if has_checkpoint else None
+        if checkpoint is not None:
+            self.checkpoints[trial.trial_id].add(checkpoint)
+        row = {"timestamp": 0} if score is None else {"timestamp": 0, "score": score}
+        iteration = trial.iteration + 1
+        self.lease_event(
+            TrialReported(self.time, trial.trial_id, trial.lease, iteration, row, checkpoint, decision)
+        )
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), outcome=st.sampled_from(Outcome), is_retryable=st.booleans())
+    def end_lease(self, data: st.DataObject, outcome: Outcome, is_retryable: bool) -> None:
+        trial_id = data.draw(st.sampled_from(sorted(self.live)))
+        self.with_slot.discard(trial_id)
+        lease = self.live.pop(trial_id)
+        self.lease_event(LeaseEnded(self.time, trial_id, lease, outcome, "E: text", "", is_retryable))
+
+    @precondition(lambda self: self.lease_events)
+    @rule(data=st.data())
+    def repeat_an_old_event(self, data: st.DataObject) -> None:
+        known = {name: set(indices) for name, indices in self.checkpoints.items()}
+        event = data.draw(st.sampled_from(self.lease_events))
+        is_answered = isinstance(event, LeaseStarted)
+
+        self.send(event)
+
+        assert is_answered or self.history[-1][1] == ()
+        assert self.checkpoints == known
+
+    @rule(cause=st.sampled_from(StopCause))
+    @precondition(lambda self: len(self.history) % 7 == 6)  # seldom, or little else would happen
+    def stop(self, cause: StopCause) -> None:
+        self.send(StopRequested(self.time, cause, f"stopped by {cause}"))
+
+    @rule(capacity=st.integers(0, 4))
+    def change_capacity(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.highest_capacity = max(self.highest_capacity, capacity)
+        self.send(CapacityChanged(self.time, capacity))
+
+    def lease_event(self, event: Event) -> None:
+        self.lease_events.append(event)
+        self.time += 1.0
+        self.send(event)
+
+    # What has to be true.
+
+    @invariant()
+    def one_live_lease_per_trial(self) -> None:
+        trials = self.controller.trials.values()
+        assert self.live == {t.trial_id: t.lease for t in trials if t.phase is not LeasePhase.NONE}
+
+    @invariant()
+    def no_more_leases_than_there_is_room_for(self) -> None:
+        assert len(self.live) <= self.highest_capacity + 1  # one may wait for the next slot
+        assert len(self.live) <= (self.controller.rules.max_concurrent or math.inf)
+
+    @invariant()
+    def running_trials_are_those_with_a_slot(self) -> None:
+        statuses = {trial_id: self.controller.trials[trial_id].status for trial_id in self.live}
+        assert self.with_slot == {name for name, status in statuses.items() if status is Status.RUNNING}
+
+    @invariant()
+    def finished_trials_are_completed_once_and_stay_as_they_are(self) -> None:
+        trials = self.controller.trials.values()
+        assert self.completed == {t.trial_id: t.status for t in trials if t.is_finished}
+        assert [t.trial_id for t in self.controller.unfinished] == [
+            t.trial_id for t in trials if not t.is_finished
+        ]
+
+    @invariant()
+    def known_checkpoints_are_those_that_exist(self) -> None:
+        for trial in self.controller.trials.values():
+            assert {record.index for record in trial.checkpoints} == self.checkpoints.get(
+                trial.trial_id, set()
+            )
+            keep = self.controller.rules.num_to_keep
+            assert keep is None or len(trial.checkpoints) <= keep + 1
+
+    @invariant()
+    def ended_experiment_has_a_reason_to(self) -> None:
+        assert self.controller.has_ended == (self.end is not None)
+        if self.end is not None and self.controller.unfinished:
+            assert self.controller.stop_request is not None
+            assert self.controller.stop_request.cause in RESUMABLE
+            assert {trial.status for trial in self.controller.unfinished} == {Status.PAUSED}
+
+    def teardown(self) -> None:
+        if not hasattr(self, "controller"):
+            return
+        self.wind_down()
+        written = [(dumps(event_to_dict(event)), commands) for event, commands in self.history]
+        read = [(event_from_dict(loads(line)), commands) for line, commands in written]
+        again = replay(read, self.controller.rules)
+        assert {t.trial_id: t.status for t in again.trials.values()} == {
+            t.trial_id: t.status for t in self.controller.trials.values()
+        }
+
+    def wind_down(self) -> None:
+        """Let the search and every lease end: then the experiment has to."""
+        self.change_capacity(1)
+        while self.asked_for is not None or self.live:
+            if self.asked_for is not None:
+                self.asked_for = None
+                self.send(SearchEnded(self.time))
+            for trial_id, lease in list(self.live.items()):
+                del self.live[trial_id]
+                self.with_slot.discard(trial_id)
+                self.send(LeaseEnded(self.time, trial_id, lease, Outcome.COMPLETED))
+        assert self.end is not None
+
+
+ControllerMachine.TestCase.settings = settings(stateful_step_count=60)
+TestController = ControllerMachine.TestCase
