@@ -123,6 +123,7 @@ def _identity(key: str, secret: str) -> dict[str, Any]:
 
 def _arguments(root: Path, config: Path, ports: dict[str, int]) -> list[str]:
     return [
+        "-logtostderr=true",  # not into the temporary directory, where nobody looks for it or removes it
         "server",
         f"-dir={root / 'data'}",
         "-ip=127.0.0.1",

@@ -437,7 +437,9 @@ class Driver:
             parts.artifacts.begin_attempt(trial, attempt.task_run_id)
 
     def _answer(self, command: Answer) -> None:
-        attempt = self._attempts[command.trial_id, command.lease]
+        attempt = self._attempts.get((command.trial_id, command.lease))
+        if attempt is None:
+            return  # the row was recovered from the marker of a process that is gone
         attempt.stop_cause = str(command.decision)
         attempt.deadline = self._parts.clock() + self._stop_timeout_s
         trial = self._controller.trials[command.trial_id]
@@ -549,7 +551,7 @@ class Driver:
         for key, shape in waiting.items():
             if now - self._short_since.get(shape, now) > timeout_s and self._parts.pool.cancel(key):
                 message = f"{short[shape]}; waited {timeout_s:g} s (placement_timeout_s)"
-                self._unplaced(*key, PlacementError(message))
+                self._unplaced(key[0], key[1], PlacementError(message))
 
     def _is_new_best(self, row: dict[str, Any]) -> bool:
         value = lookup(row, self._metric) if self._metric else None

@@ -126,10 +126,10 @@ def _user_modules(trainable: Any) -> list[ModuleType]:
         trainable = trainable.func
     name = getattr(inspect.unwrap(trainable), "__module__", None) or type(trainable).__module__
     top = sys.modules.get(str(name).partition(".")[0])
-    source = _source(top)
-    if top is None or source is None or not _is_users(top.__name__, source):
+    place = _source(top) or _namespace(top)
+    if top is None or place is None or not _is_users(top.__name__, place):
         return []
-    root = source.parent.parent if source.name == "__init__.py" else source.parent
+    root = place.parent.parent if place.name == "__init__.py" else place.parent
     beside = []
     for other, module in list(sys.modules.items()):
         path = _source(module)
@@ -141,6 +141,11 @@ def _user_modules(trainable: Any) -> list[ModuleType]:
 def _source(module: ModuleType | None) -> Path | None:
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _namespace(module: ModuleType | None) -> Path | None:
+    """The directory of a package that has no `__init__.py`."""
+    return next((Path(place).resolve() for place in getattr(module, "__path__", ())), None)
 
 
 def _is_users(name: str, source: Path) -> bool:

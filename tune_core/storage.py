@@ -53,8 +53,8 @@ __all__ = [
     "FileEntry",
 ]
 
-#: Where experiments go when RunConfig names no storage_path.
-DEFAULT_STORAGE_PATH = "~/prefect_tune_results"
+#: Where experiments go when RunConfig names no storage_path; as Ray Tune 2.60.
+DEFAULT_STORAGE_PATH = "~/ray_results"
 #: Longest time that committing one checkpoint may take on a remote storage, in seconds.
 COMMIT_TIMEOUT_S = 600.0
 #: Reservations that one commit may find taken before it gives up.

@@ -13,8 +13,8 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
@@ -163,7 +163,7 @@ def _run_function(function: Callable[..., Any], config: dict[str, Any], session:
 
 def _report_value(value: Any, session: Session) -> None:
     """Report what was returned or yielded. Differs from Ray Tune: 0 and False are values."""
-    if value is None or (isinstance(value, Sized) and len(value) == 0):
+    if value is None or (isinstance(value, (Mapping, Set, list, tuple, str)) and not value):
         return
     if isinstance(value, Mapping):
         session.report(value)
@@ -178,10 +178,22 @@ def _report_value(value: Any, session: Session) -> None:
 
 @contextmanager
 def _working_directory(directory: str) -> Iterator[None]:
+    """Work in a directory that is made for it, and that goes again if the trainable left nothing in it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
-    if os.environ.get("RAY_CHDIR_TO_TRIAL_DIR", "1") == "0":
-        yield
-        return
+    try:
+        if os.environ.get("RAY_CHDIR_TO_TRIAL_DIR", "1") == "0":
+            yield
+        else:
+            with _changed_directory(directory):
+                yield
+    finally:
+        for left in (Path(directory), Path(directory).parent):
+            with suppress(OSError):  # not empty: what the user's code wrote stays
+                left.rmdir()
+
+
+@contextmanager
+def _changed_directory(directory: str) -> Iterator[None]:
     before = str(Path.cwd())
     os.environ.setdefault(ORIGINAL_DIRECTORY, before)
     os.chdir(directory)

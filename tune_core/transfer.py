@@ -177,14 +177,14 @@ def remove_tree(filesystem: Any, path: str, *, last: str | None = None) -> None:
         path: What.
         last: Name of a file below it that goes only when all others are gone.
     """
+    if not has_directories(filesystem) or filesystem.isfile(path):
+        _remove_file(filesystem, path)
     names = find_files(filesystem, path)
     in_parallel(
         lambda name: _remove_file(filesystem, f"{path}/{name}"), [name for name in names if name != last]
     )
     if last in names:
         _remove_file(filesystem, f"{path}/{last}")
-    if not has_directories(filesystem) or filesystem.isfile(path):
-        _remove_file(filesystem, path)
     _remove_directories(filesystem, path)
 
 

@@ -17,6 +17,9 @@ from tune_core.commit import COMMIT, WRITER
 from tune_core.errors import CheckpointCorrupted, CreateConflict, StorageError
 from tune_core.storage import CheckpointMarker, ExperimentStorage
 
+# s3fs forgets the response of a part that breaks off; aiohttp notices when it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
+
 SMALL = {"config.json": b"{}", "state/optimizer.bin": b"\0\1\2" * 1000}
 #: Three parts: multipart uploads and ranged downloads.
 LARGE = {"model.pt": random.Random(1).randbytes(16 * 2**20 + 1)}
@@ -214,7 +217,7 @@ class TestGivingUp:
         options = {
             **s3_server.storage_options,
             "endpoint_url": proxy.url,
-            "config_kwargs": {"retries": {"max_attempts": 1}},
+            "config_kwargs": {"retries": {"max_attempts": 0}},
         }
         name = f"faults-{uuid4().hex[:8]}"
         storage = ExperimentStorage.open(f"s3://{s3_server.bucket}/x", name, storage_options=options)
@@ -236,8 +239,8 @@ class TestGivingUp:
     ) -> None:
         proxy.add(Rule("drop_reply", method="PUT", path=r"\.writer\.json"))
 
-        with pytest.raises(StorageError, match=r"no answer within 3 s"):
-            commit(storage, small, timeout_s=3.0)
+        with pytest.raises(StorageError, match=r"no answer within 2 s"):
+            commit(storage, small, timeout_s=2.0)
 
         assert raw.names(storage.checkpoint("trial_1", 0).path) == [WRITER]
         assert storage.sweep("trial_1", keep=[], older_than_s=-5) == [0]

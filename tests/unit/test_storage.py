@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -108,7 +110,11 @@ class TestObjects:
 
         assert storage.read("a") == b"mine"
 
-    def test_one_of_eight_writers_wins_every_round(self, storage: ExperimentStorage) -> None:
+    def test_one_of_eight_writers_wins_every_round(
+        self, storage: ExperimentStorage, request: pytest.FixtureRequest
+    ) -> None:
+        request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+        sys.setswitchinterval(1e-6)  # threads meet between a check and a write
         for number in range(30):
             winners: list[bytes] = []
             barrier = threading.Barrier(8)
@@ -625,6 +631,23 @@ class TestCrashPoints:
                 break
         else:
             pytest.fail("the deletion never ran out of writes")
+
+
+def test_deletion_removes_the_marker_first_and_the_reservation_last(
+    root: tuple[Any, str], source: Path
+) -> None:
+    filesystem, path = root
+    (source / "A").write_bytes(b"would be listed before the marker")
+    faulty = FaultyFileSystem(filesystem)
+    storage = ExperimentStorage.open(path, "e", filesystem=faulty)
+    commit(storage, source)
+    faulty.writes.clear()
+
+    storage.delete_checkpoint("trial_1", 0)
+
+    removed = [path.rpartition("/")[2] for operation, path in faulty.writes if operation == "rm_file"]
+    assert (removed[0], removed[-1]) == (COMMIT, WRITER)
+    assert {"A", "model.pt"} < set(removed)
 
 
 class TestCommitted:

@@ -1,0 +1,202 @@
+"""The seam to the engine: what is imported, and what a controller and a lease are told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_core import runtime
+from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.controller import Controller, Rules
+from tune_core.errors import TuneError
+from tune_core.messages import ExperimentStarted, LeaseEnded, LeaseStarted, Outcome, StartLease, TrialReported
+from tune_core.results import ResultGrid
+from tune_core.runtime import Experiment, load_runtime
+from tune_core.search import BasicVariantGenerator
+from tune_core.steering import Steering
+from tune_core.tuner import Tuner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def an_experiment(
+    tmp_path: Path, run: dict[str, Any] | None = None, tune: dict[str, Any] | None = None
+) -> Experiment:
+    run_config = RunConfig(name="experiment", storage_path=str(tmp_path), **run or {})
+    tune_config = TuneConfig(**tune or {})
+    return Tuner(
+        lambda config: None, param_space={"lr": 0.1}, tune_config=tune_config, run_config=run_config
+    ).experiment()
+
+
+def steering_of(experiment: Experiment) -> Steering:
+    run = experiment.run_config
+    return Steering(
+        experiment.tune_config,
+        run.stop,
+        experiment.param_space,
+        experiment.trainable,
+        experiment.trainable_name,
+    )
+
+
+class EmptyRuntime:
+    def run(self, experiment: Experiment) -> ResultGrid:
+        return ResultGrid([], experiment.storage.path)
+
+
+# Finding the engine.
+
+
+def test_runtime_is_found_by_its_import_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "EmptyRuntime", EmptyRuntime, raising=False)
+
+    assert isinstance(load_runtime("tune_core.runtime:EmptyRuntime"), EmptyRuntime)
+
+
+def test_users_own_flows_package_in_the_way_is_named_with_ours(tmp_path: Path) -> None:
+    theirs = tmp_path / "flows" / "__init__.py"
+    theirs.parent.mkdir()
+    theirs.write_text("")
+    code = "import tune_core.runtime as runtime\nruntime.load_runtime()"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,  # what `python -c` and notebooks put first on sys.path
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    message = ran.stderr.strip().splitlines()[-1]
+    assert message.startswith("tune_core.errors.TuneError: ")
+    assert f"{tmp_path / 'flows'} is imported as 'flows' and hides" in message
+    assert str(ROOT / "flows") in message
+    assert "rename your package" in message
+
+
+@pytest.mark.parametrize("kind", ["module", "namespace"])
+def test_module_or_bare_directory_of_that_name_is_in_the_way_too(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shadow_{kind}"
+    if kind == "module":
+        (tmp_path / f"{name}.py").write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(
+        TuneError, match=rf"{tmp_path}/{name}.* hides prefect-tune's own package at .*/{name}"
+    ):
+        load_runtime(f"{name}.experiment:PrefectRuntime")
+
+
+def test_missing_package_is_named_with_its_place() -> None:
+    with pytest.raises(
+        TuneError, match=r"package 'no_such_engine' of prefect-tune is not installed: expected it at"
+    ):
+        load_runtime("no_such_engine.experiment:Runtime")
+
+
+# What the user configured, as the controller's rules.
+
+
+@pytest.mark.parametrize(
+    ("run", "tune", "expected"),
+    [
+        ({}, {}, {}),
+        ({"failure_config": FailureConfig(max_failures=3)}, {}, {"max_failures": 3}),
+        ({"failure_config": FailureConfig(fail_fast=True)}, {}, {"fail_fast": "yes"}),
+        ({"failure_config": FailureConfig(fail_fast="raise")}, {}, {"fail_fast": "raise"}),
+        ({}, {"max_concurrent_trials": 2}, {"max_concurrent": 2}),
+        ({}, {"max_concurrent_trials": 0}, {}),
+        (
+            {},
+            {"max_concurrent_trials": 4, "search_alg": BasicVariantGenerator(max_concurrent=3)},
+            {"max_concurrent": 3},
+        ),
+        (
+            {"checkpoint_config": CheckpointConfig(2, "eval/loss", "min")},
+            {},
+            {"num_to_keep": 2, "score_attribute": "eval/loss", "score_order": "min"},
+        ),
+    ],
+)
+def test_rules_follow_from_the_configuration(
+    run: dict[str, Any], tune: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    experiment = an_experiment(tmp_path, run, tune)
+
+    assert experiment.rules(steering_of(experiment)) == Rules(experiment.experiment_id, **expected)
+
+
+# What an attempt is told.
+
+
+def test_first_lease_starts_from_scratch(tmp_path: Path) -> None:
+    experiment = an_experiment(
+        tmp_path,
+        {"stop": {"loss": 1}, "log_to_file": True, "sync_config": SyncConfig(sync_artifacts=True)},
+        {"metric": "loss", "mode": "min"},
+    )
+    steering = steering_of(experiment)
+    controller = Controller(experiment.rules(steering))
+    controller.handle(ExperimentStarted(0.0, 1))
+    (order, *_) = controller.handle(steering.suggest(f"{experiment.experiment_id}_00000", 0))
+    assert isinstance(order, StartLease)
+    trial = controller.trials[order.trial_id]
+
+    lease = experiment.lease(steering, trial, order)
+
+    assert (lease.experiment_name, lease.trial_id, lease.lease) == ("experiment", trial.trial_id, 1)
+    assert (lease.trial_name, lease.dirname) == (str(trial), trial.dirname)
+    assert (lease.config, lease.resources) == ({"lr": 0.1}, trial.resources)
+    assert (lease.checkpoint, lease.iteration, lease.highest_index, lease.totals) == (None, 0, -1, {})
+    assert (lease.metric, lease.stop, lease.waits_for_decisions) == ("loss", {"loss": 1}, False)
+    assert (lease.log_files, lease.keeps_artifacts) == (("stdout", "stderr"), "always")
+    assert lease.storage is experiment.storage
+
+
+@pytest.mark.parametrize(
+    ("sync", "expected"),
+    [
+        (SyncConfig(), "never"),
+        (SyncConfig(sync_artifacts=True, sync_artifacts_on_checkpoint=False), "at_end"),
+        (SyncConfig(sync_artifacts=True), "always"),
+    ],
+)
+def test_files_are_kept_when_the_user_says_so(sync: SyncConfig, expected: str, tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path, {"sync_config": sync})
+    steering = steering_of(experiment)
+    controller = Controller(experiment.rules(steering))
+    controller.handle(ExperimentStarted(0.0, 1))
+    order = controller.handle(steering.suggest("t0", 0))[0]
+    assert isinstance(order, StartLease)
+
+    assert experiment.lease(steering, controller.trials["t0"], order).keeps_artifacts == expected
+
+
+def test_later_lease_goes_on_from_the_counters_of_its_checkpoint(tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path, {"failure_config": FailureConfig(max_failures=1)})
+    steering = steering_of(experiment)
+    controller = Controller(experiment.rules(steering))
+    row = {"time_total_s": 9.0, "timesteps_total": 7, "episodes_total": 2, "loss_total": 5, "timestamp": 0}
+    controller.handle(ExperimentStarted(0.0, 1))
+    controller.handle(steering.suggest("t0", 0))
+    controller.handle(LeaseStarted(1.0, "t0", 1, 1, "host", "ip"))
+    controller.handle(TrialReported(2.0, "t0", 1, 1, row, checkpoint=0))
+    controller.handle(TrialReported(3.0, "t0", 1, 2, {**row, "time_total_s": 12.0}))
+    order = controller.handle(LeaseEnded(4.0, "t0", 1, Outcome.CRASHED))[0]
+    assert isinstance(order, StartLease)
+
+    lease = experiment.lease(steering, controller.trials["t0"], order)
+
+    assert (lease.lease, lease.checkpoint, lease.iteration, lease.highest_index) == (2, 0, 1, 0)
+    assert lease.totals == {"time_total_s": 9.0, "timesteps_total": 7, "episodes_total": 2}

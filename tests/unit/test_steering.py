@@ -1,0 +1,352 @@
+"""Searcher, scheduler and stoppers are asked and told at the right moments, and only then."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+import tune_core as tune
+from tune_core.config import TuneConfig
+from tune_core.errors import ConfigError
+from tune_core.messages import Decision, SearchEnded, SuggestionDeferred, TrialSuggested
+from tune_core.schedulers import FIFOScheduler, TrialScheduler
+from tune_core.search import BasicVariantGenerator, Searcher, Suggestion
+from tune_core.steering import Steering
+from tune_core.stoppers import MaximumIterationStopper, Stopper
+from tune_core.trial import Status, Trial
+
+NOW = 1_700_000_000.0
+
+
+class NotingSearcher(Searcher):
+    """Suggests what it was given, and notes what it is told."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.told: list[Any] = []
+
+    def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
+        self.told.append(("set", metric, mode, config, spec))
+        return super().set_search_properties(metric, mode, config, **spec)
+
+    def suggest(self, trial_id: str) -> Any:
+        self.told.append(("suggest", trial_id))
+        return self.answers.pop(0)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.told.append(("result", trial_id, result))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.told.append(("complete", trial_id, result, error))
+
+
+class NotingScheduler(TrialScheduler):
+    """Decides what it was given, and notes what it is told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.told: list[Any] = []
+
+    def on_trial_add(self, trials: Any, trial: Trial) -> None:
+        self.told.append(("add", trial.trial_id))
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self.told.append(("result", trial.trial_id, result))
+        answer: str = self.answers.pop(0)
+        return answer
+
+    def on_trial_complete(self, trials: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self.told.append(("complete", trial.trial_id, result))
+
+    def on_trial_error(self, trials: Any, trial: Trial) -> None:
+        self.told.append(("error", trial.trial_id))
+
+
+def train(config: dict[str, Any]) -> None: ...
+
+
+def a_steering(stop: Any = None, space: dict[str, Any] | None = None, **config: Any) -> Steering:
+    return Steering(TuneConfig(**config), stop, space or {}, train, "train", wall_clock=lambda: NOW)
+
+
+def a_trial(status: Status = Status.RUNNING, row: dict[str, Any] | None = None) -> Trial:
+    return Trial("t0", 0, {"lr": 0.1}, status=status, last_row={"timestamp": 0, **row} if row else {})
+
+
+# Suggestions.
+
+
+def test_suggestion_becomes_an_event_with_names_and_resources() -> None:
+    searcher = NotingSearcher(Suggestion({"lr": 0.25, "fixed": 1}, {"lr": 0.25}))
+    trainable = tune.with_resources(train, {"cpu": 2})
+    steering = Steering(TuneConfig(search_alg=searcher), None, {}, trainable, "train", wall_clock=lambda: NOW)
+
+    event = steering.suggest("t7", 7)
+
+    date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(NOW))
+    assert isinstance(event, TrialSuggested)
+    assert (event.time, event.trial_id, event.trainable_name) == (NOW, "t7", "train")
+    assert event.config == {"lr": 0.25, "fixed": 1}
+    assert event.experiment_tag == "7_lr=0.2500"
+    assert event.dirname == f"train_t7_7_lr=0.2500_{date}"
+    assert event.trial_name == ""
+    assert tune.PlacementGroupFactory.from_dict(event.resources).required_resources == {"CPU": 2.0}
+
+
+def test_every_parameter_of_a_plain_dict_names_the_trial() -> None:
+    event = a_steering(search_alg=NotingSearcher({"lr": 1, "net": {"width": 2}})).suggest("t0", 0)
+
+    assert isinstance(event, TrialSuggested)
+    assert event.config == {"lr": 1, "net": {"width": 2}}
+    assert event.experiment_tag == "0_lr=1,width=2"
+
+
+def test_searcher_may_wait_or_end() -> None:
+    steering = a_steering(search_alg=NotingSearcher(None, Searcher.FINISHED))
+
+    assert steering.suggest("t0", 0) == SuggestionDeferred(NOW)
+    assert steering.suggest("t0", 0) == SearchEnded(NOW)
+
+
+@pytest.mark.parametrize("answer", [7, "finished", [("lr", 1)], True])
+def test_other_answers_of_a_searcher_are_refused(answer: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"NotingSearcher.suggest returned .*: expected a dict, a Suggestion, None, or"
+    ):
+        a_steering(search_alg=NotingSearcher(answer)).suggest("t0", 0)
+
+
+def test_names_may_be_the_users_own() -> None:
+    steering = a_steering(
+        search_alg=NotingSearcher({"lr": 1}),
+        trial_name_creator=lambda trial: f"name-{trial.trial_id}-{trial.config['lr']}",
+        trial_dirname_creator=lambda trial: f"dir-{trial.trial_id}-{trial.experiment_tag}-{trial}",
+    )
+
+    event = steering.suggest("t0", 3)
+
+    assert isinstance(event, TrialSuggested)
+    assert event.trial_name == "name-t0-1"
+    assert event.dirname == "dir-t0-3_lr=1-name-t0-1"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".", "..", None, 7])
+def test_name_that_is_no_directory_is_refused(name: Any) -> None:
+    steering = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
+
+    with pytest.raises(
+        ConfigError, match=r"trial_dirname_creator returned .* for trial t0: expected a name without"
+    ):
+        steering.suggest("t0", 0)
+
+
+# What the searcher and the scheduler are given.
+
+
+def test_searcher_and_scheduler_learn_what_to_optimise() -> None:
+    searcher, scheduler = NotingSearcher(), NotingScheduler()
+
+    a_steering(
+        space={"lr": 1}, search_alg=searcher, scheduler=scheduler, metric="loss", mode="min", num_samples=3
+    )
+
+    assert searcher.told == [("set", "loss", "min", {"lr": 1}, {"num_samples": 3})]
+    assert (searcher.metric, searcher.mode) == (scheduler.metric, scheduler.mode) == ("loss", "min")
+
+
+def test_grid_and_random_search_in_order_of_creation_is_the_default() -> None:
+    steering = a_steering(space={"lr": tune.grid_search([1, 2])}, num_samples=2)
+
+    assert isinstance(steering.searcher, BasicVariantGenerator)
+    assert isinstance(steering.scheduler, FIFOScheduler)
+    assert steering.total_trials == 4
+    configs = [steering.suggest(f"t{number}", number) for number in range(5)]
+    assert [event.config["lr"] for event in configs if isinstance(event, TrialSuggested)] == [1, 2, 1, 2]
+
+
+def test_nobody_knows_how_many_trials_a_searcher_of_ones_own_will_suggest() -> None:
+    assert a_steering(search_alg=NotingSearcher()).total_trials is None
+    assert a_steering(num_samples=-1).total_trials is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "searchers", "expected"),
+    [(None, 0, None), (0, 0, None), (3, 0, 3), (None, 2, 2), (3, 2, 2), (1, 2, 1)],
+)
+def test_tighter_limit_of_concurrent_trials_counts(
+    ours: int | None, searchers: int, expected: int | None
+) -> None:
+    searcher = NotingSearcher()
+    searcher.max_concurrent = searchers
+
+    assert a_steering(search_alg=searcher, max_concurrent_trials=ours).max_concurrent == expected
+
+
+# Decisions.
+
+
+class OnlyStop(Stopper):
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stop", "scheduler", "waits", "rules"),
+    [
+        (None, None, False, {}),
+        ({}, None, False, {}),
+        ({"loss": 1}, None, False, {"loss": 1}),
+        ({"loss": 1}, NotingScheduler(), True, {"loss": 1}),
+        (None, FIFOScheduler(), False, {}),
+        (None, NotingScheduler(), True, {}),
+        (MaximumIterationStopper(3), None, True, {}),
+        ([OnlyStop()], None, True, {}),
+        (lambda trial_id, result: False, None, True, {}),
+    ],
+)
+def test_reports_wait_only_where_something_could_answer_other_than_continue(
+    stop: Any, scheduler: TrialScheduler | None, waits: bool, rules: dict[str, float]
+) -> None:
+    steering = a_steering(stop, scheduler=scheduler)
+
+    assert steering.waits_for_decisions is waits
+    assert steering.local_stop == rules
+
+
+def decide(steering: Steering, **row: Any) -> tuple[Decision, dict[str, Any], dict[str, Any]]:
+    row = {"done": False, **row}
+    result = {**row, "trial_id": "t0"}
+    return steering.decide([], a_trial(), row, result), row, result
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("CONTINUE", Decision.CONTINUE),
+        (TrialScheduler.PAUSE, Decision.PAUSE),
+        (Decision.STOP, Decision.STOP),
+    ],
+)
+def test_scheduler_decides(answer: Any, expected: Decision) -> None:
+    scheduler = NotingScheduler(answer)
+
+    decision, row, result = decide(a_steering(scheduler=scheduler), loss=1)
+
+    assert decision is expected
+    assert scheduler.told == [("result", "t0", {"done": False, "loss": 1, "trial_id": "t0"})]
+    assert row["done"] is result["done"] is False
+
+
+@pytest.mark.parametrize("answer", ["NOOP", "continue", None, True])
+def test_other_answers_of_a_scheduler_are_refused(answer: Any) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"NotingScheduler.on_trial_result returned .*: expected one of CONTINUE, STOP, PAUSE",
+    ):
+        decide(a_steering(scheduler=NotingScheduler(answer)))
+
+
+def test_fifo_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FIFOScheduler, "on_trial_result", None)
+
+    assert decide(a_steering())[0] is Decision.CONTINUE
+
+
+def test_report_that_is_done_stops_without_asking_anybody() -> None:
+    scheduler, searcher = NotingScheduler(), NotingSearcher()
+
+    decision, _, _ = decide(a_steering(scheduler=scheduler, search_alg=searcher), done=True)
+
+    assert decision is Decision.STOP
+    assert scheduler.told == []
+    assert [told[0] for told in searcher.told] == ["set"]
+
+
+def test_stopper_is_asked_before_the_scheduler_and_its_hit_is_written_into_the_row() -> None:
+    scheduler = NotingScheduler()
+    steering = a_steering(lambda trial_id, result: result["loss"] < 1, scheduler=scheduler)
+
+    decision, row, result = decide(steering, loss=0.5)
+
+    assert decision is Decision.STOP
+    assert row["done"] is result["done"] is True
+    assert scheduler.told == []
+
+
+@pytest.mark.parametrize(("decision", "is_told"), [("CONTINUE", True), ("PAUSE", True), ("STOP", False)])
+def test_searcher_learns_from_reports_after_which_the_trial_may_go_on(decision: str, is_told: bool) -> None:
+    searcher = NotingSearcher()
+
+    decide(a_steering(scheduler=NotingScheduler(decision), search_alg=searcher), loss=1)
+
+    results = [told for told in searcher.told if told[0] == "result"]
+    assert results == ([("result", "t0", {"done": False, "loss": 1, "trial_id": "t0"})] if is_told else [])
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(None, False), ({"loss": 1}, False), (OnlyStop(), True), (MaximumIterationStopper(1), False)],
+)
+def test_stopper_may_end_the_whole_experiment(stop: Any, expected: bool) -> None:
+    assert a_steering(stop).wants_all_stopped() is expected
+
+
+# The ends of trials.
+
+
+def test_scheduler_learns_of_new_trials() -> None:
+    scheduler = NotingScheduler()
+
+    a_steering(scheduler=scheduler).add([], a_trial())
+
+    assert scheduler.told == [("add", "t0")]
+
+
+def test_finished_trial_is_told_with_its_last_result() -> None:
+    searcher, scheduler = NotingSearcher(), NotingScheduler()
+    trial = a_trial(Status.TERMINATED, {"loss": 1})
+
+    a_steering(search_alg=searcher, scheduler=scheduler, metric="loss", mode="min").complete([trial], trial)
+
+    result = trial.last_result
+    assert result["done"] is True
+    assert searcher.told[-1] == ("complete", "t0", result, False)
+    assert scheduler.told == [("complete", "t0", result)]
+
+
+def test_failed_trial_is_told_as_failed() -> None:
+    searcher, scheduler = NotingSearcher(), NotingScheduler()
+    trial = a_trial(Status.ERROR, {"loss": 1})
+
+    a_steering(search_alg=searcher, scheduler=scheduler).complete([trial], trial)
+
+    assert searcher.told[-1] == ("complete", "t0", trial.last_result, True)
+    assert scheduler.told == [("error", "t0")]
+
+
+@pytest.mark.parametrize("row", [None, {"accuracy": 1}, {"loss": None}])
+def test_searcher_gets_no_result_without_its_metric(row: dict[str, Any] | None) -> None:
+    searcher, scheduler = NotingSearcher(), NotingScheduler()
+    trial = a_trial(Status.TERMINATED, row)
+
+    a_steering(search_alg=searcher, scheduler=scheduler, metric="loss", mode="min").complete([trial], trial)
+
+    assert searcher.told[-1] == ("complete", "t0", None, False)
+    assert scheduler.told == [("complete", "t0", trial.last_result)]
+
+
+def test_nested_metric_is_found() -> None:
+    searcher = NotingSearcher()
+    trial = a_trial(Status.TERMINATED, {"eval": {"loss": 1}})
+
+    a_steering(search_alg=searcher, metric="eval/loss", mode="min").complete([trial], trial)
+
+    assert searcher.told[-1][2] == trial.last_result
