@@ -210,4 +210,5 @@ def _stop(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
             process.kill()
             process.wait()
     for part, port in ports.items():
-        Path(f"/tmp/seaweedfs-{part}-{port}.sock").unlink(missing_ok=True)  # noqa: S108 - SeaweedFS's own choice
+        for name in (f"{part}-{port}", f"{part}-grpc-{port + _GRPC_OFFSET}"):
+            Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)  # noqa: S108 - SeaweedFS's own choice

@@ -23,6 +23,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
@@ -38,6 +39,11 @@ INTERVAL_S = 5.0
 ROWS_PER_VERSION = 1000
 #: How long `close` tries to get the last rows out, in seconds.
 CLOSE_TIMEOUT_S = 60.0
+
+#: How long `close` waits for the server to record the ends of task runs before it sets them.
+SETTLE_TIMEOUT_S = 10.0
+#: Task runs that one request asks for: Prefect's limit.
+_PAGE = 200
 
 logger = logging.getLogger("prefect.tune.artifacts")
 
@@ -112,6 +118,7 @@ class ArtifactWriter:
         self._progress = 0.0
         self._best_url = ""
         self._states: list[_ForcedState] = []
+        self._expected: dict[UUID, _ForcedState] = {}
         self._is_closing = False
         self._has_warned = False
         self._leaderboard = self._document(
@@ -193,6 +200,12 @@ class ArtifactWriter:
             self._states.append(_ForcedState(run_name, task_run_id, state))
             self._changed.notify_all()
 
+    def expect_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
+        """Take note of how a task run ended; `close` makes sure that the server knows."""
+        with self._changed:
+            plain = State(type=state.type, name=state.name, message=state.message, timestamp=state.timestamp)
+            self._expected[task_run_id] = _ForcedState(run_name, task_run_id, plain)
+
     def close(self) -> None:
         """Write everything that is left, then stop; give up after `CLOSE_TIMEOUT_S`."""
         with self._changed:
@@ -225,11 +238,13 @@ class ArtifactWriter:
 
     def _touch(self, document: _Document, *, at_once: bool) -> None:
         now = self._clock()
-        if not document.is_dirty:
+        is_clean = not document.is_dirty
+        if is_clean:
             document.is_dirty = True
             document.due = max(document.due, now)
         if at_once or self._interval_s == 0:
             document.due = now
+        if is_clean or document.due == now:
             self._changed.notify_all()
 
     def _leaderboard_data(self) -> list[dict[str, Any]]:
@@ -263,6 +278,7 @@ class ArtifactWriter:
         try:
             with get_client(sync_client=True) as client:
                 self._write_until_closed(client)
+                self._settle_task_runs(client)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
             self._warn(f"artifacts are not written any more: {error}")
 
@@ -324,6 +340,26 @@ class ArtifactWriter:
             )
         )
         document.artifact_id = artifact.id
+
+    def _settle_task_runs(self, client: SyncPrefectClient) -> None:
+        """Wait until the server has the end of every task run; force what does not arrive.
+
+        Prefect's workers send states as events: the server records them with a delay, and they
+        have been seen to be lost when a process ends, or when its database is busy.
+        """
+        deadline = self._clock() + SETTLE_TIMEOUT_S
+        while self._expected:
+            some = list(self._expected)[:_PAGE]
+            runs = client.read_task_runs(task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=some)), limit=_PAGE)
+            for run in runs:
+                if run.state is not None and run.state.is_final():
+                    del self._expected[run.id]
+            if self._clock() > deadline:
+                for item in self._expected.values():
+                    self._force(client, item)
+                self._expected.clear()
+            elif any(task_run_id in self._expected for task_run_id in some):
+                time.sleep(0.1)
 
     def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:
         failed = []

@@ -305,6 +305,8 @@ class Driver:
         if attempt is None:
             return
         attempt.is_over = True
+        if item.state is not None:
+            self._parts.artifacts.expect_state(attempt.run_name, attempt.task_run_id, item.state)
         for message in self._parts.channel.drain() if item.error is not None else ():
             self._take_message(message)
         if item.error is not None:

@@ -227,6 +227,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         controller = parts.controller
         trials = list(controller.trials.values())
         if controller.stop_request is not None and controller.stop_request.cause is StopCause.INTERRUPT:
+            parts.pool.flush()
             parts.pool.clear()
         parts.user_callbacks.on_experiment_end(trials)
         driver.link_best_checkpoint()

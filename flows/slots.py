@@ -30,6 +30,8 @@ from flows.cluster import nodes, total_resources
 from flows.task_runner import TaskActor
 from tune_core.resources import PlacementGroupFactory
 
+#: How long an actor whose process is replaced may take to end, in seconds.
+LEAVE_TIMEOUT_S = 10.0
 #: Steps after which the search for a way to place a group gives up and lets Ray try.
 _PLACING_STEPS = 20_000
 
@@ -106,6 +108,8 @@ class SlotPool:
         self._waiting: dict[Any, PlacementGroupFactory] = {}
         self._wanted_ahead: dict[PlacementGroupFactory, int] = {}
         self._granted: list[tuple[Any, Slot]] = []
+        #: Actors that were asked to leave, and when they are made to.
+        self._leaving: list[tuple[float, Any]] = []
 
     def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
         """Name the loop that the pool belongs to from now on; what was answered before is passed on."""
@@ -165,7 +169,9 @@ class SlotPool:
         """Give a slot back with its process replaced; its group stays."""
         slot.uses += 1
         if slot.actor is not None:
-            ray.kill(slot.actor)
+            # In order: Prefect sends the last states and logs as the process ends.
+            slot.actor.__ray_terminate__.remote()
+            self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, slot.actor))
         slot.is_ready = False
         self._start_actor(slot)
 
@@ -179,6 +185,16 @@ class SlotPool:
         latest = time.monotonic() - limit_s
         for slot in [slot for slot in self._idle if slot.idle_since < latest]:
             self._remove(slot)
+        for overdue, actor in self._leaving:
+            if overdue < time.monotonic():
+                ray.kill(actor)  # a thread that the trainable left behind keeps it alive
+        self._leaving = [(overdue, actor) for overdue, actor in self._leaving if overdue >= time.monotonic()]
+
+    def flush(self, timeout_s: float = 5.0) -> None:
+        """Let the idle actors send what they have logged, before they are removed."""
+        references = [slot.actor.flush.remote() for slot in self._idle if slot.actor is not None]
+        if references:
+            ray.wait(references, num_returns=len(references), timeout=timeout_s)
 
     def clear(self) -> None:
         """Remove every slot and forget every request."""

@@ -20,6 +20,7 @@ import ray
 from prefect.client.schemas.objects import State
 from prefect.context import EngineContext, SyncClientContext, hydrated_context, serialize_context
 from prefect.futures import PrefectFuture
+from prefect.logging.handlers import APILogWorker
 from prefect.task_engine import run_task_sync
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
@@ -63,6 +64,10 @@ class TaskActor:
             self._enter(flow_run, ray.get(context[0]))
         state = run_task_sync(task=task, task_run_id=task_run_id, parameters=parameters, return_type="state")
         return cast(State[Any], state)
+
+    def flush(self) -> None:
+        """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
+        APILogWorker.drain_all(timeout=3)
 
     def _enter(self, flow_run: str, context: dict[str, Any]) -> None:
         self._context.close()

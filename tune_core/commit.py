@@ -123,9 +123,8 @@ class CheckpointMarker:
             CheckpointCorrupted: These are not the bytes that were written.
             CheckpointError: Another version of prefect-tune wrote it.
         """
-        end = len(_DIGEST_KEY) + _DIGEST_LENGTH
-        body = b"{" + data[end + 2 :]
-        if not data.startswith(_DIGEST_KEY) or data[len(_DIGEST_KEY) : end] != digest_of(body).encode():
+        body = b"{" + data[len(_DIGEST_KEY) + _DIGEST_LENGTH + len(b'",') :]
+        if data != _DIGEST_KEY + digest_of(body).encode() + b'",' + body[1:]:
             raise CheckpointCorrupted(f"{COMMIT} is damaged: its digest does not match its {len(data)} bytes")
         value = loads(body)
         if value["format"] != FORMAT:

@@ -187,9 +187,8 @@ def _working_directory(directory: str) -> Iterator[None]:
             with _changed_directory(directory):
                 yield
     finally:
-        for left in (Path(directory), Path(directory).parent):
-            with suppress(OSError):  # not empty: what the user's code wrote stays
-                left.rmdir()
+        with suppress(OSError):  # not empty: what the user's code wrote stays
+            Path(directory).rmdir()
 
 
 @contextmanager

@@ -69,7 +69,8 @@ def test_probe_passes_and_leaves_nothing(place: Place) -> None:
 
 def race(storages: list[ExperimentStorage], name: str) -> dict[bytes, Exception | None]:
     """Eight threads create one object at once; what each wrote, and the error that it got."""
-    barrier, outcomes = threading.Barrier(8), {}
+    barrier = threading.Barrier(8)
+    outcomes: dict[bytes, Exception | None] = {}
 
     def write(number: int) -> None:
         data = b"writer %d" % number
@@ -177,24 +178,40 @@ def test_writers_of_one_index_get_two(place: Place, tmp_path: Path) -> None:
             assert Path(path, "a").read_bytes() == b"%d" % number
 
 
-def test_listings_show_what_others_wrote_since(place: Place, tmp_path: Path) -> None:
+def test_list_and_exists_show_what_others_did_since(place: Place) -> None:
+    mine, other = place.open(), place.open()
+    mine.write("first", b"-")
+
+    # Each look may leave a cached listing behind that the next one must not use.
+    assert mine.list() == ["first"]
+    other.write("second", b"-")
+    assert mine.list() == ["first", "second"]
+    other.write("third", b"-")
+    assert mine.exists("third")
+    assert mine.list() == ["first", "second", "third"]
+    other.delete("third")
+    assert not mine.exists("third")
+    assert mine.list() == ["first", "second"]
+    other.delete("second")
+    assert mine.list() == ["first"]
+
+
+def test_committed_shows_what_others_did_since(place: Place, tmp_path: Path) -> None:
     mine, other = place.open(), place.open()
     source = a_directory(tmp_path / "source", {"a": b"1"})
-    mine.write("first", b"-")
-    assert mine.list() == ["first"]
-    assert mine.list("trial_1") == []
-    assert mine.committed("trial_1") == []
-    assert not mine.exists("second")
 
-    other.write("second", b"-")
-    other.delete("first")
-    commit(other, source, index=0)
+    def seen() -> list[str]:
+        return [marker.write_id for marker in mine.committed("trial_1")]
 
-    assert mine.list() == ["second", "trial_1"]
-    assert mine.list("trial_1") == ["checkpoint_000000"]
-    assert [marker.index for marker in mine.committed("trial_1")] == [0]
-    assert mine.exists("second")
-    assert not mine.exists("first")
+    assert seen() == []
+    first = commit(other, source, index=0).write_id
+    assert seen() == [first]
+    second = commit(other, source, index=1).write_id
+    assert seen() == [first, second]
+    other.delete_checkpoint("trial_1", 0)
+    assert seen() == [second]
+    again = commit(other, source, index=0).write_id
+    assert seen() == [again, second]
 
 
 def test_deleted_checkpoint_is_gone_and_deleting_again_is_fine(place: Place, tmp_path: Path) -> None:
@@ -294,9 +311,8 @@ def test_storage_works_in_another_process(seaweedfs: S3Server, tmp_path: Path, m
     source = a_directory(tmp_path / "source", {"a": b"1"})
     commit(storage, source, index=0)  # the parent has an open session now
 
-    process = multiprocessing.get_context(method).Process(
-        target=use_storage, args=(pickle.dumps(storage), str(source))
-    )
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=use_storage, args=(pickle.dumps(storage), str(source)))
     process.start()
     process.join(60)
 

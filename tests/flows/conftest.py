@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ray.util import placement_group_table
@@ -21,6 +21,7 @@ import tune_core as tune
 from deployments.seaweedfs import S3Server, start_seaweedfs
 from flows import server as prefect_servers
 from flows.parking import parked_slots
+from tests.flows.journals import replayed_journals
 
 CPUS, GPUS = 8, 5
 
@@ -73,6 +74,13 @@ def nothing_left_behind(cluster: None) -> Iterator[None]:
     while (left := _left_behind()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
+
+
+@pytest.fixture(autouse=True)
+def journals_replay_to_the_same_commands(tmp_path: Path) -> Iterator[None]:
+    """Every journal that a test writes is replayed through `handle`, and gives the same commands."""
+    with replayed_journals(tmp_path):
+        yield
 
 
 def _left_behind() -> list[str]:
@@ -144,6 +152,14 @@ class Recorded:
         found = self._client.read_artifacts(flow_run_filter=self._this())
         newest = sorted(found, key=lambda artifact: artifact.created or 0)
         return {str(artifact.key).removeprefix(f"{self.flow_run.name}-"): artifact for artifact in newest}
+
+    def versions(self, name: str) -> list[Artifact]:
+        """Every artifact of a key, without the experiment's name, oldest first."""
+        key = f"{self.flow_run.name}-{name.replace('_', '-')}"
+        found = self._client.read_artifacts(
+            flow_run_filter=self._this(), artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        )
+        return sorted(found, key=lambda artifact: artifact.created or 0)
 
     def _this(self) -> FlowRunFilter:
         return FlowRunFilter(id={"any_": [self.flow_run.id]})

@@ -444,7 +444,9 @@ class TestCommitted:
 
         storage, checkpoint = committed
 
-        with pytest.raises(CheckpointCorrupted, match=r"model.pt: expected .* found Flex\w+: crc32 differs, 3 times"):
+        with pytest.raises(
+            CheckpointCorrupted, match=r"model.pt: expected .* found Flex\w+: crc32 differs, 3 times"
+        ):
             Checkpoint(checkpoint.path, Refusing(storage.fs.target)).to_directory()
 
     def test_right_files_are_not_fetched_again_and_changed_ones_are_repaired(

@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tune_core import objects, transfer
 from tune_core.checkpoint import Checkpoint
-from tune_core.commit import COMMIT, WRITER
+from tune_core.commit import COMMIT, WRITER, check_uploaded
 from tune_core.errors import (
     CheckpointCorrupted,
     CheckpointError,
@@ -230,7 +230,7 @@ class TestObjects:
             transfer.create_bytes(filesystem, path, data)
 
         monkeypatch.setattr(objects, "create_bytes", collide_twice)
-        monkeypatch.setattr(objects.time, "sleep", lambda _: None)
+        monkeypatch.setattr("time.sleep", lambda _: None)
 
         storage.create("a", b"mine")
 
@@ -333,6 +333,23 @@ class TestProbe:
         assert content(unfenced.checkpoint("trial_1", 0), tmp_path / "out") == FILES
         unfenced.delete_checkpoint("trial_1", 0)
         assert unfenced.list("trial_1") == []
+
+    @pytest.mark.parametrize("fault", ["changes", "hides"])
+    def test_storage_that_changes_or_hides_what_was_written_is_refused(self, fault: str) -> None:
+        class Odd(MemoryFileSystem):  # type: ignore[misc]
+            def cat_file(self, *args: Any, **kwargs: Any) -> bytes:
+                data: bytes = super().cat_file(*args, **kwargs)
+                return data.upper() if fault == "changes" else data
+
+            def find(self, *args: Any, **kwargs: Any) -> Any:
+                return {} if fault == "hides" else super().find(*args, **kwargs)
+
+        storage = ExperimentStorage.open(
+            "/b", "e", filesystem=Odd(global_store=False, skip_instance_cache=True)
+        )
+
+        with pytest.raises(StorageError, match=r"came back changed|not listed at once"):
+            storage.probe()
 
     def test_disk_without_hard_links_is_refused(self, tmp_path: Path) -> None:
         class Fat(LocalFileSystem):  # type: ignore[misc] # exFAT and some network disks
@@ -510,7 +527,7 @@ class TestCommit:
             storage.sweep("trial_1", keep=[], older_than_s=-1)
             check(*args)
 
-        check = module.check_uploaded
+        check = check_uploaded
         monkeypatch.setattr(module, "check_uploaded", sweep_then_check)
 
         with pytest.raises(StorageError, match="swept as abandoned"):

@@ -595,6 +595,25 @@ def test_trial_can_stay_in_the_current_directory(
     assert ORIGINAL_DIRECTORY not in os.environ
 
 
+@pytest.mark.parametrize("function", [lambda config: None, lambda config: 1 / 0])
+def test_directory_that_nothing_was_left_in_goes_again(
+    function: Callable[..., Any], storage: ExperimentStorage, tmp_path: Path
+) -> None:
+    lease = Lease("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
+
+    run_lease(lease, function, NotingUplink(), tmp_path / "experiment" / "trial")
+
+    assert not (tmp_path / "experiment" / "trial").exists()
+    # The parent stays: another trial may be about to make its own directory in it.
+    assert (tmp_path / "experiment").is_dir()
+
+
+def test_directory_with_files_stays(run: Run, tmp_path: Path) -> None:
+    run(lambda config: Path("model.txt").write_text("x") and None)
+
+    assert (tmp_path / "work" / "model.txt").read_text() == "x"
+
+
 def test_directory_that_is_gone_cannot_be_returned_to(run: Run, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cannot return to .*home"):
         ending, _ = run(lambda config: (tmp_path / "home").rmdir())

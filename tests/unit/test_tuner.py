@@ -124,7 +124,7 @@ def test_search_space_itself_is_checked() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "text"),
     [
-        (tune.TuneConfig, {"metric": "loss"}, "metric='loss': mode is missing: add mode='min' or mode='max'"),
+        (tune.TuneConfig, {"metric": "loss"}, r"metric='loss'\): mode is missing: add mode='min'"),
         (tune.TuneConfig, {"mode": "min"}, "metric is missing: add metric=..."),
         (tune.TuneConfig, {"metric": "loss", "mode": "lowest"}, "mode='lowest'"),
         (tune.TuneConfig, {"num_samples": 0}, "num_samples=0"),
@@ -188,7 +188,7 @@ def test_options_of_classes_are_refused_for_functions(config: dict[str, Any], fa
     with pytest.raises(ConfigError, match=r"tune\.report\(…, checkpoint=…\)") as raised:
         tune.Tuner(train, run_config=run_config)
 
-    assert [fault.startswith(text) for fault, text in zip(raised.value.faults, faults, strict=True)]
+    assert all(fault.startswith(text) for fault, text in zip(raised.value.faults, faults, strict=True))
 
 
 @pytest.mark.parametrize("at_end", [None, False])

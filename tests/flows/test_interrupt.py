@@ -1,0 +1,157 @@
+"""Ctrl-C, quiet runs and what is left afterwards, seen from outside: each test runs a script of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import Recorded, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+import ray
+import tune_core as tune
+
+marks = Path({marks!r})
+
+def endless(config):
+    try:
+        for step in range(10_000):
+            time.sleep(0.05)
+            tune.report({{"step": step}})
+            (marks / f"running-{{config['x']}}").touch()
+    finally:
+        (marks / f"finally-{{config['x']}}").touch()
+
+def deaf(config):
+    tune.report({{"step": 0}})
+    (marks / f"running-{{config['x']}}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    results = tune.Tuner(
+        {trainable},
+        param_space={{"x": tune.grid_search([0, 1, 2])}},
+        run_config=tune.RunConfig(name={name!r}, storage_path={storage!r}, stop_timeout_s=5, verbose={verbose}),
+    ).fit()
+    print("trials:", [(len(result.rows) > 0, str(result.status)) for result in results], flush=True)
+    groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+    print("groups left:", len(groups), flush=True)
+"""
+
+
+def start(tmp_path: Path, api: str, trainable: str, name: str, verbose: int = 1) -> subprocess.Popen[str]:
+    script = tmp_path / "script.py"
+    text = ENDLESS.format(
+        marks=str(tmp_path),
+        name=name,
+        storage=str(tmp_path / "results"),
+        trainable=trainable,
+        verbose=verbose,
+    )
+    script.write_text(text)
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_of(parent: int) -> list[int]:
+    """The process and all of its descendants that are alive."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, queue = [], [parent]
+    while queue:
+        found += (now := children.get(queue.pop(), []))
+        queue += now
+    return found
+
+
+@pytest.mark.parametrize("trainable", ["endless", "deaf"])
+def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
+    trainable: str, tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"interrupted-{trainable}-{tmp_path.name[-6:]}"
+    process = start(tmp_path, api, trainable, name)
+    wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
+    family = processes_of(process.pid)
+
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=90)
+
+    assert process.returncode == 0, printed
+    assert "Tuner.restore" in printed
+    assert "groups left: 0" in printed
+    assert "trials: [(True, 'PAUSED'), (True, 'PAUSED')" in printed
+    if trainable == "endless":
+        assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
+    seen = recorded(name)
+    assert seen.flow_run.state_name == "Cancelled"
+    assert {run.state_name for run in seen.task_runs(2)} == {"Cancelled"}
+    wait_for(
+        lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()], what="every process to end"
+    )
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, api: str) -> None:
+    process = start(tmp_path, api, "deaf", f"twice-{tmp_path.name[-6:]}")
+    wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
+
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)  # two signals at the same moment would be one
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    printed, _ = process.communicate(timeout=90)
+
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in printed
+    assert time.monotonic() - begun < 60
+
+
+def test_verbose_0_prints_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "quiet.py"
+    script.write_text(
+        "import os\n"
+        "import tune_core as tune\n"
+        "def train(config):\n"
+        "    print('from the trial')\n"
+        "    if config['x'] == 1 and tune.get_checkpoint() is None:\n"
+        "        os._exit(1)\n"
+        "    return {'x': config['x']}\n"
+        "if __name__ == '__main__':\n"
+        "    tune.Tuner(train, param_space={'x': tune.grid_search([0, 1])}, "
+        f"run_config=tune.RunConfig(storage_path={str(tmp_path / 'results')!r}, verbose=0)).fit()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,428 @@
+"""Whole experiments in this process: every journal, replayed, leads to the same commands and state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tune_core as tune
+from tune_core import journal as journal_module
+from tune_core.controller import Controller
+from tune_core.errors import TrialError
+from tune_core.journal import read_journal, segment_numbers
+from tune_core.messages import TrialReported
+from tune_core.results import Result, ResultGrid
+from tune_core.runtime import Experiment
+from tune_core.schedulers import TrialScheduler
+from tune_core.search import Searcher
+from tune_core.steering import Steering
+from tune_core.stoppers import MaximumIterationStopper, Stopper
+from tune_core.storage import ExperimentStorage
+from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.testing.replay import replay
+from tune_core.trial import Status, Trial
+
+# Trainables.
+
+
+def save(directory: Path, **state: Any) -> tune.Checkpoint:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "state.json").write_text(json.dumps(state))
+    return tune.Checkpoint.from_directory(directory)
+
+
+def load() -> dict[str, Any]:
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return {"step": 0}
+    with checkpoint.as_directory() as directory:
+        state: dict[str, Any] = json.loads(Path(directory, "state.json").read_text())
+        return state
+
+
+def train(config: dict[str, Any]) -> None:
+    """Ten steps, a checkpoint at every second one; fails once at each of the steps `fail_at`."""
+    work = Path(tune.get_context().get_trial_dir() or "")
+    for step in range(load()["step"] + 1, config.get("steps", 10) + 1):
+        if step in config.get("fail_at", ()) and not (work / f"failed-{step}").exists():
+            (work / f"failed-{step}").touch()
+            raise ValueError(f"failed at step {step}")
+        checkpoint = save(work / "saved", step=step) if step % 2 == 0 else None
+        tune.report({"loss": (config["x"] - step) ** 2, "step": step}, checkpoint=checkpoint)
+
+
+def always_fails(config: dict[str, Any]) -> None:
+    tune.report({"loss": config["x"]})
+    raise ValueError(f"no use: {config['x']}")
+
+
+def interrupted(config: dict[str, Any]) -> None:
+    tune.report({"loss": 1}, checkpoint=save(Path("saved"), step=1))
+    if config["x"] == 2:
+        raise KeyboardInterrupt
+    tune.report({"loss": 2})
+
+
+def generator(config: dict[str, Any]) -> Iterator[Any]:
+    for step in range(config["x"]):
+        yield {"loss": step, "nested": {"deep": [step, (float("nan"), b"bytes")]}}
+
+
+# What steers.
+
+
+class StopAboveMedian(TrialScheduler):
+    """Stops whoever is worse than half of the others were at the same step."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[float]] = {}
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        seen = self.seen.setdefault(result["training_iteration"], [])
+        seen.append(result["loss"])
+        return self.STOP if result["loss"] > sorted(seen)[len(seen) // 2] else self.CONTINUE
+
+
+class PauseTwice(TrialScheduler):
+    """Pauses each trial at its third and at its seventh step."""
+
+    def __init__(self) -> None:
+        self.paused: set[tuple[str, int]] = set()
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        key = trial.trial_id, result["step"]
+        if result["step"] not in (3, 7) or key in self.paused:
+            return self.CONTINUE
+        self.paused.add(key)
+        return self.PAUSE
+
+
+class Patient(Searcher):
+    """Waits for every result before it suggests the next value; has four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suggested, self.completed = 0, 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.suggested == 4:
+            return self.FINISHED
+        if self.completed < self.suggested:
+            return None
+        self.suggested += 1
+        return {"x": self.suggested}
+
+    def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
+        self.completed += 1
+
+
+class EnoughReports(Stopper):
+    """Ends the experiment after so many reports."""
+
+    def __init__(self, enough: int) -> None:
+        self.left = enough
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self.left -= 1
+        return False
+
+    def stop_all(self) -> bool:
+        return self.left <= 0
+
+
+# The experiments.
+
+
+@dataclass
+class Scenario:
+    """An experiment, and what its trials come to."""
+
+    statuses: str
+    trainable: Callable[..., Any] = train
+    space: dict[str, Any] = field(default_factory=lambda: {"x": tune.grid_search([1, 2, 3])})
+    tune: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+
+
+def retries(number: int, **more: Any) -> dict[str, Any]:
+    return {"failure_config": tune.FailureConfig(max_failures=number, **more)}
+
+
+def keep(number: int, **more: Any) -> dict[str, Any]:
+    return {"checkpoint_config": tune.CheckpointConfig(num_to_keep=number, **more)}
+
+
+FAILING = {"x": tune.grid_search([1, 2]), "fail_at": [1, 4, 7]}
+
+#: Made anew for each test, since schedulers and stoppers remember.
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "grid": lambda: Scenario("TTT"),
+    "threads": lambda: Scenario("TTTTTT", tune={"num_samples": 2}, threads=3),
+    "one at a time": lambda: Scenario("TTT", tune={"max_concurrent_trials": 1}, threads=3),
+    "retries": lambda: Scenario("TT", space=FAILING, run=retries(3)),
+    "retries in threads": lambda: Scenario("TT", space=FAILING, run=retries(-1), threads=2),
+    "too few retries": lambda: Scenario("EE", space=FAILING, run=retries(2)),
+    "failures": lambda: Scenario("EEE", always_fails, run=retries(1)),
+    "fail fast": lambda: Scenario("ET", always_fails, run=retries(0, fail_fast=True)),
+    "stop rule": lambda: Scenario("TTT", run={"stop": {"step": 3, "time_total_s": 1e9}}),
+    "stopper": lambda: Scenario("TTT", run={"stop": MaximumIterationStopper(4)}),
+    "stop function": lambda: Scenario("TTT", run={"stop": lambda trial_id, result: result["loss"] > 20}),
+    "stop all": lambda: Scenario("TTT", run={"stop": [EnoughReports(13)]}),
+    "stop all in threads": lambda: Scenario("TTT", run={"stop": EnoughReports(9)}, threads=3),
+    "stopping scheduler": lambda: Scenario("TTT", tune={"scheduler": StopAboveMedian()}),
+    "pausing scheduler": lambda: Scenario("TTT", tune={"scheduler": PauseTwice()}),
+    "pauses and retries": lambda: Scenario(
+        "TT", space=FAILING, tune={"scheduler": PauseTwice()}, run=retries(3)
+    ),
+    "patient searcher": lambda: Scenario("TTTT", space={}, tune={"search_alg": Patient()}, threads=2),
+    "newest checkpoints": lambda: Scenario("TTT", run=keep(2)),
+    "best checkpoints": lambda: Scenario(
+        "TT",
+        space=FAILING,
+        run=keep(1, checkpoint_score_attribute="loss", checkpoint_score_order="min") | retries(3),
+    ),
+    "metric": lambda: Scenario("TTT", tune={"metric": "loss", "mode": "min"}),
+    "missing metric": lambda: Scenario("EEE", tune={"metric": "los", "mode": "min"}, run=retries(3)),
+    "generator": lambda: Scenario("TTT", generator),
+    "returned value": lambda: Scenario("TTT", lambda config: 0),
+    "no reports": lambda: Scenario("TTT", lambda config: None),
+    "interrupt": lambda: Scenario("TPP", interrupted),
+    "no trials": lambda: Scenario("", space={}, tune={"search_alg": NoTrials()}),
+}
+
+
+class NoTrials(Searcher):
+    def suggest(self, trial_id: str) -> Any:
+        return self.FINISHED
+
+
+@dataclass
+class Played:
+    """An experiment that was run, with all there is to compare."""
+
+    experiment: Experiment
+    controller: Controller
+    results: ResultGrid
+
+    @property
+    def storage(self) -> ExperimentStorage:
+        return self.experiment.storage
+
+    @property
+    def trials(self) -> list[Trial]:
+        return list(self.controller.trials.values())
+
+
+def play(scenario: Scenario, storage_path: str) -> Played:
+    tuner = tune.Tuner(
+        scenario.trainable,
+        param_space=scenario.space,
+        tune_config=tune.TuneConfig(**scenario.tune),
+        run_config=tune.RunConfig(name="experiment", storage_path=storage_path, **scenario.run),
+    )
+    experiment, runtime = tuner.experiment(), LocalRuntime(threads=scenario.threads)
+    results = runtime.run(experiment)
+    return Played(experiment, runtime.controller, results)
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """Every scenario, run once for all tests that only look at it."""
+    return play(SCENARIOS[request.param](), str(tmp_path_factory.mktemp("storage")))
+
+
+#: What a trial's record says, but for what is the same object on both sides.
+STATE = sorted(set(Trial.__slots__) - {"resources"})
+
+
+def state_of(controller: Controller) -> dict[str, Any]:
+    """The whole state as text: NaN is not equal to itself."""
+    return {name: repr([getattr(t, each) for each in STATE]) for name, t in controller.trials.items()}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_trials_end_as_they_have_to(name: str, tmp_path: Path) -> None:
+    scenario = SCENARIOS[name]()
+
+    played = play(scenario, str(tmp_path))
+
+    initials = {Status.TERMINATED: "T", Status.ERROR: "E", Status.PAUSED: "P"}
+    assert "".join(initials[trial.status] for trial in played.trials) == scenario.statuses
+    assert [result.status for result in played.results] == [trial.status for trial in played.trials]
+    assert played.controller.has_ended
+
+
+def test_replayed_journal_leads_to_the_same_commands_and_state(played: Played) -> None:
+    again = replay(read_journal(played.storage), played.controller.rules)
+
+    assert state_of(again) == state_of(played.controller)
+    assert again.has_ended
+
+
+def test_every_prefix_of_the_journal_is_a_state(played: Played) -> None:
+    records = list(read_journal(played.storage))
+
+    for length in range(len(records)):
+        controller = replay(records[:length], played.controller.rules)
+        assert not controller.has_ended
+        assert all(
+            trial.is_finished or trial in controller.unfinished for trial in controller.trials.values()
+        )
+
+
+def test_results_read_from_storage_equal_those_in_memory(played: Played) -> None:
+    trials = {trial.trial_id: trial for trial in played.trials}
+    for result in played.results:
+        metrics = dict(result.metrics or {})
+        trial = trials[metrics["trial_id"]]
+        if not trial.worker:  # it never began
+            assert not played.storage.exists(trial.dirname)
+            continue
+        stored = Result.from_path(result.path, played.storage.fs)
+        assert stored.config == result.config == trial.config
+        assert (stored.error is None) == (result.error is None)
+        assert str(stored.checkpoint) == str(result.checkpoint)
+        if trial.last_row:
+            # The file says what the trial reported; that it is over, and its tag, are known in memory only.
+            for name in ("done", "experiment_tag"):
+                metrics.pop(name, None)
+                (stored.metrics or {}).pop(name, None)
+            assert json.dumps(stored.metrics, sort_keys=True) == json.dumps(
+                json.loads(json.dumps(metrics, default=str)), sort_keys=True
+            )
+        else:
+            assert stored.rows == []
+
+
+def test_every_report_is_in_the_journal_and_in_the_files(played: Played) -> None:
+    reported = [event for event, _ in read_journal(played.storage) if isinstance(event, TrialReported)]
+
+    for trial in played.trials:
+        mine = [(event.lease, event.iteration) for event in reported if event.trial_id == trial.trial_id]
+        data = played.storage.read(f"{trial.dirname}/result.json").splitlines() if mine else []
+        rows = [json.loads(line) for line in data]
+        assert [(row["lease"], row["training_iteration"]) for row in rows] == mine
+
+
+def test_storage_has_exactly_the_checkpoints_that_the_journal_knows(played: Played) -> None:
+    for trial in played.trials:
+        committed = [marker.index for marker in played.storage.committed(trial.dirname)]
+        assert committed == [record.index for record in trial.checkpoints]
+
+
+@pytest.mark.parametrize(
+    "name", ["retries", "pauses and retries", "best checkpoints", "interrupt", "generator"]
+)
+def test_object_storage_leads_to_the_same_trials_as_a_disk(name: str, tmp_path: Path) -> None:
+    on_disk = play(SCENARIOS[name](), str(tmp_path))
+    in_memory = play(SCENARIOS[name](), f"memory://{tmp_path.name}")
+
+    def told(played: Played) -> list[Any]:
+        return [
+            (trial.config, trial.status, trial.lease, trial.iteration, [r.index for r in trial.checkpoints])
+            for trial in played.trials
+        ]
+
+    assert told(on_disk) == told(in_memory)
+    assert in_memory.storage.fs.protocol == "memory"
+
+
+@pytest.mark.parametrize("name", ["retries", "pausing scheduler", "best checkpoints"])
+def test_driver_killed_after_any_segment_leaves_a_journal_that_replays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FLUSH_EVENTS", 1)
+    played = play(SCENARIOS[name](), str(tmp_path / "whole"))
+    numbers = segment_numbers(played.storage)
+    assert len(numbers) > 10
+    killed = ExperimentStorage.open(tmp_path, "killed")
+    Path(killed.path, "journal").mkdir(parents=True)
+
+    before = -1
+    for number in numbers:
+        segment = f"journal/{number:08d}.jsonl"
+        shutil.copy(played.storage.absolute(segment), killed.absolute(segment))
+        records = list(read_journal(killed))
+        assert len(records) >= before
+        replay(records, played.controller.rules)
+        before = len(records)
+
+    assert records == list(read_journal(played.storage))
+
+
+def test_retries_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    played = play(SCENARIOS["retries"](), str(tmp_path))
+
+    trial, result = played.trials[0], played.results[0]
+    assert (trial.lease, trial.num_failures, trial.error) == (4, 3, None)
+    # Attempts fail at steps 1, 4 and 7; checkpoints are of steps 2, 4 and 6.
+    assert [(row["lease"], row["step"]) for row in result.rows] == [
+        *((2, step) for step in (1, 2)),
+        *((3, step) for step in (3, 4, 5, 6)),
+        *((4, step) for step in (7, 8, 9, 10)),
+    ]
+    assert [row["training_iteration"] for row in result.rows] == list(range(1, 11))
+    totals = [row["time_total_s"] for row in result.rows]
+    assert totals == sorted(totals)
+
+
+def test_paused_trials_go_on_where_they_were_saved(tmp_path: Path) -> None:
+    played = play(SCENARIOS["pausing scheduler"](), str(tmp_path))
+
+    for trial, result in zip(played.trials, played.results, strict=True):
+        assert trial.lease == 3
+        assert [row["step"] for row in result.rows] == list(range(1, 11))
+
+
+def test_stopping_scheduler_stops_the_worse_ones_early(tmp_path: Path) -> None:
+    played = play(SCENARIOS["stopping scheduler"](), str(tmp_path))
+
+    # At step 1 the losses are 0, 1 and 4, as x is 1, 2 and 3.
+    assert [trial.iteration for trial in played.trials] == [10, 10, 1]
+    assert all(trial.status is Status.TERMINATED for trial in played.trials)
+
+
+def test_interrupted_trial_can_go_on_from_its_checkpoint(tmp_path: Path) -> None:
+    played = play(SCENARIOS["interrupt"](), str(tmp_path))
+
+    _, begun, waiting = played.trials
+    assert played.controller.unfinished == [begun, waiting]
+    assert begun.checkpoint is not None
+    assert (waiting.worker, waiting.checkpoint) == ({}, None)
+
+
+def test_best_and_latest_checkpoints_are_kept(tmp_path: Path) -> None:
+    played = play(SCENARIOS["best checkpoints"](), str(tmp_path))
+
+    # x is 1 and 2, the loss (x - step) ** 2 at steps 2, 4, … 10: the first is best.
+    assert [[record.iteration for record in trial.checkpoints] for trial in played.trials] == [
+        [2, 10],
+        [2, 10],
+    ]
+    best = played.results[0].best_checkpoints or []
+    assert [metrics["loss"] for _, metrics in best] == [1]
+
+
+def test_fail_fast_raise_raises_the_trials_own_error(tmp_path: Path) -> None:
+    scenario = Scenario("", always_fails, run=retries(0, fail_fast="raise"))
+
+    with pytest.raises(TrialError, match="ValueError: no use: 1") as raised:
+        play(scenario, str(tmp_path))
+
+    assert "in always_fails" in raised.value.traceback
+
+
+def test_other_rules_are_noticed(tmp_path: Path) -> None:
+    played = play(SCENARIOS["failures"](), str(tmp_path))
+    steering = Steering(tune.TuneConfig(), None, {}, train, "train")
+    other = play(SCENARIOS["no trials"](), str(tmp_path / "other")).experiment.rules(steering)
+
+    with pytest.raises(AssertionError, match=r"event \d+ \(.*\) led to \[.*\], but now leads to \["):
+        replay(read_journal(played.storage), other)

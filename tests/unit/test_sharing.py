@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tune_core.sharing import fill_once, shared_directory
+
+HOLD_FOR_EVER = """
+import sys
+from pathlib import Path
+from tune_core.sharing import shared_directory
+
+def fill(path):
+    (path / "a").write_text("filled by the dead")
+    if "--in-the-middle" in sys.argv:
+        print("ready", flush=True)
+        sys.stdin.read()
+
+with shared_directory(Path(sys.argv[1]), fill):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def fill(path: Path) -> None:
+    (path / "a").write_text("filled")
+
+
+def kill_a_holder(target: Path, *options: str) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_FOR_EVER, str(target), *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        holder.kill()
+
+
+def test_directory_of_a_dead_reader_is_used_and_removed_by_the_next(root: Path) -> None:
+    kill_a_holder(root / "shared")
+
+    with shared_directory(root / "shared", fill):
+        assert (root / "shared" / "a").read_text() == "filled by the dead"
+
+    assert list(root.iterdir()) == []
+
+
+def test_half_filled_directory_of_a_dead_process_is_filled_again(root: Path) -> None:
+    kill_a_holder(root / "shared", "--in-the-middle")
+    assert (root / "shared.part").exists()
+
+    with shared_directory(root / "shared", fill):
+        assert (root / "shared" / "a").read_text() == "filled"
+
+    assert list(root.iterdir()) == []
+
+
+def test_directory_is_private(root: Path) -> None:
+    with shared_directory(root / "shared", fill):
+        assert (root / "shared").stat().st_mode & 0o077 == 0
+
+
+def test_failed_fill_leaves_nothing_and_the_next_one_tries_again(root: Path) -> None:
+    def fail(path: Path) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError), shared_directory(root / "shared", fail):
+        pass
+    assert list(root.iterdir()) == []
+
+    with shared_directory(root / "shared", fill):
+        assert (root / "shared" / "a").exists()
+
+
+def test_fill_once_fills_again_for_a_later_caller(root: Path) -> None:
+    calls: list[int] = []
+
+    def count() -> None:
+        calls.append(1)
+        (root / "target").mkdir(exist_ok=True)
+
+    fill_once(root / "target", count)
+    fill_once(root / "target", count)
+
+    assert len(calls) == 2
+    assert [path.name for path in root.iterdir()] == ["target"]
+
+
+def test_fill_once_that_fails_leaves_no_lock(root: Path) -> None:
+    def fail() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fill_once(root / "target", fail)
+
+    assert list(root.iterdir()) == []
