@@ -54,7 +54,7 @@ from tune_core.progress import ProgressReporter
 from tune_core.resources import PlacementGroupFactory
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
-from tune_core.trial import Trial
+from tune_core.trial import Trial, checkpoint_name
 from tune_core.trial_files import TrialFiles
 
 #: How long the loop sleeps at most, so that timers are looked at.
@@ -381,9 +381,12 @@ class Driver:
                 continue
             first = marker.iteration - len(marker.rows) + 1
             for iteration, row in enumerate(marker.rows, first):
-                if iteration > trial.iteration:
-                    is_last = iteration == marker.iteration
-                    self._reported(trial, iteration, marker.index if is_last else None, dict(row))
+                if iteration < marker.iteration and iteration > trial.iteration:
+                    self._reported(trial, iteration, None, dict(row))
+            if marker.iteration > trial.iteration:
+                # The row was written before it was known which index was free.
+                row = {**marker.rows[-1], "checkpoint_dir_name": checkpoint_name(marker.index)}
+                self._reported(trial, marker.iteration, marker.index, row)
 
     def _unplaced(self, trial_id: str, lease: int, error: Exception) -> None:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
