@@ -139,6 +139,7 @@ class ArtifactWriter:
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is not None:
                 self._close(table.document)  # stays as it is; the new version begins with its rows
+                table.rows = [*table.rows]
             table.document = self._table_document(trial, table.rows, task_run_id)
 
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:

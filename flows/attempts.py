@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
@@ -15,10 +15,8 @@ from flows.slots import Slot
 from flows.task_runner import use_actor
 from flows.trial import pack_ticket
 from flows.trial import trial as trial_task
-from tune_core.config import SyncConfig
 from tune_core.messages import StartLease
 from tune_core.runtime import Experiment
-from tune_core.session import Lease
 from tune_core.steering import Steering
 from tune_core.trial import Trial
 
@@ -84,7 +82,7 @@ def start_attempt(
         fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
     """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
-    ticket = pack_ticket(channel.address, _lease(experiment, steering, trial, order), experiment.pickled)
+    ticket = pack_ticket(channel.address, experiment.lease(steering, trial, order), experiment.pickled)
     if slot.actor is not None:
         with use_actor(slot.actor):
             submitted = trial_task.submit(run_name, ticket)
@@ -102,36 +100,3 @@ def start_attempt(
 
     future.wrapped_future.future().add_done_callback(over)
     return Attempt(order, slot, future.task_run_id, run_name)
-
-
-def _keeps_artifacts(config: SyncConfig) -> Literal["never", "at_end", "always"]:
-    if not config.sync_artifacts:
-        return "never"
-    return "always" if config.sync_artifacts_on_checkpoint else "at_end"
-
-
-def _lease(experiment: Experiment, steering: Steering, trial: Trial, order: StartLease) -> Lease:
-    run = experiment.run_config
-    start: dict[str, Any] = {}
-    if trial.checkpoint is not None and order.checkpoint is not None:
-        start = trial.checkpoint.metrics
-    totals = {name: start[name] for name in start if name in ("timesteps_total", "episodes_total")}
-    return Lease(
-        experiment_name=experiment.name,
-        trial_id=trial.trial_id,
-        trial_name=str(trial),
-        dirname=trial.dirname,
-        lease=order.lease,
-        config=trial.config,
-        resources=trial.resources,
-        storage=experiment.storage,
-        checkpoint=order.checkpoint,
-        iteration=order.iteration,
-        totals={**totals, "time_total_s": start.get("time_total_s", 0.0)},
-        highest_index=order.highest_index,
-        metric=experiment.tune_config.metric,
-        stop=steering.local_stop,
-        waits_for_decisions=steering.waits_for_decisions,
-        log_files=run.log_files,
-        keeps_artifacts=_keeps_artifacts(run.sync_config),
-    )

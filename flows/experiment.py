@@ -38,7 +38,7 @@ from flows.task_runner import TuneTaskRunner
 from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig, TuneConfig
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
@@ -284,7 +284,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     users = run.callbacks or []
     parts = Parts(
         experiment=current,
-        controller=Controller(_rules(current, steering)),
+        controller=Controller(current.rules(steering)),
         steering=steering,
         channel=channel,
         pool=pool,
@@ -335,21 +335,6 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
     limits = (capacity, steering.total_trials, steering.max_concurrent)
     pool.start_ahead(shape, min(limit for limit in limits if limit is not None))
     return capacity
-
-
-def _rules(current: Experiment, steering: Steering) -> Rules:
-    run = current.run_config
-    failures, checkpoints = run.failure_config, run.checkpoint_config
-    fail_fast = failures.fail_fast
-    return Rules(
-        experiment_id=current.experiment_id,
-        max_failures=failures.max_failures,
-        fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
-        max_concurrent=steering.max_concurrent,
-        num_to_keep=checkpoints.num_to_keep,
-        score_attribute=checkpoints.checkpoint_score_attribute,
-        score_order="min" if checkpoints.checkpoint_score_order == "min" else "max",
-    )
 
 
 def _final_state(ended: EndExperiment, trials: list[Trial], results: ResultGrid) -> State[Any]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
+from prefect.settings import PREFECT_API_URL
 
 from flows.slots import Slot, SlotPool
 
@@ -84,7 +85,8 @@ _parking = _Parking()
 @contextmanager
 def borrowed_pool(*, with_actors: bool, runtime_env: Mapping[str, Any] | None) -> Iterator[SlotPool]:
     """Lend the slots that an earlier experiment of this process left warm, or none; park them at the end."""
-    session = _Session(_connection(), f"{with_actors} {runtime_env}")
+    # Prefect's workers in a slot's process keep sending to the server that they began with.
+    session = _Session(_connection(), f"{with_actors} {runtime_env} {PREFECT_API_URL.value()}")
     pool = _parking.take(session) or SlotPool(with_actors=with_actors, runtime_env=runtime_env)
     try:
         yield pool

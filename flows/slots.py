@@ -153,12 +153,11 @@ class SlotPool:
             slot.is_ready, slot.worker = True, answer.worker or {}
             self._make_idle(slot)
             return []
+        failed = [key for key, shape in self._waiting.items() if shape == slot.resources][:1]
+        for key in failed:
+            del self._waiting[key]
         self.discard(slot)
-        failed = next((key for key, shape in self._waiting.items() if shape == slot.resources), None)
-        if failed is None:
-            return []
-        del self._waiting[failed]
-        return [(failed, answer.error)]
+        return [(key, answer.error) for key in failed]
 
     def release(self, slot: Slot) -> None:
         """Give a slot back, for the next trial of its shape."""

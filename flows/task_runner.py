@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -19,11 +20,15 @@ from uuid import UUID, uuid4
 import ray
 from prefect.client.schemas.objects import State
 from prefect.context import EngineContext, SyncClientContext, hydrated_context, serialize_context
+from prefect.events.worker import EventsWorker
 from prefect.futures import PrefectFuture
 from prefect.logging.handlers import APILogWorker
 from prefect.task_engine import run_task_sync
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
+
+#: How long a finished task run waits until the server has been told of its states.
+EVENTS_TIMEOUT_S = 10.0
 
 _actor: ContextVar[Any] = ContextVar("tune_slot_actor", default=None)
 
@@ -34,6 +39,7 @@ class TaskActor:
     def __init__(self) -> None:
         self._context = ExitStack()
         self._flow_run: str | None = None
+        self._delivery: threading.Thread | None = None
 
     def ready(self) -> dict[str, Any]:
         """Return where this process is; resolves when it can run tasks."""
@@ -63,11 +69,20 @@ class TaskActor:
         if flow_run != self._flow_run:
             self._enter(flow_run, ray.get(context[0]))
         state = run_task_sync(task=task, task_run_id=task_run_id, parameters=parameters, return_type="state")
+        self._deliver_events()
         return cast(State[Any], state)
 
     def flush(self) -> None:
         """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
         APILogWorker.drain_all(timeout=3)
+
+    def _deliver_events(self) -> None:
+        """Wait until the task run's states have left this process: it may be killed as soon as it is idle."""
+        if self._delivery is None or not self._delivery.is_alive():
+            worker = EventsWorker.instance()
+            self._delivery = threading.Thread(target=worker.wait_until_empty, name="tune-events", daemon=True)
+            self._delivery.start()
+            self._delivery.join(EVENTS_TIMEOUT_S)
 
     def _enter(self, flow_run: str, context: dict[str, Any]) -> None:
         self._context.close()

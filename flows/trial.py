@@ -7,6 +7,7 @@ controller does, since only it sees exceptions and deaths alike.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
@@ -82,6 +83,8 @@ def _run(body: bytes, pickled: PickledTrainable, uplink: ChannelUplink) -> Endin
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with forwarded_output(run.flow_run_id if run else None, run.id if run else None, files):
         ending = run_lease(lease, trainable, uplink, directory)
+        if ending.traceback:
+            logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
     for file in files or ():
         lease.storage.upload(file, f"{lease.dirname}/{file.name}")
     return ending

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core.encoding import loads
 from tune_core.errors import ConfigError, ExperimentConflict
 from tune_core.journal import claim, read_journal
 from tune_core.runtime import Experiment
@@ -140,6 +141,14 @@ def test_scheduler_knows_a_trial_before_it_decides_on_it(tmp_path: Path) -> None
     LocalRuntime(threads=2).run(an_experiment(report_x, tmp_path, scheduler=scheduler, num_samples=5))
 
     assert scheduler.known == []
+
+
+def test_spec_is_kept_with_the_results(tmp_path: Path) -> None:
+    experiment = an_experiment(report_x, tmp_path)
+
+    LocalRuntime().run(experiment)
+
+    assert loads(experiment.storage.read("experiment.json"))["name"] == "experiment"
 
 
 # Errors that are no trial's.

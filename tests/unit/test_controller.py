@@ -632,6 +632,14 @@ def test_paused_trial_without_a_checkpoint_starts_again_from_scratch() -> None:
     assert after_last([*events, ended(STOPPED)]) == [start_lease(2)]
 
 
+def test_pause_of_an_earlier_attempt_does_not_count_for_a_later_one() -> None:
+    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, PAUSE), ended(STOPPED)]
+
+    commands = after_last([*events, running(lease=2), ended(STOPPED, lease=2)])
+
+    assert commands[0] == CompleteTrial(tid(0), failed=False)
+
+
 def test_new_configurations_go_before_paused_trials() -> None:
     controller = controller_after([*ONE, reported(1, PAUSE)], max_concurrent=1)
 

@@ -13,10 +13,11 @@ import pytest
 from tune_core import runtime
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.controller import Controller, Rules
+from tune_core.encoding import loads
 from tune_core.errors import TuneError
 from tune_core.messages import ExperimentStarted, LeaseEnded, LeaseStarted, Outcome, StartLease, TrialReported
 from tune_core.results import ResultGrid
-from tune_core.runtime import Experiment, load_runtime
+from tune_core.runtime import Experiment, describe_experiment, load_runtime
 from tune_core.search import BasicVariantGenerator
 from tune_core.steering import Steering
 from tune_core.tuner import Tuner
@@ -135,6 +136,36 @@ def test_rules_follow_from_the_configuration(
     experiment = an_experiment(tmp_path, run, tune)
 
     assert experiment.rules(steering_of(experiment)) == Rules(experiment.experiment_id, **expected)
+
+
+# The spec that is kept with the results.
+
+
+def test_spec_says_what_was_run_and_where(tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path, {"stop": {"loss": 1}}, {"metric": "loss", "mode": "min"})
+
+    spec = loads(describe_experiment(experiment))
+
+    assert (spec["format"], spec["name"], spec["experiment_id"]) == (
+        1,
+        "experiment",
+        experiment.experiment_id,
+    )
+    assert (spec["trainable"], spec["param_space"]) == ("lambda", {"lr": 0.1})
+    assert (spec["tune_config"]["metric"], spec["run_config"]["stop"]) == ("loss", {"loss": 1})
+    assert spec["run_config"]["storage_path"] == str(tmp_path / "experiment")
+
+
+def test_spec_has_no_credentials() -> None:
+    run_config = RunConfig(
+        name="experiment",
+        storage_path="s3://someone:secret-in-url@bucket/runs",
+        storage_options={"secret": "secret-in-options"},
+        runtime_env={"env_vars": {"TOKEN": "secret-in-env"}},
+    )
+    experiment = Tuner(lambda config: None, run_config=run_config).experiment()
+
+    assert b"secret" not in describe_experiment(experiment)
 
 
 # What an attempt is told.

@@ -741,7 +741,7 @@ def test_working_directory_is_the_users_own_and_one_per_trial(local: ExperimentS
 @pytest.fixture
 def bound(local: ExperimentStorage, uplink: FakeUplink) -> Iterator[Session]:
     session = a_session(local, uplink)
-    session.trial_dir = "/work/dir"
+    session.trial_dir = "/trial/dir"
     with bind(session):
         yield session
 
@@ -770,7 +770,7 @@ def test_context_tells_about_the_trial(bound: Session) -> None:
     assert context.get_trial_id() == "a1b2c_00000"
     assert context.get_trial_name() == "train_a1b2c_00000"
     assert context.get_trial_resources() == PlacementGroupFactory([{"CPU": 2}])
-    assert context.get_trial_dir() == "/work/dir"
+    assert context.get_trial_dir() == "/trial/dir"
     assert context.get_storage() is bound.lease.storage
 
 

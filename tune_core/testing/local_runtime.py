@@ -29,7 +29,7 @@ from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
-from tune_core.runtime import Experiment
+from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
 from tune_core.session import Report
 from tune_core.steering import Steering
 from tune_core.trainable import Ending, run_lease
@@ -93,6 +93,7 @@ class LocalRuntime:
             if self._threads > 1:
                 stack.enter_context(_fixed_directory())
             number = claim(storage, experiment.experiment_id, owner, lambda other: other != owner)
+            storage.write(SPEC_FILE, describe_experiment(experiment))
             self._journal = Journal(
                 storage,
                 experiment.experiment_id,

@@ -1,0 +1,207 @@
+"""Where `fit()` may be called: scripts, threads, running loops, flows, tasks; and what it finds or starts there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+import tune_core as tune
+from flows.experiment import experiment
+from tests.flows.conftest import Recorded
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
+    return {"double": 2 * config["x"]}
+
+
+def fit(config: tune.RunConfig) -> list[int]:
+    tuner = tune.Tuner(train, param_space={"x": tune.grid_search([1, 2])}, run_config=config)
+    return [result.metrics["double"] for result in tuner.fit()]
+
+
+def test_fit_inside_a_flow_is_a_subflow_run(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], client: SyncPrefectClient
+) -> None:
+    config = run_config()
+
+    @flow
+    def nightly() -> tuple[list[int], str]:
+        from prefect.runtime import flow_run
+
+        return fit(config), str(flow_run.id)
+
+    doubled, parent_id = nightly()
+
+    assert doubled == [2, 4]
+    child = recorded(config.name).flow_run
+    assert child.parent_task_run_id is not None
+    assert str(client.read_task_run(child.parent_task_run_id).flow_run_id) == parent_id
+
+
+def test_fit_works_in_an_async_flow_a_running_loop_a_task_and_a_thread(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    configs = [run_config() for _ in range(4)]
+
+    @flow
+    async def asynchronous() -> list[int]:
+        return fit(configs[0])
+
+    async def notebook() -> list[int]:
+        return fit(configs[1])
+
+    @task
+    def in_task() -> list[int]:
+        return fit(configs[2])
+
+    @flow
+    def with_task() -> list[int]:
+        return in_task()
+
+    results: list[list[int]] = []
+    thread = threading.Thread(target=lambda: results.append(fit(configs[3])))
+    thread.start()
+    thread.join()
+    results += [asyncio.run(asynchronous()), asyncio.run(notebook()), with_task()]
+
+    assert results == [[2, 4]] * 4
+
+
+def test_the_flow_can_be_called_like_a_tuner_and_by_import_string(
+    run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine_by_name.py").write_text("def train(config):\n    return {'double': 2 * config['x']}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    direct = experiment(train, param_space={"x": 3}, run_config=run_config())
+    by_name = experiment("mine_by_name:train", param_space={"x": 4}, run_config=run_config())
+
+    assert [direct[0].metrics["double"], by_name[0].metrics["double"]] == [6, 8]
+
+
+def test_a_trainable_of_a_module_that_workers_cannot_import_reaches_them(
+    run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "only_here"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "model.py").write_text("def double(x):\n    return 2 * x\n")
+    (package / "training.py").write_text(
+        "from only_here.model import double\n\ndef train(config):\n    return {'double': double(config['x'])}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from only_here.training import train as theirs  # type: ignore[import-not-found]
+
+    results = tune.Tuner(theirs, param_space={"x": 5}, run_config=run_config()).fit()
+
+    assert results[0].error is None
+    assert results[0].metrics["double"] == 10
+
+
+def test_parameters_of_the_flow_run_hold_no_credentials(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    config = run_config(storage_options={"auto_mkdir": True, "token": "c0nfidential"})
+
+    fit(config)
+
+    seen = recorded(config.name)
+    assert seen.flow_run.parameters["name"] == config.name
+    assert "c0nfidential" not in str(seen.flow_run.model_dump())
+    files = [path for path in Path(str(config.storage_path)).rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"c0nfidential" in path.read_bytes()]
+
+
+SCRIPT = """
+import json, os, sys
+import tune_core as tune
+
+def train(config):
+    from prefect.settings import PREFECT_API_URL
+    return {{"api": PREFECT_API_URL.value(), "x": config["x"]}}
+
+if __name__ == "__main__":
+    tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},
+                       run_config=tune.RunConfig(storage_path={storage!r}, verbose=0))
+    apis = {{result.metrics["api"] for result in tuner.fit()}}
+    apis |= {{result.metrics["api"] for result in tuner.fit()}}
+    servers = [p for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{{p}}/environ")
+               and {home!r}.encode() in open(f"/proc/{{p}}/environ", "rb").read()
+               and any(name in open(f"/proc/{{p}}/cmdline", "rb").read() for name in (b"flows.server", b"create_app"))]
+    print(json.dumps({{"apis": sorted(apis), "servers": servers}}))
+"""
+
+
+def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(tmp_path: Path) -> None:
+    home = str(tmp_path / "prefect-home")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(storage=str(tmp_path / "results"), home=home))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**environment, "PREFECT_HOME": home, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+
+    import json
+
+    printed = json.loads(done.stdout)
+    assert len(printed["apis"]) == 1
+    assert printed["apis"][0].startswith("http://127.0.0.1:")
+    assert len(printed["servers"]) == 1
+    assert not Path(f"/proc/{printed['servers'][0]}").exists()
+
+
+def test_a_package_of_the_users_called_flows_is_named_beside_ours(tmp_path: Path) -> None:
+    theirs = tmp_path / "flows"
+    theirs.mkdir()
+    (theirs / "__init__.py").touch()
+    script = tmp_path / "script.py"
+    script.write_text("import tune_core as tune\ntune.Tuner(lambda config: None).fit()\n")
+
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert str(theirs) in done.stderr
+    assert str(ROOT / "flows") in done.stderr
+
+
+def test_a_repeated_flow_run_whose_process_is_gone_is_refused(client: SyncPrefectClient) -> None:
+    state = experiment(
+        name="gone",
+        storage_path="s3://bucket/gone",
+        trainable="train",
+        token="of-a-dead-process",
+        return_state=True,
+    )
+
+    assert state.is_failed()
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    )
+    assert "Tuner.restore" in str(found[0].state.message if found[0].state else "")

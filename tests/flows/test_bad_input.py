@@ -1,0 +1,180 @@
+"""Bad input on real servers: a clear error, and nothing is lost. What needs no server is in the unit tier."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tune_core as tune
+from deployments.seaweedfs import S3Server
+from flows import cluster as ray_cluster
+from tests.flows.conftest import Recorded, wait_for
+from tune_core.errors import ExperimentConflict, PlacementError, StorageError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_metric_that_is_never_reported_fails_its_trial_after_the_row_was_kept(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"accuracy": 0.5, "loss": 1.0})
+
+    results = tune.Tuner(
+        train,
+        tune_config=tune.TuneConfig(metric="acuracy", mode="max"),
+        run_config=run_config(failure_config=tune.FailureConfig(max_failures=3)),
+    ).fit()
+
+    assert "reported: accuracy, " in str(results[0].error)
+    assert "Did you mean 'accuracy'?" in str(results[0].error)
+    assert [row["loss"] for row in results[0].rows] == [1.0]
+    assert [row["lease"] for row in results[0].rows] == [1]
+
+
+class Tensor:
+    """Stands for torch's: only module and `detach` are looked at."""
+
+    __module__ = "torch"
+
+    def detach(self) -> Tensor:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        (3, "report expects a dict of metrics"),
+        ({"loss": Tensor()}, "metric 'loss' is a torch tensor"),
+        ({1: 2.0}, "metric names are strings"),
+    ],
+)
+def test_a_report_that_is_no_dict_of_numbers_fails_the_trial(
+    reported: Any, expected: str, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"step": 1})
+        tune.report(reported)
+
+    results = tune.Tuner(train, run_config=run_config()).fit()
+
+    assert expected in str(results[0].error)
+    assert [row["step"] for row in results[0].rows] == [1]
+
+
+def test_nan_and_infinity_are_kept_and_shown_safely(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    config = run_config()
+
+    def train(config: dict[str, Any]) -> None:
+        for value in (float("nan"), float("inf"), float("-inf"), 1.0):
+            tune.report({"loss": value})
+
+    results = tune.Tuner(
+        train, tune_config=tune.TuneConfig(metric="loss", mode="min"), run_config=config
+    ).fit()
+
+    assert [str(row["loss"]) for row in results[0].rows] == ["nan", "inf", "-inf", "1.0"]
+    artifacts = recorded(config.name).artifacts()
+    (table,) = [artifact for key, artifact in artifacts.items() if key.startswith("trial-")]
+    assert [row["loss"] for row in json.loads(str(table.data))] == ["nan", "inf", "-inf", 1.0]
+
+
+def test_a_checkpoint_directory_that_does_not_exist_is_named(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"step": 1})
+        tune.report({"step": 2}, checkpoint=tune.Checkpoint.from_directory("/no/such/directory"))
+
+    results = tune.Tuner(train, run_config=run_config()).fit()
+
+    assert "/no/such/directory" in str(results[0].error)
+    assert [row["step"] for row in results[0].rows] == [1]
+    assert results[0].checkpoint is None
+
+
+@pytest.mark.parametrize("fault", ["wrong secret", "missing bucket", "nobody there"])
+def test_storage_that_cannot_be_used_fails_at_the_start_and_is_named(
+    fault: str, s3: S3Server, run_config: Callable[..., tune.RunConfig], tmp_path: Path
+) -> None:
+    options = dict(s3.storage_options)
+    bucket = s3.bucket
+    if fault == "wrong secret":
+        options["secret"] = "not-the-secret"
+    elif fault == "missing bucket":
+        bucket = "no-such-bucket"
+    else:
+        options["endpoint_url"] = f"http://127.0.0.1:{free_port()}"
+    config = run_config(storage_path=f"s3://{bucket}/bad", storage_options=options)
+
+    def train(config: dict[str, Any]) -> None:
+        (tmp_path / "ran").touch()
+
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match=f"s3://{bucket}/bad") as raised:
+        tune.Tuner(train, run_config=config).fit()
+
+    assert time.monotonic() - begun < 30
+    assert "not-the-secret" not in str(raised.value)
+    assert s3.secret not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_second_of_two_experiments_of_one_name_is_refused_and_the_first_unharmed(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    config = run_config()
+    marks = Path(tempfile.mkdtemp())
+
+    def slow(config: dict[str, Any]) -> None:
+        (marks / "running").touch()
+        while not (marks / "finish").exists():
+            time.sleep(0.05)
+        tune.report({"x": 1})
+
+    first: list[tune.ResultGrid] = []
+    thread = threading.Thread(target=lambda: first.append(tune.Tuner(slow, run_config=config).fit()))
+    thread.start()
+    try:
+        wait_for((marks / "running").exists, what="the first experiment")
+        with pytest.raises(ExperimentConflict, match="is running now"):
+            tune.Tuner(slow, run_config=config).fit()
+    finally:
+        (marks / "finish").touch()
+        thread.join(60)
+    again = tune.Tuner(slow, run_config=config).fit()
+
+    assert [row["x"] for row in first[0][0].rows] == [1]
+    assert again.num_errors == 0
+    assert again[0].path != first[0][0].path
+
+
+def test_a_local_path_is_refused_when_ray_has_other_hosts(
+    run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "has_other_hosts", lambda: True)
+
+    with pytest.raises(PlacementError, match="is a local directory, but Ray has nodes on other machines"):
+        tune.Tuner(lambda config: None, run_config=run_config()).fit()
+
+
+def test_a_returned_text_fails_the_trial_and_names_what_is_expected(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    results = tune.Tuner(lambda config: "text", run_config=run_config()).fit()
+
+    assert "return a dict of metrics or a single number" in str(results[0].error)

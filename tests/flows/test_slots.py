@@ -1,0 +1,492 @@
+"""Slots: what fits the cluster, who gets which, how long they live, and which process a trial has."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect_ray.task_runners import RayTaskRunner
+from ray.util import placement_group_table
+
+import tune_core as tune
+from flows.experiment import experiment
+from flows.parking import borrowed_pool, parked_slots
+from flows.slots import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
+from tests.flows.conftest import CPUS, Recorded, wait_for
+from tune_core.resources import PlacementGroupFactory
+
+GIB = 2.0**30
+
+
+def live_groups() -> list[str]:
+    """The groups that exist, as they are in Ray's table."""
+    return [key for key, group in placement_group_table().items() if group["state"] != "REMOVED"]
+
+
+def nothing_lives() -> bool:
+    return not live_groups()
+
+
+@pytest.fixture
+def no_slots(cluster: None) -> None:
+    """Nothing is parked from earlier tests."""
+    with borrowed_pool(with_actors=True, runtime_env=None) as pool:
+        pool.clear()
+    wait_for(nothing_lives, what="the groups of earlier tests to be gone")
+
+
+# What fits.
+
+
+@pytest.mark.parametrize(
+    ("bundles", "strategy", "nodes", "expected"),
+    [
+        ([{"CPU": 2}], "PACK", [{"CPU": 2.0}], None),
+        ([{"CPU": 8}], "PACK", [{"CPU": 2.0}], "CPU: 8 needed in one bundle, the largest node has 2"),
+        (
+            [{"CPU": 8}],
+            "PACK",
+            [{"CPU": 4.0}, {"CPU": 6.0}],
+            "CPU: 8 needed in one bundle, the largest node has 6",
+        ),
+        ([{"GPU": 1}] * 3, "PACK", [{"GPU": 1.0}, {"GPU": 1.0}], "GPU: 3 needed in all, the cluster has 2"),
+        ([{"GPU": 1}] * 2, "PACK", [{"GPU": 1.0}, {"GPU": 1.0}], None),
+        ([{"TPU": 1}], "PACK", [{"CPU": 4.0}], "TPU: 1 needed in one bundle, the largest node has 0"),
+        ([{"CPU": 1}], "PACK", [], "CPU: 1 needed in one bundle, the largest node has 0"),
+        (
+            [{"memory": 3 * GIB}],
+            "PACK",
+            [{"memory": 2 * GIB}],
+            "memory: 3.000 GiB needed in one bundle, the largest node has 2.000 GiB",
+        ),
+        ([{"GPU": 0.1}] * 10, "PACK", [{"GPU": 1.0}], None),
+        ([{"GPU": 0.1}] * 11, "PACK", [{"GPU": 1.0}], "GPU: 1.1 needed in all, the cluster has 1"),
+        (
+            [{"CPU": 3}, {"CPU": 3}],
+            "PACK",
+            [{"CPU": 4.0}, {"CPU": 2.0}],
+            "no way to place the bundles .* with strategy PACK on nodes with: CPU 4; CPU 2",
+        ),
+        # The first node that comes to mind for the first bundle is the wrong one.
+        (
+            [{"CPU": 2}, {"CPU": 2, "GPU": 1}],
+            "PACK",
+            [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}],
+            None,
+        ),
+        (
+            [{"CPU": 1}] * 2,
+            "STRICT_SPREAD",
+            [{"CPU": 8.0}],
+            "no way to place .* STRICT_SPREAD on nodes with: CPU 8",
+        ),
+        ([{"CPU": 1}] * 2, "STRICT_SPREAD", [{"CPU": 1.0}, {"CPU": 1.0}], None),
+        ([{"CPU": 1}, {}], "STRICT_SPREAD", [{"CPU": 1.0}], None),
+        ([{"CPU": 2}] * 2, "STRICT_PACK", [{"CPU": 2.0}, {"CPU": 3.0}], "no way to place .* STRICT_PACK"),
+        ([{"CPU": 2}] * 2, "STRICT_PACK", [{"CPU": 2.0}, {"CPU": 4.0}], None),
+        ([{"CPU": 2}] * 2, "SPREAD", [{"CPU": 4.0}], None),
+        ([{}, {"CPU": 1}], "PACK", [{"CPU": 1.0}], None),
+    ],
+)
+def test_shortfall_names_what_nodes_can_never_give(
+    bundles: list[dict[str, float]], strategy: str, nodes: list[dict[str, float]], expected: str | None
+) -> None:
+    reason = shortfall(PlacementGroupFactory(bundles, strategy=strategy), nodes)
+
+    if expected is None:
+        assert reason is None
+    else:
+        assert re.search(expected, reason or "")
+
+
+def test_shortfall_leaves_to_ray_what_it_cannot_settle_in_time() -> None:
+    # Whether 40 bundles of two sizes fit 20 nodes is a search that may take for ever.
+    bundles = [{"CPU": 5}] * 20 + [{"CPU": 4}] * 20
+    nodes = [{"CPU": 9.0}] * 19 + [{"CPU": 8.0}, {"CPU": 1.0}]
+    start = time.monotonic()
+
+    reason = shortfall(PlacementGroupFactory(bundles), nodes)
+
+    assert reason is None
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("bundles", "total", "expected"),
+    [
+        ([{"CPU": 1}], {"CPU": 8.0}, 8),
+        ([{"CPU": 3}], {"CPU": 8.0}, 2),
+        ([{"CPU": 1, "GPU": 1}, {"GPU": 1}], {"CPU": 8.0, "GPU": 5.0}, 2),
+        ([{"GPU": 0.1}], {"GPU": 1.0}, 10),
+        ([{"CPU": 9}], {"CPU": 8.0}, 0),
+        ([{"TPU": 1}], {"CPU": 8.0}, 0),
+        ([{}, {"CPU": 2}], {"CPU": 8.0}, 4),
+    ],
+)
+def test_copies_that_fit_go_by_the_sums_of_the_cluster(
+    bundles: list[dict[str, float]], total: dict[str, float], expected: int
+) -> None:
+    assert copies_that_fit(PlacementGroupFactory(bundles), total) == expected
+
+
+# The pool on a real cluster.
+
+
+class Loop:
+    """Stands in for the flow's loop: passes on what Ray answers, and collects who got what."""
+
+    def __init__(self, pool: SlotPool) -> None:
+        self.pool = pool
+        self.granted: dict[str, Slot] = {}
+        self.failed: dict[str, Exception] = {}
+        self._answers: queue.SimpleQueue[SlotAnswered] = queue.SimpleQueue()
+        pool.attach(self._answers.put)
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            self.granted.update(self.pool.take_granted())
+            if condition():
+                return
+            assert time.monotonic() < deadline, (self.granted, self.pool.waiting())
+            try:
+                self.failed.update(self.pool.answered(self._answers.get(timeout=0.5)))
+            except queue.Empty:
+                continue
+
+
+@pytest.fixture
+def loop(no_slots: None) -> Iterator[Loop]:
+    """A pool without actors: its groups are ready as soon as they are placed."""
+    pool = SlotPool(with_actors=False)
+    yield Loop(pool)
+    pool.clear()
+
+
+def cpus(number: float) -> PlacementGroupFactory:
+    return PlacementGroupFactory([{"CPU": number}])
+
+
+def test_idle_groups_of_another_shape_make_way_for_who_waits(loop: Loop) -> None:
+    for key in ("a", "b"):
+        loop.pool.request(key, cpus(1))
+    loop.run_until(lambda: len(loop.granted) == 2)
+    for slot in loop.granted.values():
+        loop.pool.release(slot)
+    assert len(live_groups()) == 2
+
+    loop.pool.request("wide", cpus(CPUS))
+    loop.run_until(lambda: "wide" in loop.granted)
+
+    assert live_groups() == [loop.granted["wide"].group.id.hex()]
+
+
+def test_group_that_nobody_asks_for_any_more_makes_way_before_it_is_placed(loop: Loop) -> None:
+    loop.pool.start_ahead(cpus(3), 4)
+    loop.pool.request("narrow", cpus(3))
+    loop.run_until(lambda: "narrow" in loop.granted)
+
+    loop.pool.request("rest", cpus(CPUS - 3))
+    loop.run_until(lambda: "rest" in loop.granted)
+
+    assert sorted(live_groups()) == sorted(slot.group.id.hex() for slot in loop.granted.values())
+
+
+def test_withdrawn_request_takes_its_group_with_it(loop: Loop) -> None:
+    loop.pool.request("all", cpus(CPUS))
+    loop.run_until(lambda: "all" in loop.granted)
+    loop.pool.request("more", cpus(2))
+
+    assert loop.pool.cancel("more")
+
+    assert not loop.pool.cancel("more")
+    wait_for(lambda: len(live_groups()) == 1, what="the pending group to be gone")
+
+
+def test_no_more_groups_are_pending_than_could_be_of_use(loop: Loop) -> None:
+    for number in range(20):
+        loop.pool.request(f"r{number}", cpus(3))
+    loop.run_until(lambda: len(loop.granted) == 2)
+
+    # Two fit. One more may wait in Ray's queue, so that it starts the moment there is room.
+    assert 2 <= len(live_groups()) <= 3
+    assert len(loop.pool.waiting()) == 18
+
+
+def test_requests_of_one_shape_are_served_in_order(loop: Loop) -> None:
+    names = [f"r{number}" for number in range(6)]
+    for name in names:
+        loop.pool.request(name, cpus(4))
+    for served in itertools.count(1):
+        loop.run_until(lambda served=served: len(loop.granted) >= min(served + 1, 6))
+        if served == 6:
+            break
+        loop.pool.release(loop.granted[names[served - 1]])
+
+    assert list(loop.granted) == names
+    assert len({slot.group.id for slot in loop.granted.values()}) <= 3
+
+
+def test_slots_are_given_up_after_the_idle_limit_and_only_they(loop: Loop) -> None:
+    for key in ("a", "b"):
+        loop.pool.request(key, cpus(1))
+    loop.run_until(lambda: len(loop.granted) == 2)
+    loop.pool.release(loop.granted["a"])
+
+    loop.pool.give_up_idle(30.0)
+    kept = len(loop.pool.idle())
+    loop.pool.give_up_idle(0.0)
+
+    assert kept == 1
+    assert loop.pool.idle() == []
+    wait_for(lambda: live_groups() == [loop.granted["b"].group.id.hex()], what="one group to be left")
+
+
+def test_request_fails_with_rays_reason_when_its_process_cannot_start(no_slots: None) -> None:
+    loop = Loop(SlotPool(runtime_env={"working_dir": "gcs://_ray_pkg_of_nobody.zip"}))
+
+    loop.pool.request("a", cpus(1))
+    loop.run_until(lambda: "a" in loop.failed)
+
+    assert "_ray_pkg_of_nobody" in str(loop.failed["a"])
+    wait_for(nothing_lives, what="its group to be gone")
+
+
+# What becomes of them in experiments.
+
+
+def once(config: dict[str, Any]) -> dict[str, Any]:
+    """Report the process, and end as the config says."""
+    ending = config.get("ending")
+    tune.report({"pid": os.getpid()})
+    if ending == "exception":
+        raise ValueError("made up")
+    if ending == "crash":
+        os._exit(1)
+    while ending in ("stop", "interrupt", "callback"):
+        time.sleep(0.05)
+        tune.report({"pid": os.getpid()})
+    return {"pid": os.getpid()}
+
+
+class After(tune.Callback):
+    """Do something when the trial has reported."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        self._action()
+
+
+def fit(
+    run_config: tune.RunConfig, space: dict[str, Any] | None = None, trainable: Any = once, **options: Any
+) -> tune.ResultGrid:
+    config = tune.TuneConfig(**options)
+    return tune.Tuner(trainable, param_space=space, tune_config=config, run_config=run_config).fit()
+
+
+def raise_made_up() -> None:
+    raise RuntimeError("made up")
+
+
+@pytest.mark.parametrize(
+    ("ending", "changes", "counts"),
+    [
+        ("success", {}, (0, 1)),
+        ("exception", {}, (1, 0)),
+        ("crash", {}, (1, 0)),
+        ("stop", {"stop": {"training_iteration": 3}}, (0, 1)),
+        ("interrupt", {"callbacks": [After(lambda: signal.raise_signal(signal.SIGINT))]}, (0, 0)),
+        ("callback", {"callbacks": [After(raise_made_up)]}, None),
+        ("unplaced", {}, (1, 0)),
+    ],
+)
+def test_groups_are_released_however_an_experiment_ends(
+    no_slots: None,
+    run_config: Callable[..., tune.RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    changes: dict[str, Any],
+    counts: tuple[int, int] | None,
+) -> None:
+    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.2)
+    trainable = tune.with_resources(once, lambda config: {"cpu": 99 if ending == "unplaced" else 1})
+
+    if counts is None:
+        with pytest.raises(RuntimeError, match="made up"):
+            fit(run_config(**changes), {"ending": ending}, trainable)
+    else:
+        results = fit(run_config(**changes), {"ending": ending}, trainable)
+        assert (results.num_errors, results.num_terminated) == counts
+
+    wait_for(nothing_lives, what="all groups to be released", timeout_s=20)
+
+
+def test_slots_stay_warm_for_the_next_fit_until_the_idle_limit(
+    no_slots: None, run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fit(run_config(), num_samples=2, max_concurrent_trials=1)
+    parked = parked_slots()
+    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.2)
+
+    second = fit(run_config(), num_samples=2, max_concurrent_trials=1)
+
+    (pid,) = {result.metrics["pid"] for result in first}
+    assert {result.metrics["pid"] for result in second} == {pid}
+    assert [slot.worker["pid"] for slot in parked] == [pid]
+    wait_for(nothing_lives, what="the warm slot to be given up", timeout_s=20)
+    assert parked_slots() == []
+
+
+def test_next_fit_gives_up_warm_slots_of_another_shape(
+    no_slots: None, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    fit(run_config(), num_samples=2)
+    assert len(parked_slots()) == 2
+
+    results = fit(run_config(), trainable=tune.with_resources(once, {"cpu": CPUS}))
+
+    assert results.num_errors == 0
+    assert [slot.resources for slot in parked_slots()] == [cpus(CPUS)]
+
+
+def test_idle_slots_make_way_within_an_experiment_for_a_trial_of_another_shape(
+    no_slots: None, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    trainable = tune.with_resources(once, lambda config: {"cpu": config["cpu"]})
+
+    results = fit(run_config(), {"cpu": tune.grid_search([1, 1, CPUS])}, trainable)
+
+    assert results.num_errors == 0
+    assert [result.metrics["training_iteration"] for result in results] == [2, 2, 2]
+
+
+def test_slots_that_a_running_experiment_needs_no_more_are_given_up(
+    no_slots: None,
+    run_config: Callable[..., tune.RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.5)
+    go_on = tmp_path / "go-on"
+
+    def waits(config: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while config["waits"] and not go_on.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            tune.report({"x": 1})
+        return {"x": 2}
+
+    def look() -> None:
+        if len(live_groups()) == 1:
+            go_on.touch()
+
+    config = run_config(callbacks=[After(look)])
+
+    results = fit(config, {"waits": tune.grid_search([False, True])}, waits)
+
+    assert results.num_errors == 0
+
+
+def test_warm_slot_whose_process_died_meanwhile_costs_no_trial_its_attempt(
+    no_slots: None, run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    fit(run_config())
+    (slot,) = parked_slots()
+    os.kill(slot.worker["pid"], signal.SIGKILL)
+    config = run_config()
+
+    results = fit(config)
+
+    assert results.num_errors == 0
+    assert results[0].metrics["pid"] != slot.worker["pid"]
+    assert [run.state_name for run in recorded(config.name).task_runs(1)] == ["Completed"]
+
+
+def test_two_experiments_at_once_share_the_cluster(
+    no_slots: None, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    configs = [run_config(), run_config()]
+    outcomes: dict[str, tune.ResultGrid] = {}
+
+    def run(config: tune.RunConfig) -> None:
+        outcomes[str(config.name)] = fit(config, num_samples=3)
+
+    threads = [threading.Thread(target=run, args=(config,)) for config in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+
+    assert sorted(outcomes) == sorted(str(config.name) for config in configs)
+    assert [len(results) for results in outcomes.values()] == [3, 3]
+    assert [results.num_errors for results in outcomes.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("runner", ["ours", "stock"])
+@pytest.mark.parametrize(
+    ("resources", "fresh_process", "is_fresh"),
+    [
+        ({"cpu": 1}, None, False),
+        ({"cpu": 1}, True, True),
+        ({"gpu": 1}, None, True),
+        ({"gpu": 1}, False, False),
+    ],
+    ids=["cpu", "cpu-fresh", "gpu", "gpu-warm"],
+)
+def test_trials_have_fresh_processes_on_gpus_or_if_asked_for(
+    no_slots: None,
+    run_config: Callable[..., tune.RunConfig],
+    runner: str,
+    resources: dict[str, float],
+    fresh_process: bool | None,
+    is_fresh: bool,
+) -> None:
+    flow = experiment if runner == "ours" else experiment.with_options(task_runner=RayTaskRunner())
+    options = tune.TuneConfig(num_samples=2, max_concurrent_trials=1, fresh_process=fresh_process)
+
+    results = flow(tune.with_resources(once, resources), {}, options, run_config())
+
+    assert results.num_errors == 0
+    pids = {result.metrics["pid"] for result in results}
+    assert len(pids) == (2 if is_fresh else 1)
+
+
+def test_no_more_trials_run_at_once_than_allowed_and_the_seed_alone_says_which(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    def timed(config: dict[str, Any]) -> dict[str, Any]:
+        start = time.time()
+        time.sleep(0.3)
+        return {"start": start, "end": time.time()}
+
+    space = {"x": tune.uniform(0, 1), "y": tune.choice([1, 2, 3]), "z": tune.grid_search([1, 2])}
+
+    def run(at_once: int | None) -> tune.ResultGrid:
+        search = tune.search.BasicVariantGenerator(random_state=7)
+        options = {"num_samples": 3, "max_concurrent_trials": at_once, "search_alg": search}
+        return fit(run_config(), space, timed, **options)
+
+    two, many = run(2), run(None)
+
+    assert most_at_once(two) == 2
+    assert most_at_once(many) > 2
+    assert [result.config for result in two] == [result.config for result in many]
+    assert len({result.config["x"] for result in two}) == 6
+
+
+def most_at_once(results: tune.ResultGrid) -> int:
+    moments = [(result.metrics["start"], 1) for result in results]
+    moments += [(result.metrics["end"], -1) for result in results]
+    return max(itertools.accumulate(step for _, step in sorted(moments)))
