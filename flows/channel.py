@@ -170,7 +170,7 @@ class ChannelUplink:
         self._journaled = 0
         self._decisions: dict[int, Decision] = {}
         self._is_released = False
-        self._lost_since: float | None = None
+        self._lost_since: float | None = time.monotonic()  # until it is connected
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.curve_serverkey = address.server_key

@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 import ray
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    LogFilter,
+    LogFilterTaskRunId,
+)
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
+from prefect.client.schemas.sorting import LogSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ray.util import placement_group_table
 
@@ -118,6 +125,12 @@ def wait_for(condition: Callable[[], Any], *, what: str, timeout_s: float = 60.0
             raise AssertionError(f"waited {timeout_s:g} s for {what}")
         time.sleep(0.1)
     return value
+
+
+def logs_of(client: SyncPrefectClient, run: TaskRun) -> list[str]:
+    """The lines of a task run's log, oldest first."""
+    only = LogFilter(task_run_id=LogFilterTaskRunId(any_=[run.id]))
+    return [log.message for log in client.read_logs(log_filter=only, sort=LogSort.TIMESTAMP_ASC, limit=200)]
 
 
 class Recorded:

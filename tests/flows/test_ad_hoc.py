@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,10 @@ def test_fit_inside_a_flow_is_a_subflow_run(
     assert str(client.read_task_run(child.parent_task_run_id).flow_run_id) == parent_id
 
 
+@pytest.mark.filterwarnings(
+    # Prefect's client of an async flow run is closed after `asyncio.run` has closed its loop.
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
 def test_fit_works_in_an_async_flow_a_running_loop_a_task_and_a_thread(
     run_config: Callable[..., tune.RunConfig],
 ) -> None:
@@ -134,14 +139,19 @@ def train(config):
     from prefect.settings import PREFECT_API_URL
     return {{"api": PREFECT_API_URL.value(), "x": config["x"]}}
 
+def is_server(pid):
+    try:
+        command, environment = (open(f"/proc/{{pid}}/{{name}}", "rb").read() for name in ("cmdline", "environ"))
+    except OSError:
+        return False
+    return {home!r}.encode() in environment and (b"flows.server" in command or b"create_app" in command)
+
 if __name__ == "__main__":
     tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},
                        run_config=tune.RunConfig(storage_path={storage!r}, verbose=0))
     apis = {{result.metrics["api"] for result in tuner.fit()}}
     apis |= {{result.metrics["api"] for result in tuner.fit()}}
-    servers = [p for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{{p}}/environ")
-               and {home!r}.encode() in open(f"/proc/{{p}}/environ", "rb").read()
-               and any(name in open(f"/proc/{{p}}/cmdline", "rb").read() for name in (b"flows.server", b"create_app"))]
+    servers = [pid for pid in os.listdir("/proc") if pid.isdigit() and is_server(pid)]
     print(json.dumps({{"apis": sorted(apis), "servers": servers}}))
 """
 
@@ -157,12 +167,11 @@ def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(t
         env={**environment, "PREFECT_HOME": home, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=240,
-        check=True,
+        timeout=280,
+        check=False,
     )
 
-    import json
-
+    assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert len(printed["apis"]) == 1
     assert printed["apis"][0].startswith("http://127.0.0.1:")

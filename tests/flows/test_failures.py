@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId
 from prefect.client.schemas.objects import TaskRun
-from prefect.client.schemas.sorting import LogSort
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded, logs_of, wait_for
 from tune_core.errors import TrialError
 from tune_core.session import Session, current_session
 
@@ -70,11 +68,6 @@ def rows_of(result: tune.Result) -> list[dict[str, Any]]:
 def state_history(client: SyncPrefectClient, run: TaskRun) -> list[str]:
     response = client.request("GET", "/task_run_states/", params={"task_run_id": str(run.id)})
     return [state["name"] for state in sorted(response.json(), key=lambda state: state["timestamp"])]
-
-
-def logs_of(client: SyncPrefectClient, run: TaskRun) -> list[str]:
-    only = LogFilter(task_run_id=LogFilterTaskRunId(any_=[run.id]))
-    return [log.message for log in client.read_logs(log_filter=only, sort=LogSort.TIMESTAMP_ASC, limit=200)]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +212,9 @@ def test_without_fail_fast_the_other_trials_go_on(run_config: Callable[..., tune
             tune.report({"step": step})
 
     config = run_config(failure_config=tune.FailureConfig(fail_fast=False))
-    results = tune.Tuner(train, param_space={"fails": tune.grid_search([True, False])}, run_config=config).fit()
+    results = tune.Tuner(
+        train, param_space={"fails": tune.grid_search([True, False])}, run_config=config
+    ).fit()
 
     assert [result.error is None for result in results] == [False, True]
     assert results[1].metrics["training_iteration"] == 3

@@ -434,16 +434,17 @@ def test_two_experiments_at_once_share_the_cluster(
     assert [results.num_errors for results in outcomes.values()] == [0, 0]
 
 
-@pytest.mark.parametrize("runner", ["ours", "stock"])
 @pytest.mark.parametrize(
-    ("resources", "fresh_process", "is_fresh"),
+    ("runner", "resources", "fresh_process", "is_fresh"),
     [
-        ({"cpu": 1}, None, False),
-        ({"cpu": 1}, True, True),
-        ({"gpu": 1}, None, True),
-        ({"gpu": 1}, False, False),
+        ("ours", {"cpu": 1}, None, False),
+        ("ours", {"cpu": 1}, True, True),
+        ("ours", {"gpu": 1}, None, True),
+        ("ours", {"gpu": 1}, False, False),
+        ("stock", {"cpu": 1}, True, True),
+        ("stock", {"gpu": 1}, None, True),
+        ("stock", {"gpu": 1}, False, False),
     ],
-    ids=["cpu", "cpu-fresh", "gpu", "gpu-warm"],
 )
 def test_trials_have_fresh_processes_on_gpus_or_if_asked_for(
     no_slots: None,
@@ -464,24 +465,32 @@ def test_trials_have_fresh_processes_on_gpus_or_if_asked_for(
 
 
 def test_no_more_trials_run_at_once_than_allowed_and_the_seed_alone_says_which(
-    run_config: Callable[..., tune.RunConfig],
+    run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:
-    def timed(config: dict[str, Any]) -> dict[str, Any]:
-        start = time.time()
-        time.sleep(0.3)
-        return {"start": start, "end": time.time()}
-
     space = {"x": tune.uniform(0, 1), "y": tune.choice([1, 2, 3]), "z": tune.grid_search([1, 2])}
 
-    def run(at_once: int | None) -> tune.ResultGrid:
+    def run(at_once: int | None, meeting: int) -> tune.ResultGrid:
+        place = tmp_path / f"meeting-of-{meeting}"
+        place.mkdir()
+
+        def meets(config: dict[str, Any]) -> dict[str, Any]:
+            """Take part in a meeting, so that this many trials are running at the same time."""
+            start, deadline = time.time(), time.monotonic() + 60
+            (place / str(tune.get_context().get_trial_id())).touch()
+            while len(list(place.iterdir())) < meeting:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            return {"start": start, "end": time.time()}
+
         search = tune.search.BasicVariantGenerator(random_state=7)
         options = {"num_samples": 3, "max_concurrent_trials": at_once, "search_alg": search}
-        return fit(run_config(), space, timed, **options)
+        return fit(run_config(), space, meets, **options)
 
-    two, many = run(2), run(None)
+    two, many = run(2, meeting=2), run(None, meeting=4)
 
+    assert two.num_errors == many.num_errors == 0
     assert most_at_once(two) == 2
-    assert most_at_once(many) > 2
+    assert most_at_once(many) >= 4
     assert [result.config for result in two] == [result.config for result in many]
     assert len({result.config["x"] for result in two}) == 6
 

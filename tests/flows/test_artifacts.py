@@ -1,0 +1,394 @@
+"""What Prefect shows of an experiment: tables, leaderboard, progress, links and logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import Artifact
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+import tune_core as tune
+from deployments.seaweedfs import S3Server
+from flows.artifacts import ArtifactWriter
+from tests.flows.conftest import Recorded, logs_of, wait_for
+from tests.support.fault_proxy import FaultProxy, Rule
+
+
+def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of a table as any JSON parser reads them: Python's own lets NaN pass."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    rows: list[dict[str, Any]] = json.loads(str(artifact.data), parse_constant=refuse)
+    return rows
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Every write of an artifact: its kind of key, and what was written."""
+    writes: list[tuple[str, Any]] = []
+    put = ArtifactWriter._put
+
+    def noted(self: ArtifactWriter, client: Any, document: Any, data: Any) -> None:
+        writes.append((document.key.removeprefix(f"{self._prefix}-"), data))
+        put(self, client, document, data)
+
+    monkeypatch.setattr(ArtifactWriter, "_put", noted)
+    return writes
+
+
+def test_five_thousand_fast_reports_are_all_in_the_versions_of_their_table_with_few_writes(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    written: list[tuple[str, Any]],
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in range(5000):
+            tune.report({"step": step})
+
+    config = run_config()
+
+    (result,) = tune.Tuner(train, run_config=config).fit()
+
+    versions = recorded(config.name).versions(f"trial-{result.metrics['trial_id']}")
+    tables = [rows_in(version) for version in versions]
+    assert [len(table) for table in tables] == [1000] * 5
+    assert [row["step"] for table in tables for row in table] == list(range(5000))
+    assert [row["training_iteration"] for table in tables for row in table] == list(range(1, 5001))
+    assert len({version.task_run_id for version in versions}) == 1
+    # First and last row of each version at once, the others together every few seconds.
+    assert len([key for key, _ in written if key.startswith("trial-")]) < 40
+    lines = Path(result.path, "result.json").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(5000))
+
+
+def three_reports(config: dict[str, Any]) -> None:
+    """Report thrice; wait for a file before each but the first."""
+    tune.report({"step": 1})
+    for step in (2, 3):
+        wait_for(Path(config["go"], str(step)).exists, what="the test")
+        tune.report({"step": step})
+
+
+@contextmanager
+def in_background(fit: Callable[[], tune.ResultGrid]) -> Iterator[list[tune.ResultGrid]]:
+    """Run an experiment in a thread; it has ended when the context is left."""
+    outcome: list[tune.ResultGrid] = []
+    thread = threading.Thread(target=lambda: outcome.append(fit()))
+    thread.start()
+    try:
+        yield outcome
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def steps_written(written: list[tuple[str, Any]]) -> list[list[int]]:
+    return [[row["step"] for row in data] for key, data in written if key.startswith("trial-")]
+
+
+def test_rows_between_the_first_and_the_last_wait_for_their_interval(
+    run_config: Callable[..., tune.RunConfig],
+    written: list[tuple[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 3600)
+    tuner = tune.Tuner(three_reports, param_space={"go": str(tmp_path)}, run_config=run_config())
+
+    with in_background(tuner.fit):
+        wait_for(lambda: steps_written(written), what="the first row")
+        for step in (2, 3):
+            Path(tmp_path, str(step)).touch()
+
+    assert steps_written(written) == [[1], [1, 2, 3]]
+
+
+def test_with_every_report_each_row_is_in_the_table_before_the_next_comes(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    written: list[tuple[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 3600)
+    config = run_config(every_report=True)
+    tuner = tune.Tuner(three_reports, param_space={"go": str(tmp_path)}, run_config=config)
+
+    with in_background(tuner.fit):
+        wait_for(lambda: [1] in steps_written(written), what="the first row")
+        seen = recorded(config.name)
+        shown = []
+        for step in (2, 3):
+            Path(tmp_path, str(step)).touch()
+            wait_for(lambda last=step: steps_written(written)[-1][-1] == last, what=f"row {step}")
+            (key,) = {key for key, _ in written if key.startswith("trial-")}
+            wait_for(lambda last=step: len(rows_in(seen.artifacts()[key])) == last, what=f"row {step}")
+            shown.append([row["step"] for row in rows_in(seen.artifacts()[key])])
+
+    assert shown == [[1, 2], [1, 2, 3]]
+
+
+def test_leaderboard_has_the_same_columns_in_each_row_and_the_best_trial_first(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        if config["x"] == 3:
+            raise ValueError("made up")
+        tune.report({"quality": {"score": float("nan") if config["x"] == 4 else config["x"]}})
+
+    config = run_config()
+    space = {
+        "x": tune.grid_search([1, 3, 4, 2]),
+        # Only some configurations have it.
+        "extra": tune.sample_from(lambda config: {"depth": 5} if config["x"] == 2 else None),
+    }
+
+    tune.Tuner(
+        train,
+        param_space=space,
+        tune_config=tune.TuneConfig(metric="quality/score", mode="max"),
+        run_config=config,
+    ).fit()
+
+    seen = recorded(config.name)
+    artifact = seen.artifacts()["leaderboard"]
+    rows = rows_in(artifact)
+    assert len({tuple(row) for row in rows}) == 1
+    assert [row["config/x"] for row in rows][:2] == [2, 1]
+    assert {row["config/x"]: row["status"] for row in rows}[3] == "ERROR"
+    assert {row["config/x"]: row["error"] for row in rows}[3] == "ValueError: made up"
+    assert {row["config/x"]: row["quality/score"] for row in rows} == {2: 2, 1: 1, 4: "nan", 3: None}
+    assert {row["config/x"]: row["config/extra/depth"] for row in rows} == {2: 5, 1: None, 4: None, 3: None}
+    assert artifact.flow_run_id == seen.flow_run.id
+    assert artifact.task_run_id is None
+
+
+def test_progress_counts_finished_trials_up_to_a_hundred_percent(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    written: list[tuple[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    go = tmp_path / "go"
+
+    def train(config: dict[str, Any]) -> dict[str, Any]:
+        if config["waits"]:
+            wait_for(go.exists, what="the test")
+        return {"x": 1}
+
+    config = run_config()
+    tuner = tune.Tuner(train, param_space={"waits": tune.grid_search([0, 0, 0, 1])}, run_config=config)
+
+    def progress() -> list[float]:
+        return [data for key, data in written if key == "progress"]
+
+    with in_background(tuner.fit):
+        wait_for(lambda: 75 in progress(), what="three of four trials")
+        go.touch()
+
+    seen = recorded(config.name)
+    bar = seen.artifacts()["progress"]
+    assert progress() == sorted(progress())
+    assert bar.data == 100
+    assert (bar.type, bar.flow_run_id, bar.task_run_id) == ("progress", seen.flow_run.id, None)
+
+
+def test_best_checkpoint_on_s3_is_linked_by_its_url(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], s3: S3Server
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in (1, 2, 3):
+            with tempfile.TemporaryDirectory() as directory:
+                # The best is neither the first nor the last of its trial.
+                loss = abs(step - 2) + config["x"]
+                tune.report({"loss": loss}, checkpoint=tune.Checkpoint.from_directory(directory))
+
+    config = run_config(storage_path=f"s3://{s3.bucket}/linked", storage_options=s3.storage_options)
+
+    results = tune.Tuner(
+        train,
+        param_space={"x": tune.grid_search([5, 1, 3])},
+        tune_config=tune.TuneConfig(metric="loss", mode="min"),
+        run_config=config,
+    ).fit()
+
+    best = results[1]
+    seen = recorded(config.name)
+    link = seen.artifacts()["best-checkpoint"]
+    url = f"s3://{s3.bucket}/linked/{config.name}/{Path(best.path).name}/checkpoint_000001"
+    assert url in str(link.data)
+    assert f"trial {best.metrics['trial_id']}, iteration 2, loss 1" in str(link.data)
+    assert s3.secret not in str(link.data)
+    assert (link.flow_run_id, link.task_run_id) == (seen.flow_run.id, None)
+
+
+def test_not_a_number_and_infinities_are_shown_as_text_and_kept_as_numbers(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    values = [float("nan"), float("inf"), float("-inf"), 1.5]
+
+    def train(config: dict[str, Any]) -> None:
+        for value in values:
+            tune.report({"loss": value, "deep": {"list": [value]}})
+
+    config = run_config()
+
+    results = tune.Tuner(
+        train, tune_config=tune.TuneConfig(metric="loss", mode="min"), run_config=config
+    ).fit()
+
+    rows = rows_in(
+        recorded(config.name).artifacts()[f"trial-{results[0].metrics['trial_id']}".replace("_", "-")]
+    )
+    assert [row["loss"] for row in rows] == ["nan", "inf", "-inf", 1.5]
+    kept = list(results[0].metrics_dataframe["loss"])
+    assert math.isnan(kept[0])
+    assert kept[1:] == values[1:]
+
+
+def test_what_a_trial_prints_and_logs_in_any_thread_is_in_its_task_runs_log(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    client: SyncPrefectClient,
+) -> None:
+    def train(config: dict[str, Any]) -> dict[str, Any]:
+        def speak(who: str) -> None:
+            print(f"{who} {config['x']} prints")
+            logging.getLogger("my.library").info("%s %s logs", who, config["x"])
+            logging.getLogger("my.library").warning("%s %s warns", who, config["x"])
+
+        speak("main")
+        thread = threading.Thread(target=speak, args=("thread",))
+        thread.start()
+        thread.join()
+        print("no line end", end="")
+        if config["x"] == 2:
+            raise ValueError("made up")
+        return {"x": config["x"]}
+
+    config = run_config()
+
+    tune.Tuner(train, param_space={"x": tune.grid_search([1, 2])}, run_config=config).fit()
+
+    for number, run in enumerate(recorded(config.name).task_runs(2), 1):
+        spoken = [
+            f"{who} {number} {does}" for who in ("main", "thread") for does in ("prints", "logs", "warns")
+        ]
+        lines = wait_for(
+            lambda run=run: (
+                [line for line in logs_of(client, run) if "no line end" in line] and logs_of(client, run)
+            ),
+            what="the log",
+        )
+        assert [line for line in lines if line in spoken] == spoken
+        assert any("in train" in line and "ValueError: made up" in line for line in lines) == (number == 2)
+
+
+def test_log_of_a_finished_trial_survives_that_the_next_one_kills_their_process(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    client: SyncPrefectClient,
+) -> None:
+    def train(config: dict[str, Any]) -> dict[str, Any]:
+        import os
+
+        if config["dies"]:
+            os._exit(1)
+        print("last words")
+        return {"pid": os.getpid()}
+
+    config = run_config()
+
+    results = tune.Tuner(
+        train,
+        param_space={"dies": tune.grid_search([False, True])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=config,
+    ).fit()
+
+    assert [result.error is None for result in results] == [True, False]
+    first, second = recorded(config.name).task_runs(2)
+    assert (first.state_name, second.state_name) == ("Completed", "Crashed")
+    wait_for(lambda: "last words" in logs_of(client, first), what="the log", timeout_s=10)
+
+
+@contextmanager
+def api_behind(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the artifacts of an experiment, and nothing else, go through a proxy."""
+
+    def through_proxy(**options: Any) -> Any:
+        with temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}):
+            return get_client(**options)
+
+    with monkeypatch.context() as patches:
+        patches.setattr("flows.artifacts.get_client", through_proxy)
+        yield
+
+
+@pytest.mark.parametrize("fault", ["status", "reset", "hang"])
+def test_training_goes_on_without_the_artifact_service_and_one_warning_says_so(
+    run_config: Callable[..., tune.RunConfig],
+    api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: Any,
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in range(20):
+            tune.report({"step": step})
+
+    monkeypatch.setattr("flows.artifacts.CLOSE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    # Prefect's loggers do not propagate, and caplog listens at the root.
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+    space = {"x": tune.grid_search([1, 2])}
+    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
+        broken = proxy.add(Rule(fault, path="/artifacts", status=500))
+        began = time.monotonic()
+
+        results = tune.Tuner(train, param_space=space, run_config=run_config()).fit()
+
+        took_s = time.monotonic() - began
+
+    assert broken.fired > 0
+    assert results.num_errors == 0
+    assert [result.metrics["training_iteration"] for result in results] == [20, 20]
+    for result in results:
+        assert len(Path(result.path, "result.json").read_text().splitlines()) == 20
+    warnings = [record for record in caplog.records if record.name == "prefect.tune.artifacts"]
+    assert [record.levelname for record in warnings if record.levelno >= logging.WARNING] == ["WARNING"]
+    assert took_s < 30
+
+
+def test_artifacts_that_could_not_be_written_are_written_when_the_service_is_back(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    api: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    config = run_config()
+    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
+        proxy.add(Rule("status", path="/artifacts", status=500, times=6))
+
+        (result,) = tune.Tuner(lambda config: {"x": 1}, run_config=config).fit()
+
+    seen = recorded(config.name).artifacts()
+    assert rows_in(seen[f"trial-{result.metrics['trial_id']}".replace("_", "-")])[0]["x"] == 1
+    assert [row["status"] for row in rows_in(seen["leaderboard"])] == ["TERMINATED"]
+    assert seen["progress"].data == 100

@@ -1,0 +1,369 @@
+"""The report channel: who gets in, what is noticed, and that every row arrives in order."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+import tune_core as tune
+from flows import channel as channels
+from flows.channel import Channel, ChannelAddress, ChannelUplink, Message
+from tests.flows.conftest import wait_for
+from tune_core.encoding import dumps
+from tune_core.errors import ChannelLost
+from tune_core.messages import Decision, Outcome
+from tune_core.session import Report
+from tune_core.trainable import Ending
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    opened = Channel()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def experiments_channel(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
+    """The channels that experiments open, in order."""
+    opened: list[Channel] = []
+
+    class Seen(Channel):
+        def __init__(self, host: str = "127.0.0.1") -> None:
+            super().__init__(host)
+            opened.append(self)
+
+    monkeypatch.setattr("flows.experiment.Channel", Seen)
+    return opened
+
+
+def received(channel: Channel, count: int, timeout_s: float = 20.0) -> list[Message]:
+    """What has arrived once there are `count` messages, or when the time is over."""
+    items: list[Message] = []
+    deadline = time.monotonic() + timeout_s
+    while len(items) < count and time.monotonic() < deadline:
+        items.extend(channel.receive(0.1))
+    return items
+
+
+def row(iteration: int, **metrics: Any) -> Report:
+    return Report(iteration, {"training_iteration": iteration, "done": False, **metrics})
+
+
+# Who gets in.
+
+
+def stranger(address: ChannelAddress, kind: str, identity: bytes) -> zmq.Socket[bytes]:
+    """A socket that poses as a trial, without the experiment's keys."""
+    intruder = zmq.Context.instance().socket(zmq.DEALER)
+    intruder.setsockopt(zmq.IDENTITY, identity)
+    intruder.setsockopt(zmq.LINGER, 0)
+    if kind != "no keys":
+        intruder.curve_publickey, intruder.curve_secretkey = zmq.curve_keypair()
+        other, _ = zmq.curve_keypair()
+        intruder.curve_serverkey = other if kind == "wrong server key" else address.server_key
+    intruder.connect(address.url)
+    return intruder
+
+
+@pytest.mark.parametrize("kind", ["no keys", "wrong server key", "keys of its own"])
+def test_stranger_can_neither_send_nor_read(channel: Channel, kind: str) -> None:
+    intruder = stranger(channel.address, kind, b"trial:1")
+    for content in (
+        ["hello", 1, "host", "::1"],
+        ["row", 1, None, False, {}],
+        ["end", "completed", None, "", True],
+    ):
+        intruder.send(dumps(content))
+
+    heard = received(channel, 1, timeout_s=1.0)
+    is_sent = channel.send("trial", 1, "stop", "interrupt")
+    can_read = bool(intruder.poll(500))
+    intruder.close()
+
+    assert heard == []
+    assert not is_sent
+    assert not can_read
+
+
+def test_stranger_does_not_keep_the_trial_out_that_it_poses_as(channel: Channel) -> None:
+    intruder = stranger(channel.address, "keys of its own", b"trial:1")
+    intruder.send(dumps(["row", 1, None, False, {}]))
+    received(channel, 1, timeout_s=0.5)
+    uplink = ChannelUplink(channel.address, "trial", 1)
+
+    uplink.send(row(1, loss=0.5))
+    (heard,) = received(channel, 1)
+    channel.send("trial", 1, "stop", "interrupt")
+    uplink.wait_for_journal(1)
+    uplink.close()
+    intruder.close()
+
+    assert heard.content == [1, None, False, {"training_iteration": 1, "done": False, "loss": 0.5}]
+    assert uplink.stop_cause == "interrupt"
+
+
+def test_bytes_that_are_no_zeromq_do_no_harm(channel: Channel) -> None:
+    host, _, port = channel.address.url.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 100)
+        uplink = ChannelUplink(channel.address, "trial", 1)
+        uplink.send(row(1))
+        heard = received(channel, 1)
+        uplink.close()
+
+    assert [message.kind for message in heard] == ["row"]
+
+
+def test_keys_are_not_shown_with_the_address(channel: Channel) -> None:
+    address = channel.address
+
+    shown = f"{address} {address!r}"
+
+    for key in (address.server_key, address.public_key, address.secret_key):
+        assert key.decode() not in shown
+
+
+def listeners(port: int) -> list[str]:
+    """The addresses that this port is listened on, from the kernel's tables."""
+    found = []
+    for table, length in (("tcp", 8), ("tcp6", 32)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            address, _, listening = line.split()[1].partition(":")
+            if line.split()[3] == "0A" and int(listening, 16) == port:
+                words = [address[at : at + 8] for at in range(0, length, 8)]
+                packed = b"".join(struct.pack("=I", int(word, 16)) for word in words)
+                found.append(socket.inet_ntop(socket.AF_INET if length == 8 else socket.AF_INET6, packed))
+    return found
+
+
+class Callback(tune.Callback):
+    """Calls a function at the first report."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._is_called = False
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        if not self._is_called:
+            self._is_called = True
+            self._function(trial)
+
+
+def test_experiment_on_one_machine_listens_on_loopback_only(
+    run_config: Callable[..., tune.RunConfig], experiments_channel: list[Channel]
+) -> None:
+    seen: list[list[str]] = []
+
+    def look(_: Any) -> None:
+        port = int(experiments_channel[0].address.url.rpartition(":")[2])
+        seen.append(listeners(port))
+
+    tune.Tuner(lambda config: {"x": 1}, run_config=run_config(callbacks=[Callback(look)])).fit()
+
+    assert seen == [["127.0.0.1"]]
+
+
+# What is noticed.
+
+
+@pytest.mark.parametrize("waits_for", ["decision", "journal"])
+def test_trial_that_waits_notices_that_its_driver_is_gone(
+    monkeypatch: pytest.MonkeyPatch, waits_for: str
+) -> None:
+    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    channel = Channel()
+    uplink = ChannelUplink(channel.address, "trial", 1)
+    uplink.send(row(1))
+    assert len(received(channel, 1)) == 1
+    wait = uplink.wait_for_decision if waits_for == "decision" else uplink.wait_for_journal
+
+    channel.close()
+    with pytest.raises(
+        ChannelLost, match=r"tcp://127.0.0.1:\d+ has been unreachable .* checkpoints are safe"
+    ):
+        wait(1)
+
+    uplink.close()
+
+
+def test_trial_that_never_reached_its_driver_notices(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        keys = channel.address
+        address = ChannelAddress(
+            f"tcp://127.0.0.1:{closed.getsockname()[1]}", keys.server_key, keys.public_key, keys.secret_key
+        )
+        uplink = ChannelUplink(address, "trial", 1)
+
+        with pytest.raises(ChannelLost, match="has been unreachable"):
+            uplink.wait_for_decision(1)
+
+        uplink.close()
+
+
+def test_trial_that_waits_notices_a_driver_that_fell_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "HEARTBEAT_MS", 100)
+    monkeypatch.setattr(channels, "HEARTBEAT_TIMEOUT_MS", 500)
+    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    channel = Channel()
+    with Relay(channel.address) as relay:
+        uplink = ChannelUplink(relay.address, "trial", 1)
+        uplink.send(row(1))
+        assert len(received(channel, 1)) == 1
+
+        relay.is_silent = True
+        with pytest.raises(ChannelLost, match="has been unreachable"):
+            uplink.wait_for_decision(1)
+
+        uplink.close()
+    channel.close()
+
+
+def test_short_break_of_the_connection_is_borne(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "LOST_AFTER_S", 30.0)
+    with Relay(channel.address) as relay:
+        uplink = ChannelUplink(relay.address, "trial", 1)
+        uplink.send(row(1))
+        assert len(received(channel, 1)) == 1
+
+        relay.cut()
+        answer = threading.Timer(0.5, lambda: channel.post("tick"))
+        answer.start()
+        uplink.send(row(2))
+        assert received(channel, 2)[-1].content[0] == 2
+        channel.send("trial", 1, "decision", 2, "CONTINUE")
+
+        assert uplink.wait_for_decision(2) is Decision.CONTINUE
+        uplink.close()
+
+
+class Relay:
+    """Passes bytes between trials and the flow, until it is cut or falls silent."""
+
+    def __init__(self, address: ChannelAddress) -> None:
+        host, _, port = address.url.removeprefix("tcp://").rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = ChannelAddress(url, address.server_key, address.public_key, address.secret_key)
+        self.is_silent = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection, on both sides at once."""
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
+        self._pairs.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                trial, _ = self._listener.accept()
+                flow = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._pairs.append((trial, flow))
+            for source, sink in ((trial, flow), (flow, trial)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self.is_silent:
+                    sink.sendall(data)
+        except OSError:
+            return
+
+
+def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
+    run_config: Callable[..., tune.RunConfig], experiments_channel: list[Channel]
+) -> None:
+    causes: list[str | None] = []
+
+    def pose_as(trial_id: str) -> None:
+        for lease in (0, 2):
+            uplink = ChannelUplink(experiments_channel[0].address, trial_id, lease)
+            uplink.hello(1, "host", "127.0.0.1")
+            uplink.send(row(99, x=99))
+            uplink.wait_for_decision(99)
+            causes.append(uplink.stop_cause)
+            uplink.end(Ending(Outcome.ERROR, "made up"))
+            uplink.close()
+
+    threads: list[threading.Thread] = []
+
+    def start(trial: Any) -> None:
+        threads.append(threading.Thread(target=pose_as, args=(trial.trial_id,)))
+        threads[0].start()
+
+    def reports(config: dict[str, Any]) -> None:
+        deadline = time.monotonic() + 60
+        while not Path(config["seen"]).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            tune.report({"x": 1})
+
+    config = run_config(callbacks=[Callback(start)])
+    seen = Path(str(config.storage_path), "seen")
+    waiter = threading.Thread(
+        target=lambda: (wait_for(lambda: len(causes) == 2, what="both to be told"), seen.touch())
+    )
+    waiter.start()
+
+    results = tune.Tuner(reports, param_space={"seen": str(seen)}, run_config=config).fit()
+    for thread in (*threads, waiter):
+        thread.join(30)
+
+    assert causes == ["stale", "stale"]
+    assert results.num_errors == 0
+    assert set(results[0].metrics_dataframe["x"]) == {1}
+
+
+# Order and counts.
+
+
+def test_every_row_of_four_writers_arrives_once_and_in_order(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    num_rows = 5_000
+
+    def writer(config: dict[str, Any]) -> None:
+        for number in range(num_rows):
+            tune.report({"number": number, "writer": config["writer"]})
+
+    config = run_config()
+
+    results = tune.Tuner(
+        writer, param_space={"writer": tune.grid_search([0, 1, 2, 3])}, run_config=config
+    ).fit()
+
+    assert results.num_errors == 0
+    for index, result in enumerate(results):
+        lines = Path(result.path, "result.json").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [line["number"] for line in rows] == list(range(num_rows))
+        assert [line["training_iteration"] for line in rows] == list(range(1, num_rows + 1))
+        assert {line["writer"] for line in rows} == {index}
+        assert result.metrics["training_iteration"] == num_rows
