@@ -23,8 +23,13 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import (
+    TaskRunFilter,
+    TaskRunFilterId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, State
 from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Running
@@ -138,7 +143,7 @@ class ArtifactWriter:
         with self._changed:
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is not None:
-                self._close(table.document)  # stays as it is; the new version begins with its rows
+                table.document.is_closed = True  # stays as it is; the new version begins with its rows
                 table.rows = [*table.rows]
             table.document = self._table_document(trial, table.rows, task_run_id)
 
@@ -151,7 +156,7 @@ class ArtifactWriter:
                 raise ValueError(f"trial {trial.trial_id} reports, but no attempt at it has begun")
             if len(table.rows) >= ROWS_PER_VERSION:
                 self._touch(table.document, at_once=True)
-                self._close(table.document)
+                table.document.is_closed = True
                 table.rows = []
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
             table.rows.append(shown)
@@ -162,7 +167,7 @@ class ArtifactWriter:
         with self._changed:
             table = self._tables.pop(trial.trial_id, None)
             if table is not None and table.document is not None:
-                self._close(table.document)
+                table.document.is_closed = True
 
     def show_trial(self, trial: Trial, waits_for: str = "") -> None:
         """Put a trial on the leaderboard, and keep it there as it changes.
@@ -231,11 +236,6 @@ class ArtifactWriter:
         description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
         name = f"trial-{slug(trial.trial_id)}"
         return self._document(name, "table", description, lambda: _uniform(rows), task_run_id)
-
-    def _close(self, document: _Document) -> None:
-        document.is_closed = True
-        if not document.is_dirty:
-            self._documents.remove(document)
 
     def _touch(self, document: _Document, *, at_once: bool) -> None:
         now = self._clock()
@@ -351,16 +351,19 @@ class ArtifactWriter:
         deadline = self._clock() + SETTLE_TIMEOUT_S
         while self._expected:
             some = list(self._expected)[:_PAGE]
-            runs = client.read_task_runs(task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=some)), limit=_PAGE)
-            for run in runs:
-                if run.state is not None and run.state.is_final():
-                    del self._expected[run.id]
-            if self._clock() > deadline:
+            if _count_ended(client, some) == len(some):
+                for task_run_id in some:
+                    del self._expected[task_run_id]
+            elif self._clock() < deadline:
+                time.sleep(0.05)
+            else:
+                wanted = TaskRunFilter(id=TaskRunFilterId(any_=some))
+                for run in client.read_task_runs(task_run_filter=wanted, limit=_PAGE):
+                    if run.state is not None and run.state.is_final():
+                        del self._expected[run.id]
                 for item in self._expected.values():
                     self._force(client, item)
                 self._expected.clear()
-            elif any(task_run_id in self._expected for task_run_id in some):
-                time.sleep(0.1)
 
     def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:
         failed = []
@@ -395,6 +398,14 @@ class ArtifactWriter:
     def _warn(self, message: str) -> None:
         logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
         self._has_warned = True
+
+
+def _count_ended(client: SyncPrefectClient, task_run_ids: list[UUID]) -> int:
+    """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
+    is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
+    ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
+    answer = client.request("POST", "/task_runs/count", json={"task_runs": ended.model_dump(mode="json")})
+    return int(answer.json())
 
 
 def slug(name: str) -> str:

@@ -26,8 +26,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from flows.actor import TaskActor
 from flows.cluster import nodes, total_resources
-from flows.task_runner import TaskActor
 from tune_core.resources import PlacementGroupFactory
 
 #: How long an actor whose process is replaced may take to end, in seconds.

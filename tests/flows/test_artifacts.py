@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import Artifact
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
@@ -130,15 +129,16 @@ def test_with_every_report_each_row_is_in_the_table_before_the_next_comes(
     with in_background(tuner.fit):
         wait_for(lambda: [1] in steps_written(written), what="the first row")
         seen = recorded(config.name)
-        shown = []
+        (key,) = {key for key, _ in written if key.startswith("trial-")}
+
+        def shown() -> list[int]:
+            return [row["step"] for row in rows_in(seen.artifacts()[key])]
+
         for step in (2, 3):
             Path(tmp_path, str(step)).touch()
-            wait_for(lambda last=step: steps_written(written)[-1][-1] == last, what=f"row {step}")
-            (key,) = {key for key, _ in written if key.startswith("trial-")}
-            wait_for(lambda last=step: len(rows_in(seen.artifacts()[key])) == last, what=f"row {step}")
-            shown.append([row["step"] for row in rows_in(seen.artifacts()[key])])
+            wait_for(lambda steps=step: len(shown()) == steps, what=f"row {step} in the API")
 
-    assert shown == [[1, 2], [1, 2, 3]]
+    assert steps_written(written) == [[1], [1, 2], [1, 2, 3]]
 
 
 def test_leaderboard_has_the_same_columns_in_each_row_and_the_best_trial_first(
@@ -331,9 +331,8 @@ def test_log_of_a_finished_trial_survives_that_the_next_one_kills_their_process(
 def api_behind(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the artifacts of an experiment, and nothing else, go through a proxy."""
 
-    def through_proxy(**options: Any) -> Any:
-        with temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}):
-            return get_client(**options)
+    def through_proxy(**_: Any) -> SyncPrefectClient:
+        return SyncPrefectClient(f"{proxy.url}/api")
 
     with monkeypatch.context() as patches:
         patches.setattr("flows.artifacts.get_client", through_proxy)

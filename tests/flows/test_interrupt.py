@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +42,7 @@ if __name__ == "__main__":
     results = tune.Tuner(
         {trainable},
         param_space={{"x": tune.grid_search([0, 1, 2])}},
-        run_config=tune.RunConfig(name={name!r}, storage_path={storage!r}, stop_timeout_s=5, verbose={verbose}),
+        run_config=tune.RunConfig(name={name!r}, storage_path={storage!r}, stop_timeout_s={stop_timeout_s}),
     ).fit()
     print("trials:", [(len(result.rows) > 0, str(result.status)) for result in results], flush=True)
     groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
@@ -51,14 +50,20 @@ if __name__ == "__main__":
 """
 
 
-def start(tmp_path: Path, api: str, trainable: str, name: str, verbose: int = 1) -> subprocess.Popen[str]:
+def stop_is_journaled(directory: Path) -> bool:
+    return any("StopRequested" in segment.read_text() for segment in directory.glob("journal/*.jsonl"))
+
+
+def start(
+    tmp_path: Path, api: str, trainable: str, name: str, stop_timeout_s: float = 5
+) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     text = ENDLESS.format(
         marks=str(tmp_path),
         name=name,
         storage=str(tmp_path / "results"),
         trainable=trainable,
-        verbose=verbose,
+        stop_timeout_s=stop_timeout_s,
     )
     script.write_text(text)
     return subprocess.Popen(
@@ -67,6 +72,18 @@ def start(tmp_path: Path, api: str, trainable: str, name: str, verbose: int = 1)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0,
+    )
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """Send what a terminal sends: SIGINT, to the whole process group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def wait_until_gone(family: list[int]) -> None:
+    wait_for(
+        lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()], what="every process to end"
     )
 
 
@@ -96,7 +113,7 @@ def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
     family = processes_of(process.pid)
 
-    process.send_signal(signal.SIGINT)
+    press_ctrl_c(process)
     printed, _ = process.communicate(timeout=90)
 
     assert process.returncode == 0, printed
@@ -113,19 +130,26 @@ def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     )
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, api: str) -> None:
-    process = start(tmp_path, api, "deaf", f"twice-{tmp_path.name[-6:]}")
+def test_a_second_ctrl_c_ends_at_once_and_leaves_nothing_either(
+    tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"twice-{tmp_path.name[-6:]}"
+    process = start(tmp_path, api, "deaf", name, stop_timeout_s=600)
     wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
+    family = processes_of(process.pid)
 
-    process.send_signal(signal.SIGINT)
-    time.sleep(1.0)  # two signals at the same moment would be one
-    process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
+    press_ctrl_c(process)
+    wait_for(lambda: stop_is_journaled(tmp_path / "results" / name), what="the first one to be heard")
+    press_ctrl_c(process)
     printed, _ = process.communicate(timeout=90)
 
     assert process.returncode != 0
     assert "KeyboardInterrupt" in printed
-    assert time.monotonic() - begun < 60
+    seen = recorded(name)
+    assert seen.flow_run.state is not None
+    assert seen.flow_run.state.is_final()
+    assert {run.state_name for run in seen.task_runs(2)} == {"Cancelled"}
+    wait_until_gone(family)
 
 
 def test_verbose_0_prints_nothing(tmp_path: Path) -> None:

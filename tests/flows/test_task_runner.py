@@ -24,8 +24,9 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.actor import ActorHandle
 
 import tune_core as tune
+from flows.actor import TaskActor
 from flows.experiment import ExperimentFlow, experiment
-from flows.task_runner import TaskActor, TuneTaskRunner, use_actor
+from flows.task_runner import TuneTaskRunner, use_actor
 from tests.flows.conftest import Recorded, wait_for
 from tune_core.errors import ConfigError
 
