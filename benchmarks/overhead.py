@@ -135,7 +135,7 @@ def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
     from ray.tune.schedulers import FIFOScheduler
 
     class AnsweringScheduler(FIFOScheduler):
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             return self.CONTINUE
 
     name = f"peer-{uuid.uuid4().hex[:8]}"
@@ -260,8 +260,7 @@ def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     values = {name: getattr(scenario, name) for name in scenario.__dataclass_fields__}
     process = subprocess.run(
         [sys.executable, __file__, "--side", side, "--scenario", json.dumps(values), "--storage", storage],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=SIDE_TIMEOUT_S,
         check=False,

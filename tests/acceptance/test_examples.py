@@ -28,7 +28,9 @@ def run(arguments: list[str], home: Path, timeout_s: float = 280) -> str:
 
 
 def test_the_demo_tunes_on_s3_and_loads_the_best_checkpoint_back(tmp_path: Path) -> None:
-    printed = run(["examples/digits.py", "--num-samples", "2", "--epochs", "3", "--max-concurrent", "2"], tmp_path)
+    printed = run(
+        ["examples/digits.py", "--num-samples", "2", "--epochs", "3", "--max-concurrent", "2"], tmp_path
+    )
 
     assert "2 trials: 2 terminated" in printed
     assert re.search(r"Best checkpoint +s3://prefect-tune/demo/digits-\S+/checkpoint_00000\d", printed)
