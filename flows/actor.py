@@ -67,7 +67,7 @@ class TaskActor:
 
         state = run_task_sync(task=task, task_run_id=task_run_id, parameters=parameters, return_type="state")
         self._deliver_events()
-        return cast(State[Any], state)
+        return cast("State[Any]", state)
 
     def flush(self) -> None:
         """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
