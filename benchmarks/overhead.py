@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,11 @@ class Scenario:
 
     def smaller(self) -> Scenario:
         """Return the same with sizes for a smoke test."""
-        sizes = {"trials": 2, "reports": 200} if self.counts_rows else {"trials": 6}
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Scenario(**{**values, **sizes})
+        return replace(self, trials=2, reports=200) if self.counts_rows else replace(self, trials=6)
+
+    def warm_up(self) -> Scenario:
+        """Return what runs before, so that processes and connections are there."""
+        return replace(self, trials=NUM_CPUS, reports=1)
 
 
 SCENARIOS = (
@@ -122,8 +124,7 @@ def run_ours(scenario: Scenario, storage: str) -> dict[str, float]:
     began = time.time()
     results = tuner.fit()
     returned = time.time()
-    _wait_until_recorded(name, scenario.trials, scenario.trials * scenario.reports)
-    recorded = time.time()
+    recorded = _wait_until_recorded(name, scenario.trials, scenario.trials * scenario.reports)
     _require(scenario, len(results), results.num_errors)
     return {"began": began, "returned": returned, "ended": recorded, **_rows(scenario, Path(storage, name))}
 
@@ -181,8 +182,11 @@ def _rows(scenario: Scenario, directory: Path) -> dict[str, float]:
     return {"first_report": first, "rows": rows}
 
 
-def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> None:
-    """Wait until the API shows all task runs in a final state, and all rows in artifacts."""
+def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> float:
+    """Wait until the API shows all task runs in a final state, and all rows in artifacts; return since when.
+
+    That is when the last question was asked. To read 20,000 rows takes a second, but not of a tuner's time.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import TERMINAL_STATES
@@ -194,6 +198,7 @@ def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> None:
         this = {"id": {"any_": [str(flow_run.id)]}}
         shown = 0
         while True:
+            asked = time.time()
             # Counted by the server: to read them all would be what is measured.
             answer = client.request("POST", "/task_runs/count", json={"flow_runs": this, "task_runs": final})
             if answer.json() == trials:
@@ -201,7 +206,7 @@ def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> None:
                 prefix = f"{flow_run_name}-trial-"
                 shown = sum(len(json.loads(str(t.data))) for t in tables if str(t.key).startswith(prefix))
                 if shown == rows:
-                    return
+                    return asked
             if time.monotonic() > deadline:
                 raise RuntimeError(
                     f"{answer.json()} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s"
@@ -213,10 +218,9 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     """Warm a process up, measure one experiment in it."""
     import ray
 
-    ray.init(address="auto", namespace="prefect", log_to_driver=False, logging_level="ERROR")
+    ray.init(namespace="prefect", log_to_driver=False, logging_level="ERROR")  # at RAY_ADDRESS
     run = run_ours if side == OURS else run_peer
-    warm_up = Scenario("warm-up", "", NUM_CPUS, 1, None, reuse_actors=scenario.reuse_actors)
-    run(warm_up, storage)
+    run(scenario.warm_up(), storage)
     measured = run(scenario, storage)
     ray.shutdown()
     if scenario.counts_rows:
@@ -243,8 +247,11 @@ def services() -> Iterator[dict[str, float]]:
         from flows.server import start_own_server, stop_own_server
 
         began = time.monotonic()
-        ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        cluster = ray.init(
+            "local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
         ray_s = time.monotonic() - began
+        os.environ["RAY_ADDRESS"] = cluster.address_info["address"]
         began = time.monotonic()
         os.environ["PREFECT_API_URL"] = start_own_server().api_url
         server_s = time.monotonic() - began
@@ -257,9 +264,9 @@ def services() -> Iterator[dict[str, float]]:
 
 def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     """Run one side of a scenario in a process of its own."""
-    values = {name: getattr(scenario, name) for name in scenario.__dataclass_fields__}
+    values = json.dumps(asdict(scenario))
     process = subprocess.run(
-        [sys.executable, __file__, "--side", side, "--scenario", json.dumps(values), "--storage", storage],
+        [sys.executable, __file__, "--side", side, "--scenario", values, "--storage", storage],
         capture_output=True,
         text=True,
         timeout=SIDE_TIMEOUT_S,
@@ -347,8 +354,9 @@ def main() -> int:
         )
         for number in range(options.repeat):
             for scenario in chosen:
-                for side in (OURS, PEER):
-                    measured = measure(side, scenario, storage)
+                for side in (OURS, PEER) if number % 2 == 0 else (PEER, OURS):
+                    load = os.getloadavg()[0]
+                    measured = {**measure(side, scenario, storage), "load_before": load}
                     samples[scenario.name][side].append(measured)
                     progress = (
                         f"{number + 1}/{options.repeat} {scenario.name}: {side} {measured['value']:.4g}"

@@ -21,6 +21,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+import orjson
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
@@ -40,6 +41,8 @@ from tune_core.trial import Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
 INTERVAL_S = 5.0
+#: The same for what is due at once: of a loss that falls with each report, every row is the best so far.
+AT_ONCE_S = 1.0
 #: Rows of one version of a trial's table; then the next version begins.
 ROWS_PER_VERSION = 1000
 #: How long `close` tries to get the last rows out, in seconds.
@@ -70,6 +73,7 @@ class _Document:
     is_dirty: bool = False
     #: Nothing will be added: once it is written it can be forgotten.
     is_closed: bool = False
+    written: float = -math.inf
     due: float = 0.0
 
 
@@ -239,13 +243,15 @@ class ArtifactWriter:
 
     def _touch(self, document: _Document, *, at_once: bool) -> None:
         now = self._clock()
-        is_clean = not document.is_dirty
-        if is_clean:
+        before = document.due if document.is_dirty else math.inf
+        if not document.is_dirty:
             document.is_dirty = True
             document.due = max(document.due, now)
-        if at_once or self._interval_s == 0:
+        if at_once:
+            document.due = min(document.due, max(now, document.written + AT_ONCE_S))
+        if self._interval_s == 0:
             document.due = now
-        if is_clean or document.due == now:
+        if document.due < before:
             self._changed.notify_all()
 
     def _leaderboard_data(self) -> list[dict[str, Any]]:
@@ -301,7 +307,8 @@ class ArtifactWriter:
                     continue
                 work = [(document, document.data()) for document in due]
                 for document in due:
-                    document.is_dirty, document.due = False, now + self._interval_s
+                    document.is_dirty, document.written = False, now
+                    document.due = now + self._interval_s
             failed = [*self._put_states(client, states), *self._put_documents(client, work)]
             if failed and self._clock() > deadline:
                 return
@@ -326,7 +333,7 @@ class ArtifactWriter:
         return failed
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
-        encoded = json.dumps(data) if document.kind == "table" else data
+        encoded = _encoded(data) if document.kind == "table" else data
         if document.artifact_id is not None:
             client.update_artifact(document.artifact_id, ArtifactUpdate(data=encoded))
             return
@@ -419,10 +426,13 @@ def slug(name: str) -> str:
 
 
 def _table_row(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
-    flat = {name: value for name, value in flatten({**row, "lease": lease}).items() if name not in _HIDDEN}
-    first = {"training_iteration": flat.pop("training_iteration", None)}
+    flat = {name: _cell(value) for name, value in flatten(row).items() if name not in _HIDDEN}
+    flat["lease"] = lease
+    shown = {"training_iteration": flat.pop("training_iteration", None)}
     last = {name: flat.pop(name) for name in _AUTO if name in flat}
-    return {name: _cell(value) for name, value in {**first, **flat, **last}.items()}
+    shown.update(flat)
+    shown.update(last)
+    return shown
 
 
 def _cell(value: Any) -> Any:
@@ -432,6 +442,13 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     return str(value)
+
+
+def _encoded(table: list[dict[str, Any]]) -> str:
+    try:
+        return orjson.dumps(table).decode()
+    except TypeError:  # integers beyond 64 bits, half a surrogate pair
+        return json.dumps(table)
 
 
 def _uniform(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

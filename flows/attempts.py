@@ -42,6 +42,7 @@ class Attempt:
         run_name: That task run's name.
         stop_cause: Set once it was told, or is to be told, to stop.
         is_connected: Whether its process has said hello.
+        journaled: The highest iteration whose row is known to be in the journal.
         has_ended: Whether `LeaseEnded` was handled.
         is_over: Whether Ray says that its task is over.
         final_message: What Prefect says of how the task run ended.
@@ -54,6 +55,7 @@ class Attempt:
     run_name: str
     stop_cause: str | None = None
     is_connected: bool = False
+    journaled: int = 0
     has_ended: bool = False
     is_over: bool = False
     final_message: str = ""

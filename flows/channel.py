@@ -3,7 +3,9 @@
 The flow binds one ROUTER socket and polls it itself, so the loop is the only place where
 anything is decided; whatever else it must hear of (Ray's callbacks, the journal's thread,
 signals) is posted to the same poll. Frames are encrypted and both sides are authenticated
-(CURVE): the keys are made per experiment and travel inside the lease.
+(CURVE): the keys are made per experiment and travel inside the lease. A connection that
+breaks may take messages with it: a trial that has got a new one says everything again that is
+not known to be journaled, and the flow ignores what it has heard.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +32,8 @@ from tune_core.trainable import Ending
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
 #: How long a trial that has to wait for its driver bears a lost connection.
 LOST_AFTER_S = 60.0
+#: How often a trial that does not wait makes sure of its connection, in seconds.
+_LOOK_S = 0.5
 #: Messages that one turn of the loop takes in before it looks at anything else.
 _BATCH = 256
 
@@ -83,6 +88,7 @@ class Channel:
         self._socket.curve_server = True
         self._socket.curve_publickey, self._socket.curve_secretkey = server_public, server_secret
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # its trial may notice a break before the flow does
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.IPV6, 1 if ":" in host else 0)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
@@ -171,6 +177,12 @@ class ChannelUplink:
         self._decisions: dict[int, Decision] = {}
         self._is_released = False
         self._lost_since: float | None = time.monotonic()  # until it is connected
+        self._was_connected = False
+        self._look_due = 0.0
+        #: What is said again over a new connection, in this order.
+        self._hello = self._last_words = b""
+        self._unjournaled: deque[tuple[int, bytes]] = deque()
+        self._last_iteration = 0
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.curve_serverkey = address.server_key
@@ -193,11 +205,15 @@ class ChannelUplink:
 
     def hello(self, pid: int, hostname: str, node_ip: str) -> None:
         """Tell the flow that the trainable runs now, and where."""
-        self._send("hello", pid, hostname, node_ip)
+        self._hello = dumps(["hello", pid, hostname, node_ip])
+        self._socket.send(self._hello)
 
     def send(self, report: Report) -> None:
         """See `tune_core.session.Uplink`."""
-        self._send("row", report.iteration, report.checkpoint, report.wants_decision, report.row)
+        row = dumps(["row", report.iteration, report.checkpoint, report.wants_decision, report.row])
+        self._last_iteration = report.iteration
+        self._unjournaled.append((report.iteration, row))
+        self._socket.send(row)
 
     def wait_for_decision(self, iteration: int) -> Decision:
         """See `tune_core.session.Uplink`."""
@@ -212,19 +228,23 @@ class ChannelUplink:
 
     def poll(self) -> bool:
         """See `tune_core.session.Uplink`."""
-        while True:
-            try:
-                self._take(self._socket.recv(zmq.DONTWAIT))
-            except zmq.Again:
-                return self.stop_cause is not None
+        if time.monotonic() >= self._look_due:
+            self._look_at_connection()
+        # Asked before each read: to be told by an exception that there is nothing takes longer than all else here.
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._take(self._socket.recv())
+        return self.stop_cause is not None
 
     def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
         """Say how the attempt ended, and wait until the flow has heard it (or is gone)."""
-        self._send("end", str(ending.outcome), ending.error, ending.traceback, ending.retryable)
+        last_words = ["end", str(ending.outcome), ending.error, ending.traceback, ending.retryable]
+        self._last_words = dumps([*last_words, self._last_iteration])
+        self._socket.send(self._last_words)
         deadline = time.monotonic() + timeout_s
         while not self._is_released and time.monotonic() < deadline:
             if self._socket.poll(200):
                 self._take(self._socket.recv())
+            self._look_at_connection()
 
     def close(self) -> None:
         """Leave the channel."""
@@ -233,26 +253,32 @@ class ChannelUplink:
         self._socket.close(linger=1000)
         self._context.term()
 
-    def _send(self, *content: Any) -> None:
-        self._socket.send(dumps(list(content)))
-
-    def _wait(self, is_over: Any) -> None:
+    def _wait(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
             if self._socket.poll(500):
                 self._take(self._socket.recv())
-            else:
-                self._notice_loss()
+            self._look_at_connection()
+            if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
+                raise ChannelLost(
+                    f"the flow at {self._url} has been unreachable for {LOST_AFTER_S:g} s while this trial waited "
+                    "for it: its process has ended, or the network is down. Committed checkpoints are safe"
+                )
 
-    def _notice_loss(self) -> None:
+    def _look_at_connection(self) -> None:
+        """Learn whether the connection is lost; say again over a new one what may have been lost with the old."""
+        self._look_due = time.monotonic() + _LOOK_S
+        is_renewed = False
         while self._monitor.poll(0):
-            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
-            is_lost = event == zmq.EVENT_DISCONNECTED
-            self._lost_since = (self._lost_since or time.monotonic()) if is_lost else None
-        if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
-            raise ChannelLost(
-                f"the flow at {self._url} has been unreachable for {LOST_AFTER_S:.0f} s while this trial waited for "
-                "it: its process has ended, or the network is down. Committed checkpoints are safe"
-            )
+            if parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED:
+                self._lost_since = self._lost_since or time.monotonic()
+            else:
+                self._lost_since = None
+                is_renewed = self._was_connected
+                self._was_connected = True
+        if is_renewed:
+            rows = (row for _, row in self._unjournaled)
+            for payload in filter(None, (self._hello, *rows, self._last_words)):
+                self._socket.send(payload)
 
     def _take(self, payload: bytes) -> None:
         kind, *content = loads(payload)
@@ -261,6 +287,8 @@ class ChannelUplink:
             self._decisions[iteration] = Decision(decision)
         elif kind == "journaled":
             self._journaled = max(self._journaled, content[0])
+            while self._unjournaled and self._unjournaled[0][0] <= self._journaled:
+                self._unjournaled.popleft()
         elif kind == "stop":
             self.stop_cause = content[0]
         elif kind == "released":

@@ -51,7 +51,6 @@ from tune_core.messages import (
 )
 from tune_core.metrics import lookup
 from tune_core.progress import ProgressReporter
-from tune_core.resources import PlacementGroupFactory
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial, checkpoint_name
@@ -123,9 +122,8 @@ class Driver:
         #: All trials in creation order; handed out for reading.
         self._trials: list[Trial] = []
         self._orders: dict[str, StartLease] = {}
-        #: Who waits for a slot, and why; since when the cluster has been too small for a shape.
+        #: Who waits for a slot, and why.
         self._waiting: dict[str, str] = {}
-        self._short_since: dict[PlacementGroupFactory, float] = {}
         self._upkeep_due = -math.inf
         self._turn = 0
         self._num_finished = 0
@@ -234,19 +232,28 @@ class Driver:
         elif message.kind == "hello":
             self._take_hello(message)
         elif message.kind == "end":
-            outcome, error, traceback, retryable = message.content
-            self._parts.channel.send(message.trial_id, message.lease, "released")
-            ended = (Outcome(outcome), error, traceback, retryable)
-            self._lease_ended(message.trial_id, message.lease, *ended)
-            attempt = self._attempts.get((message.trial_id, message.lease))
-            if attempt is not None:
-                attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
+            self._take_end(message)
+
+    def _take_end(self, message: Message) -> None:
+        outcome, error, traceback, retryable, last_iteration = message.content
+        trial = self._controller.live_trial(message.trial_id, message.lease)
+        if trial is not None and last_iteration > trial.iteration:
+            return  # rows before it were lost with a connection: they come again, and this after them
+        self._parts.channel.send(message.trial_id, message.lease, "released")
+        self._lease_ended(message.trial_id, message.lease, Outcome(outcome), error, traceback, retryable)
+        attempt = self._attempts.get((message.trial_id, message.lease))
+        if attempt is not None:
+            attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
 
     def _take_hello(self, message: Message) -> None:
         attempt = self._attempts.get((message.trial_id, message.lease))
         if attempt is None:
             self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
             return
+        if attempt.stop_cause is not None:
+            self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
+        if attempt.is_connected:
+            return  # it has a new connection
         attempt.is_connected = True
         pid, hostname, node_ip = message.content
         now = self._parts.wall_clock()
@@ -257,8 +264,6 @@ class Driver:
             if trial.checkpoint is not None:
                 callbacks.on_trial_restore(self._turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
-        if attempt.stop_cause is not None:
-            self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
 
     def _take_row(self, message: Message) -> None:
         iteration, checkpoint, wants_decision, row = message.content
@@ -266,9 +271,21 @@ class Driver:
         if trial is None:
             self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
             return
-        decision = self._reported(trial, iteration, checkpoint, row)
-        if wants_decision and decision is Decision.CONTINUE:
-            self._parts.channel.send(trial.trial_id, trial.lease, "decision", iteration, str(decision))
+        if iteration == trial.iteration + 1:
+            decision = self._reported(trial, iteration, checkpoint, row)
+            if wants_decision and decision is Decision.CONTINUE:
+                self._parts.channel.send(trial.trial_id, trial.lease, "decision", iteration, str(decision))
+        elif iteration <= trial.iteration:
+            self._answer_again(trial, iteration)
+        # Else rows before it were lost with a connection: they come again, and this one after them.
+
+    def _answer_again(self, trial: Trial, iteration: int) -> None:
+        """A row that has been heard came again over a new connection: what was answered may be lost."""
+        send, journaled = self._parts.channel.send, self._attempts[trial.trial_id, trial.lease].journaled
+        if journaled >= iteration:
+            send(trial.trial_id, trial.lease, "journaled", journaled)
+        if iteration == trial.iteration:
+            send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
 
     def _reported(
         self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]
@@ -395,7 +412,10 @@ class Driver:
     def _pass_on_journaled(self, item: Journaled) -> None:
         for (trial_id, lease), iteration in item.iterations.items():
             attempt = self._attempts.get((trial_id, lease))
-            if attempt is not None and attempt.is_connected and not attempt.has_ended:
+            if attempt is None:
+                continue
+            attempt.journaled = iteration
+            if attempt.is_connected and not attempt.has_ended:
                 self._parts.channel.send(trial_id, lease, "journaled", iteration)
 
     # What the controller orders.
@@ -539,24 +559,13 @@ class Driver:
             if self._waiting[trial_id] != reasons[shape]:
                 self._show_waiting(self._controller.trials[trial_id], reasons[shape])
         if self._placement_timeout_s is not None:
-            self._give_up_waiting(waiting, now, self._placement_timeout_s)
+            for (trial_id, lease), reason in pool.give_up_waiting(self._placement_timeout_s):
+                message = f"{reason}; waited {self._placement_timeout_s:g} s (placement_timeout_s)"
+                self._unplaced(trial_id, lease, PlacementError(message))
 
     def _show_waiting(self, trial: Trial, reason: str) -> None:
         self._waiting[trial.trial_id] = reason
         self._parts.artifacts.show_trial(trial, reason)
-
-    def _give_up_waiting(
-        self, waiting: dict[Any, PlacementGroupFactory], now: float, timeout_s: float
-    ) -> None:
-        """Fail who waits for bundles that the cluster has been too small for all that time."""
-        short = {shape: shortfall(shape, nodes()) for shape in dict.fromkeys(waiting.values())}
-        self._short_since = {
-            shape: self._short_since.get(shape, now) for shape, reason in short.items() if reason is not None
-        }
-        for key, shape in waiting.items():
-            if now - self._short_since.get(shape, now) > timeout_s and self._parts.pool.cancel(key):
-                message = f"{short[shape]}; waited {timeout_s:g} s (placement_timeout_s)"
-                self._unplaced(key[0], key[1], PlacementError(message))
 
     def _is_new_best(self, row: dict[str, Any]) -> bool:
         value = lookup(row, self._metric) if self._metric else None

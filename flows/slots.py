@@ -108,6 +108,7 @@ class SlotPool:
         self._waiting: dict[Any, PlacementGroupFactory] = {}
         self._wanted_ahead: dict[PlacementGroupFactory, int] = {}
         self._granted: list[tuple[Any, Slot]] = []
+        self._short_since: dict[PlacementGroupFactory, float] = {}
         #: Actors that were asked to leave, and when they are made to.
         self._leaving: list[tuple[float, Any]] = []
 
@@ -134,7 +135,7 @@ class SlotPool:
         """Withdraw a request; return False if it does not wait (any more)."""
         shape = self._waiting.pop(key, None)
         if shape is not None and shape not in self._waiting.values():
-            for slot in [slot for slot in self._slots[shape] if not slot.is_ready]:
+            for slot in [slot for slot in self._slots.get(shape, []) if not slot.is_ready]:
                 self._remove(slot)
         self._balance()
         return shape is not None
@@ -211,6 +212,25 @@ class SlotPool:
         for slot in self._all():
             if slot not in self._idle:
                 self._remove(slot)
+
+    def give_up_waiting(self, timeout_s: float) -> list[tuple[Any, str]]:
+        """Withdraw requests for what the cluster has been too small for all this time; return them, and why.
+
+        To be called regularly: the time counts from the first call that finds the cluster too small.
+        """
+        now = time.monotonic()
+        short = {shape: shortfall(shape, nodes()) for shape in dict.fromkeys(self._waiting.values())}
+        self._short_since = {
+            shape: self._short_since.get(shape, now) for shape, reason in short.items() if reason is not None
+        }
+        given_up = [
+            (key, short[shape] or "")
+            for key, shape in self._waiting.items()
+            if now - self._short_since.get(shape, now) > timeout_s
+        ]
+        for key, _ in given_up:
+            self.cancel(key)
+        return given_up
 
     def waiting(self) -> dict[Any, PlacementGroupFactory]:
         """Return who waits, for what, in order."""

@@ -252,7 +252,8 @@ class TuneConfig:
         trial_name_creator: Called with a Trial; its result is what the trial is shown as.
         trial_dirname_creator: Called with a Trial; its result names the trial's directory.
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
-            where the trial has GPUs, since a process can initialise CUDA only once.
+            where the trial has GPUs, since a process can initialise CUDA only once, or more than
+            one bundle, since what it started there ends with its process.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.

@@ -20,7 +20,8 @@ import orjson
 #: Keys of one-entry objects that stand for values that JSON lacks.
 _FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED = "$float", "$int", "$bytes", "$repr", "$tuple", "$escaped"
 _TAGS = frozenset((_FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED))
-_SCALARS = (str, bool, type(None))
+_SCALARS = frozenset((str, bool, type(None)))
+_LEAVES = frozenset((*_SCALARS, int, float))
 _INT64 = 2**63
 
 
@@ -34,17 +35,19 @@ def dumps(value: Any) -> bytes:
         value: Nested dicts, lists and scalars. Keys that are not strings are written as `str(key)`.
 
     Returns:
-        UTF-8 JSON without a newline.
+        UTF-8 JSON without a newline. Only half a surrogate pair, which UTF-8 lacks, is written
+        all the same (Python calls it "surrogatepass").
 
     Example:
         >>> loads(dumps({"loss": float("nan"), "raw": b"x"}))
         {'loss': nan, 'raw': b'x'}
     """
-    tagged = _tagged(value)
+    tagged = value if _is_json(value) else _tagged(value)
     try:
         return orjson.dumps(tagged)
     except TypeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
-        return json.dumps(tagged).encode()
+        # Not escaped: two halves that lie side by side would come back as one character.
+        return json.dumps(tagged, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def loads(data: bytes | str) -> Any:
@@ -54,9 +57,11 @@ def loads(data: bytes | str) -> Any:
         ValueError: The data is no JSON, for example the half of a line.
     """
     try:
-        return _untagged(orjson.loads(data))
+        decoded = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _untagged(json.loads(data))
+        decoded = json.loads(data if isinstance(data, str) else data.decode("utf-8", "surrogatepass"))
+    has_tags = '"$' in data if isinstance(data, str) else b'"$' in data
+    return _untagged(decoded) if has_tags else decoded
 
 
 def dumps_row(row: Mapping[str, Any]) -> bytes:
@@ -69,7 +74,7 @@ def dumps_row(row: Mapping[str, Any]) -> bytes:
         >>> dumps_row({"loss": float("nan")})
         b'{"loss": NaN}'
     """
-    plain, is_special = _plain(row)
+    plain, is_special = (row, False) if _is_json(row) else _plain(row)
     if not is_special:
         with contextlib.suppress(TypeError):  # half a surrogate pair
             return orjson.dumps(plain)
@@ -96,7 +101,7 @@ class Opaque:
 
 def as_plain(value: Any) -> Any:
     """Return the value with numpy scalars and arrays as Python's own, containers copied."""
-    if type(value) in _SCALARS or type(value) in (int, float):
+    if type(value) in _LEAVES:
         return value
     if isinstance(value, Mapping):
         return {key: as_plain(item) for key, item in value.items()}
@@ -114,6 +119,23 @@ def _from_numpy(value: Any) -> Any | None:
     if type(converted) is type(value):  # a long double has no equal in Python and returns itself
         return float(value) if isinstance(value, Real) else None
     return converted
+
+
+def _is_json(value: Any) -> bool:
+    """Whether orjson writes the value as it is, and nothing in it looks like a tag: most rows are so."""
+    kind = type(value)
+    if kind is float:
+        return math.isfinite(value)
+    if kind in _SCALARS:
+        return True
+    if kind is int:
+        return bool(-_INT64 <= value < _INT64)
+    if kind is dict:
+        for key, item in value.items():  # a loop: this is where the time of a report goes
+            if type(key) is not str or not _is_json(item):
+                return False
+        return len(value) != 1 or _TAGS.isdisjoint(value)
+    return kind is list and all(map(_is_json, value))
 
 
 def _tagged(value: Any) -> Any:

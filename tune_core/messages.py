@@ -233,9 +233,17 @@ _EVENTS: dict[str, type[Event]] = {
 _ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "cause": StopCause}
 
 
+_FIELDS = {name: tuple(field.name for field in fields(kind)) for name, kind in _EVENTS.items()}
+
+
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Return the event as the JSON object that the journal holds."""
-    return {"event": type(event).__name__, **{f.name: getattr(event, f.name) for f in fields(event)}}
+    kind = type(event).__name__
+    record: dict[str, Any] = {"event": kind}
+    for name in _FIELDS[kind]:
+        value = getattr(event, name)
+        record[name] = value.value if isinstance(value, StrEnum) else value
+    return record
 
 
 def event_from_dict(data: dict[str, Any]) -> Event:

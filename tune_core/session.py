@@ -315,12 +315,16 @@ def _require_checkpoint(checkpoint: Any) -> None:
         raise TypeError(message + "Checkpoint.from_directory(path)")
 
 
+_NUMBERS = frozenset((float, int))
+
+
 def _refuse_unfit(value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"report: metric names are strings; got {key!r} at {path or 'the top'}")
-            _refuse_unfit(item, f"{path}/{key}" if path else key)
+            if type(item) not in _NUMBERS:
+                _refuse_unfit(item, f"{path}/{key}" if path else key)
     elif isinstance(value, (list, tuple)):
         for item in value:
             _refuse_unfit(item, path)

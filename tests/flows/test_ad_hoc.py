@@ -16,6 +16,7 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
 from flows.experiment import experiment
@@ -85,6 +86,20 @@ def test_fit_works_in_an_async_flow_a_running_loop_a_task_and_a_thread(
     assert results == [[2, 4]] * 4
 
 
+def test_warm_processes_that_report_to_another_server_are_not_used(
+    api: str, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    tuners = [tune.Tuner(lambda config: {"pid": os.getpid()}, run_config=run_config()) for _ in range(3)]
+
+    first, again = (tuner.fit()[0].metrics["pid"] for tuner in tuners[:2])
+    # Prefect's event worker in a process goes on sending to the server that it began with.
+    with temporary_settings({PREFECT_API_URL: api.replace("127.0.0.1", "localhost")}):
+        elsewhere = tuners[2].fit()[0].metrics["pid"]
+
+    assert again == first
+    assert elsewhere != first
+
+
 def test_the_flow_can_be_called_like_a_tuner_and_by_import_string(
     run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -146,25 +161,40 @@ def is_server(pid):
         return False
     return {home!r}.encode() in environment and (b"flows.server" in command or b"create_app" in command)
 
-if __name__ == "__main__":
+def fit_twice():
     tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},
                        run_config=tune.RunConfig(storage_path={storage!r}, verbose=0))
-    apis = {{result.metrics["api"] for result in tuner.fit()}}
-    apis |= {{result.metrics["api"] for result in tuner.fit()}}
+    return {{result.metrics["api"] for _ in range(2) for result in tuner.fit()}}
+
+if __name__ == "__main__":
+    if {in_flow}:
+        from prefect import flow
+        fit_twice = flow(fit_twice)
+    apis = fit_twice()
     servers = [pid for pid in os.listdir("/proc") if pid.isdigit() and is_server(pid)]
     print(json.dumps({{"apis": sorted(apis), "servers": servers}}))
 """
 
 
-def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_flow", [False, True], ids=["script", "flow"])
+def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(
+    tmp_path: Path, in_flow: bool
+) -> None:
     home = str(tmp_path / "prefect-home")
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(storage=str(tmp_path / "results"), home=home))
+    script.write_text(SCRIPT.format(storage=str(tmp_path / "results"), home=home, in_flow=in_flow))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {
+        "PREFECT_HOME": home,
+        "PYTHONPATH": str(ROOT),
+        # For the temporary server that Prefect itself starts for the flow.
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
 
     done = subprocess.run(
         [sys.executable, str(script)],
-        env={**environment, "PREFECT_HOME": home, "PYTHONPATH": str(ROOT)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=280,
@@ -172,7 +202,7 @@ def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(t
     )
 
     assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    printed = json.loads(done.stdout.splitlines()[-1])
     assert len(printed["apis"]) == 1
     assert printed["apis"][0].startswith("http://127.0.0.1:")
     assert len(printed["servers"]) == 1

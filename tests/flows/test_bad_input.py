@@ -134,6 +134,15 @@ def test_storage_that_cannot_be_used_fails_at_the_start_and_is_named(
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_local_directory_that_cannot_be_written_fails_at_the_start_and_is_named(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    config = run_config(storage_path="/proc/runs")  # where not even root may write
+
+    with pytest.raises(StorageError, match="/proc/runs"):
+        tune.Tuner(lambda config: None, run_config=config).fit()
+
+
 def test_the_second_of_two_experiments_of_one_name_is_refused_and_the_first_unharmed(
     run_config: Callable[..., tune.RunConfig],
 ) -> None:

@@ -48,6 +48,8 @@ LOSSLESS = [
     "",
     "ünïcode \u2028\n",
     "\udcff half a surrogate pair",
+    "\ud800\udc00",
+    {"\ud800\udc00": "\ud800\udc00"},
     b"",
     b"\x00\xff",
     [],
