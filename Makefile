@@ -7,7 +7,6 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retries 5 --timeout 60
 PYTEST := $(BIN)/python -m pytest -q
-CI_FLOWS := $(addprefix tests/flows/test_,main_job.py contract.py bad_input.py)
 CODE   := $(wildcard tune_core flows deployments examples benchmarks tests)
 
 .PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-chaos lint types format bench clean
@@ -44,10 +43,10 @@ test-unit: install ## unit, contract and simulated tests, import ranks among the
 	@$(PYTEST) $(wildcard tests/unit tests/contracts tests/simulated)
 
 test-flows: install ## the flow on a real Prefect server and Ray
-	@echo "test: tests/flows (the files that CI runs)"
-	@$(PYTEST) $(CI_FLOWS)
+	@echo "test: tests/flows, but for the slow ones"
+	@$(PYTEST) -m "not slow" tests/flows
 
-test-flows-all: install ## every test on real servers (not part of `make test` yet)
+test-flows-all: install ## every test on real servers
 	@echo "test: tests/flows"
 	@$(PYTEST) tests/flows
 

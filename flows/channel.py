@@ -183,6 +183,7 @@ class ChannelUplink:
         self._hello = self._last_words = b""
         self._unjournaled: deque[tuple[int, bytes]] = deque()
         self._last_iteration = 0
+        self._awaited = 0
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.curve_serverkey = address.server_key
@@ -212,6 +213,7 @@ class ChannelUplink:
         """See `tune_core.session.Uplink`."""
         row = dumps(["row", report.iteration, report.checkpoint, report.wants_decision, report.row])
         self._last_iteration = report.iteration
+        self._awaited = report.iteration if report.wants_decision else 0
         self._unjournaled.append((report.iteration, row))
         self._socket.send(row)
 
@@ -280,6 +282,12 @@ class ChannelUplink:
             for payload in filter(None, (self._hello, *rows, self._last_words)):
                 self._socket.send(payload)
 
+    def _forget_journaled(self) -> None:
+        """Forget what need not be said again: not a row whose answer may be lost, journaled or not."""
+        rows = self._unjournaled
+        while rows and rows[0][0] <= self._journaled and rows[0][0] != self._awaited:
+            rows.popleft()
+
     def _take(self, payload: bytes) -> None:
         kind, *content = loads(payload)
         if kind == "decision":
@@ -287,8 +295,7 @@ class ChannelUplink:
             self._decisions[iteration] = Decision(decision)
         elif kind == "journaled":
             self._journaled = max(self._journaled, content[0])
-            while self._unjournaled and self._unjournaled[0][0] <= self._journaled:
-                self._unjournaled.popleft()
+            self._forget_journaled()
         elif kind == "stop":
             self.stop_cause = content[0]
         elif kind == "released":

@@ -89,7 +89,9 @@ def test_fit_works_in_an_async_flow_a_running_loop_a_task_and_a_thread(
 def test_warm_processes_that_report_to_another_server_are_not_used(
     api: str, run_config: Callable[..., tune.RunConfig]
 ) -> None:
-    tuners = [tune.Tuner(lambda config: {"pid": os.getpid()}, run_config=run_config()) for _ in range(3)]
+    # So wide that no more than one process fits the cluster.
+    train = tune.with_resources(lambda config: {"pid": os.getpid()}, {"cpu": 8})
+    tuners = [tune.Tuner(train, run_config=run_config()) for _ in range(3)]
 
     first, again = (tuner.fit()[0].metrics["pid"] for tuner in tuners[:2])
     # Prefect's event worker in a process goes on sending to the server that it began with.
@@ -176,7 +178,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("in_flow", [False, True], ids=["script", "flow"])
+@pytest.mark.parametrize(
+    "in_flow", [pytest.param(False, id="script"), pytest.param(True, id="flow", marks=pytest.mark.slow)]
+)
 def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(
     tmp_path: Path, in_flow: bool
 ) -> None:

@@ -261,6 +261,30 @@ def test_trial_says_again_over_a_new_connection_what_may_have_been_lost_with_the
     assert said[:-3] in ([], [("row", 3)])
 
 
+def test_row_whose_answer_was_lost_is_said_again_even_if_it_is_journaled_by_then(channel: Channel) -> None:
+    with Relay(channel.address) as relay:
+        uplink = ChannelUplink(relay.address, "trial", 1)
+        uplink.hello(7, "host", "127.0.0.1")
+        uplink.send(Report(1, {"training_iteration": 1, "done": False}, wants_decision=True))
+        assert len(received(channel, 2)) == 2
+
+        relay.cut()  # and with it the answer
+        news = uplink._socket
+        deadline = time.monotonic() + 20
+        while not news.poll(10):
+            assert time.monotonic() < deadline
+            channel.send("trial", 1, "journaled", 1)
+        answered = threading.Thread(target=uplink.wait_for_decision, args=(1,))
+        answered.start()
+        heard = received(channel, 2)
+        channel.send("trial", 1, "decision", 1, "CONTINUE")
+        answered.join(20)
+        uplink.close()
+
+    assert not answered.is_alive()
+    assert [(message.kind, message.content[0]) for message in heard] == [("hello", 7), ("row", 1)]
+
+
 class Relay:
     """Passes bytes between trials and the flow, until it is cut or falls silent."""
 

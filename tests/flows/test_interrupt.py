@@ -104,7 +104,7 @@ def processes_of(parent: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("trainable", ["endless", "deaf"])
+@pytest.mark.parametrize("trainable", ["endless", pytest.param("deaf", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     trainable: str, tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
 ) -> None:
