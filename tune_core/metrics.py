@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: What most metrics are: to ask an abstract class about them takes several times as long.
-_NUMBERS = frozenset((float, int))
+_LEAVES = frozenset((float, int, str, bool, type(None)))
 
 
 def lookup(metrics: Mapping[str, Any], name: str) -> Any:
@@ -33,9 +33,11 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, Any]:
         >>> flatten({"a": {"b": 1}, "c": 2})
         {'a/b': 1, 'c': 2}
     """
+    if _LEAVES.issuperset(map(type, metrics.values())):
+        return dict(metrics)
     flat: dict[str, Any] = {}
     for name, value in metrics.items():
-        if type(value) not in _NUMBERS and isinstance(value, Mapping):
+        if type(value) not in _LEAVES and isinstance(value, Mapping):
             flat.update((f"{name}/{inner}", item) for inner, item in flatten(value).items())
         else:
             flat[name] = value

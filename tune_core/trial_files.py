@@ -84,10 +84,10 @@ class _TableFile:
     def write(self) -> None:
         if not self._rows:
             return
-        columns = self._columns
+        columns, seen = self._columns, None
         for row in self._rows:
-            if list(row) != columns:
-                known = set(columns)
+            if row.keys() != seen:
+                known, seen = set(columns), row.keys()
                 columns = [*columns, *(name for name in row if name not in known)]
         if columns != self._columns:
             self._widen(columns)
