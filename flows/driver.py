@@ -24,6 +24,7 @@ from flows.artifacts import ArtifactWriter
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Channel, Message
 from flows.cluster import nodes
+from flows.parameters import SharedParameters
 from flows.slots import Slot, SlotAnswered, SlotPool, amounts_of, shortfall
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
@@ -90,6 +91,7 @@ class Parts:
     controller: Controller
     steering: Steering
     channel: Channel
+    parameters: SharedParameters
     pool: SlotPool
     journal: Journal
     artifacts: ArtifactWriter
@@ -456,6 +458,7 @@ class Driver:
                 self._orders.pop(trial_id),
                 slot,
                 parts.channel,
+                parts.parameters,
                 fresh_process=self._needs_fresh_process(slot),
             )
             self._attempts[trial_id, lease] = attempt

@@ -10,6 +10,8 @@ from tune_core.callbacks import Callback
 from tune_core.checkpoint import Checkpoint
 from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.errors import TuneError
+from tune_core.parameters import with_parameters
+from tune_core.registry import register_env, register_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
 from tune_core.results import Result, ResultGrid
 from tune_core.search.space import (
@@ -62,8 +64,11 @@ __all__ = [
     "quniform",
     "randint",
     "randn",
+    "register_env",
+    "register_trainable",
     "report",
     "sample_from",
     "uniform",
+    "with_parameters",
     "with_resources",
 ]

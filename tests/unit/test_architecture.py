@@ -26,7 +26,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.serialization",
         "tune_core.rows",
     ),
-    ("tune_core.resources", "tune_core.messages"),
+    ("tune_core.resources", "tune_core.parameters", "tune_core.registry", "tune_core.messages"),
     ("tune_core.trial",),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
@@ -51,6 +51,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.channel",
         "flows.artifacts",
         "flows.output",
+        "flows.parameters",
         "flows.task_runner",
     ),
     ("flows.trial", "flows.ownership"),
