@@ -51,7 +51,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.metrics import lookup
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial, checkpoint_name
@@ -98,7 +98,7 @@ class Parts:
     files: TrialFiles
     loggers: CallbackList
     user_callbacks: CallbackList
-    progress: ProgressReporter
+    progress: ProgressDisplay
     capacity: int
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time

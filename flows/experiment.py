@@ -43,7 +43,7 @@ from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
@@ -290,7 +290,9 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         files=files,
         loggers=CallbackList(default_loggers(files, users)),
         user_callbacks=CallbackList(users),
-        progress=stack.enter_context(ProgressReporter(tune.metric, tune.mode, run.verbose)),
+        progress=stack.enter_context(
+            ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
+        ),
         capacity=capacity,
     )
     stack.callback(parts.deletions.shutdown)

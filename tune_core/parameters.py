@@ -156,7 +156,7 @@ def _attached(trainable: object) -> list[Parameters]:
             if node is None:
                 break
     # `functools.wraps` copies attributes, so that several wrappers may show the same one.
-    return list({id(each): each for each in found if isinstance(each, Parameters)}.values())
+    return list({id(each): each for each in found}.values())
 
 
 def _wrap(function: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
