@@ -11,6 +11,7 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 
 from flows.channel import Channel
+from flows.parameters import SharedParameters
 from flows.slots import Slot
 from flows.task_runner import use_actor
 from flows.trial import pack_ticket
@@ -69,6 +70,7 @@ def start_attempt(
     order: StartLease,
     slot: Slot,
     channel: Channel,
+    parameters: SharedParameters,
     *,
     fresh_process: bool,
 ) -> Attempt:
@@ -81,19 +83,20 @@ def start_attempt(
         order: The lease.
         slot: Where it runs.
         channel: Where it reports.
+        parameters: Where the values of `with_parameters` are.
         fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
     """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
     ticket = pack_ticket(channel.address, experiment.lease(steering, trial, order), experiment.pickled)
     if slot.actor is not None:
         with use_actor(slot.actor):
-            submitted = trial_task.submit(run_name, ticket)
+            submitted = trial_task.submit(run_name, ticket, parameters)
     else:
         options: dict[str, Any] = slot.remote_options() | {"max_retries": 0, "max_calls": int(fresh_process)}
         if experiment.run_config.runtime_env:
             options["runtime_env"] = experiment.run_config.runtime_env
         with remote_options(**options):
-            submitted = trial_task.submit(run_name, ticket)
+            submitted = trial_task.submit(run_name, ticket, parameters)
     future = cast(PrefectRayFuture[Any], submitted)
 
     def over(done: Any) -> None:

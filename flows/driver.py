@@ -24,6 +24,7 @@ from flows.artifacts import ArtifactWriter
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Channel, Message
 from flows.cluster import nodes
+from flows.parameters import SharedParameters
 from flows.slots import Slot, SlotAnswered, SlotPool, amounts_of, shortfall
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
@@ -50,7 +51,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.metrics import lookup
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial, checkpoint_name
@@ -90,13 +91,14 @@ class Parts:
     controller: Controller
     steering: Steering
     channel: Channel
+    parameters: SharedParameters
     pool: SlotPool
     journal: Journal
     artifacts: ArtifactWriter
     files: TrialFiles
     loggers: CallbackList
     user_callbacks: CallbackList
-    progress: ProgressReporter
+    progress: ProgressDisplay
     capacity: int
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
@@ -456,6 +458,7 @@ class Driver:
                 self._orders.pop(trial_id),
                 slot,
                 parts.channel,
+                parts.parameters,
                 fresh_process=self._needs_fresh_process(slot),
             )
             self._attempts[trial_id, lease] = attempt

@@ -6,7 +6,6 @@ credentials, callbacks) travels beside them, under a token that is good for this
 
 from __future__ import annotations
 
-import importlib
 import logging
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.driver import Driver, Journaled, Parts, ShellFailed
 from flows.ownership import may_be_alive, this_process
+from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.server import PrefectServer, prefect_server
 from flows.slots import SlotPool, copies_that_fit, shortfall
@@ -43,7 +43,7 @@ from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
@@ -132,7 +132,7 @@ class ExperimentFlow(Flow[..., Any]):
         """Run an experiment; return its `ResultGrid`.
 
         Args:
-            *args: The trainable: a function, or an import string `"package.module:name"`.
+            *args: The trainable: a function, an import string `"package.module:name"`, or a registered name.
             **kwargs: `param_space`, `tune_config` and `run_config` as for `tune_core.Tuner`.
 
         Raises:
@@ -202,20 +202,7 @@ def _tuner(
     tune_config: TuneConfig | None = None,
     run_config: RunConfig | None = None,
 ) -> Tuner:
-    if isinstance(trainable, str):
-        trainable = _imported(trainable)
     return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    module_name, _, attribute = path.partition(":")
-    try:
-        trainable: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"trainable={path!r} cannot be imported ({error}): expected 'package.module:name'"
-        ) from error
-    return trainable
 
 
 def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Trial], ResultGrid]:
@@ -265,6 +252,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     cluster.refuse_unshared(current.storage, run)
     current.storage.probe()
     owner = this_process(flow_run_id)
+    parameters = SharedParameters(current.parameters)
+    stack.callback(parameters.release)
     number = claim(current.storage, current.experiment_id, owner, may_be_alive)
     current.storage.write(SPEC_FILE, describe_experiment(current))
     channel = Channel(cluster.channel_host())
@@ -294,13 +283,16 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         controller=Controller(current.rules(steering)),
         steering=steering,
         channel=channel,
+        parameters=parameters,
         pool=pool,
         journal=journal,
         artifacts=artifacts,
         files=files,
         loggers=CallbackList(default_loggers(files, users)),
         user_callbacks=CallbackList(users),
-        progress=stack.enter_context(ProgressReporter(tune.metric, tune.mode, run.verbose)),
+        progress=stack.enter_context(
+            ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
+        ),
         capacity=capacity,
     )
     stack.callback(parts.deletions.shutdown)

@@ -24,8 +24,10 @@ from prefect.states import Cancelled, Completed
 
 from flows.channel import ChannelAddress, ChannelUplink
 from flows.output import forwarded_output
+from flows.parameters import SharedParameters
 from tune_core.errors import TrainableError, TrialError
 from tune_core.messages import Outcome, StopCause
+from tune_core.parameters import supplied_parameters
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, working_directory
 from tune_core.trainable import Ending, describe_error, format_traceback, run_lease
@@ -40,15 +42,16 @@ def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainab
     return pickle.dumps((address, lease.trial_id, lease.lease, body, trainable))
 
 
-def _trial(run_name: str, ticket: bytes) -> State[Any]:
+def _trial(run_name: str, ticket: bytes, parameters: SharedParameters) -> State[Any]:
     address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
     uplink = ChannelUplink(address, trial_id, lease_number)
     try:
         uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
-        ending = _run(body, pickled, uplink)
+        ending = _run(body, pickled, parameters, uplink)
         uplink.end(ending)
         cause = uplink.stop_cause
     finally:
+        parameters.release()  # not when this object goes: the process lives on, and something may hold it
         uplink.close()
     if ending.outcome is Outcome.ERROR:
         raise TrialError(ending.error or "failed", ending.traceback)
@@ -68,7 +71,9 @@ trial = task(
 )(_trial)
 
 
-def _run(body: bytes, pickled: PickledTrainable, uplink: ChannelUplink) -> Ending:
+def _run(
+    body: bytes, pickled: PickledTrainable, parameters: SharedParameters, uplink: ChannelUplink
+) -> Ending:
     try:
         lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
         trainable = pickled.load()
@@ -81,7 +86,10 @@ def _run(body: bytes, pickled: PickledTrainable, uplink: ChannelUplink) -> Endin
     context = TaskRunContext.get()
     run = context.task_run if context else None
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
-    with forwarded_output(run.flow_run_id if run else None, run.id if run else None, files):
+    with (
+        forwarded_output(run.flow_run_id if run else None, run.id if run else None, files),
+        supplied_parameters(trainable, parameters.fetch),
+    ):
         ending = run_lease(lease, trainable, uplink, directory)
         if ending.traceback:
             logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours

@@ -6,12 +6,18 @@ Change `from ray import tune` to `import tune_core as tune`: names and behaviour
 
 from __future__ import annotations
 
+from tune_core.analysis import ExperimentAnalysis
 from tune_core.callbacks import Callback
 from tune_core.checkpoint import Checkpoint
 from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.errors import TuneError
+from tune_core.parameters import with_parameters
+from tune_core.progress_reporter import CLIReporter, JupyterNotebookReporter, ProgressReporter
+from tune_core.registry import register_env, register_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
 from tune_core.results import Result, ResultGrid
+from tune_core.schedulers import create_scheduler
+from tune_core.search import create_searcher
 from tune_core.search.space import (
     choice,
     grid_search,
@@ -29,16 +35,21 @@ from tune_core.search.space import (
 )
 from tune_core.session import TuneContext, get_checkpoint, get_context, report
 from tune_core.stoppers import Stopper
+from tune_core.tune import run
 from tune_core.tuner import Tuner
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLIReporter",
     "Callback",
     "Checkpoint",
     "CheckpointConfig",
+    "ExperimentAnalysis",
     "FailureConfig",
+    "JupyterNotebookReporter",
     "PlacementGroupFactory",
+    "ProgressReporter",
     "Result",
     "ResultGrid",
     "ResumeConfig",
@@ -50,6 +61,8 @@ __all__ = [
     "TuneError",
     "Tuner",
     "choice",
+    "create_scheduler",
+    "create_searcher",
     "get_checkpoint",
     "get_context",
     "grid_search",
@@ -62,8 +75,12 @@ __all__ = [
     "quniform",
     "randint",
     "randn",
+    "register_env",
+    "register_trainable",
     "report",
+    "run",
     "sample_from",
     "uniform",
+    "with_parameters",
     "with_resources",
 ]

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from tune_core.callbacks import Callback, CallbackList
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults, is_name, is_number, ray_origin
+from tune_core.faults import Faults, is_name, is_number
 from tune_core.filesystems import without_credentials
+from tune_core.progress_reporter import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search.searcher import Searcher
 from tune_core.stoppers import resolve_stop
@@ -358,7 +359,7 @@ class RunConfig:
         stop: A dict of metric to bound, a Stopper, a list of Stoppers, or a function of trial id
             and report.
         callbacks: Instances of `Callback`.
-        progress_reporter: Shows the progress instead of the table.
+        progress_reporter: A `ProgressReporter`, such as `CLIReporter`, that shows the progress instead.
         log_to_file: Where a trial's output goes, below its directory: True for files "stdout"
             and "stderr", one name for both, or two names.
         storage_options: Beyond Ray Tune: options of the filesystem behind a URL, such as
@@ -465,10 +466,8 @@ class RunConfig:
                 faults.extend(error.faults)
         elif callbacks is not None:
             faults.add("callbacks", callbacks, "expected a list of Callbacks, or None")
-        origin = ray_origin(self.progress_reporter)
-        if origin is not None:
-            expected = f"given {origin}, which needs Ray Tune itself: leave it out"
-            faults.add("progress_reporter", self.progress_reporter, expected)
+        if self.progress_reporter is not None:
+            faults.check_instance("progress_reporter", self.progress_reporter, ProgressReporter)
 
     def _check_log_to_file(self, faults: Faults) -> None:
         names: Any = (self.log_to_file,) * 2 if isinstance(self.log_to_file, str) else self.log_to_file

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tune_core.metrics import flatten, lookup
+from tune_core.progress_reporter import ProgressReporter
 from tune_core.rows import user_metrics
 from tune_core.terminal import Row, Snapshot, View, new_console, open_view, print_lines, print_table
 from tune_core.trial import Status, Trial
@@ -36,7 +37,7 @@ _REPORT_METRICS = 6
 _SHARE = 0.05
 
 
-class ProgressReporter:
+class ProgressDisplay:
     """Shows how an experiment is going, in whatever its output is: terminal, notebook, pipe, file.
 
     `update` may be called as often as the loop turns: it looks at the trials four times a second at
@@ -46,12 +47,13 @@ class ProgressReporter:
     Args:
         metric: Metric to show, nested with "/"; None: none.
         mode: "min" or "max": which values of it are better.
+        reporter: Shows the trials instead of the live view and the table; None: these do.
         verbose: 0 prints nothing. 1 shows a live table (in a pipe: a line every 30 s) and a final
             table. 2 prints a line for each report besides.
         console: rich console to print to; None: the standard output.
 
     Example:
-        >>> with ProgressReporter("loss", "min", verbose=0) as progress:
+        >>> with ProgressDisplay("loss", "min", verbose=0) as progress:
         ...     progress.start("my_experiment", "s3://bucket/experiments/my_experiment")
         ...     progress.finish([], "every trial is finished")
 
@@ -63,11 +65,13 @@ class ProgressReporter:
         metric: str | None = None,
         mode: str | None = None,
         verbose: int = 1,
+        reporter: ProgressReporter | None = None,
         *,
         console: Console | None = None,
     ) -> None:
         self._digest = _Digest(metric, mode)
         self._verbose = verbose
+        self._reporter = reporter
         self._console = console
         self._view: View | None = None
         self._due_at: float | None = None
@@ -87,7 +91,12 @@ class ProgressReporter:
             return
         lines = [f"experiment {name}", f"  storage  {storage_url}"]
         self._print_lines([*lines, f"  watch    {ui_url}"] if ui_url else lines)
-        self._guarded(self._open_view)
+        reporter = self._reporter
+        if reporter is not None:
+            metric, mode = self._digest.metric, self._digest.mode
+            self._call(lambda: reporter.setup(time.time(), total, metric, mode))
+        else:
+            self._guarded(self._open_view)
 
     def update(self, trials: Sequence[Trial], waiting: Mapping[str, str], now: float) -> None:
         """Show how far the trials are, if it is time to.
@@ -97,6 +106,9 @@ class ProgressReporter:
             waiting: Trial id to the reason why it cannot start yet.
             now: Seconds, on any clock that does not go back.
         """
+        if self._reporter is not None:
+            self._ask(trials, done=False)
+            return
         view = self._view
         if view is None or not self._prints:
             return
@@ -130,9 +142,11 @@ class ProgressReporter:
         if not self._prints:
             return
         snapshot = self._digest.final(trials)
-        if snapshot.rows:
+        if self._reporter is not None:
+            self._ask(trials, done=True)
+        elif snapshot.rows:
             self._guarded(lambda: print_table(self._writer, snapshot, self._digest.metric))
-        more = f"… and {snapshot.omitted} more trials" if snapshot.omitted else ""
+        more = f"… and {snapshot.omitted} more trials" if snapshot.omitted and not self._reporter else ""
         self._print_lines(filter(None, (more, snapshot.best, f"{snapshot.summary}; {reason}")))
 
     def close(self) -> None:
@@ -141,7 +155,7 @@ class ProgressReporter:
         if view is not None:
             self._guarded(view.close)
 
-    def __enter__(self) -> ProgressReporter:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -158,6 +172,26 @@ class ProgressReporter:
         if self._console is None:
             self._console = new_console()
         return self._console
+
+    def _ask(self, trials: Sequence[Trial], *, done: bool) -> None:
+        """Let the user's reporter show the trials, if it says that it is time to."""
+        reporter = self._reporter
+        if reporter is None or not self._prints:
+            return
+
+        def show() -> None:
+            if reporter.should_report(trials, done):
+                reporter.report(trials, done)
+
+        self._call(show)
+
+    def _call(self, action: Callable[[], None]) -> None:
+        """Run the user's code: what it raises ends the output."""
+        try:
+            action()
+        except Exception:
+            self._is_broken = True
+            log.exception("the experiment goes on without its progress_reporter, which failed")
 
     def _open_view(self) -> None:
         self._view = open_view(self._writer, self._digest.metric)
@@ -178,7 +212,7 @@ class _Digest:
     """Turns trials into the few short texts that are shown."""
 
     def __init__(self, metric: str | None, mode: str | None) -> None:
-        self.metric = metric
+        self.metric, self.mode = metric, mode
         self.total: int | None = None
         self._sign = -1.0 if mode == "max" else 1.0
         self._varied = _Varied()

@@ -204,7 +204,7 @@ class Result:
             ImportError: pandas is not installed; the message says how to.
         """
         if self._dataframe is None:
-            pandas = _import_pandas()
+            pandas = import_pandas()
             self._dataframe = pandas.DataFrame([flatten(row) for row in self.rows])
         return self._dataframe
 
@@ -397,7 +397,7 @@ class ResultGrid(Sequence[Result]):
             raise ConfigError(
                 f"get_dataframe(filter_mode={filter_mode!r}) needs filter_metric=, the metric to filter by"
             )
-        pandas = _import_pandas()
+        pandas = import_pandas()
         rows = self._each(
             lambda result: _best_row(result, filter_metric, filter_mode), reads=filter_mode is not None
         )
@@ -512,7 +512,8 @@ def _with_autofilled(trial: Trial, metrics: dict[str, Any]) -> dict[str, Any]:
     return trial.result_of(metrics) if "timestamp" in metrics else metrics
 
 
-def _import_pandas() -> Any:
+def import_pandas() -> Any:
+    """Return the module pandas, or raise an ImportError that says how to install it."""
     try:
         import pandas
     except ImportError as error:

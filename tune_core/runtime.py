@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -48,6 +48,7 @@ class Experiment:
         tune_config: How to search.
         run_config: How to run.
         storage: Where everything is kept.
+        parameters: What `with_parameters` gave the trainable, by name; not in `pickled`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Experiment:
     tune_config: TuneConfig
     run_config: RunConfig
     storage: ExperimentStorage
+    parameters: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""

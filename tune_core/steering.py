@@ -17,7 +17,7 @@ from tune_core.messages import Decision, Event, SearchEnded, SuggestionDeferred,
 from tune_core.metrics import flatten, lookup
 from tune_core.resources import resources_of
 from tune_core.schedulers import FIFOScheduler, TrialScheduler
-from tune_core.search import BasicVariantGenerator, Searcher, Suggestion
+from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
 from tune_core.search.variants import experiment_tag, trial_dirname
 from tune_core.stoppers import Stopper, resolve_stop
 from tune_core.trial import Status, Trial
@@ -55,9 +55,14 @@ class Steering:
         #: Rules that the session checks by itself, so that no report has to wait for them.
         self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
         self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
-        self.searcher.set_search_properties(
+        self._param_space = param_space
+        draws = self.searcher.set_search_properties(
             tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
         )
+        if not draws:
+            self._refuse_unresolved(
+                param_space, "does not draw from param_space, which has samplers or grids"
+            )
         self.scheduler.set_search_properties(tune_config.metric, tune_config.mode)
 
     @property
@@ -69,6 +74,8 @@ class Steering:
     def total_trials(self) -> int | None:
         """How many trials there will be; None if nobody knows."""
         total = getattr(self.searcher, "total_trials", None)
+        if not isinstance(total, int) and not self.searcher.counts_samples and not self._config.is_endless:
+            total = self._config.num_samples
         return total if isinstance(total, int) else None
 
     @property
@@ -80,13 +87,18 @@ class Steering:
     def suggest(self, trial_id: str, number: int) -> Event:
         """Ask the searcher for a configuration; return its answer as an event."""
         now = self._wall_clock()
+        is_counted = not self.searcher.counts_samples and not self._config.is_endless
+        if is_counted and number >= self._config.num_samples:
+            return SearchEnded(now)
         answer = self.searcher.suggest(trial_id)
         if answer is None:
             return SuggestionDeferred(now)
         if answer == Searcher.FINISHED:
             return SearchEnded(now)
         if isinstance(answer, Mapping):
-            answer = Suggestion(dict(answer), flatten(answer))
+            config = fill_in(self._param_space, answer)
+            self._refuse_unresolved(config, "did not choose every value of param_space")
+            answer = Suggestion(config, flatten(answer))
         if not isinstance(answer, Suggestion):
             raise ConfigError(
                 f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
@@ -155,6 +167,13 @@ class Steering:
             self.scheduler.on_trial_error(trials, trial)
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _refuse_unresolved(self, config: dict[str, Any], fault: str) -> None:
+        left = unresolved_paths(config)
+        if left:
+            raise ConfigError(
+                f"{type(self.searcher).__name__} {fault}: {', '.join(left)}. Give them to the searcher, or use another"
+            )
 
     def _names(
         self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.errors import ConfigError, TuneError
+from tune_core.parameters import parameters_of
+from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
 from tune_core.runtime import Experiment, load_runtime
 from tune_core.search.space import validate_space
@@ -28,6 +30,7 @@ class Tuner:
 
     Args:
         trainable: A function of the config, `def train(config):`. It reports with `tune.report`.
+            Or an import string, `"package.module:name"`, or a name of `tune.register_trainable`.
         param_space: The search space: a dict whose leaves are values, samplers such as
             `tune.uniform(0, 1)`, or `tune.grid_search([…])`.
         tune_config: What to optimise and how: see `TuneConfig`.
@@ -54,7 +57,7 @@ class Tuner:
 
     def __init__(
         self,
-        trainable: Callable[..., Any] | None = None,
+        trainable: Callable[..., Any] | str | None = None,
         *,
         param_space: dict[str, Any] | None = None,
         tune_config: TuneConfig | None = None,
@@ -64,6 +67,9 @@ class Tuner:
             raise ConfigError(
                 "trainable=None: a Tuner needs a trainable to tune, such as a function of the config"
             )
+        registered = trainable if isinstance(trainable, str) and is_registered(trainable) else None
+        if isinstance(trainable, str):
+            trainable = find_trainable(trainable)
         if inspect.isclass(trainable) or not callable(trainable):
             raise ConfigError(
                 f"trainable={trainable!r}: expected a function of the config, `def train(config):`"
@@ -71,6 +77,7 @@ class Tuner:
         if param_space is not None:
             validate_space(param_space)
         self._trainable = trainable
+        self._name = registered or trainable_name(trainable)
         self._param_space = param_space or {}
         self._tune_config = _expect(tune_config, TuneConfig, "tune_config")
         self._run_config = _expect(run_config, RunConfig, "run_config")
@@ -108,7 +115,7 @@ class Tuner:
 
     def experiment(self) -> Experiment:
         """Return what `fit` would run, under a fresh name unless `RunConfig.name` is given."""
-        name = trainable_name(self._trainable)
+        name = self._name
         run = self._run_config
         experiment_id = secrets.token_hex(4)
         date = time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -130,6 +137,7 @@ class Tuner:
             tune_config=self._tune_config,
             run_config=run,
             storage=storage,
+            parameters=parameters_of(self._trainable),
         )
 
     def _refuse_class_options(self) -> None:
@@ -148,7 +156,7 @@ class Tuner:
             )
 
     def __repr__(self) -> str:
-        return f"Tuner({trainable_name(self._trainable)}, param_space={self._param_space!r})"
+        return f"Tuner({self._name}, param_space={self._param_space!r})"
 
 
 def _expect(given: Config | None, kind: type[Config], name: str) -> Config:

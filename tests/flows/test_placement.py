@@ -22,7 +22,7 @@ import tune_core as tune
 from flows.experiment import experiment
 from tests.flows.conftest import CPUS, GPUS, Recorded, wait_for
 from tune_core.errors import PlacementError
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
 
 MIB = 2**20
 
@@ -282,7 +282,7 @@ def test_with_a_placement_timeout_trials_wait_for_nodes_and_then_fail_together(
 ) -> None:
     waited: list[dict[str, str]] = []
     monkeypatch.setattr(
-        ProgressReporter, "update", lambda self, trials, waiting, now: waited.append(dict(waiting))
+        ProgressDisplay, "update", lambda self, trials, waiting, now: waited.append(dict(waiting))
     )
     config = run_config(placement_timeout_s=2.5)
     start = time.monotonic()
@@ -308,7 +308,7 @@ def test_trial_that_waits_for_busy_resources_is_shown_as_pending_with_the_reason
     monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.2)
     waited: list[dict[str, str]] = []
     monkeypatch.setattr(
-        ProgressReporter, "update", lambda self, trials, waiting, now: waited.append(dict(waiting))
+        ProgressDisplay, "update", lambda self, trials, waiting, now: waited.append(dict(waiting))
     )
     release = tmp_path / "release"
 

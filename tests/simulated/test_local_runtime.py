@@ -181,7 +181,7 @@ class Confused(Searcher):
         ({"callbacks": [Defective()]}, {}, ZeroDivisionError, "a defect of the callback"),
         ({}, {"scheduler": Undecided()}, ConfigError, "Undecided.on_trial_result returned 'PERHAPS'"),
         ({}, {"search_alg": Confused(0)}, ConfigError, "Confused.suggest returned 7"),
-        ({}, {"search_alg": Confused(3)}, ConfigError, "Confused.suggest returned 7"),
+        ({}, {"search_alg": Confused(3), "num_samples": 4}, ConfigError, "Confused.suggest returned 7"),
     ],
 )
 def test_error_of_what_steers_comes_out_of_the_run(
@@ -202,7 +202,7 @@ def test_error_of_what_steers_comes_out_of_the_run(
             caught.append(error)
 
     if "search_alg" in config:  # each run needs one that has not been asked yet
-        config = {"search_alg": Confused(config["search_alg"].left)}
+        config = {**config, "search_alg": Confused(config["search_alg"].left)}
     experiment = tune.Tuner(
         train,
         tune_config=tune.TuneConfig(**config),

@@ -181,7 +181,9 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "pauses and retries": lambda: Scenario(
         "TT", space=FAILING, tune={"scheduler": PauseTwice()}, run=retries(3)
     ),
-    "patient searcher": lambda: Scenario("TTTT", space={}, tune={"search_alg": Patient()}, threads=2),
+    "patient searcher": lambda: Scenario(
+        "TTTT", space={}, tune={"search_alg": Patient(), "num_samples": -1}, threads=2
+    ),
     "newest checkpoints": lambda: Scenario("TTT", run=keep(2)),
     "best checkpoints": lambda: Scenario(
         "TT",

@@ -25,8 +25,9 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.metrics",
         "tune_core.serialization",
         "tune_core.rows",
+        "tune_core.terminal",
     ),
-    ("tune_core.resources", "tune_core.messages"),
+    ("tune_core.resources", "tune_core.parameters", "tune_core.registry", "tune_core.messages"),
     ("tune_core.trial",),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
@@ -37,12 +38,14 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),
     # What chooses, and what watches.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
-    ("tune_core.loggers", "tune_core.config", "tune_core.terminal"),
+    ("tune_core.progress_reporter",),
+    ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
     ("tune_core.trainable",),
     ("tune_core.runtime",),
     ("tune_core.tuner", "tune_core.utils.*"),
+    ("tune_core.tune",),
     ("tune_core", "tune_core.testing.*"),
     # The engine: the only place that knows Prefect and Ray.
     (
@@ -51,6 +54,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.channel",
         "flows.artifacts",
         "flows.output",
+        "flows.parameters",
         "flows.task_runner",
     ),
     ("flows.trial", "flows.ownership"),

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
+from tune_core.progress_reporter import ProgressReporter
 from tune_core.trial import Status, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def written(console: Console) -> str:
 
 def finished(trials: Sequence[Trial], metric: str | None = "loss", mode: str | None = "min") -> list[str]:
     console = a_pipe()
-    reporter = ProgressReporter(metric, mode, console=console)
+    reporter = ProgressDisplay(metric, mode, console=console)
     reporter.finish(trials, "every trial is finished")
     return written(console).splitlines()
 
@@ -65,7 +66,7 @@ def test_the_start_says_what_runs_and_where_to_look() -> None:
     console = a_pipe(40)
     url = "http://127.0.0.1:4200/runs/flow-run/0d2c3a4e-1111-2222-3333-444455556666"
 
-    ProgressReporter(console=console).start("exp", "s3://bucket/exp", url, 10)
+    ProgressDisplay(console=console).start("exp", "s3://bucket/exp", url, 10)
 
     assert written(console) == f"experiment exp\n  storage  s3://bucket/exp\n  watch    {url}\n"
 
@@ -73,7 +74,7 @@ def test_the_start_says_what_runs_and_where_to_look() -> None:
 def test_the_start_without_a_page_to_watch_names_none() -> None:
     console = a_pipe()
 
-    ProgressReporter(console=console).start("exp", "/tmp/exp")
+    ProgressDisplay(console=console).start("exp", "/tmp/exp")
 
     assert written(console) == "experiment exp\n  storage  /tmp/exp\n"
 
@@ -81,7 +82,7 @@ def test_the_start_without_a_page_to_watch_names_none() -> None:
 def test_a_message_is_printed_line_by_line() -> None:
     console = a_pipe()
 
-    ProgressReporter(console=console).message("one [bold]\ntwo")
+    ProgressDisplay(console=console).message("one [bold]\ntwo")
 
     assert written(console) == "one [bold]\ntwo\n"
 
@@ -154,7 +155,7 @@ def test_without_a_number_there_is_no_best_trial(loss: Any) -> None:
 
 def test_a_pipe_gets_a_line_every_thirty_seconds() -> None:
     console = a_pipe()
-    reporter = ProgressReporter("loss", "min", console=console)
+    reporter = ProgressDisplay("loss", "min", console=console)
     reporter.start("exp", "/tmp/exp", total=4)
     before = written(console)
 
@@ -182,7 +183,7 @@ def test_a_terminal_is_looked_at_four_times_a_second_at_most(terminal: Console) 
             return super().__iter__()
 
     trials = Watched([a_trial(0)])
-    with ProgressReporter(console=terminal) as reporter:
+    with ProgressDisplay(console=terminal) as reporter:
         reporter.start("exp", "/tmp/exp")
         looked_at = []
         for step in range(400):
@@ -198,7 +199,7 @@ def test_a_terminal_is_looked_at_four_times_a_second_at_most(terminal: Console) 
 
 def test_many_waiting_trials_are_summed_up() -> None:
     console = a_pipe()
-    reporter = ProgressReporter(console=console)
+    reporter = ProgressDisplay(console=console)
     reporter.start("exp", "/tmp/exp")
 
     for now in (0, 30):
@@ -219,7 +220,7 @@ def test_reports_are_printed_if_asked_for() -> None:
     lines = []
     for verbose in (1, 2):
         console = a_pipe()
-        ProgressReporter("loss", "min", verbose, console=console).report(a_trial(0), row)
+        ProgressDisplay("loss", "min", verbose, console=console).report(a_trial(0), row)
         lines.append(written(console))
 
     assert lines == ["", "abcde_00000 iteration 7: loss=0.1235 acc=0.9 eval/x=1\n"]
@@ -228,7 +229,7 @@ def test_reports_are_printed_if_asked_for() -> None:
 def test_reports_of_many_metrics_are_cut() -> None:
     console = a_pipe()
 
-    ProgressReporter(None, None, 2, console=console).report(a_trial(0), {f"m{n}": n for n in range(9)})
+    ProgressDisplay(None, None, 2, console=console).report(a_trial(0), {f"m{n}": n for n in range(9)})
 
     assert written(console) == "abcde_00000 iteration ?: m0=0 m1=1 m2=2 m3=3 m4=4 m5=5 …\n"
 
@@ -243,7 +244,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 def live_ids(terminal: Console, trials: Sequence[Trial], metric: str | None) -> list[int]:
-    with ProgressReporter(metric, "min", console=terminal) as reporter:
+    with ProgressDisplay(metric, "min", console=terminal) as reporter:
         reporter.start("exp", "/tmp/exp")
         reporter.update(trials, {}, 0)
     drawn = written(terminal).rpartition("status")[2]
@@ -268,7 +269,7 @@ def test_a_terminal_is_given_back_whatever_is_raised(terminal: Console) -> None:
     stdout = sys.stdout
 
     def run() -> None:
-        with ProgressReporter(console=terminal) as reporter:
+        with ProgressDisplay(console=terminal) as reporter:
             reporter.start("exp", "/tmp/exp")
             raise KeyboardInterrupt
 
@@ -280,7 +281,7 @@ def test_a_terminal_is_given_back_whatever_is_raised(terminal: Console) -> None:
 
 
 def test_messages_are_printed_above_the_live_view(terminal: Console) -> None:
-    with ProgressReporter(console=terminal) as reporter:
+    with ProgressDisplay(console=terminal) as reporter:
         reporter.start("exp", "/tmp/exp")
         reporter.message("something happened")
         reporter.finish([a_trial(0)], "every trial is finished")
@@ -295,9 +296,10 @@ def test_messages_are_printed_above_the_live_view(terminal: Console) -> None:
 def test_verbose_0_prints_nothing_and_loads_no_rich() -> None:
     code = """
 import sys
-from tune_core.progress import ProgressReporter
+from tune_core.progress import ProgressDisplay
+from tune_core.progress_reporter import ProgressReporter
 from tune_core.trial import Trial
-with ProgressReporter("loss", "min", verbose=0) as reporter:
+with ProgressDisplay("loss", "min", verbose=0) as reporter:
     reporter.start("exp", "/tmp/exp", "http://127.0.0.1", 3)
     for now in range(100):
         reporter.update([Trial("a", 0, {})], {"a": "waits"}, now)
@@ -322,7 +324,7 @@ def test_a_lost_output_ends_the_output_and_nothing_else(
         def write(self, text: str) -> int:
             raise error
 
-    reporter = ProgressReporter(console=Console(file=Lost()))
+    reporter = ProgressDisplay(console=Console(file=Lost()))
 
     with caplog.at_level(logging.WARNING):
         reporter.start("exp", "/tmp/exp")
@@ -332,3 +334,69 @@ def test_a_lost_output_ends_the_output_and_nothing_else(
     assert [record.message for record in caplog.records] == [
         f"the experiment goes on without terminal output: {error!r}"
     ]
+
+
+# A reporter of the user's.
+
+
+class Noting(ProgressReporter):
+    """Notes what it is asked; reports at every second question, and at the end."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        self.calls.append(("setup", *args[1:]))
+
+    def should_report(self, trials: Sequence[Trial], done: bool = False) -> bool:
+        self.calls.append("asked")
+        return done or len(self.calls) % 2 == 1
+
+    def report(self, trials: Sequence[Trial], done: bool, *sys_info: str) -> None:
+        self.calls.append((len(trials), done))
+
+
+def test_reporter_of_the_users_shows_the_trials_instead() -> None:
+    console, reporter = a_pipe(), Noting()
+
+    with ProgressDisplay("loss", "min", reporter=reporter, console=console) as display:
+        display.start("name", "s3://bucket", total=2)
+        for now in range(2):
+            display.update([a_trial(0)], {}, now)
+        display.finish([a_trial(0), a_trial(1, loss=0.5)], "the end")
+
+    assert reporter.calls == [("setup", 2, "loss", "min"), "asked", "asked", (1, False), "asked", (2, True)]
+    assert written(console).splitlines() == [
+        "experiment name",
+        "  storage  s3://bucket",
+        "best: abcde_00001 loss=0.5 lr=0.2",
+        "2 trials: 2 terminated; the end",
+    ]
+
+
+def test_reporter_of_the_users_is_silent_where_everything_is() -> None:
+    reporter = Noting()
+
+    with ProgressDisplay("loss", "min", 0, reporter) as display:
+        display.start("name", "s3://bucket")
+        display.update([], {}, 0)
+        display.finish([], "the end")
+
+    assert reporter.calls == []
+
+
+def test_reporter_that_fails_ends_the_output_and_not_the_experiment(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Noting):
+        def report(self, trials: Sequence[Trial], done: bool, *sys_info: str) -> None:
+            raise ZeroDivisionError("a defect of the reporter")
+
+    reporter = Failing()
+    with ProgressDisplay("loss", "min", reporter=reporter, console=a_pipe()) as display:
+        display.start("name", "s3://bucket")
+        for now in range(9):
+            display.update([], {}, now)
+        display.finish([], "the end")
+
+    assert reporter.calls == [("setup", None, "loss", "min"), "asked", "asked"]
+    assert "goes on without its progress_reporter" in caplog.text
+    assert "a defect of the reporter" in caplog.text

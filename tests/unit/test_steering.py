@@ -84,7 +84,9 @@ def a_trial(status: Status = Status.RUNNING, row: dict[str, Any] | None = None) 
 def test_suggestion_becomes_an_event_with_names_and_resources() -> None:
     searcher = NotingSearcher(Suggestion({"lr": 0.25, "fixed": 1}, {"lr": 0.25}))
     trainable = tune.with_resources(train, {"cpu": 2})
-    steering = Steering(TuneConfig(search_alg=searcher), None, {}, trainable, "train", wall_clock=lambda: NOW)
+    steering = Steering(
+        TuneConfig(search_alg=searcher, num_samples=-1), None, {}, trainable, "train", wall_clock=lambda: NOW
+    )
 
     event = steering.suggest("t7", 7)
 
@@ -106,6 +108,55 @@ def test_every_parameter_of_a_plain_dict_names_the_trial() -> None:
     assert event.experiment_tag == "0_lr=1,width=2"
 
 
+def test_fixed_values_of_the_search_space_are_added_to_a_plain_dict() -> None:
+    space = {"net": {"depth": 3, "sizes": [1, 2]}, "epochs": 5}
+    steering = a_steering(space=space, search_alg=NotingSearcher({"lr": 1, "net": {"width": 2}}))
+
+    event = steering.suggest("t0", 0)
+
+    assert isinstance(event, TrialSuggested)
+    assert event.config == {"net": {"depth": 3, "sizes": [1, 2], "width": 2}, "epochs": 5, "lr": 1}
+    assert event.config["net"]["sizes"] is not space["net"]["sizes"]
+    assert event.experiment_tag == "0_lr=1,width=2"
+
+
+def test_searcher_that_does_not_draw_from_the_space_refuses_samplers_in_it() -> None:
+    with pytest.raises(
+        ConfigError, match=r"NotingSearcher does not draw from param_space, .*: lr, net/width\."
+    ):
+        a_steering(
+            space={"lr": tune.uniform(0, 1), "net": {"width": tune.grid_search([1])}, "fixed": 1},
+            search_alg=NotingSearcher(),
+        )
+
+
+def test_searcher_that_leaves_a_sampler_undecided_is_refused() -> None:
+    class Forgetful(NotingSearcher):
+        def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+            return True
+
+    steering = a_steering(space={"a": tune.uniform(0, 1), "b": 1}, search_alg=Forgetful({"b": 2}))
+
+    with pytest.raises(ConfigError, match=r"Forgetful did not choose every value of param_space: a\."):
+        steering.suggest("t0", 0)
+
+
+def test_searcher_is_asked_for_no_more_than_num_samples() -> None:
+    searcher = NotingSearcher({"lr": 1}, {"lr": 2})
+    steering = a_steering(search_alg=searcher, num_samples=1)
+
+    events = [steering.suggest("t0", 0), steering.suggest("t1", 1)]
+
+    assert [type(event) for event in events] == [TrialSuggested, SearchEnded]
+    assert searcher.answers == [{"lr": 2}]
+
+
+def test_searcher_without_a_number_of_samples_is_asked_for_ever() -> None:
+    steering = a_steering(search_alg=NotingSearcher({"lr": 1}), num_samples=-1)
+
+    assert isinstance(steering.suggest("t0", 1000), TrialSuggested)
+
+
 def test_searcher_may_wait_or_end() -> None:
     steering = a_steering(search_alg=NotingSearcher(None, Searcher.FINISHED))
 
@@ -124,6 +175,7 @@ def test_other_answers_of_a_searcher_are_refused(answer: Any) -> None:
 def test_names_may_be_the_users_own() -> None:
     steering = a_steering(
         search_alg=NotingSearcher({"lr": 1}),
+        num_samples=4,
         trial_name_creator=lambda trial: f"name-{trial.trial_id}-{trial.config['lr']}",
         trial_dirname_creator=lambda trial: f"dir-{trial.trial_id}-{trial.experiment_tag}-{trial}",
     )
@@ -169,8 +221,9 @@ def test_grid_and_random_search_in_order_of_creation_is_the_default() -> None:
     assert [event.config["lr"] for event in configs if isinstance(event, TrialSuggested)] == [1, 2, 1, 2]
 
 
-def test_nobody_knows_how_many_trials_a_searcher_of_ones_own_will_suggest() -> None:
-    assert a_steering(search_alg=NotingSearcher()).total_trials is None
+def test_searcher_of_ones_own_is_expected_to_suggest_num_samples() -> None:
+    assert a_steering(search_alg=NotingSearcher(), num_samples=3).total_trials == 3
+    assert a_steering(search_alg=NotingSearcher(), num_samples=-1).total_trials is None
     assert a_steering(num_samples=-1).total_trials is None
 
 

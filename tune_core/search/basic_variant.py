@@ -71,6 +71,8 @@ class BasicVariantGenerator(Searcher):
         lazy and can be resumed.
     """
 
+    counts_samples = True
+
     def __init__(
         self,
         points_to_evaluate: list[dict[str, Any]] | None = None,
@@ -129,7 +131,7 @@ class BasicVariantGenerator(Searcher):
                 faults.extend(error.faults)
         faults.raise_any()
         self._space, self._num_samples = config, num_samples
-        self._restart(self._given_seed or _global_seed(), 0)
+        self._restart(self._given_seed or global_seed(), 0)
         return True
 
     def add_samples(self, count: int) -> None:
@@ -224,7 +226,8 @@ def _seed_of(random_state: Any, faults: Faults) -> str | None:
     return None
 
 
-def _global_seed() -> str:
+def global_seed() -> str:
+    """Return a seed as text, drawn from numpy's global state if numpy is loaded, else from `random`'s."""
     numpy: Any = sys.modules.get("numpy")
     return bytes(numpy.random.bytes(8) if numpy is not None else random.randbytes(8)).hex()
 

@@ -72,13 +72,13 @@ class Float(Domain):
         draw = rng or random
         if self.mean is not None and self.sd is not None:
             value = draw.normalvariate(self.mean, self.sd)
-            return float(value) if self.q is None else self._multiple(round(value / self.q))
+            return float(value) if self.q is None else self.multiple(round(value / self.q))
         if self.q is None:
             return self._between(draw.random())
         first, last = round(self.lower / self.q), round(self.upper / self.q)
         if not self.log:
-            return self._multiple(draw.randint(first, last))
-        return self._multiple(_clamp(round(self._between(draw.random()) / self.q), first, last))
+            return self.multiple(draw.randint(first, last))
+        return self.multiple(_clamp(round(self._between(draw.random()) / self.q), first, last))
 
     def is_valid(self, value: Any) -> bool:
         """Return whether `value` is a number between the bounds, ends included."""
@@ -89,7 +89,8 @@ class Float(Domain):
         value = low * (1.0 - share) + high * share  # high - low may overflow
         return float(_clamp(math.exp(value) if self.log else value, self.lower, self.upper))
 
-    def _multiple(self, index: int) -> float:
+    def multiple(self, index: int) -> float:
+        """Return the multiple of q of this number; where q is given."""
         assert self.q is not None
         # The bounds are multiples of q within a tolerance only: there the user's own number wins.
         for bound in (self.lower, self.upper):
@@ -222,6 +223,25 @@ def is_among(value: Any, values: Iterable[Any]) -> bool:
         return True
 
 
+def could_be(value: Any, category: Any) -> bool:
+    """Return whether a value of a configuration can have been made from this category of a choice."""
+    if is_unresolved(category):
+        return True
+    if isinstance(category, dict):
+        return (
+            isinstance(value, Mapping)
+            and value.keys() == category.keys()
+            and all(could_be(value[key], child) for key, child in category.items())
+        )
+    if isinstance(category, list | tuple):  # JSON knows no tuples
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(category)
+            and all(map(could_be, value, category))
+        )
+    return value is category or (type(value) is type(category) and bool(value == category))
+
+
 def is_unresolved(node: Any) -> bool:
     """Return whether `node` itself is a sampler or a grid."""
     return isinstance(node, Domain) or grid_values(node) is not None
@@ -257,6 +277,30 @@ def with_children(node: Any, new: Sequence[Any]) -> Any:
         items[:] = new
         return items
     return node
+
+
+def fill_in(space: Any, chosen: Any) -> Any:
+    """Return a space with what was chosen in it put in, in containers of its own.
+
+    Example:
+        >>> fill_in({"net": {"width": Float(0, 1), "depth": 3}}, {"net": {"width": 0.5}, "lr": 0.1})
+        {'net': {'width': 0.5, 'depth': 3}, 'lr': 0.1}
+    """
+    if not isinstance(chosen, Mapping) or not isinstance(space, dict) or is_unresolved(space):
+        return _copied(chosen)
+    keys = [*space, *(key for key in chosen if key not in space)]
+    return {
+        key: _copied(space[key])
+        if key not in chosen
+        else _copied(chosen[key])
+        if key not in space
+        else fill_in(space[key], chosen[key])
+        for key in keys
+    }
+
+
+def _copied(node: Any) -> Any:
+    return with_children(node, [_copied(child) for _, child in children(node)])
 
 
 def path_text(path: Path) -> str:

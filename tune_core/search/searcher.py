@@ -63,6 +63,10 @@ class Searcher(ABC):
     #: What `suggest` returns when there will be no more configurations.
     FINISHED: ClassVar[Literal["FINISHED"]] = "FINISHED"
 
+    #: Whether it makes of `num_samples` what it will, and ends by itself. If not, the experiment
+    #: asks it for so many configurations.
+    counts_samples: bool = False
+
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
 
@@ -116,8 +120,9 @@ class Searcher(ABC):
             trial_id: By this name the results of the trial will be told.
 
         Returns:
-            The configuration (a plain dict: every parameter in it counts as chosen); None if
-            results have to come in first; `Searcher.FINISHED` if there will be no more.
+            The configuration; None if results have to come in first; `Searcher.FINISHED` if there
+            will be no more. In a plain dict every parameter counts as chosen, and the fixed values
+            of the search space are added to it; a `Suggestion` is taken as it is.
         """
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:  # noqa: B027 - optional

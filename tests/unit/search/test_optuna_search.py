@@ -1,0 +1,502 @@
+"""Optuna behind ask and tell: what it is asked, what it is told, and that a resume changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+import tune_core as tune
+from tune_core.errors import ConfigError
+from tune_core.search import Suggestion, create_searcher
+from tune_core.search.domain import Domain
+from tune_core.search.optuna import OptunaSearch
+from tune_core.search.optuna.conversion import parameters_of
+from tune_core.testing.local_runtime import LocalRuntime
+
+SPACE = {"x": tune.uniform(-10, 10), "net": {"width": tune.randint(1, 100)}, "epochs": 3}
+
+
+def a_search(param_space: dict[str, Any] | None = None, /, **options: Any) -> OptunaSearch:
+    search = OptunaSearch(**{"metric": "loss", "mode": "min", "seed": 1, **options})
+    search.set_search_properties(None, None, SPACE if param_space is None else param_space, num_samples=10)
+    return search
+
+
+def config_of(answer: Any) -> dict[str, Any]:
+    return answer.config if isinstance(answer, Suggestion) else answer
+
+
+def step(search: OptunaSearch, number: int) -> dict[str, Any]:
+    """Run one trial whose loss follows from its configuration."""
+    config = config_of(search.suggest(f"t{number}"))
+    search.on_trial_result(f"t{number}", {"loss": 100.0, "training_iteration": 1})
+    search.on_trial_complete(f"t{number}", {"loss": config["x"] ** 2, "training_iteration": 2})
+    return config
+
+
+# What Optuna is asked.
+
+
+@pytest.mark.parametrize(
+    ("domain", "distribution"),
+    [
+        (tune.uniform(0, 2), FloatDistribution(0, 2)),
+        (tune.quniform(0, 2, 0.5), FloatDistribution(0, 2, step=0.5)),
+        (tune.loguniform(1e-3, 1), FloatDistribution(1e-3, 1, log=True)),
+        (tune.randint(0, 10), IntDistribution(0, 9)),
+        (tune.qrandint(1, 12, 4), IntDistribution(4, 12, step=4)),
+        (tune.qrandint(1, 12, 1), IntDistribution(1, 11)),
+        (tune.lograndint(1, 100), IntDistribution(1, 99, log=True)),
+        (tune.choice(["a", 2, None, 0.5, True]), CategoricalDistribution(("a", 2, None, 0.5, True))),
+        # What Optuna has no words for goes by an index.
+        (tune.qloguniform(0.5, 8, 0.5), IntDistribution(1, 16, log=True)),
+        (tune.qlograndint(2, 64, 2), IntDistribution(1, 32, log=True)),
+        (tune.choice([[1, 2], [3]]), CategoricalDistribution((0, 1))),
+        (tune.choice([1, True]), CategoricalDistribution((0, 1))),
+    ],
+    ids=repr,
+)
+def test_every_sampler_has_a_distribution(domain: Domain, distribution: Any) -> None:
+    (parameter,) = parameters_of({"a": {"b": domain}}, "param_space")
+
+    assert (parameter.name, parameter.distribution) == ("a/b", distribution)
+    for seed in range(20):
+        value = domain.sample(random.Random(seed))
+        assert distribution._contains(distribution.to_internal_repr(parameter.encode(value)))
+        assert parameter.decode(parameter.encode(value)) == value
+
+
+def test_what_optuna_cannot_decide_is_named_together() -> None:
+    space = {"a": tune.grid_search([1, 2]), "b": {"c": tune.randn()}, "d": tune.uniform(0, 1)}
+
+    with pytest.raises(
+        ConfigError, match=r"2 faults: .*param_space\['a'\]: .*does not walk grids.*\['b/c'\]: randn\(0"
+    ):
+        a_search(space)
+
+
+def test_space_without_a_sampler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="param_space has no sampler"):
+        a_search({"x": 1})
+
+
+def test_suggestion_has_constants_and_functions_of_the_space() -> None:
+    space = {"x": tune.uniform(0, 1), "twice": tune.sample_from(lambda config: 2 * config["x"]), "n": [1, 2]}
+
+    answer = a_search(space).suggest("t0")
+
+    assert isinstance(answer, Suggestion)
+    assert answer.config["twice"] == 2 * answer.config["x"]
+    assert answer.config["n"] == [1, 2]
+    assert set(answer.varied) == {"x", "twice"}
+
+
+def test_distributions_may_be_nested_or_named_by_their_path() -> None:
+    space = {
+        "lr": FloatDistribution(0, 1),
+        "net": {"width": IntDistribution(1, 9)},
+        "a/b": IntDistribution(1, 9),
+    }
+
+    config = config_of(a_search({"epochs": 3}, space=space).suggest("t0"))
+
+    assert set(config) == {"lr", "net", "a"}
+    assert 1 <= config["net"]["width"] <= 9
+    assert 1 <= config["a"]["b"] <= 9
+
+
+def test_space_of_its_own_may_hold_samplers() -> None:
+    search = a_search({"epochs": 3}, space={"x": tune.uniform(5, 6), "fixed": 1})
+
+    config = search.suggest("t0")
+
+    assert isinstance(config, dict)  # to which the experiment adds what param_space has
+    assert 5 <= config["x"] <= 6
+    assert config["fixed"] == 1
+
+
+def test_function_of_a_trial_defines_the_space_as_it_runs() -> None:
+    def define(trial: Any) -> dict[str, Any]:
+        kind = trial.suggest_categorical(name="kind", choices=["sgd", "adam"])
+        if kind == "sgd":
+            trial.suggest_float("net/momentum", 0, 1)
+        return {"number": trial.number}
+
+    search = a_search({}, space=define)
+    configs = [config_of(search.suggest(f"t{number}")) for number in range(8)]
+
+    assert {config["kind"] for config in configs} == {"sgd", "adam"}
+    assert all(("net" in config) == (config["kind"] == "sgd") for config in configs)
+    assert [config["number"] for config in configs] == list(range(8))
+
+
+@pytest.mark.parametrize("returned", [3, ["a"], {1: 2}])
+def test_function_that_returns_no_constants_is_refused(returned: Any) -> None:
+    with pytest.raises(ConfigError, match=r"function of the space returned .*: expected None, or a dict"):
+        a_search({}, space=lambda trial: returned).suggest("t0")
+
+
+def test_search_learns() -> None:
+    search = a_search({"x": tune.uniform(-10, 10)})
+
+    losses = [step(search, number)["x"] ** 2 for number in range(40)]
+
+    assert sum(losses[20:]) / 20 < sum(losses[:10]) / 10 / 3
+
+
+# What it is told.
+
+
+def test_results_become_values_and_intermediate_values() -> None:
+    search = a_search()
+    search.suggest("t0")
+
+    for iteration, loss in [(1, 3.0), (2, 2.0), (2, 7.0), (3, math.nan)]:
+        search.on_trial_result("t0", {"loss": loss, "training_iteration": iteration})
+    search.on_trial_complete("t0", {"loss": 1.5})
+
+    (trial,) = search.study.trials
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 1.5)
+    assert trial.intermediate_values == {1: 3.0, 2: 2.0}
+    assert trial.user_attrs == {"trial_id": "t0"}
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state"),
+    [
+        (None, True, TrialState.FAIL),
+        (None, False, TrialState.PRUNED),
+        ({"loss": math.nan}, False, TrialState.PRUNED),
+        ({"other": 1}, True, TrialState.FAIL),
+        ({"loss": "low"}, False, TrialState.PRUNED),
+        ({"loss": math.inf}, False, TrialState.COMPLETE),
+        ({"loss": 1}, True, TrialState.COMPLETE),
+    ],
+)
+def test_trial_without_a_value_was_pruned_or_has_failed(result: Any, error: bool, state: TrialState) -> None:
+    search = a_search()
+    search.suggest("t0")
+
+    search.on_trial_complete("t0", result, error=error)
+
+    assert search.study.trials[0].state == state
+
+
+def test_nested_metric_is_found() -> None:
+    search = a_search(metric="eval/loss")
+    search.suggest("t0")
+
+    search.on_trial_complete("t0", {"eval": {"loss": 0.5}})
+
+    assert search.study.best_value == 0.5
+
+
+def test_mode_alone_means_the_number_that_a_trainable_returns() -> None:
+    search = a_search(metric=None, mode="max")
+    search.suggest("t0")
+
+    search.on_trial_complete("t0", {"_metric": 0.5})
+
+    assert (search.metric, search.study.best_value) == ("_metric", 0.5)
+    assert search.study.direction == optuna.study.StudyDirection.MAXIMIZE
+
+
+def test_several_metrics_are_optimised_together() -> None:
+    search = a_search(metric=["loss", "speed"], mode=["min", "max"])
+    for name, result in [("a", {"loss": 1.0, "speed": 5.0}), ("b", {"loss": 1.0}), ("c", None)]:
+        search.suggest(name)
+        search.on_trial_result(name, {"loss": 9.0, "speed": 9.0, "training_iteration": 1})
+        search.on_trial_complete(name, result)
+
+    states = [trial.state for trial in search.study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert search.study.trials[0].values == [1.0, 5.0]
+    assert [direction.name for direction in search.study.directions] == ["MINIMIZE", "MAXIMIZE"]
+
+
+# Points.
+
+
+def test_points_come_first_and_may_be_parts() -> None:
+    points = [{"x": 1.5, "net": {"width": 7}}, {"net/width": 8}]
+    search = a_search(points_to_evaluate=points)
+
+    configs = [config_of(search.suggest(f"t{number}")) for number in range(3)]
+
+    assert configs[0] == {"x": 1.5, "net": {"width": 7}, "epochs": 3}
+    assert configs[1]["net"]["width"] == 8
+    assert -10 <= configs[1]["x"] <= 10
+
+
+def test_points_with_rewards_are_told_and_not_run() -> None:
+    search = a_search(
+        points_to_evaluate=[{"x": 1.5, "net": {"width": 7}}, {"x": 2.5, "net": {"width": 8}}],
+        evaluated_rewards=[0.89, 0.42],
+    )
+
+    config = config_of(search.suggest("t0"))
+
+    assert [trial.value for trial in search.study.trials] == [0.89, 0.42, None]
+    assert search.study.best_params == {"x": 2.5, "net/width": 8}
+    assert config["x"] not in (1.5, 2.5)
+
+
+def test_points_of_several_metrics_may_have_rewards() -> None:
+    search = a_search(
+        metric=["a", "b"],
+        mode=["min", "min"],
+        points_to_evaluate=[{"x": 1.5, "net": {"width": 7}}],
+        evaluated_rewards=[[1, 2]],
+    )
+
+    assert search.study.trials[0].values == [1.0, 2.0]
+
+
+def test_point_that_was_tried_elsewhere_can_be_added() -> None:
+    search = a_search()
+    point = {"x": 1, "net": {"width": 2}}
+
+    search.add_evaluated_point(point, 0.5)
+    search.add_evaluated_point(point, None, error=True)
+    search.add_evaluated_point(point, 0.7, pruned=True, intermediate_values=[0.9, 0.8])
+
+    states = [trial.state for trial in search.study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED]
+    assert search.study.trials[2].intermediate_values == {0: 0.9, 1: 0.8}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            {"points_to_evaluate": [{"wdth": 1, "net": {}}]},
+            r"points_to_evaluate\[0\]: the search space has no 'wdth'",
+        ),
+        (
+            {"points_to_evaluate": [{"x": 1}], "evaluated_rewards": [1]},
+            r"evaluated point .* lacks \['net/width'\]",
+        ),
+        (
+            {"points_to_evaluate": [{"x": 99, "net": {"width": 2}}], "evaluated_rewards": [1]},
+            r"evaluated point .*99.*: ",
+        ),
+    ],
+)
+def test_points_that_do_not_fit_the_space_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        a_search(**options)
+
+
+def test_points_of_a_choice_of_lists_go_by_value() -> None:
+    space = {"layers": tune.choice([[64], [64, 64]])}
+    search = a_search(space, points_to_evaluate=[{"layers": [64, 64]}])
+
+    assert config_of(search.suggest("t0")) == {"layers": [64, 64]}
+    with pytest.raises(
+        ConfigError, match=r"points_to_evaluate\[0\]: layers: \[1\] is none of \[\[64\], \[64, 64\]\]"
+    ):
+        a_search(space, points_to_evaluate=[{"layers": [1]}])
+
+
+def test_points_with_rewards_need_a_space_that_is_known() -> None:
+    with pytest.raises(ConfigError, match="the space is a function"):
+        a_search({}, space=lambda trial: None, points_to_evaluate=[{"x": 1}], evaluated_rewards=[1])
+
+
+# Seeds, and resuming.
+
+
+def test_seed_repeats_a_search_and_another_seed_does_not() -> None:
+    runs = []
+    for seed in (1, 1, 2):
+        search = a_search(seed=seed)
+        runs.append([step(search, number) for number in range(15)])
+
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_search_without_a_seed_follows_pythons() -> None:
+    runs = []
+    for _ in range(2):
+        random.seed(5)
+        __import__("numpy").random.seed(5)
+        runs.append(step(a_search(seed=None), 0))
+
+    assert runs[0] == runs[1]
+
+
+def test_resumed_search_without_a_seed_goes_on_with_the_seed_of_its_state() -> None:
+    first, second = a_search(seed=None), a_search(seed=None)
+    config = step(first, 0)
+
+    second.set_state(first.get_state())
+    second.on_suggestion_replayed("t0", config)
+    second.on_trial_complete("t0", {"loss": config["x"] ** 2})
+
+    assert step(second, 1) == step(first, 1)
+
+
+def test_replay_of_trials_that_overlapped_gives_the_same_study() -> None:
+    first, second = a_search(), a_search()
+    configs = {name: config_of(first.suggest(name)) for name in "abcdefghijklmn"}
+    for name in "nac":
+        first.on_trial_complete(name, {"loss": configs[name]["x"] ** 2})
+
+    for name, config in configs.items():
+        second.on_suggestion_replayed(name, config)
+    for name in "nac":
+        second.on_trial_complete(name, {"loss": configs[name]["x"] ** 2})
+
+    assert second.suggest("o") == first.suggest("o")
+    assert [trial.params for trial in second.study.trials] == [trial.params for trial in first.study.trials]
+
+
+def test_replayed_value_that_is_in_the_space_no_more_is_left_to_optuna(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    search = a_search({"layers": tune.choice([[1], [2]])})
+
+    search.on_suggestion_replayed("t0", {"layers": [7]})
+
+    assert "trial t0: 'layers' of its configuration is not in the search space any more" in caplog.text
+    assert len(search.study.trials) == 1
+
+
+def test_study_in_a_storage_goes_on_and_a_replay_does_not_double_it() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    first = a_search(storage=storage, study_name="mine")
+    config = step(first, 0)
+    second_config = config_of(first.suggest("t1"))
+
+    second = a_search(storage=storage, study_name="mine")
+    second.on_suggestion_replayed("t0", config)
+    second.on_trial_complete("t0", {"loss": 1.0})
+    second.on_suggestion_replayed("t1", second_config)
+    second.on_trial_complete("t1", {"loss": 2.0})
+
+    assert [trial.value for trial in second.study.trials] == [config["x"] ** 2, 2.0]
+
+
+def test_sampler_of_ones_own_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = optuna.samplers.RandomSampler(seed=5)
+
+    search = a_search(sampler=sampler, seed=1)
+    search.suggest("t0")
+
+    assert search.study.sampler is sampler
+    assert "OptunaSearch(seed=1) is not used: give it to the sampler" in caplog.text
+
+
+# Bad input, and the rest.
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"space": 3}, "space=3.*expected a dict of samplers"),
+        ({"space": {}}, r"space=\{\}.*expected a dict"),
+        ({"space": {"x": 3}}, r"space\['x'\]=3.*expected an Optuna distribution or a sampler"),
+        ({"space": {"x": tune.grid_search([1])}}, r"space\['x'\]: OptunaSearch does not walk grids"),
+        ({"sampler": "tpe"}, "sampler='tpe'.*expected a BaseSampler"),
+        ({"storage": "sqlite:///x.db"}, "storage: expected an optuna.storages.BaseStorage.*got str"),
+        ({"seed": -1}, "seed=-1.*at least 0"),
+        ({"study_name": ""}, "study_name=''"),
+        ({"points_to_evaluate": {"x": 1}}, "points_to_evaluate=.*expected a list of dicts"),
+        ({"points_to_evaluate": [1]}, "points_to_evaluate=.*expected a list of dicts"),
+        ({"points_to_evaluate": [{"x": 1}], "evaluated_rewards": [1, 2]}, "evaluated_rewards=.*for each of"),
+        ({"evaluated_rewards": 5}, "evaluated_rewards=5"),
+        ({"metric": ["a", "b"], "mode": ["min", "obs"]}, "expected 'min' or 'max' for each metric"),
+        ({"metric": ["a", "b"], "mode": ["min"]}, "expected two lists of one length"),
+        ({"seed": "x", "study_name": 3}, "2 faults"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        OptunaSearch(**options)
+
+
+def test_objective_that_nobody_gave_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"no metric, no mode: give metric and mode to it or to TuneConfig"):
+        a_search(metric=None, mode=None)
+    with pytest.raises(ConfigError, match=r"no space: give"):
+        OptunaSearch(metric="loss", mode="min").suggest("t0")
+
+
+def test_optuna_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger("optuna.study").level
+
+    step(a_search(), 0)
+
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("optuna.study").level == before
+
+
+def test_without_optuna_the_error_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['optuna'] = None\n"
+        "from tune_core.search.optuna import OptunaSearch\n"
+        "try: OptunaSearch()\n"
+        "except ImportError as error: print(error)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "OptunaSearch needs Optuna: run pip install 'prefect-tune[optuna]'\n"
+
+
+def test_experiment_is_searched_by_optuna_and_repeats_under_its_seed(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for _ in range(2):
+            tune.report({"loss": config["x"] ** 2})
+
+    found = []
+    for run in range(2):
+        tuner = tune.Tuner(
+            train,
+            param_space=SPACE,
+            tune_config=tune.TuneConfig(
+                metric="loss", mode="min", num_samples=12, search_alg=create_searcher("Optuna", seed=4)
+            ),
+            run_config=tune.RunConfig(name=f"run{run}", storage_path=str(tmp_path), verbose=0),
+        )
+        found.append([result.config for result in LocalRuntime().run(tuner.experiment())])
+
+    assert len(found[0]) == 12
+    assert found[0] == found[1]
+
+
+# By name.
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("optuna", OptunaSearch), ("OPTUNA", OptunaSearch), ("random", None), ("variant_generator", None)],
+)
+def test_searcher_is_made_by_its_name(name: str, kind: type | None) -> None:
+    searcher = create_searcher(name, metric="loss", mode="min", not_an_argument=3)
+
+    assert isinstance(searcher, kind or tune.search.BasicVariantGenerator)
+    assert searcher.metric == ("loss" if kind else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("optna", "expected 'variant_generator', 'random', 'optuna'; did you mean 'optuna'"),
+        ("hyperopt", "there is none here; expected .* or a Searcher of your own"),
+        (3, r"create_searcher\(3\): expected"),
+    ],
+)
+def test_name_of_no_searcher_is_refused(name: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        create_searcher(name)

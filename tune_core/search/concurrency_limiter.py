@@ -1,0 +1,119 @@
+"""A searcher that is asked for no more than so many configurations at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_core.faults import Faults
+from tune_core.search.searcher import Searcher, Suggestion
+
+
+class ConcurrencyLimiter(Searcher):
+    """Lets only so many trials of a searcher run at once, so that it learns before it goes on.
+
+    Args:
+        searcher: Chooses the configurations.
+        max_concurrent: How many of its trials may run at once, at least 1. The searcher's own
+            limit no longer counts.
+        batch: Whether the searcher is told of trials only when all that run are over, and asked for
+            the next ones only then.
+
+    Raises:
+        ConfigError: The searcher is none, or the limit is below 1.
+
+    Example:
+        >>> from tune_core.search import BasicVariantGenerator, uniform
+        >>> searcher = ConcurrencyLimiter(BasicVariantGenerator(random_state=1), max_concurrent=1)
+        >>> searcher.set_search_properties(None, None, {"x": uniform(0, 1)}, num_samples=2)
+        True
+        >>> searcher.suggest("t0") is None, searcher.suggest("t1") is None
+        (False, True)
+        >>> searcher.on_trial_complete("t0", {"loss": 1.0})
+        >>> searcher.suggest("t1") is None
+        False
+
+    Source: as Ray Tune 2.60.
+    """
+
+    def __init__(self, searcher: Searcher, max_concurrent: int, batch: bool = False) -> None:
+        faults = Faults(type(self).__name__)
+        faults.check_instance("searcher", searcher, Searcher)
+        faults.check_integer("max_concurrent", max_concurrent, minimum=1)
+        faults.check_bool("batch", batch)
+        faults.raise_any()
+        self.searcher = searcher
+        #: The experiment keeps this limit as well.
+        self.max_concurrent = max_concurrent
+        self.batch = batch
+        #: Trials that have not been told of; with `batch`, some of them are over.
+        self._live: dict[str, None] = {}
+        self._over: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    @property
+    def metric(self) -> str | list[str] | None:
+        """The searcher's."""
+        return self.searcher.metric
+
+    @property
+    def mode(self) -> str | list[str] | None:
+        """The searcher's."""
+        return self.searcher.mode
+
+    @property
+    def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.counts_samples
+
+    @property
+    def total_trials(self) -> int | None:
+        """How many suggestions there are in all; None if the searcher does not know."""
+        total: int | None = getattr(self.searcher, "total_trials", None)
+        return total
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Pass it on; see `Searcher.set_search_properties`."""
+        return self.searcher.set_search_properties(metric, mode, config, **spec)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | Suggestion | str | None:
+        """Return the searcher's next configuration; None while as many trials run as may."""
+        if len(self._live) >= self.max_concurrent:
+            return None
+        answer = self.searcher.suggest(trial_id)
+        if answer is not None and answer != Searcher.FINISHED:
+            self._live[trial_id] = None
+        return answer
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass it on."""
+        self.searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Pass it on; with `batch`, once all trials that run are over."""
+        if not self.batch or trial_id not in self._live:
+            self._live.pop(trial_id, None)
+            self.searcher.on_trial_complete(trial_id, result, error)
+            return
+        self._over[trial_id] = (result, error)
+        if len(self._over) == len(self._live):
+            over, self._over, self._live = self._over, {}, {}
+            for each, (last, failed) in over.items():
+                self.searcher.on_trial_complete(each, last, failed)
+
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
+        """Pass it on; the trial runs."""
+        self._live[trial_id] = None
+        self.searcher.on_suggestion_replayed(trial_id, config)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the searcher's state, and which trials run."""
+        return {"searcher": self.searcher.get_state(), "live": list(self._live), "over": dict(self._over)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.searcher.set_state(state["searcher"])
+        self._live = dict.fromkeys(state["live"])
+        self._over = {trial_id: (result, error) for trial_id, (result, error) in state["over"].items()}

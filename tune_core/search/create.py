@@ -1,0 +1,52 @@
+"""Searchers by name, as Ray Tune names them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from tune_core.errors import ConfigError
+from tune_core.faults import shorten, suggestion
+from tune_core.search.searcher import Searcher
+
+#: Modules are imported when they are asked for: behind some of them are packages that need not be there.
+_SEARCHERS = {
+    "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
+    "random": "tune_core.search.basic_variant:BasicVariantGenerator",
+    "optuna": "tune_core.search.optuna.optuna_search:OptunaSearch",
+}
+#: Names that Ray Tune has besides.
+_ONLY_THERE = ("ax", "hyperopt", "bayesopt", "bohb", "nevergrad", "zoopt", "hebo")
+
+
+def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
+    """Return a new searcher of this name.
+
+    Args:
+        search_alg: "random" (or "variant_generator") or "optuna", in any case.
+        **kwargs: Arguments of its class; what that does not take is left out.
+
+    Raises:
+        ConfigError: There is no searcher of this name, or its arguments cannot work.
+        ImportError: What it needs is not installed.
+
+    Example:
+        >>> create_searcher("random", max_concurrent=2, metric="loss").max_concurrent
+        2
+
+    Source: as Ray Tune 2.60.
+    """
+    given: object = search_alg
+    name = given.lower() if isinstance(given, str) else None
+    if name not in _SEARCHERS:
+        known = f"expected {', '.join(map(repr, _SEARCHERS))}"
+        if name in _ONLY_THERE:
+            known = f"there is none here; {known}, or a Searcher of your own that asks that library"
+        raise ConfigError(
+            f"create_searcher({shorten(search_alg)}): {known}{suggestion(search_alg, _SEARCHERS)}"
+        )
+    module, _, attribute = _SEARCHERS[name].partition(":")
+    cls: type[Searcher] = getattr(importlib.import_module(module), attribute)
+    taken = inspect.signature(cls).parameters
+    return cls(**{key: value for key, value in kwargs.items() if key in taken})

@@ -1,0 +1,493 @@
+"""Configurations from Optuna's samplers, through ask and tell.
+
+Owns one study, in memory unless a storage is given. Never runs anything. Invariant: with a seed and
+the default sampler, the n-th suggestion follows from the seed, from n, and from what was suggested
+and told before; so a searcher to which a journal is replayed goes on as the one that wrote it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from tune_core.errors import ConfigError
+from tune_core.faults import Faults, shorten, suggestion
+from tune_core.metrics import flatten, lookup
+from tune_core.search.basic_variant import global_seed
+from tune_core.search.domain import unresolved_paths
+from tune_core.search.optuna.conversion import Parameter, parameters_of
+from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.space import validate_space
+from tune_core.search.variants import walk_sample
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
+
+logger = logging.getLogger(__name__)
+
+_DIRECTIONS = {"min": "minimize", "max": "maximize"}
+
+
+class OptunaSearch(Searcher):
+    """Chooses configurations by Optuna, from the search space of the `Tuner` or one of its own.
+
+    Every sampler of `tune` but grids and `randn` is understood; `sample_from` functions are called
+    once Optuna has decided the rest. A suggestion that is resumed is told to a new study.
+
+    Args:
+        space: None: the Tuner's `param_space`. A dict with samplers, or with Optuna's distributions
+            (nested, or named "a/b"); or a function of an `optuna.Trial` that calls its `suggest_…`
+            methods, and may return a dict of constants.
+        metric: The metric to optimise, or a list of several; None: the experiment's.
+        mode: "min" or "max", for several metrics a list of them.
+        points_to_evaluate: Configurations, or parts of them, to try first.
+        sampler: An Optuna sampler; None: TPE, which is for one metric and for several.
+        study_name: Name of the study in the storage; None: "optuna".
+        storage: An Optuna storage; None: in memory. A study that is in it already goes on.
+        seed: Of the default sampler; None: from Python's (or numpy's) global random state.
+        evaluated_rewards: The metric's values at `points_to_evaluate`, which then are not run: a
+            number for each point, for several metrics a list.
+
+    Raises:
+        ConfigError: An argument cannot work; all faults are named together.
+        ImportError: Optuna is not installed; the message says how to.
+
+    Example:
+        >>> from tune_core.search import uniform
+        >>> searcher = OptunaSearch(metric="loss", mode="min", seed=1)
+        >>> searcher.set_search_properties(None, None, {"x": uniform(0, 1)}, num_samples=10)
+        True
+        >>> 0 <= searcher.suggest("t0").config["x"] <= 1
+        True
+        >>> searcher.on_trial_complete("t0", {"loss": 0.5})
+        >>> searcher.study.best_value
+        0.5
+
+    Source: as Ray Tune 2.60, for Optuna 5. Differs: constants of the search space, lists, log scales
+        with steps, and `sample_from` work; points may be parts; several metrics may have rewards;
+        what follows a resume is what would have followed without it.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, Any] | Callable[[Trial], Mapping[str, Any] | None] | None = None,
+        metric: str | list[str] | None = None,
+        mode: str | list[str] | None = None,
+        points_to_evaluate: list[dict[str, Any]] | None = None,
+        sampler: BaseSampler | None = None,
+        study_name: str | None = None,
+        storage: Any = None,
+        seed: int | None = None,
+        evaluated_rewards: list[Any] | None = None,
+    ) -> None:
+        _import_optuna()
+        super().__init__(metric, mode)
+        faults = Faults(type(self).__name__)
+        _check_arguments(faults, sampler, study_name, storage, seed)
+        _check_points(faults, points_to_evaluate, evaluated_rewards)
+        if "obs" in (mode if isinstance(mode, list) else ()):
+            faults.add(
+                "mode", mode, "expected 'min' or 'max' for each metric: leave out what is only observed"
+            )
+        self._function = space if callable(space) else None
+        self._has_own_space = space is not None
+        #: The search space, and what of it Optuna decides.
+        self._space: dict[str, Any] = {}
+        self._parameters: list[Parameter] = []
+        if space is not None and self._function is None:
+            self._read_space(space, faults)
+        faults.raise_any()
+        if sampler is not None and seed is not None:
+            logger.warning("OptunaSearch(seed=%r) is not used: give it to the sampler", seed)
+        self._points = list(points_to_evaluate or ())
+        self._rewards = list(evaluated_rewards or ())
+        self._sampler, self._storage, self._study_name = sampler, storage, study_name or "optuna"
+        self._seed = str(seed) if seed is not None else global_seed()
+        self._study: Study | None = None
+        self._num_asked = 0
+        self._trials: dict[str, Trial] = {}
+        self._steps: dict[str, int] = {}
+
+    @property
+    def study(self) -> Study:
+        """The Optuna study, for its plots and statistics.
+
+        Raises:
+            ConfigError: Metric, mode or search space are not known yet.
+        """
+        if self._study is None:
+            self._study = self._new_study()
+        return self._study
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take the objective and, without a space of its own, the search space.
+
+        Raises:
+            ConfigError: Metric or mode are missing, or Optuna cannot decide something in the space.
+        """
+        super().set_search_properties(metric, mode, config, **spec)
+        if not self._has_own_space:
+            validate_space(config)
+            self._space, self._parameters = config, parameters_of(config, "param_space")
+            if not self._parameters:
+                raise ConfigError(
+                    "OptunaSearch: param_space has no sampler, so there is nothing to choose: add one"
+                )
+        self._study = self._new_study()
+        return not self._has_own_space
+
+    def suggest(self, trial_id: str) -> Suggestion | dict[str, Any]:
+        """Return what Optuna suggests; the points that were given come first."""
+        points = [] if self._rewards else self._points
+        number = self._num_asked
+        return self._ask(trial_id, self._fixed(points[number], number) if number < len(points) else {})
+
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
+        """Tell the study of a suggestion of an earlier session."""
+        known = self._known_trial(trial_id)
+        if known is not None:  # the storage has kept it
+            self._num_asked += 1
+            self._trials[trial_id] = known
+            return
+        if self._function is not None:
+            flat = flatten(config)
+            self._ask(trial_id, {name: value for name, value in flat.items() if _is_scalar(value)})
+            return
+        fixed = {}
+        for parameter in self._parameters:
+            try:
+                fixed[parameter.name] = parameter.encode(_value_at(config, parameter))
+            except (LookupError, TypeError, ValueError):
+                logger.warning(
+                    "trial %s: %r of its configuration is not in the search space any more",
+                    trial_id,
+                    parameter.name,
+                )
+        self._ask(trial_id, fixed)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the study of an intermediate value; Optuna has them for one metric only."""
+        trial, step = self._trials.get(trial_id), result.get("training_iteration")
+        if trial is None or isinstance(self._metric, list) or not isinstance(step, int):
+            return
+        value = _number(lookup(result, self._metric or ""))
+        if value is not None and step > self._steps.get(trial_id, -1):
+            self._steps[trial_id] = step
+            trial.report(value, step)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study of the last value: without one the trial was pruned, or has failed."""
+        from optuna.trial import TrialState
+
+        trial = self._trials.pop(trial_id, None)
+        self._steps.pop(trial_id, None)
+        if trial is None:
+            return
+        metrics = self._metric if isinstance(self._metric, list) else [self._metric or ""]
+        values = [_number(lookup(result or {}, name)) for name in metrics]
+        complete = [value for value in values if value is not None]
+        with _quiet_studies():
+            if len(complete) == len(values):
+                self.study.tell(trial, complete, TrialState.COMPLETE, skip_if_finished=True)
+            else:
+                state = TrialState.FAIL if error or len(values) > 1 else TrialState.PRUNED
+                self.study.tell(trial, None, state, skip_if_finished=True)
+
+    def add_evaluated_point(
+        self,
+        parameters: Mapping[str, Any],
+        value: Any,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | None = None,
+    ) -> None:
+        """Tell the study of a configuration that was tried elsewhere.
+
+        Args:
+            parameters: All that Optuna decides, nested or named "a/b".
+            value: The metric's value; for several metrics a list. None if it failed.
+            error: Whether it failed.
+            pruned: Whether it was stopped early.
+            intermediate_values: The metric's values at steps 0, 1, 2, …
+
+        Raises:
+            ConfigError: The space is a function, or the parameters are not those of the space.
+        """
+        self._add_point(self.study, parameters, value, error, pruned, intermediate_values)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the seed; suggestions and results are replayed."""
+        return {"seed": self._seed}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with that seed."""
+        self._seed = state["seed"]
+
+    # The study.
+
+    def _new_study(self) -> Study:
+        optuna = _import_optuna()
+        if self._metric is None and isinstance(self._mode, str):
+            self._metric = "_metric"  # what a trainable that returns a number reports
+        if self._metric is None or self._mode is None or not (self._parameters or self._function):
+            missing = [
+                name
+                for name, value in (
+                    ("metric", self._metric),
+                    ("mode", self._mode),
+                    ("space", self._parameters or self._function),
+                )
+                if not value
+            ]
+            raise ConfigError(
+                f"OptunaSearch: no {', no '.join(missing)}: give metric and mode to it or to TuneConfig, and "
+                "samplers to it or to param_space"
+            )
+        modes = self._mode if isinstance(self._mode, list) else [self._mode]
+        with _quiet_studies():
+            study: Study = optuna.create_study(
+                storage=self._storage,
+                sampler=self._sampler or optuna.samplers.TPESampler(),
+                pruner=optuna.pruners.NopPruner(),
+                study_name=self._study_name,
+                load_if_exists=True,
+                directions=[_DIRECTIONS[mode] for mode in modes],
+            )
+        for number, point in enumerate(self._points):
+            self._fixed(point, number)  # every point is checked before the first trial
+            if self._rewards and not study.get_trials(deepcopy=False)[number:]:
+                self._add_point(study, point, self._rewards[number])
+        return study
+
+    def _ask(self, trial_id: str, fixed: dict[str, Any]) -> Suggestion | dict[str, Any]:
+        study = self.study
+        if self._sampler is None:
+            study.sampler = _import_optuna().samplers.TPESampler(seed=self._random().getrandbits(32))
+        if fixed:
+            study.enqueue_trial(fixed)
+        distributions = {parameter.name: parameter.distribution for parameter in self._parameters}
+        trial = study.ask(distributions)
+        trial.set_user_attr("trial_id", trial_id)
+        self._trials[trial_id] = trial
+        drawn_from, self._num_asked = self._random(), self._num_asked + 1
+        if self._function is not None:
+            return _unflattened(_call(self._function, trial))
+        if not self._space:
+            return _unflattened(trial.params)
+        values = {each.path: each.decode(trial.params[each.name]) for each in self._parameters}
+        variant = next(walk_sample(self._space, drawn_from, values))
+        # Of a space of its own, the experiment adds what is fixed in param_space.
+        return variant.config if self._has_own_space else Suggestion(variant.config, variant.varied)
+
+    def _random(self) -> random.Random:
+        """What the suggestion that comes next may draw from."""
+        return random.Random(f"{self._seed}/{self._num_asked}")
+
+    def _known_trial(self, trial_id: str) -> Trial | None:
+        if self._storage is None:
+            return None
+        optuna, study = _import_optuna(), self.study
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.user_attrs.get("trial_id") == trial_id:
+                trial: Trial = optuna.trial.Trial(study, frozen._trial_id)
+                return trial
+        return None
+
+    def _add_point(
+        self,
+        study: Study,
+        point: Mapping[str, Any],
+        value: Any,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate: Sequence[float] | None = None,
+    ) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        if self._function is not None:
+            raise ConfigError(
+                "OptunaSearch: the space is a function, of which nobody knows what it suggests: "
+                "points that are evaluated already need a dict of distributions or samplers"
+            )
+        fixed = self._fixed(point, None)
+        missing = [each.name for each in self._parameters if each.name not in fixed]
+        if missing:
+            raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))} lacks {missing}")
+        state = TrialState.FAIL if error else TrialState.PRUNED if pruned else TrialState.COMPLETE
+        values = None if error else list(value) if isinstance(value, list | tuple) else [value]
+        try:
+            study.add_trial(
+                create_trial(
+                    state=state,
+                    values=values,
+                    params=fixed,
+                    distributions={each.name: each.distribution for each in self._parameters},
+                    intermediate_values=dict(enumerate(intermediate or ())),
+                )
+            )
+        except ValueError as fault:
+            raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))}: {fault}") from fault
+
+    # The search space.
+
+    def _read_space(self, space: Any, faults: Faults) -> None:
+        from optuna.distributions import BaseDistribution
+
+        if not isinstance(space, Mapping) or not space:
+            faults.add(
+                "space", space, "expected a dict of samplers or distributions, or a function of a trial"
+            )
+        elif unresolved_paths(space):
+            try:
+                validate_space(dict(space))
+                self._space, self._parameters = dict(space), parameters_of(space, "space")
+            except ConfigError as error:
+                faults.extend(error.faults)
+        else:
+            for name, distribution in flatten(space).items():
+                if isinstance(distribution, BaseDistribution):
+                    self._parameters.append(Parameter(tuple(name.split("/")), distribution))
+                else:
+                    expected = "expected an Optuna distribution or a sampler; constants go into param_space"
+                    faults.add(f"space[{name!r}]", distribution, expected)
+
+    def _fixed(self, point: Mapping[str, Any], number: int | None) -> dict[str, Any]:
+        """A point by the names of the study, in Optuna's values."""
+        where = "the evaluated point" if number is None else f"points_to_evaluate[{number}]"
+        if self._function is not None:
+            return {name: value for name, value in flatten(point).items() if _is_scalar(value)}
+        fixed: dict[str, Any] = {}
+        for parameter in self._parameters:
+            try:
+                value = point[parameter.name] if parameter.name in point else _value_at(point, parameter)
+            except (LookupError, TypeError):
+                continue
+            try:
+                fixed[parameter.name] = parameter.encode(value)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"OptunaSearch: {where}: {parameter.name}: {error}") from error
+        known = [each.name for each in self._parameters]
+        for name in flatten(point):
+            if not any(f"{name}/".startswith(f"{each}/") for each in known):
+                fault = f"OptunaSearch: {where}: the search space has no {name!r}{suggestion(name, known)}"
+                raise ConfigError(fault)
+        return fixed
+
+
+class _Recorder:
+    """An Optuna trial that notes what its `suggest_…` methods return."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self.suggested: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._trial, name)
+        if not name.startswith("suggest_"):
+            return attribute
+
+        def suggest(*args: Any, **kwargs: Any) -> Any:
+            value = attribute(*args, **kwargs)
+            self.suggested[args[0] if args else kwargs["name"]] = value
+            return value
+
+        return suggest
+
+
+def _call(function: Callable[..., Any], trial: Trial) -> dict[str, Any]:
+    recorder = _Recorder(trial)
+    constants = function(recorder)
+    if constants is None:
+        return recorder.suggested
+    if not isinstance(constants, Mapping) or not all(isinstance(key, str) for key in constants):
+        raise ConfigError(
+            f"OptunaSearch: the function of the space returned {shorten(constants)}: "
+            "expected None, or a dict of constants with strings as keys"
+        )
+    return {**recorder.suggested, **constants}
+
+
+def _import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("OptunaSearch needs Optuna: run pip install 'prefect-tune[optuna]'") from error
+    return optuna
+
+
+@contextmanager
+def _quiet_studies() -> Iterator[None]:
+    """Keep Optuna's line about each study off the terminal."""
+    studies = logging.getLogger("optuna.study")
+    before = studies.level
+    studies.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        studies.setLevel(before)
+
+
+def _check_arguments(faults: Faults, sampler: Any, study_name: Any, storage: Any, seed: Any) -> None:
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+
+    if sampler is not None:
+        faults.check_instance("sampler", sampler, BaseSampler)
+    if study_name is not None:
+        faults.check_name("study_name", study_name)
+    if storage is not None and not isinstance(storage, BaseStorage):
+        faults.note(
+            f"storage: expected an optuna.storages.BaseStorage, such as RDBStorage(url), got {type(storage).__name__}"
+        )
+    if seed is not None:
+        faults.check_integer("seed", seed, minimum=0, also=", or None")
+
+
+def _check_points(faults: Faults, points: Any, rewards: Any) -> None:
+    is_list = isinstance(points, list | tuple) and all(isinstance(point, Mapping) for point in points)
+    if points is not None and not is_list:
+        faults.add("points_to_evaluate", points, "expected a list of dicts")
+    if rewards is None or (points is not None and not is_list):
+        return
+    if not isinstance(rewards, list | tuple) or len(rewards) != len(points or ()):
+        faults.add(
+            "evaluated_rewards", rewards, "expected a list with a value for each of points_to_evaluate"
+        )
+
+
+def _value_at(config: Any, parameter: Parameter) -> Any:
+    for key in parameter.path:
+        config = config[key]
+    return config
+
+
+def _unflattened(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"a/b": 1}` as `{"a": {"b": 1}}`."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = nested
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return nested
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        return None
+    return float(value)

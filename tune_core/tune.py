@@ -1,0 +1,179 @@
+"""`tune.run`: a `Tuner` in one call, for scripts that were written before there was one.
+
+Owns only how its arguments are spelled as `Tuner`, `TuneConfig` and `RunConfig`. What none of them
+has any more is refused with the spelling that does the same. New code uses `Tuner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tune_core.analysis import ExperimentAnalysis
+from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.errors import TrialError, TuneError
+from tune_core.faults import Faults, shorten, suggestion
+from tune_core.registry import find_trainable, is_registered
+from tune_core.resources import with_resources
+from tune_core.schedulers import TrialScheduler, create_scheduler
+from tune_core.search import Searcher, create_searcher
+from tune_core.trial import Status
+from tune_core.tuner import Tuner
+
+#: Arguments of Ray Tune that are not taken here, and what does the same.
+_ELSEWHERE = {
+    "keep_checkpoints_num": "checkpoint_config=tune.CheckpointConfig(num_to_keep=…)",
+    "checkpoint_score_attr": "checkpoint_config=tune.CheckpointConfig(checkpoint_score_attribute=…)",
+    "checkpoint_freq": "checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=…)",
+    "checkpoint_at_end": "checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=…)",
+    "local_dir": "storage_path=…",
+    "chdir_to_trial_dir": "the environment variable RAY_CHDIR_TO_TRIAL_DIR=0",
+    "resume": "tune.Tuner.restore(path, trainable).fit()",
+    "resume_config": "tune.Tuner.restore(path, trainable).fit()",
+    "restore": "tune.Tuner with param_space={'start': path}, and load it in the trainable",
+    "export_formats": "report what is to be kept as a checkpoint: tune.report(…, checkpoint=…)",
+}
+#: The defaults that Ray Tune gives them: scripts that spell them out mean nothing by it.
+_IGNORED = (None, False, 0)
+
+
+def run(
+    run_or_experiment: Callable[..., Any] | str,
+    *,
+    name: str | None = None,
+    metric: str | None = None,
+    mode: str | None = None,
+    stop: Any = None,
+    time_budget_s: Any = None,
+    config: dict[str, Any] | None = None,
+    resources_per_trial: Any = None,
+    num_samples: int = 1,
+    storage_path: Any = None,
+    storage_filesystem: Any = None,
+    search_alg: Searcher | str | None = None,
+    scheduler: TrialScheduler | str | None = None,
+    checkpoint_config: CheckpointConfig | None = None,
+    verbose: int | None = None,
+    progress_reporter: Any = None,
+    log_to_file: bool | str | tuple[str, str] = False,
+    trial_name_creator: Callable[..., str] | None = None,
+    trial_dirname_creator: Callable[..., str] | None = None,
+    sync_config: SyncConfig | None = None,
+    max_failures: int = 0,
+    fail_fast: Any = False,
+    reuse_actors: bool = False,
+    raise_on_failed_trial: bool = True,
+    callbacks: Any = None,
+    max_concurrent_trials: int | None = None,
+    **others: Any,
+) -> ExperimentAnalysis:
+    """Tune a trainable; return the analysis of its trials.
+
+    It is `Tuner(…).fit()` with the arguments of `TuneConfig`, `RunConfig` and `FailureConfig` in one
+    list, and those docstrings say what they mean.
+
+    Args:
+        run_or_experiment: The trainable: a function of the config, a Trainable class, an import
+            string, or a registered name.
+        name: As in `RunConfig`, like the others of that name.
+        metric: As in `TuneConfig`, like the others of that name.
+        mode: "min" or "max".
+        stop: When trials end.
+        time_budget_s: When the experiment ends.
+        config: The search space: `param_space` of a `Tuner`.
+        resources_per_trial: As for `with_resources`.
+        num_samples: How many configurations.
+        storage_path: Where results are kept.
+        storage_filesystem: A filesystem for it.
+        search_alg: A searcher, or its name for `create_searcher`.
+        scheduler: A scheduler, or its name for `create_scheduler`.
+        checkpoint_config: Which checkpoints are kept.
+        verbose: 0 shows nothing; None: the default.
+        progress_reporter: Shows the progress.
+        log_to_file: Where a trial's output goes.
+        trial_name_creator: Names trials.
+        trial_dirname_creator: Names their directories.
+        sync_config: Whether files are kept.
+        max_failures: How often a trial is tried again.
+        fail_fast: Whether the first trial that fails ends the experiment.
+        reuse_actors: Whether the trainable object goes on to the next trial.
+        raise_on_failed_trial: Whether a failed trial raises, once all of them are over.
+        callbacks: Told what happens.
+        max_concurrent_trials: How many trials run at once.
+        **others: None; what Ray Tune takes besides is named with what does the same.
+
+    Raises:
+        ConfigError: An argument cannot work, or is not taken here.
+        TuneError: Trials failed: their ids, and the first error as its cause. Or what `Tuner.fit` raises.
+
+    Example:
+        >>> import tune_core as tune
+        >>> analysis = tune.run(train, config={"x": tune.uniform(0, 1)}, metric="y", mode="max")  # doctest: +SKIP
+        >>> analysis.best_config  # doctest: +SKIP
+
+    Source: as Ray Tune 2.60. Differs: takes no `Experiment`; old arguments are refused.
+    """
+    _check(run_or_experiment, others)
+    trainable = run_or_experiment
+    if resources_per_trial is not None:
+        found = find_trainable(trainable) if isinstance(trainable, str) else trainable
+        wrapped: Any = with_resources(found, resources_per_trial)
+        if isinstance(trainable, str) and is_registered(trainable):
+            wrapped._name = trainable  # which its trials are called by
+        trainable = wrapped
+    given: dict[str, Any] = {"storage_path": storage_path, "verbose": verbose}
+    tuner = Tuner(
+        trainable,
+        param_space=config,
+        tune_config=TuneConfig(
+            metric=metric,
+            mode=mode,  # type: ignore[arg-type] # checked there
+            search_alg=create_searcher(search_alg) if isinstance(search_alg, str) else search_alg,
+            scheduler=create_scheduler(scheduler) if isinstance(scheduler, str) else scheduler,
+            num_samples=num_samples,
+            max_concurrent_trials=max_concurrent_trials,
+            time_budget_s=time_budget_s,
+            reuse_actors=reuse_actors,
+            trial_name_creator=trial_name_creator,
+            trial_dirname_creator=trial_dirname_creator,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_filesystem=storage_filesystem,
+            failure_config=FailureConfig(max_failures=max_failures, fail_fast=fail_fast),
+            checkpoint_config=checkpoint_config or CheckpointConfig(),
+            sync_config=sync_config or SyncConfig(),
+            stop=stop,
+            callbacks=callbacks,
+            progress_reporter=progress_reporter,
+            log_to_file=log_to_file,
+            **{key: value for key, value in given.items() if value is not None},
+        ),
+    )
+    analysis = ExperimentAnalysis.of(tuner.fit(), metric, mode)
+    failed = [trial for trial in analysis.trials if trial.status is Status.ERROR]
+    if failed and raise_on_failed_trial:
+        error = failed[0].result.error or TrialError("failed")
+        ids = [str(trial) for trial in failed]
+        raise TuneError(
+            f"{len(failed)} of {len(analysis.trials)} trials failed: {shorten(ids)}; the first: {error}. "
+            "With raise_on_failed_trial=False, tune.run returns the others"
+        ) from error
+    return analysis
+
+
+def _check(trainable: object, others: dict[str, Any]) -> None:
+    """Refuse what only Ray Tune's `run` takes."""
+    faults = Faults("tune.run")
+    if not callable(trainable) and not isinstance(trainable, str):
+        faults.add(
+            "run_or_experiment",
+            trainable,
+            "expected a function of the config, a Trainable class, or the name of one; an Experiment is a Tuner here",
+        )
+    for key, value in others.items():
+        if key not in _ELSEWHERE:
+            faults.add(key, value, f"no such argument{suggestion(key, [*run.__annotations__, *_ELSEWHERE])}")
+        elif value not in _IGNORED:
+            faults.add(key, value, f"not taken here; the same is done by {_ELSEWHERE[key]}")
+    faults.raise_any()
