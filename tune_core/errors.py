@@ -44,6 +44,14 @@ class TrainableError(TuneError, ValueError):
     """The trainable cannot be run: wrong signature, wrong return value, or not serializable."""
 
 
+class SaveRestoreError(TuneError, AssertionError):
+    """A trainable does not go on where it was saved."""
+
+
+class GpuError(TuneError, RuntimeError):
+    """The GPUs cannot be looked at, or the one that was asked for was not free in time."""
+
+
 class StorageError(TuneError):
     """The experiment's storage cannot be used: missing, refused, or broken."""
 

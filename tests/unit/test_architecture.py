@@ -50,6 +50,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.cluster",
         "flows.channel",
         "flows.artifacts",
+        "flows.hosting",
         "flows.output",
         "flows.task_runner",
     ),
