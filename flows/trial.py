@@ -23,6 +23,7 @@ from prefect.context import TaskRunContext
 from prefect.states import Cancelled, Completed
 
 from flows.channel import ChannelAddress, ChannelUplink
+from flows.children import refused_misfits
 from flows.output import forwarded_output
 from tune_core.errors import TrainableError, TrialError
 from tune_core.messages import Outcome, StopCause
@@ -81,7 +82,8 @@ def _run(body: bytes, pickled: PickledTrainable, uplink: ChannelUplink) -> Endin
     context = TaskRunContext.get()
     run = context.task_run if context else None
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
-    with forwarded_output(run.flow_run_id if run else None, run.id if run else None, files):
+    output = forwarded_output(run.flow_run_id if run else None, run.id if run else None, files)
+    with output, refused_misfits(lease.resources):
         ending = run_lease(lease, trainable, uplink, directory)
         if ending.traceback:
             logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours

@@ -76,6 +76,10 @@ class PlacementError(TuneError):
     """The cluster cannot give a trial the bundles that it asks for."""
 
 
+class NoRoomForChild(PlacementError, RuntimeError):
+    """A trial launched a task or an actor that none of its bundles has room for."""
+
+
 class ExperimentConflict(TuneError):
     """Another driver owns this experiment, or took it over."""
 

@@ -49,6 +49,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.server",
         "flows.cluster",
         "flows.channel",
+        "flows.children",
         "flows.artifacts",
         "flows.hosting",
         "flows.output",
