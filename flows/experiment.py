@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import ray
 from prefect import Flow, tags
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -29,6 +30,7 @@ from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.driver import Driver, Journaled, Parts, ShellFailed
+from flows.hosting import hosted
 from flows.ownership import may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
@@ -46,7 +48,7 @@ from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
-from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
+from tune_core.runtime import SPEC_FILE, Experiment, RemoteObject, describe_experiment
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
@@ -74,6 +76,17 @@ class PrefectRuntime:
     def run(self, experiment: Experiment) -> ResultGrid:
         """See `tune_core.runtime.Runtime`."""
         return run_experiment(experiment, experiment_flow())
+
+    def gpu_ids(self) -> list[int | str]:
+        """See `tune_core.runtime.Runtime`."""
+        return list(ray.get_gpu_ids()) if ray.is_initialized() else []
+
+    def remote_object(
+        self, kind: Callable[..., Any], *args: Any, num_gpus: float = 0
+    ) -> AbstractContextManager[RemoteObject]:
+        """See `tune_core.runtime.Runtime`; Ray is started if it is not there."""
+        cluster.connect(RunConfig())
+        return hosted(kind, *args, num_gpus=num_gpus)
 
 
 def experiment_flow() -> ExperimentFlow:

@@ -23,6 +23,7 @@ from prefect.context import TaskRunContext
 from prefect.states import Cancelled, Completed
 
 from flows.channel import ChannelAddress, ChannelUplink
+from flows.children import refused_misfits
 from flows.output import forwarded_output
 from flows.parameters import SharedParameters
 from tune_core.errors import TrainableError, TrialError
@@ -88,6 +89,7 @@ def _run(
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with (
         forwarded_output(run.flow_run_id if run else None, run.id if run else None, files),
+        refused_misfits(lease.resources),
         supplied_parameters(trainable, parameters.fetch),
     ):
         ending = run_lease(lease, trainable, uplink, directory)

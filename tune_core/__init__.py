@@ -6,6 +6,7 @@ Change `from ray import tune` to `import tune_core as tune`: names and behaviour
 
 from __future__ import annotations
 
+from tune_core import utils as utils
 from tune_core.analysis import ExperimentAnalysis
 from tune_core.callbacks import Callback
 from tune_core.checkpoint import Checkpoint

@@ -44,6 +44,14 @@ class TrainableError(TuneError, ValueError):
     """The trainable cannot be run: wrong signature, wrong return value, or not serializable."""
 
 
+class SaveRestoreError(TuneError, AssertionError):
+    """A trainable does not go on where it was saved."""
+
+
+class GpuError(TuneError, RuntimeError):
+    """The GPUs cannot be looked at, or the one that was asked for was not free in time."""
+
+
 class StorageError(TuneError):
     """The experiment's storage cannot be used: missing, refused, or broken."""
 
@@ -66,6 +74,10 @@ class CheckpointCorrupted(CheckpointError):
 
 class PlacementError(TuneError):
     """The cluster cannot give a trial the bundles that it asks for."""
+
+
+class NoRoomForChild(PlacementError, RuntimeError):
+    """A trial launched a task or an actor that none of its bundles has room for."""
 
 
 class ExperimentConflict(TuneError):

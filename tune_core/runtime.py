@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -124,11 +125,32 @@ def describe_experiment(experiment: Experiment) -> bytes:
     )
 
 
+class RemoteObject(Protocol):
+    """An object in a process of its own."""
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of it and return what that returns; what it raises is raised here."""
+
+
 class Runtime(Protocol):
     """Runs experiments."""
 
     def run(self, experiment: Experiment) -> ResultGrid:
         """Run an experiment to its end; return its results in creation order of the trials."""
+
+    def gpu_ids(self) -> list[int | str]:
+        """Return the GPUs that this process was given: indexes on its machine, or UUIDs."""
+
+    def remote_object(
+        self, kind: Callable[..., Any], *args: Any, num_gpus: float = 0
+    ) -> AbstractContextManager[RemoteObject]:
+        """Make `kind(*args)` in a process of its own, which ends with the context.
+
+        Args:
+            kind: Something that can be imported there.
+            *args: Its arguments; they are pickled.
+            num_gpus: GPUs of the process.
+        """
 
 
 def load_runtime(path: str = PREFECT_RUNTIME) -> Runtime:

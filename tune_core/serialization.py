@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -85,39 +85,63 @@ def _missing_import(error: Exception) -> TrainableError:
     )
 
 
-def _blame(trainable: Callable[..., Any], error: Exception) -> str:
-    culprits = [f"{kind} {name!r} ({type(value).__name__})" for kind, name, value in _unpicklable(trainable)]
-    cause = f"because of {', '.join(culprits)}" if culprits else "because of an object that it refers to"
-    return (
-        f"the trainable {trainable!r} cannot be pickled {cause}: {error}. "
-        "Create such objects inside the trainable, or pass what they are made from through the config"
-    )
+class Variable(NamedTuple):
+    """Something that a trainable takes along.
+
+    Attributes:
+        kind: Where from: "closure variable", "global variable", "attribute" or "argument" (of a partial).
+        name: Its name, or its position.
+        value: What it is.
+    """
+
+    kind: str
+    name: str
+    value: Any
 
 
-def _unpicklable(trainable: Any) -> Iterator[tuple[str, str, Any]]:
+def variables_of(trainable: Any) -> Iterator[Variable]:
+    """Yield what is pickled along with a trainable, one level deep."""
     while isinstance(trainable, functools.partial):
         bound = [*enumerate(trainable.args), *trainable.keywords.items()]
-        yield from (("argument", str(name), value) for name, value in bound if not _can_pickle(value))
+        yield from (Variable("argument", str(name), value) for name, value in bound)
         trainable = trainable.func
     function = inspect.unwrap(getattr(trainable, "__func__", trainable))
     if inspect.ismethod(trainable) or not inspect.isfunction(function):
         attributes = getattr(getattr(trainable, "__self__", trainable), "__dict__", {})
         yield from (
-            ("attribute", name, value) for name, value in attributes.items() if not _can_pickle(value)
+            Variable("attribute", name, value)
+            for name, value in attributes.items()
+            if not inspect.isgetsetdescriptor(
+                value
+            )  # a class's `__dict__` and `__weakref__`, which do not travel
         )
     if not inspect.isfunction(function):
         return
     variables = inspect.getclosurevars(function)
     for kind, found in (("closure variable", variables.nonlocals), ("global variable", variables.globals)):
-        yield from ((kind, name, value) for name, value in found.items() if not _can_pickle(value))
+        yield from (Variable(kind, name, value) for name, value in found.items())
 
 
-def _can_pickle(value: Any) -> bool:
+def pickling_fault(value: Any) -> Exception | None:
+    """Return what pickling a value raises; None if it can be pickled."""
     try:
         cloudpickle.dumps(value)
-    except Exception:  # noqa: BLE001 - any failure is the answer
-        return False
-    return True
+    except Exception as error:  # noqa: BLE001 - any failure is the answer
+        return error
+    return None
+
+
+def _blame(trainable: Callable[..., Any], error: Exception) -> str:
+    culprits = [
+        f"{variable.kind} {variable.name!r} ({type(variable.value).__name__})"
+        for variable in variables_of(trainable)
+        if pickling_fault(variable.value) is not None
+    ]
+    cause = f"because of {', '.join(culprits)}" if culprits else "because of an object that it refers to"
+    return (
+        f"the trainable {trainable!r} cannot be pickled {cause}: {error}. "
+        "Create such objects inside the trainable, or pass what they are made from through the config"
+    )
 
 
 def _user_modules(trainable: Any) -> list[ModuleType]:
