@@ -25,10 +25,10 @@ from prefect.states import Cancelled, Completed
 from flows.channel import ChannelAddress, ChannelUplink
 from flows.output import forwarded_output
 from tune_core.errors import TrainableError, TrialError
+from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome, StopCause
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, working_directory
-from tune_core.trainable import Ending, describe_error, format_traceback, run_lease
 
 #: Stops after which a task run ends as Cancelled.
 _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})

@@ -29,6 +29,7 @@ from tune_core.search.space import (
 )
 from tune_core.session import TuneContext, get_checkpoint, get_context, report
 from tune_core.stoppers import Stopper
+from tune_core.trainable import Trainable
 from tune_core.tuner import Tuner
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "RunConfig",
     "Stopper",
     "SyncConfig",
+    "Trainable",
     "TuneConfig",
     "TuneContext",
     "TuneError",

@@ -99,6 +99,14 @@ def _unpicklable(trainable: Any) -> Iterator[tuple[str, str, Any]]:
         bound = [*enumerate(trainable.args), *trainable.keywords.items()]
         yield from (("argument", str(name), value) for name, value in bound if not _can_pickle(value))
         trainable = trainable.func
+    if inspect.isclass(trainable):
+        # What Python puts into every class cannot be pickled by itself, and need not.
+        for name, value in vars(trainable).items():
+            if inspect.isfunction(function := getattr(value, "__func__", value)):
+                yield from _unpicklable(function)
+            elif not name.startswith("__") and not inspect.isdatadescriptor(value) and not _can_pickle(value):
+                yield "attribute", name, value
+        return
     function = inspect.unwrap(getattr(trainable, "__func__", trainable))
     if inspect.ismethod(trainable) or not inspect.isfunction(function):
         attributes = getattr(getattr(trainable, "__self__", trainable), "__dict__", {})

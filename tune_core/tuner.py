@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.errors import ConfigError, TuneError
+from tune_core.faults import ray_origin
 from tune_core.results import ResultGrid
 from tune_core.runtime import Experiment, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
 from tune_core.storage import ExperimentStorage
-from tune_core.trainable import check_signature, trainable_name
+from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
 
 Config = TypeVar("Config", TuneConfig, RunConfig)
 
@@ -27,7 +30,8 @@ class Tuner:
     Everything that can be checked without a cluster is checked here, before anything starts.
 
     Args:
-        trainable: A function of the config, `def train(config):`. It reports with `tune.report`.
+        trainable: A function of the config, `def train(config):`, which reports with `tune.report`;
+            or a class derived from `tune.Trainable`.
         param_space: The search space: a dict whose leaves are values, samplers such as
             `tune.uniform(0, 1)`, or `tune.grid_search([…])`.
         tune_config: What to optimise and how: see `TuneConfig`.
@@ -35,7 +39,10 @@ class Tuner:
 
     Raises:
         ConfigError: A value is missing or wrong; all faults of an object are named together.
-        TrainableError: The trainable takes other than one argument, or cannot be pickled.
+        TrainableError: The trainable takes other than one argument, lacks a method, or cannot be pickled.
+
+    Warns:
+        UserWarning: The class cannot save its state, and nobody said that it need not.
 
     Example:
         >>> import tune_core as tune
@@ -64,18 +71,19 @@ class Tuner:
             raise ConfigError(
                 "trainable=None: a Tuner needs a trainable to tune, such as a function of the config"
             )
-        if inspect.isclass(trainable) or not callable(trainable):
-            raise ConfigError(
-                f"trainable={trainable!r}: expected a function of the config, `def train(config):`"
-            )
+        _check_kind(trainable)
         if param_space is not None:
             validate_space(param_space)
         self._trainable = trainable
         self._param_space = param_space or {}
         self._tune_config = _expect(tune_config, TuneConfig, "tune_config")
         self._run_config = _expect(run_config, RunConfig, "run_config")
-        check_signature(trainable)
-        self._refuse_class_options()
+        if inspect.isclass(trainable):
+            check_class(trainable)
+            self._check_class_options(trainable)
+        else:
+            check_signature(trainable)
+            self._refuse_class_options()
         self._pickled = pickle_trainable(trainable)
         self._results: ResultGrid | None = None
 
@@ -147,8 +155,57 @@ class Tuner:
                 ]
             )
 
+    def _check_class_options(self, trainable: type) -> None:
+        """Refuse checkpoints that were asked for and cannot be made; only by default, a warning does."""
+        if is_written(trainable, "save_checkpoint"):
+            return
+        checkpoints, name = self._run_config.checkpoint_config, trainable.__name__
+        asked = [
+            f"{option}: {name} has no save_checkpoint(): write one, or leave that out"
+            for option, is_asked in (
+                (
+                    f"checkpoint_frequency={checkpoints.checkpoint_frequency}",
+                    checkpoints.checkpoint_frequency,
+                ),
+                ("checkpoint_at_end=True", checkpoints.checkpoint_at_end),
+            )
+            if is_asked
+        ]
+        if asked:
+            raise ConfigError(asked)
+        if checkpoints.checkpoint_at_end is None:
+            warnings.warn(
+                f"{name} has no save_checkpoint(), so its trials have no checkpoints and start over after a failure; "
+                "CheckpointConfig(checkpoint_at_end=False) says that this is meant",
+                stacklevel=3,
+            )
+
     def __repr__(self) -> str:
         return f"Tuner({trainable_name(self._trainable)}, param_space={self._param_space!r})"
+
+
+def _check_kind(trainable: object) -> None:
+    """Make sure that this is a function or a class derived from Trainable."""
+    expected = "a function of the config, `def train(config):`, or a class derived from tune_core.Trainable"
+    hint = ""
+    if inspect.isclass(trainable):
+        if issubclass(trainable, Trainable):
+            return
+        origin = ray_origin(trainable)
+        hint = (
+            f"; it is derived from {origin}: use tune.Trainable of `import tune_core as tune`"
+            if origin
+            else ""
+        )
+    elif isinstance(trainable, Trainable):
+        hint = "; give the class, not an object of it"
+    elif isinstance(trainable, functools.partial) and inspect.isclass(trainable.func):
+        hint = "; a class gets what it needs by tune.with_parameters, not by functools.partial"
+    elif isinstance(trainable, (list, tuple, set, dict)):
+        hint = "; a Tuner tunes one trainable"
+    elif callable(trainable):
+        return
+    raise ConfigError(f"trainable={trainable!r}: expected {expected}{hint}")
 
 
 def _expect(given: Config | None, kind: type[Config], name: str) -> Config:

@@ -22,11 +22,10 @@ RANKS: tuple[tuple[str, ...], ...] = (
     (
         "tune_core.encoding",
         "tune_core.faults",
-        "tune_core.metrics",
         "tune_core.serialization",
         "tune_core.rows",
     ),
-    ("tune_core.resources", "tune_core.messages"),
+    ("tune_core.resources", "tune_core.messages", "tune_core.metrics", "tune_core.autofill"),
     ("tune_core.trial",),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
@@ -41,12 +40,14 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
     ("tune_core.trainable",),
+    ("tune_core.execution",),
     ("tune_core.runtime",),
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core", "tune_core.testing.*"),
     # The engine: the only place that knows Prefect and Ray.
     (
         "flows.server",
+        "flows.best",
         "flows.cluster",
         "flows.channel",
         "flows.artifacts",
