@@ -24,9 +24,9 @@ from zmq.utils.monitor import parse_monitor_message
 
 from tune_core.encoding import dumps, loads
 from tune_core.errors import ChannelLost
+from tune_core.execution import Ending
 from tune_core.messages import Decision
 from tune_core.session import Report
-from tune_core.trainable import Ending
 
 #: How often peers make sure of each other, and how long they may be silent, in milliseconds.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
@@ -60,7 +60,7 @@ class ChannelAddress:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a trial sent: its kind, `hello`, `row` or `end`, and its content."""
+    """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content."""
 
     trial_id: str
     lease: int
@@ -180,9 +180,9 @@ class ChannelUplink:
         self._was_connected = False
         self._look_due = 0.0
         #: What is said again over a new connection, in this order.
-        self._hello = self._last_words = b""
+        self._hello = self._last_checkpoint = self._last_words = b""
         self._unjournaled: deque[tuple[int, bytes]] = deque()
-        self._last_iteration = 0
+        self._last_iteration, self._last_index = 0, -1
         self._awaited = 0
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
@@ -217,6 +217,12 @@ class ChannelUplink:
         self._unjournaled.append((report.iteration, row))
         self._socket.send(row)
 
+    def send_checkpoint(self, iteration: int, index: int) -> None:
+        """See `tune_core.session.Uplink`."""
+        self._last_checkpoint = dumps(["checkpoint", iteration, index])
+        self._last_index = index
+        self._socket.send(self._last_checkpoint)
+
     def wait_for_decision(self, iteration: int) -> Decision:
         """See `tune_core.session.Uplink`."""
         self._wait(lambda: iteration in self._decisions or self.stop_cause is not None)
@@ -240,7 +246,7 @@ class ChannelUplink:
     def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
         """Say how the attempt ended, and wait until the flow has heard it (or is gone)."""
         last_words = ["end", str(ending.outcome), ending.error, ending.traceback, ending.retryable]
-        self._last_words = dumps([*last_words, self._last_iteration])
+        self._last_words = dumps([*last_words, self._last_iteration, self._last_index])
         self._socket.send(self._last_words)
         deadline = time.monotonic() + timeout_s
         while not self._is_released and time.monotonic() < deadline:
@@ -279,7 +285,7 @@ class ChannelUplink:
                 self._was_connected = True
         if is_renewed:
             rows = (row for _, row in self._unjournaled)
-            for payload in filter(None, (self._hello, *rows, self._last_words)):
+            for payload in filter(None, (self._hello, *rows, self._last_checkpoint, self._last_words)):
                 self._socket.send(payload)
 
     def _forget_journaled(self) -> None:

@@ -22,6 +22,7 @@ from prefect.states import Cancelled, Crashed
 from flows import parking
 from flows.artifacts import ArtifactWriter
 from flows.attempts import Attempt, TaskEnded, start_attempt
+from flows.best import Best
 from flows.channel import Channel, Message
 from flows.cluster import nodes
 from flows.parameters import SharedParameters
@@ -32,6 +33,7 @@ from tune_core.errors import PlacementError
 from tune_core.journal import Journal
 from tune_core.messages import (
     Answer,
+    CheckpointSaved,
     Command,
     CompleteTrial,
     Decision,
@@ -50,7 +52,6 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.metrics import lookup
 from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
@@ -129,9 +130,8 @@ class Driver:
         self._upkeep_due = -math.inf
         self._turn = 0
         self._num_finished = 0
-        self._best: float | None = None
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
-        self._metric, self._mode = tune.metric, tune.mode
+        self._best = Best(tune.metric, tune.mode)
         self._stop_timeout_s, self._placement_timeout_s = run.stop_timeout_s, run.placement_timeout_s
         self._has_user_callbacks = bool(run.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
@@ -173,21 +173,12 @@ class Driver:
 
     def link_best_checkpoint(self) -> None:
         """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
-        if self._metric is None:
+        found = self._best.checkpoint(self._trials)
+        if found is None:
             return
-        sign = 1.0 if self._mode == "max" else -1.0
-        kept = [
-            (sign * value, trial, record)
-            for trial in self._trials
-            for record in trial.checkpoints
-            if isinstance(value := lookup(record.metrics, self._metric), (int, float))
-            and math.isfinite(value)
-        ]
-        if not kept:
-            return
-        best, trial, record = max(kept, key=lambda item: item[0])
+        best, trial, record = found
         url = f"{self._experiment.storage.url}/{trial.dirname}/{record.name}"
-        text = f"trial {trial.trial_id}, iteration {record.iteration}, {self._metric} {sign * best:g}"
+        text = f"trial {trial.trial_id}, iteration {record.iteration}, {self._best.metric} {best:g}"
         self._parts.artifacts.set_best_checkpoint(url, text)
 
     def abandon(self) -> None:
@@ -231,16 +222,20 @@ class Driver:
     def _take_message(self, message: Message) -> None:
         if message.kind == "row":
             self._take_row(message)
+        elif message.kind == "checkpoint":
+            self._take_checkpoint(message.trial_id, message.lease, *message.content)
         elif message.kind == "hello":
             self._take_hello(message)
         elif message.kind == "end":
             self._take_end(message)
 
     def _take_end(self, message: Message) -> None:
-        outcome, error, traceback, retryable, last_iteration = message.content
+        outcome, error, traceback, retryable, last_iteration, last_index = message.content
         trial = self._controller.live_trial(message.trial_id, message.lease)
-        if trial is not None and last_iteration > trial.iteration:
-            return  # rows before it were lost with a connection: they come again, and this after them
+        if trial is not None and (
+            last_iteration > trial.iteration or last_index > trial.last_checkpoint_index
+        ):
+            return  # what was said before was lost with a connection: it comes again, and this after it
         self._parts.channel.send(message.trial_id, message.lease, "released")
         self._lease_ended(message.trial_id, message.lease, Outcome(outcome), error, traceback, retryable)
         attempt = self._attempts.get((message.trial_id, message.lease))
@@ -304,19 +299,31 @@ class Driver:
         )
         self.apply(event)
         parts.loggers.on_trial_result(self._turn, trials, trial, result)
-        is_best = self._is_new_best(row)
+        is_best = self._best.is_new(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
         parts.artifacts.show_trial(trial)
         if is_best and checkpoint is not None:
             self.link_best_checkpoint()
         parts.progress.report(trial, result)
-        if checkpoint is not None and self._has_user_callbacks:
-            stored = self._experiment.storage.checkpoint(trial.dirname, checkpoint)
-            parts.user_callbacks.on_checkpoint(self._turn, trials, trial, stored)
-            parts.user_callbacks.on_trial_save(self._turn, trials, trial)
+        if checkpoint is not None:
+            self._show_checkpoint(trial, checkpoint)
         if self._checks_stop_all and parts.steering.wants_all_stopped():
             self.request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
         return decision
+
+    def _take_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
+        """Take up a checkpoint that was committed after its row had been sent."""
+        trial = self._controller.live_trial(trial_id, lease)
+        if trial is None or iteration > trial.iteration or index <= trial.last_checkpoint_index:
+            return  # out of date, known, or to be said again after the rows before it
+        self.apply(CheckpointSaved(self._parts.wall_clock(), trial_id, lease, iteration, index))
+        self._show_checkpoint(trial, index)
+
+    def _show_checkpoint(self, trial: Trial, index: int) -> None:
+        if self._has_user_callbacks:
+            stored = self._experiment.storage.checkpoint(trial.dirname, index)
+            self._parts.user_callbacks.on_checkpoint(self._turn, self._trials, trial, stored)
+            self._parts.user_callbacks.on_trial_save(self._turn, self._trials, trial)
 
     def _take_task_ended(self, item: TaskEnded) -> None:
         key = (item.trial_id, item.lease)
@@ -406,6 +413,8 @@ class Driver:
                 # The row was written before it was known which index was free.
                 row = {**marker.rows[-1], "checkpoint_dir_name": checkpoint_name(marker.index)}
                 self._reported(trial, marker.iteration, marker.index, row)
+            else:
+                self._take_checkpoint(trial.trial_id, marker.lease, marker.iteration, marker.index)
 
     def _unplaced(self, trial_id: str, lease: int, error: Exception) -> None:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
@@ -569,16 +578,6 @@ class Driver:
     def _show_waiting(self, trial: Trial, reason: str) -> None:
         self._waiting[trial.trial_id] = reason
         self._parts.artifacts.show_trial(trial, reason)
-
-    def _is_new_best(self, row: dict[str, Any]) -> bool:
-        value = lookup(row, self._metric) if self._metric else None
-        if not isinstance(value, (int, float)) or math.isnan(value):
-            return False
-        sign = -1.0 if self._mode == "max" else 1.0
-        if self._best is not None and sign * value >= self._best:
-            return False
-        self._best = sign * value
-        return True
 
     def _needs_fresh_process(self, slot: Slot) -> bool:
         wanted = self._experiment.tune_config.fresh_process

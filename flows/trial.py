@@ -27,11 +27,11 @@ from flows.children import refused_misfits
 from flows.output import forwarded_output
 from flows.parameters import SharedParameters
 from tune_core.errors import TrainableError, TrialError
+from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome, StopCause
 from tune_core.parameters import supplied_parameters
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, working_directory
-from tune_core.trainable import Ending, describe_error, format_traceback, run_lease
 
 #: Stops after which a task run ends as Cancelled.
 _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})

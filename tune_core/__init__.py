@@ -36,6 +36,7 @@ from tune_core.search.space import (
 )
 from tune_core.session import TuneContext, get_checkpoint, get_context, report
 from tune_core.stoppers import Stopper
+from tune_core.trainable import Trainable
 from tune_core.tune import run
 from tune_core.tuner import Tuner
 
@@ -57,6 +58,7 @@ __all__ = [
     "RunConfig",
     "Stopper",
     "SyncConfig",
+    "Trainable",
     "TuneConfig",
     "TuneContext",
     "TuneError",

@@ -63,8 +63,8 @@ class CheckpointConfig:
             best; None: the latest are.
         checkpoint_score_order: "max" if high scores are good, else "min".
         checkpoint_frequency: Trainable classes save every so many iterations; 0 for never.
-        checkpoint_at_end: Whether a trainable class saves when it ends; None: it does.
-            Functions save by `report(..., checkpoint=...)` alone.
+        checkpoint_at_end: Whether a trainable class saves when its trial ends; None: it does if it
+            has a `save_checkpoint`. Functions save by `report(..., checkpoint=...)` alone.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.

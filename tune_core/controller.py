@@ -17,6 +17,7 @@ from tune_core.errors import IllegalTransition
 from tune_core.messages import (
     Answer,
     CapacityChanged,
+    CheckpointSaved,
     Command,
     CompleteTrial,
     Decision,
@@ -98,6 +99,7 @@ class Controller:
             SearchEnded: self._on_search_ended,
             LeaseStarted: self._on_lease_started,
             TrialReported: self._on_reported,
+            CheckpointSaved: self._on_checkpoint_saved,
             LeaseEnded: self._on_lease_ended,
             StopRequested: self._on_stop_requested,
         }
@@ -173,15 +175,19 @@ class Controller:
         trial.last_row = event.row
         commands: list[Command] = []
         if event.checkpoint is not None:
-            trial.last_checkpoint_index = event.checkpoint
-            trial.checkpoints.append(CheckpointRecord(event.checkpoint, event.iteration, event.row))
-            commands += self._forget_checkpoints(trial)
+            commands += self._take_checkpoint(trial, event.checkpoint, event.iteration)
         if event.decision is not Decision.CONTINUE:
             trial.phase = LeasePhase.STOPPING
             if trial.decision is not Decision.STOP:  # which no later row takes back
                 trial.decision = event.decision
             commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
         return commands
+
+    def _on_checkpoint_saved(self, event: CheckpointSaved) -> list[Command]:
+        trial = self.live_trial(event.trial_id, event.lease)
+        if trial is None or event.index <= trial.last_checkpoint_index:
+            return []  # an older lease's, or one that is known
+        return self._take_checkpoint(trial, event.index, event.iteration)
 
     def _on_lease_ended(self, event: LeaseEnded) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
@@ -258,6 +264,12 @@ class Controller:
             elif trial.phase is LeasePhase.NONE and event.cause not in _RESUMABLE:
                 commands += self._finish(trial, Status.TERMINATED, event)
         return commands
+
+    def _take_checkpoint(self, trial: Trial, index: int, iteration: int) -> list[Command]:
+        """Note a committed checkpoint of the latest report; what it displaces is deleted."""
+        trial.last_checkpoint_index = index
+        trial.checkpoints.append(CheckpointRecord(index, iteration, trial.last_row))
+        return self._forget_checkpoints(trial)
 
     def _forget_checkpoints(self, trial: Trial) -> list[Command]:
         keep = self.rules.num_to_keep

@@ -64,8 +64,8 @@ class CheckpointError(TuneError):
     """A checkpoint cannot be read or written."""
 
 
-class CheckpointNotFound(CheckpointError):
-    """No committed checkpoint is at that place."""
+class CheckpointNotFound(CheckpointError, ValueError):
+    """No committed checkpoint is at that place. A ValueError too, as Ray Tune's restore raises."""
 
 
 class CheckpointCorrupted(CheckpointError):

@@ -124,6 +124,16 @@ class TrialReported(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """A checkpoint was committed after the report that it belongs to, the trial's latest, had been sent."""
+
+    trial_id: str
+    lease: int
+    iteration: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseEnded(Event):
     """An attempt is over; its process runs no more code of it.
 
@@ -226,6 +236,7 @@ _EVENTS: dict[str, type[Event]] = {
         SearchEnded,
         LeaseStarted,
         TrialReported,
+        CheckpointSaved,
         LeaseEnded,
         StopRequested,
     )

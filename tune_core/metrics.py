@@ -1,9 +1,11 @@
-"""Names of metrics: nested dicts are addressed as "a/b", as in Ray Tune."""
+"""Metrics: what may be one, and names: nested dicts are addressed as "a/b", as in Ray Tune."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from tune_core.encoding import as_plain
 
 #: What most metrics are: to ask an abstract class about them takes several times as long.
 _LEAVES = frozenset((float, int, str, bool, type(None)))
@@ -42,3 +44,33 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def validate_metrics(metrics: Any) -> dict[str, Any]:
+    """Return a copy of reported metrics in Python's own types.
+
+    Raises:
+        TypeError: Not a mapping with string keys.
+        ValueError: A torch tensor is in it: it would hold GPU memory and its graph.
+    """
+    if not isinstance(metrics, Mapping):
+        message = f"report expects a dict of metrics, such as {{'loss': 0.1}}; got {metrics!r}"
+        raise TypeError(f"{message} ({type(metrics).__name__})")
+    _refuse_unfit(metrics, "")
+    return {key: as_plain(value) for key, value in metrics.items()}
+
+
+def _refuse_unfit(value: Any, path: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"report: metric names are strings; got {key!r} at {path or 'the top'}")
+            if type(item) not in _LEAVES:
+                _refuse_unfit(item, f"{path}/{key}" if path else key)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_unfit(item, path)
+    elif type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+        raise ValueError(
+            f"metric {path!r} is a torch tensor: report a number, {path}.item() or float({path})"
+        )

@@ -24,6 +24,7 @@ from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
+from tune_core.trainable import TOTALS, can_save
 from tune_core.trial import Trial
 
 #: The spec, beside the trials' directories.
@@ -42,7 +43,7 @@ class Experiment:
     Attributes:
         name: Also its directory's name and its flow run's.
         experiment_id: Five hex digits in front of its trial ids.
-        trainable: The training function.
+        trainable: The training function, or the class derived from `Trainable`.
         pickled: The same, for other processes.
         trainable_name: What trials are called after.
         param_space: The search space.
@@ -80,8 +81,8 @@ class Experiment:
     def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
         """Return what an attempt at a trial has to know, as it was ordered."""
         start = trial.checkpoint.metrics if trial.checkpoint and order.checkpoint is not None else {}
-        counted = ("time_total_s", "timesteps_total", "episodes_total")
-        totals: dict[str, float] = {name: start[name] for name in counted if name in start}
+        totals: dict[str, float] = {name: start[name] for name in TOTALS if name in start}
+        checkpoints, saves = self.run_config.checkpoint_config, can_save(self.trainable)
         sync = self.run_config.sync_config
         when: Literal["always", "at_end"] = "always" if sync.sync_artifacts_on_checkpoint else "at_end"
         return Lease(
@@ -102,6 +103,8 @@ class Experiment:
             waits_for_decisions=steering.waits_for_decisions,
             log_files=self.run_config.log_files,
             keeps_artifacts="never" if not sync.sync_artifacts else when,
+            checkpoint_frequency=checkpoints.checkpoint_frequency if saves else 0,
+            checkpoint_at_end=saves and checkpoints.checkpoint_at_end is not False,
         )
 
 

@@ -105,16 +105,18 @@ def variables_of(trainable: Any) -> Iterator[Variable]:
         bound = [*enumerate(trainable.args), *trainable.keywords.items()]
         yield from (Variable("argument", str(name), value) for name, value in bound)
         trainable = trainable.func
+    if inspect.isclass(trainable):
+        # What Python puts into every class cannot be pickled by itself, and need not.
+        for name, value in vars(trainable).items():
+            if inspect.isfunction(function := getattr(value, "__func__", value)):
+                yield from variables_of(function)
+            elif not name.startswith("__") and not inspect.isdatadescriptor(value):
+                yield Variable("attribute", name, value)
+        return
     function = inspect.unwrap(getattr(trainable, "__func__", trainable))
     if inspect.ismethod(trainable) or not inspect.isfunction(function):
         attributes = getattr(getattr(trainable, "__self__", trainable), "__dict__", {})
-        yield from (
-            Variable("attribute", name, value)
-            for name, value in attributes.items()
-            if not inspect.isgetsetdescriptor(
-                value
-            )  # a class's `__dict__` and `__weakref__`, which do not travel
-        )
+        yield from (Variable("attribute", name, value) for name, value in attributes.items())
     if not inspect.isfunction(function):
         return
     variables = inspect.getclosurevars(function)

@@ -19,13 +19,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
+from tune_core.autofill import Counters
 from tune_core.checkpoint import Checkpoint
-from tune_core.encoding import as_plain
 from tune_core.errors import MetricMissing
 from tune_core.messages import Decision
-from tune_core.metrics import lookup
+from tune_core.metrics import lookup, validate_metrics
 from tune_core.resources import PlacementGroupFactory
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
@@ -34,6 +34,9 @@ from tune_core.trial import checkpoint_name
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
 #: a trial that reports faster than its storage takes segments.
 WINDOW = 8192
+
+#: What `Trainable.train` returns of where and what it is: the driver knows that, so rows do not say it.
+_SAID_OTHERWISE = frozenset({"trial_id", "date", "pid", "hostname", "node_ip", "config"})
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ class Lease:
         log_files: Names of the files that stdout and stderr are copied to; None: to none.
         keeps_artifacts: When files that the trainable leaves in its directory go to the storage;
             "always" is with each checkpoint and at the end.
+        checkpoint_frequency: A trainable class saves every so many iterations; 0 for never.
+        checkpoint_at_end: Whether a trainable class saves when its trial ends.
     """
 
     experiment_name: str
@@ -84,6 +89,8 @@ class Lease:
     waits_for_decisions: bool = False
     log_files: tuple[str, str] | None = None
     keeps_artifacts: Literal["never", "at_end", "always"] = "never"
+    checkpoint_frequency: int = 0
+    checkpoint_at_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,12 @@ class Uplink(Protocol):
 
     def send(self, report: Report) -> None:
         """Hand a report over. Returns at once; order is kept."""
+
+    def send_checkpoint(self, iteration: int, index: int) -> None:
+        """Say that a checkpoint was committed after the report of that iteration. Returns at once.
+
+        It is said before the attempt's last word, and until then again whenever it may have been lost.
+        """
 
     def wait_for_decision(self, iteration: int) -> Decision:
         """Wait for the answer to the report of that iteration.
@@ -120,6 +133,10 @@ class Uplink(Protocol):
         """Take in what has arrived; return whether the driver wants the trial to stop."""
 
     @property
+    def stop_cause(self) -> str | None:
+        """Why the driver wants the trial to stop: a `StopCause`, a `Decision`, "stale"; None while it does not."""
+
+    @property
     def journaled(self) -> int:
         """The highest iteration whose row is known to be in the journal."""
 
@@ -130,8 +147,15 @@ class Session:
     Args:
         lease: What the driver ordered.
         uplink: The way to the driver.
+        takes_reports: False for a trainable class, whose rows come from `step`: there `tune.report`
+            warns and does nothing.
         wall_clock: Seconds since the epoch.
         clock: Monotonic seconds.
+
+    Attributes:
+        trial_dir: The working directory of the trial on this node.
+        metric_missing: Set when a report lacked the metric that the experiment is tuned for.
+        stopped_by: Why the trial was stopped: "done", or see `Uplink.stop_cause`; None while it runs.
     """
 
     def __init__(
@@ -139,22 +163,23 @@ class Session:
         lease: Lease,
         uplink: Uplink,
         *,
+        takes_reports: bool = True,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lease = lease
         self.trial_dir = ""
         self.metric_missing: MetricMissing | None = None
+        self.stopped_by: str | None = None
+        self.takes_reports = takes_reports
+        self._refused: set[str] = set()
         self._uplink = uplink
-        self._wall_clock, self._clock = wall_clock, clock
         self._lock = threading.RLock()
-        self._iteration = lease.iteration
-        self._totals = {"time_total_s": 0.0, **lease.totals}
-        self._since_restore: dict[str, float] = {"iterations": 0, "time": 0.0, "timesteps": 0}
-        self._last_time = clock()
+        self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
+        self._last_row: dict[str, Any] = {}
+        self._saved_iteration = lease.iteration
         self._next_index = lease.highest_index + 1
         self._unjournaled: deque[tuple[int, dict[str, Any]]] = deque()
-        self._is_stopped = False
         self._kept: dict[Path, tuple[int, int]] = {}
         self._stop_rules = DictStopper(lease.stop)
         self._checkpoint = None
@@ -169,43 +194,104 @@ class Session:
     @property
     def iteration(self) -> int:
         """`training_iteration` of the latest report."""
-        return self._iteration
+        return self._counters.iteration
+
+    @property
+    def has_unsaved_progress(self) -> bool:
+        """Whether there was a report since the newest checkpoint of this attempt, or since its start."""
+        return self.iteration > self._saved_iteration
 
     def restart_clock(self) -> None:
         """Start measuring the first iteration now, when the trainable is about to run."""
-        self._last_time = self._clock()
+        self._counters.restart_clock()
 
     def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
         """See `tune_core.report`."""
         with self._lock:
-            if self._is_stopped or self._uplink.poll():
-                self._stop()
+            self.check_stop()
             user_metrics = validate_metrics(metrics)
             _require_checkpoint(checkpoint)
-            before = self._iteration, self._last_time, {**self._totals}, {**self._since_restore}
+            before = self._counters.snapshot()
             try:
-                row = self._row(user_metrics)
+                row = self._resolve_done(self._counters.fill(user_metrics))
                 index = None if checkpoint is None else self._commit(checkpoint, row)
             except BaseException:
                 # No row is sent, so its number stays free: rows in a marker are counted back from its own.
-                self._iteration, self._last_time, self._totals, self._since_restore = before
+                self._counters.put_back(before)
                 raise
-            report = Report(self._iteration, row, index, self.lease.waits_for_decisions and not row["done"])
-            self._unjournaled.append((self._iteration, row))
-            self._uplink.send(report)
-            if index is not None and self.lease.keeps_artifacts == "always":
-                self.keep_artifacts()
-            self._require_metric(row)
-            if row["done"]:
-                self._stop()
-            self._await_answer(report)
+            self._send(row, index)
+
+    def check_stop(self) -> None:
+        """Return if the trial may go on.
+
+        Raises:
+            StopTrial: It was told to stop.
+        """
+        if self.stopped_by is not None or self._uplink.poll():
+            self._stop(self._uplink.stop_cause or "stop")
+
+    def row_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row for what `Trainable.train` returned; its `done` says whether a stop rule was hit.
+
+        Raises:
+            TypeError: It has names that are no strings.
+            ValueError: A torch tensor is in it.
+        """
+        kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
+        kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))
+        return self._resolve_done(validate_metrics(kept))
+
+    def publish(self, row: dict[str, Any], checkpoint: Checkpoint | None = None) -> None:
+        """Commit the checkpoint if there is one, send a row of `row_of`, and wait for the answer.
+
+        The row is sent in any case: whoever made it has come as far as it says.
+
+        Raises:
+            StopTrial: The trial is over, or is to stop.
+            MetricMissing: `TuneConfig(metric=…)` is not in the row; the row is kept.
+            CheckpointError: The checkpoint cannot be stored; no row is sent.
+        """
+        with self._lock:
+            before = self._counters.snapshot()
+            self._counters.iteration += 1
+            try:
+                index = None if checkpoint is None else self._commit(checkpoint, row)
+            except BaseException:
+                self._counters.put_back(before)
+                raise
+            self._send(row, index)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint after the report that it belongs to, the latest one, was sent.
+
+        When this returns, the checkpoint is committed and the driver is told of it.
+
+        Raises:
+            CheckpointError: It cannot be stored.
+        """
+        with self._lock:
+            self._forget_journaled()
+            rows = [row for _, row in self._unjournaled]
+            self._uplink.send_checkpoint(self.iteration, self._store(checkpoint, rows, self._last_row))
+
+    def _send(self, row: dict[str, Any], index: int | None) -> None:
+        report = Report(self.iteration, row, index, self.lease.waits_for_decisions and not row["done"])
+        self._unjournaled.append((self.iteration, row))
+        self._last_row = row
+        self._uplink.send(report)
+        if index is not None and self.lease.keeps_artifacts == "always":
+            self.keep_artifacts()
+        self._require_metric(row)
+        if row["done"]:
+            self._stop("done")
+        self._await_answer(report)
 
     def _await_answer(self, report: Report) -> None:
-        if (
-            report.wants_decision
-            and self._uplink.wait_for_decision(report.iteration) is not Decision.CONTINUE
-        ):
-            self._stop()
+        if report.wants_decision:
+            decision = self._uplink.wait_for_decision(report.iteration)
+            if decision is not Decision.CONTINUE:
+                told = self._uplink.stop_cause if decision is Decision.STOP else None
+                self._stop(told or str(decision))
         self._forget_journaled()
         if len(self._unjournaled) >= WINDOW:
             self._uplink.wait_for_journal(self._unjournaled[WINDOW // 2][0])
@@ -215,9 +301,15 @@ class Session:
         while self._unjournaled and self._unjournaled[0][0] <= self._uplink.journaled:
             self._unjournaled.popleft()
 
-    def _stop(self) -> None:
-        self._is_stopped = True
+    def _stop(self, cause: str) -> NoReturn:
+        self.stopped_by = self.stopped_by or cause
         raise StopTrial(0)
+
+    def refuse(self, name: str, instead: str) -> None:
+        """Warn, once per attempt, that a function of the function API does nothing inside a class."""
+        if name not in self._refused:
+            self._refused.add(name)
+            warnings.warn(f"`{name}` does nothing inside a Trainable class: {instead}.", stacklevel=3)
 
     def keep_artifacts(self) -> None:
         """Copy files that are new or changed in the working directory to the trial's directory."""
@@ -230,35 +322,8 @@ class Session:
                 self.lease.storage.upload(file, f"{self.lease.dirname}/{name}")
                 self._kept[file] = version
 
-    def _row(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Fill in what Ray Tune fills in; who wins is as there (tune-semantics of 2.60)."""
-        now, taken = self._clock(), metrics.get("time_this_iter_s")
-        spent = taken if isinstance(taken, (int, float)) else now - self._last_time
-        self._last_time = now
-        self._iteration += 1
-        here = self._since_restore
-        here["iterations"] += 1
-        here["time"] += spent
-        self._totals["time_total_s"] += spent
-        row = {
-            **metrics,
-            "time_this_iter_s": spent,
-            "time_total_s": self._totals["time_total_s"],
-            "time_since_restore": here["time"],
-            "iterations_since_restore": here["iterations"],
-            "timestamp": int(self._wall_clock()),
-        }
-        row.setdefault("training_iteration", self._iteration)
-        for name in ("timesteps", "episodes"):
-            added = metrics.get(f"{name}_this_iter")
-            if isinstance(added, (int, float)):
-                self._totals[f"{name}_total"] = self._totals.get(f"{name}_total", 0) + added
-                here[name] = here.get(name, 0) + added
-            if f"{name}_total" in self._totals:
-                row.setdefault(f"{name}_total", self._totals[f"{name}_total"])
-        if here["timesteps"]:
-            row["timesteps_since_restore"] = here["timesteps"]
-        row["done"] = bool(row.get("done", False)) or self._stop_rules(self.lease.trial_id, row)
+    def _resolve_done(self, row: dict[str, Any]) -> dict[str, Any]:
+        row["done"] = bool(row.get("done")) or self._stop_rules(self.lease.trial_id, row)
         row["checkpoint_dir_name"] = None
         return row
 
@@ -266,17 +331,22 @@ class Session:
         self._forget_journaled()
         row["should_checkpoint"] = True
         row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
+        index = self._store(checkpoint, [*(earlier for _, earlier in self._unjournaled), row], row)
+        row["checkpoint_dir_name"] = checkpoint_name(index)
+        return index
+
+    def _store(self, checkpoint: Checkpoint, rows: list[dict[str, Any]], metrics: dict[str, Any]) -> int:
         marker = self.lease.storage.commit_checkpoint(
             self.lease.dirname,
             checkpoint,
             index=self._next_index,
             lease=self.lease.lease,
-            iteration=self._iteration,
-            rows=[*(earlier for _, earlier in self._unjournaled), row],
-            metrics=row,
+            iteration=self.iteration,
+            rows=rows,
+            metrics=metrics,
         )
-        row["checkpoint_dir_name"] = checkpoint_name(marker.index)
         self._next_index = marker.index + 1
+        self._saved_iteration = self.iteration
         self._checkpoint = self.lease.storage.checkpoint(self.lease.dirname, marker.index)
         return marker.index
 
@@ -289,49 +359,16 @@ class Session:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         self.metric_missing = MetricMissing(
             f"metric {metric!r} is missing from the report of trial {self.lease.trial_id} (iteration "
-            f"{self._iteration}); reported: {', '.join(names)}. TuneConfig(metric={metric!r}) needs it: report it, "
+            f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={metric!r}) needs it: report it, "
             f"or change metric=.{hint}"
         )
         raise self.metric_missing
-
-
-def validate_metrics(metrics: Any) -> dict[str, Any]:
-    """Return a copy of reported metrics in Python's own types.
-
-    Raises:
-        TypeError: Not a mapping with string keys.
-        ValueError: A torch tensor is in it: it would hold GPU memory and its graph.
-    """
-    if not isinstance(metrics, Mapping):
-        message = f"report expects a dict of metrics, such as {{'loss': 0.1}}; got {metrics!r}"
-        raise TypeError(f"{message} ({type(metrics).__name__})")
-    _refuse_unfit(metrics, "")
-    return {key: as_plain(value) for key, value in metrics.items()}
 
 
 def _require_checkpoint(checkpoint: Any) -> None:
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
         raise TypeError(message + "Checkpoint.from_directory(path)")
-
-
-_NUMBERS = frozenset((float, int))
-
-
-def _refuse_unfit(value: Any, path: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"report: metric names are strings; got {key!r} at {path or 'the top'}")
-            if type(item) not in _NUMBERS:
-                _refuse_unfit(item, f"{path}/{key}" if path else key)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _refuse_unfit(item, path)
-    elif type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
-        raise ValueError(
-            f"metric {path!r} is a torch tensor: report a number, {path}.item() or float({path})"
-        )
 
 
 _bound: ContextVar[Session | None] = ContextVar("tune_session", default=None)
@@ -399,12 +436,16 @@ def report(metrics: Mapping[str, Any], *, checkpoint: Checkpoint | None = None) 
         ...     for epoch in range(3):
         ...         tune.report({"loss": config["lr"] / (epoch + 1)})
 
-    Source: as Ray Tune 2.60. Outside a trial it warns once and does nothing.
+    Source: as Ray Tune 2.60. Outside a trial, and inside a `Trainable` class, it warns once and does nothing.
     """
     session = current_session()
     if session is None:
         return _outside("report", None)
-    return session.report(metrics, checkpoint)
+    if session.takes_reports:
+        session.report(metrics, checkpoint)
+    else:
+        session.refuse("report", "return the metrics from step()")
+    return None
 
 
 def get_checkpoint() -> Checkpoint | None:
@@ -426,7 +467,12 @@ def get_checkpoint() -> Checkpoint | None:
     Source: as Ray Tune 2.60.
     """
     session = current_session()
-    return _outside("get_checkpoint", None) if session is None else session.checkpoint
+    if session is None:
+        return _outside("get_checkpoint", None)
+    if not session.takes_reports:
+        session.refuse("get_checkpoint", "load_checkpoint() is called with it")
+        return None
+    return session.checkpoint
 
 
 class TuneContext:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.errors import ConfigError, TuneError
+from tune_core.faults import ray_origin
 from tune_core.parameters import parameters_of
 from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
@@ -18,7 +21,7 @@ from tune_core.runtime import Experiment, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
 from tune_core.storage import ExperimentStorage
-from tune_core.trainable import check_signature, trainable_name
+from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
 
 Config = TypeVar("Config", TuneConfig, RunConfig)
 
@@ -29,8 +32,9 @@ class Tuner:
     Everything that can be checked without a cluster is checked here, before anything starts.
 
     Args:
-        trainable: A function of the config, `def train(config):`. It reports with `tune.report`.
-            Or an import string, `"package.module:name"`, or a name of `tune.register_trainable`.
+        trainable: A function of the config, `def train(config):`, which reports with `tune.report`;
+            or a class derived from `tune.Trainable`; or an import string of one, `"package.module:name"`;
+            or a name of `tune.register_trainable`.
         param_space: The search space: a dict whose leaves are values, samplers such as
             `tune.uniform(0, 1)`, or `tune.grid_search([…])`.
         tune_config: What to optimise and how: see `TuneConfig`.
@@ -38,7 +42,10 @@ class Tuner:
 
     Raises:
         ConfigError: A value is missing or wrong; all faults of an object are named together.
-        TrainableError: The trainable takes other than one argument, or cannot be pickled.
+        TrainableError: The trainable takes other than one argument, lacks a method, or cannot be pickled.
+
+    Warns:
+        UserWarning: The class cannot save its state, and nobody said that it need not.
 
     Example:
         >>> import tune_core as tune
@@ -70,10 +77,7 @@ class Tuner:
         registered = trainable if isinstance(trainable, str) and is_registered(trainable) else None
         if isinstance(trainable, str):
             trainable = find_trainable(trainable)
-        if inspect.isclass(trainable) or not callable(trainable):
-            raise ConfigError(
-                f"trainable={trainable!r}: expected a function of the config, `def train(config):`"
-            )
+        _check_kind(trainable)
         if param_space is not None:
             validate_space(param_space)
         self._trainable = trainable
@@ -81,8 +85,12 @@ class Tuner:
         self._param_space = param_space or {}
         self._tune_config = _expect(tune_config, TuneConfig, "tune_config")
         self._run_config = _expect(run_config, RunConfig, "run_config")
-        check_signature(trainable)
-        self._refuse_class_options()
+        if inspect.isclass(trainable):
+            check_class(trainable)
+            self._check_class_options(trainable)
+        else:
+            check_signature(trainable)
+            self._refuse_class_options()
         self._pickled = pickle_trainable(trainable)
         self._results: ResultGrid | None = None
 
@@ -155,8 +163,57 @@ class Tuner:
                 ]
             )
 
+    def _check_class_options(self, trainable: type) -> None:
+        """Refuse checkpoints that were asked for and cannot be made; only by default, a warning does."""
+        if is_written(trainable, "save_checkpoint"):
+            return
+        checkpoints, name = self._run_config.checkpoint_config, trainable.__name__
+        asked = [
+            f"{option}: {name} has no save_checkpoint(): write one, or leave that out"
+            for option, is_asked in (
+                (
+                    f"checkpoint_frequency={checkpoints.checkpoint_frequency}",
+                    checkpoints.checkpoint_frequency,
+                ),
+                ("checkpoint_at_end=True", checkpoints.checkpoint_at_end),
+            )
+            if is_asked
+        ]
+        if asked:
+            raise ConfigError(asked)
+        if checkpoints.checkpoint_at_end is None:
+            warnings.warn(
+                f"{name} has no save_checkpoint(), so its trials have no checkpoints and start over after a failure; "
+                "CheckpointConfig(checkpoint_at_end=False) says that this is meant",
+                stacklevel=3,
+            )
+
     def __repr__(self) -> str:
         return f"Tuner({self._name}, param_space={self._param_space!r})"
+
+
+def _check_kind(trainable: object) -> None:
+    """Make sure that this is a function or a class derived from Trainable."""
+    expected = "a function of the config, `def train(config):`, or a class derived from tune_core.Trainable"
+    hint = ""
+    if inspect.isclass(trainable):
+        if issubclass(trainable, Trainable):
+            return
+        origin = ray_origin(trainable)
+        hint = (
+            f"; it is derived from {origin}: use tune.Trainable of `import tune_core as tune`"
+            if origin
+            else ""
+        )
+    elif isinstance(trainable, Trainable):
+        hint = "; give the class, not an object of it"
+    elif isinstance(trainable, functools.partial) and inspect.isclass(trainable.func):
+        hint = "; a class gets what it needs by tune.with_parameters, not by functools.partial"
+    elif isinstance(trainable, (list, tuple, set, dict)):
+        hint = "; a Tuner tunes one trainable"
+    elif callable(trainable):
+        return
+    raise ConfigError(f"trainable={trainable!r}: expected {expected}{hint}")
 
 
 def _expect(given: Config | None, kind: type[Config], name: str) -> Config:

@@ -20,9 +20,9 @@ from flows import channel as channels
 from flows.channel import Channel, ChannelAddress, ChannelUplink, Message
 from tune_core.encoding import dumps
 from tune_core.errors import ChannelLost
+from tune_core.execution import Ending
 from tune_core.messages import Outcome
 from tune_core.session import Report
-from tune_core.trainable import Ending
 
 
 @pytest.fixture

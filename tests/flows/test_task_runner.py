@@ -336,7 +336,8 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize(
-    ("way", "special"), [("given", 2.0), ("auto", 2.0), ("first", 2.0), pytest.param("restarted", 0, marks=pytest.mark.slow)]
+    ("way", "special"),
+    [("given", 2.0), ("auto", 2.0), ("first", 2.0), pytest.param("restarted", 0, marks=pytest.mark.slow)],
 )
 def test_running_cluster_is_joined_and_stays_and_else_one_is_started(
     way: str, special: float, tmp_path: Path, api: str

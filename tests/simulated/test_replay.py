@@ -57,6 +57,30 @@ def train(config: dict[str, Any]) -> None:
         tune.report({"loss": (config["x"] - step) ** 2, "step": step}, checkpoint=checkpoint)
 
 
+class Model(tune.Trainable):
+    """The same model as `train`, as a class."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.done = 0
+        self.marks = Path(tune.get_context().get_trial_dir() or "")
+
+    def step(self) -> dict[str, Any]:
+        step = self.done + 1
+        if step in self.config.get("fail_at", ()) and not (self.marks / f"failed-{step}").exists():
+            (self.marks / f"failed-{step}").touch()
+            raise ValueError(f"failed at step {step}")
+        self.done = step
+        if step == self.config.get("interrupted_at"):
+            raise KeyboardInterrupt
+        return {"loss": (self.config["x"] - step) ** 2, "step": step}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.done = checkpoint["done"]
+
+
 def always_fails(config: dict[str, Any]) -> None:
     tune.report({"loss": config["x"]})
     raise ValueError(f"no use: {config['x']}")
@@ -159,6 +183,15 @@ def keep(number: int, **more: Any) -> dict[str, Any]:
     return {"checkpoint_config": tune.CheckpointConfig(num_to_keep=number, **more)}
 
 
+def save_every(number: int, **more: Any) -> dict[str, Any]:
+    return {"checkpoint_config": tune.CheckpointConfig(checkpoint_frequency=number, **more)}
+
+
+def interrupt_second(config: dict[str, Any]) -> int | None:
+    return 4 if config["x"] == 2 else None
+
+
+TEN = {"stop": {"training_iteration": 10}}
 FAILING = {"x": tune.grid_search([1, 2]), "fail_at": [1, 4, 7]}
 
 #: Made anew for each test, since schedulers and stoppers remember.
@@ -196,6 +229,24 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "returned value": lambda: Scenario("TTT", lambda config: 0),
     "no reports": lambda: Scenario("TTT", lambda config: None),
     "interrupt": lambda: Scenario("TPP", interrupted),
+    "class": lambda: Scenario("TTT", Model, run=TEN | save_every(2)),
+    "class, threads": lambda: Scenario("TTTTTT", Model, tune={"num_samples": 2}, run=TEN, threads=3),
+    "class, retries": lambda: Scenario("TT", Model, FAILING, run=TEN | save_every(2) | retries(3)),
+    "class, stopper": lambda: Scenario("TTT", Model, run={"stop": MaximumIterationStopper(4)}),
+    "class, pauses": lambda: Scenario("TTT", Model, tune={"scheduler": PauseTwice()}, run=TEN),
+    "class, best": lambda: Scenario(
+        "TTT",
+        Model,
+        run=TEN
+        | save_every(3, num_to_keep=1, checkpoint_score_attribute="loss", checkpoint_score_order="min"),
+    ),
+    "class, interrupt": lambda: Scenario(
+        "TPP",
+        Model,
+        {"x": tune.grid_search([1, 2, 3]), "interrupted_at": tune.sample_from(interrupt_second)},
+        run=TEN,
+    ),
+    "class, stop all": lambda: Scenario("TTT", Model, run={"stop": EnoughReports(9)}, threads=3),
     "no trials": lambda: Scenario("", space={}, tune={"search_alg": NoTrials()}),
 }
 
@@ -419,6 +470,56 @@ def test_fail_fast_raise_raises_the_trials_own_error(tmp_path: Path) -> None:
         play(scenario, str(tmp_path))
 
     assert "in always_fails" in raised.value.traceback
+
+
+# The same model, as a function and as a class.
+
+SAME = {
+    # scenario of each, and the iterations that have checkpoints with the one and with the other
+    "grid": ("grid", "class"),
+    "retries": ("retries", "class, retries"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_class_and_function_of_the_same_model_come_to_the_same(name: str, tmp_path: Path) -> None:
+    of_function, of_class = (play(SCENARIOS[each](), str(tmp_path / each)) for each in SAME[name])
+
+    def told(played: Played) -> list[Any]:
+        return [
+            (
+                [(row["lease"], row["step"], row["loss"], row["checkpoint_dir_name"]) for row in result.rows],
+                [(record.index, record.iteration) for record in trial.checkpoints],
+                (trial.lease, trial.num_failures),
+            )
+            for trial, result in zip(played.trials, played.results, strict=True)
+        ]
+
+    assert told(of_function) == told(of_class)
+
+
+def test_paused_class_goes_on_where_it_was_paused(tmp_path: Path) -> None:
+    played = play(SCENARIOS["class, pauses"](), str(tmp_path))
+
+    for trial, result in zip(played.trials, played.results, strict=True):
+        assert [(row["lease"], row["step"]) for row in result.rows] == [
+            *((1, step) for step in (1, 2, 3)),
+            *((2, step) for step in (4, 5, 6, 7)),
+            *((3, step) for step in (8, 9, 10)),
+        ]
+        # Those of the pauses were committed after their rows; the last one came with its row.
+        assert [(record.index, record.iteration) for record in trial.checkpoints] == [(0, 3), (1, 7), (2, 10)]
+        assert [row["checkpoint_dir_name"] for row in result.rows if row["checkpoint_dir_name"]] == [
+            "checkpoint_000002"
+        ]
+
+
+def test_stopped_class_is_saved_at_its_end(tmp_path: Path) -> None:
+    played = play(SCENARIOS["class, stopper"](), str(tmp_path))
+
+    assert [[record.iteration for record in trial.checkpoints] for trial in played.trials] == [[4]] * 3
+    with played.results[0].checkpoint.as_directory() as directory:  # type: ignore[union-attr]
+        assert Path(directory, "_dict_checkpoint.pkl").exists()
 
 
 def test_other_rules_are_noticed(tmp_path: Path) -> None:

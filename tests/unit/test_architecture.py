@@ -22,12 +22,18 @@ RANKS: tuple[tuple[str, ...], ...] = (
     (
         "tune_core.encoding",
         "tune_core.faults",
-        "tune_core.metrics",
         "tune_core.serialization",
         "tune_core.rows",
         "tune_core.terminal",
     ),
-    ("tune_core.resources", "tune_core.parameters", "tune_core.registry", "tune_core.messages"),
+    (
+        "tune_core.resources",
+        "tune_core.parameters",
+        "tune_core.registry",
+        "tune_core.messages",
+        "tune_core.metrics",
+        "tune_core.autofill",
+    ),
     ("tune_core.trial",),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
@@ -43,6 +49,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
     ("tune_core.trainable",),
+    ("tune_core.execution",),
     ("tune_core.runtime",),
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
@@ -50,6 +57,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # The engine: the only place that knows Prefect and Ray.
     (
         "flows.server",
+        "flows.best",
         "flows.cluster",
         "flows.channel",
         "flows.children",

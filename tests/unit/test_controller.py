@@ -13,6 +13,7 @@ from tune_core.errors import IllegalTransition
 from tune_core.messages import (
     Answer,
     CapacityChanged,
+    CheckpointSaved,
     Command,
     CompleteTrial,
     Decision,
@@ -613,6 +614,47 @@ def test_nothing_happens_after_the_end() -> None:
         *map(stop, StopCause),
     ]
     assert [controller.handle(event) for event in late] == [[]] * len(late)
+
+
+# Checkpoints that are committed after their report.
+
+
+def saved(iteration: int, index: int, *, lease: int = 1) -> Event:
+    return CheckpointSaved(3.5, tid(0), lease, iteration, index)
+
+
+def test_late_checkpoint_belongs_to_the_latest_report_and_is_resumed_from() -> None:
+    controller = controller_after([*ONE, reported(1, loss=2), reported(2, PAUSE, loss=1)], max_concurrent=1)
+
+    assert controller.handle(saved(2, 4)) == []
+    (record,) = controller.trials[tid(0)].checkpoints
+    assert (record.index, record.iteration, record.metrics) == (4, 2, {"loss": 1})
+    controller.handle(ended(STOPPED))
+    assert controller.handle(SearchEnded(5.0)) == [start_lease(2, checkpoint=4, iteration=2, highest=4)]
+
+
+@pytest.mark.parametrize("outcome", [STOPPED, CRASHED, ERROR])
+def test_late_checkpoint_is_kept_however_the_attempt_ends(outcome: Outcome) -> None:
+    controller = controller_after([*ONE, reported(1), stop(StopCause.INTERRUPT), saved(1, 0), ended(outcome)])
+
+    trial = controller.trials[tid(0)]
+    assert (trial.status, trial.checkpoint and trial.checkpoint.index) == (Status.PAUSED, 0)
+
+
+def test_late_checkpoint_displaces_an_older_one() -> None:
+    events = [*ONE, reported(1, checkpoint=0), reported(2, STOP)]
+
+    assert after_last([*events, saved(2, 1)], num_to_keep=1) == [DeleteCheckpoint(tid(0), 0)]
+
+
+@pytest.mark.parametrize(
+    "event", [saved(1, 0), saved(1, 0, lease=0), saved(1, 1, lease=2), CheckpointSaved(3.5, "other", 1, 1, 7)]
+)
+def test_late_checkpoint_that_is_known_or_of_another_attempt_changes_nothing(event: Event) -> None:
+    controller = controller_after([*ONE, reported(1, checkpoint=0)])
+
+    assert controller.handle(event) == []
+    assert [record.index for record in controller.trials[tid(0)].checkpoints] == [0]
 
 
 # PAUSE.

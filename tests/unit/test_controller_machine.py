@@ -14,6 +14,7 @@ from tune_core.encoding import dumps, loads
 from tune_core.messages import (
     Answer,
     CapacityChanged,
+    CheckpointSaved,
     Command,
     CompleteTrial,
     Decision,
@@ -155,6 +156,16 @@ class ControllerMachine(RuleBasedStateMachine):
         self.lease_event(
             TrialReported(self.time, trial.trial_id, trial.lease, iteration, row, checkpoint, decision)
         )
+
+    @precondition(lambda self: self.with_slot)
+    @rule(data=st.data())
+    def save_late(self, data: st.DataObject) -> None:
+        trial = self.controller.trials[data.draw(st.sampled_from(sorted(self.with_slot)))]
+        if trial.last_row:
+            index = trial.last_checkpoint_index + data.draw(st.integers(1, 2))
+            self.checkpoints[trial.trial_id].add(index)
+            event = CheckpointSaved(self.time, trial.trial_id, trial.lease, trial.iteration, index)
+            self.lease_event(event)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), is_retryable=st.booleans())

@@ -16,6 +16,7 @@ from tune_core.encoding import dumps, loads
 from tune_core.messages import (
     Answer,
     CapacityChanged,
+    CheckpointSaved,
     Command,
     CompleteTrial,
     Decision,
@@ -64,6 +65,7 @@ EVENTS: list[Event] = [
         8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
     ),
     *(StopRequested(9.0, cause, "because") for cause in StopCause),
+    CheckpointSaved(10.0, "a1b2c_00000", 1, 2, 0),
 ]
 
 

@@ -21,6 +21,7 @@ from tune_core import session as session_module
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, ConfigError, MetricMissing
 from tune_core.messages import Decision
+from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
 from tune_core.session import (
     Lease,
@@ -29,7 +30,6 @@ from tune_core.session import (
     StopTrial,
     bind,
     current_session,
-    validate_metrics,
     working_directory,
 )
 from tune_core.storage import ExperimentStorage
@@ -46,11 +46,16 @@ class FakeUplink:
         self.wants_stop = False
         self.journaled = 0
         self.waits: list[tuple[str, int]] = []
+        self.stop_cause: str | None = None
+        self.checkpoints: list[tuple[int, int]] = []
         self.on_send: Callable[[Report], None] = lambda report: None
 
     def send(self, report: Report) -> None:
         self.on_send(report)
         self.reports.append(report)
+
+    def send_checkpoint(self, iteration: int, index: int) -> None:
+        self.checkpoints.append((iteration, index))
 
     def wait_for_decision(self, iteration: int) -> Decision:
         self.waits.append(("decision", iteration))
@@ -119,6 +124,67 @@ def a_lease(storage: ExperimentStorage, **changes: Any) -> Lease:
 
 def a_session(storage: ExperimentStorage, uplink: FakeUplink, **changes: Any) -> Session:
     return Session(a_lease(storage, **changes), uplink, wall_clock=lambda: NOW, clock=Ticks())
+
+
+# Rows of a class, and checkpoints after a row.
+
+
+def test_row_of_a_class_is_sent_as_it_is(local: ExperimentStorage, uplink: FakeUplink) -> None:
+    session = a_session(local, uplink, iteration=4, stop={"loss": 2})
+
+    row = session.row_of({"loss": np.float32(2), "timestamp": 7, "config": object(), "pid": 1, "date": ""})
+    with pytest.raises(StopTrial):
+        session.publish(row)
+
+    assert uplink.rows == [{"loss": 2.0, "timestamp": 7, "done": True, "checkpoint_dir_name": None}]
+    assert (uplink.reports[0].iteration, session.stopped_by) == (5, "done")
+
+
+def test_row_of_a_class_is_sent_even_if_the_trial_is_to_stop(
+    local: ExperimentStorage, uplink: FakeUplink
+) -> None:
+    session = a_session(local, uplink)
+    uplink.wants_stop, uplink.stop_cause = True, "interrupt"
+
+    session.publish(session.row_of({"loss": 1}))
+    with pytest.raises(StopTrial):
+        session.check_stop()
+
+    assert len(uplink.reports) == 1
+    assert session.stopped_by == "interrupt"
+
+
+def test_late_checkpoint_is_committed_before_it_is_told(
+    storage: ExperimentStorage, uplink: FakeUplink, checkpoint: Checkpoint
+) -> None:
+    session = a_session(storage, uplink, highest_index=6)
+    assert not session.has_unsaved_progress
+    session.report({"loss": 2})
+    session.report({"loss": 1})
+    uplink.journaled = 1
+    assert session.has_unsaved_progress
+
+    session.save(checkpoint)
+
+    (marker,) = storage.committed("trial_0")
+    assert (marker.index, marker.iteration, marker.metrics["loss"]) == (7, 2, 1)
+    assert [row["loss"] for row in marker.rows] == [1], "the first is journaled"
+    assert uplink.checkpoints == [(2, 7)]
+    assert not session.has_unsaved_progress
+    assert session.checkpoint == storage.checkpoint("trial_0", 7)
+
+
+def test_late_checkpoint_that_cannot_be_stored_is_not_told(
+    local: ExperimentStorage, uplink: FakeUplink, tmp_path: Path
+) -> None:
+    session = a_session(local, uplink)
+    session.report({"loss": 2})
+
+    with pytest.raises(CheckpointError):
+        session.save(Checkpoint.from_directory(tmp_path / "gone"))
+
+    assert uplink.checkpoints == []
+    assert session.has_unsaved_progress
 
 
 # Rows.

@@ -1,106 +1,44 @@
-"""Training functions: which can be run, what their values mean, and every way in which they end."""
+"""What can be tuned: functions of the config, and the class API without a Tuner."""
 
 from __future__ import annotations
 
 import functools
-import json
+import logging
 import os
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tune_core as tune
-from tune_core.errors import ChannelLost, TrainableError
-from tune_core.messages import Decision, Outcome
+from tune_core import trainable as trainable_module
+from tune_core.checkpoint import Checkpoint
+from tune_core.errors import CheckpointNotFound, TrainableError
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report, current_session
-from tune_core.storage import ExperimentStorage
 from tune_core.trainable import (
-    ORIGINAL_DIRECTORY,
-    Ending,
+    DICT_CHECKPOINT,
+    Trainable,
+    TrainingResult,
+    TrialPlace,
+    can_save,
+    check_class,
     check_signature,
-    describe_error,
-    run_lease,
+    clean_up,
+    is_trainable_class,
+    is_written,
     trainable_name,
 )
 
-
-class NotingUplink:
-    """Keeps reports, and stops the trial with the one of iteration `stop_at`."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.reports: list[Report] = []
-        self.stop_at = stop_at
-        self.journaled = 0
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.STOP if iteration == self.stop_at else Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None:
-        self.journaled = iteration
-
-    def poll(self) -> bool:
-        return False
-
-    def reported(self, name: str) -> list[Any]:
-        return [report.row[name] for report in self.reports if name in report.row]
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test starts in a directory of its own, and no trial has run before."""
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path / "home")
-    monkeypatch.setenv(ORIGINAL_DIRECTORY, "")
-    monkeypatch.delenv(ORIGINAL_DIRECTORY)
-    monkeypatch.delenv("RAY_CHDIR_TO_TRIAL_DIR", raising=False)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> ExperimentStorage:
-    return ExperimentStorage.open(tmp_path / "storage", "experiment")
-
-
-@pytest.fixture
-def run(storage: ExperimentStorage, tmp_path: Path) -> Callable[..., tuple[Ending, NotingUplink]]:
-    """Runs a function as a lease; returns how it ended, and the uplink."""
-
-    def run_function(
-        function: Callable[..., Any], *, stop_at: int | None = None, **changes: Any
-    ) -> tuple[Ending, NotingUplink]:
-        values: dict[str, Any] = {
-            "experiment_name": "experiment",
-            "trial_id": "a1b2c_00000",
-            "trial_name": "train_a1b2c_00000",
-            "dirname": "trial_0",
-            "lease": 1,
-            "config": {"lr": 0.1},
-            "resources": PlacementGroupFactory([{"CPU": 1}]),
-            "storage": storage,
-            "waits_for_decisions": stop_at is not None,
-        }
-        uplink = NotingUplink(stop_at)
-        ending = run_lease(Lease(**values | changes), function, uplink, tmp_path / "work")
-        return ending, uplink
-
-    return run_function
-
-
-Run = Callable[..., tuple[Ending, NotingUplink]]
-
+PLACE = TrialPlace("a1b2c_00000", "Model_a1b2c_00000", PlacementGroupFactory([{"CPU": 2}]), "/work/trial_0")
 
 # Which functions can be run.
 
 
-class Model:
+class Callables:
     def __call__(self, config: dict[str, Any]) -> None: ...
 
     def train(self, config: dict[str, Any]) -> None: ...
@@ -131,8 +69,8 @@ def keyword_needed(config: dict[str, Any], *, data: Any) -> None: ...
         lambda config, *args, **kwargs: None,
         functools.partial(two_arguments, data=1),
         functools.partial(keyword_needed, data=1),
-        Model(),
-        Model().train,
+        Callables(),
+        Callables().train,
         WithoutSignature(),
         print,
     ],
@@ -150,7 +88,7 @@ def test_function_of_the_config_is_accepted(function: Callable[..., Any]) -> Non
         (functools.partial(two_arguments), "missing a required argument: 'data'"),
         (functools.partial(two_arguments, 1, 2), "too many positional arguments"),
         (lambda **kwargs: None, "too many positional arguments"),
-        (Model().fit, "too many positional arguments"),
+        (Callables().fit, "too many positional arguments"),
     ],
 )
 def test_other_functions_are_refused_with_the_reason(function: Callable[..., Any], reason: str) -> None:
@@ -167,7 +105,7 @@ def named(name: str) -> Callable[..., Any]:
     return function
 
 
-class Named(Model):
+class Named(Callables):
     _name = "mine"
 
 
@@ -179,10 +117,10 @@ class Named(Model):
         (named("<genexpr>"), "DEFAULT"),
         (functools.partial(two_arguments, data=1), "two_arguments"),
         (functools.partial(functools.partial(lambda config: None)), "lambda"),
-        (functools.partial(Model()), "Model"),
-        (Model(), "Model"),
-        (Model().train, "train"),
-        (Model, "Model"),
+        (functools.partial(Callables()), "Callables"),
+        (Callables(), "Callables"),
+        (Callables().train, "train"),
+        (Callables, "Callables"),
         (Named(), "mine"),
         (7, "DEFAULT"),
     ],
@@ -191,450 +129,435 @@ def test_trials_are_named_after_the_trainable(trainable: Any, expected: str) -> 
     assert trainable_name(trainable) == expected
 
 
-# What is returned and yielded.
+# Classes.
 
 
-@pytest.mark.parametrize("value", [None, {}, [], (), "", set(), frozenset()], ids=repr)
-def test_returning_nothing_reports_nothing(value: Any, run: Run) -> None:
-    ending, uplink = run(lambda config: value)
+class Model(tune.Trainable):
+    """Counts its steps, and notes what is called."""
 
-    assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reports == []
+    def setup(self, config: dict[str, Any]) -> None:
+        self.calls = ["setup"]
+        self.given = config
+        self.steps = 0
 
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        return {"steps": self.steps, **self.config.get("metrics", {})}
 
-@pytest.mark.parametrize(
-    "value",
-    [0, 0.0, False, True, 7, 1.5, float("inf"), Fraction(1, 2), np.float32(0.5), np.int64(3)],
-    ids=repr,
-)
-def test_returned_number_is_a_report_zero_and_false_too(value: Any, run: Run) -> None:
-    ending, uplink = run(lambda config: value)
+    def save_checkpoint(self, checkpoint_dir: str) -> Any:
+        self.calls.append("save")
+        kind = self.config.get("saves", "dict")
+        if kind == "dict":
+            return {"steps": self.steps}
+        Path(checkpoint_dir, "steps").write_text(str(self.steps))
+        return {"None": None, "directory": checkpoint_dir, "Path": Path(checkpoint_dir)}.get(kind, kind)
 
-    assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("_metric") == [value]
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        if isinstance(checkpoint, dict):
+            self.steps = checkpoint["steps"]
+        else:
+            self.steps = int(Path(checkpoint, "steps").read_text())
+        self.loaded = checkpoint
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        assert self.config is new_config
+        self.calls.append("reset")
+        return bool(new_config.get("can", True))
 
-def test_returned_dict_is_one_more_report(run: Run) -> None:
-    def train(config: dict[str, Any]) -> dict[str, Any]:
-        tune.report({"loss": 1})
-        return {"loss": config["lr"]}
-
-    ending, uplink = run(train)
-
-    assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("loss") == [1, 0.1]
-    assert uplink.reported("training_iteration") == [1, 2]
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["loss", [1], (1, 2), {1}, object(), np.array([1, 2]), np.array(1.0), b""],
-    ids=lambda v: type(v).__name__,
-)
-def test_other_values_are_an_error_of_the_trial(value: Any, run: Run) -> None:
-    ending, uplink = run(lambda config: value)
-
-    assert ending.outcome is Outcome.ERROR
-    assert ending.error is not None
-    assert (
-        f"({type(value).__name__}): return a dict of metrics or a single number, or nothing" in ending.error
-    )
-    assert uplink.reports == []
+    def cleanup(self) -> None:
+        self.calls.append("cleanup")
 
 
-def test_every_value_of_a_generator_is_a_report(run: Run) -> None:
-    def train(config: dict[str, Any]) -> Iterator[Any]:
-        yield {"loss": 1}
-        yield None
-        yield {}
-        yield 0
-        tune.report({"loss": 2})
-        yield 2.5
-        return {"loss": 3}
+class Bare(tune.Trainable):
+    """Has nothing but what it must have."""
 
-    ending, uplink = run(train)
-
-    assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("loss") == [1, 2]
-    assert uplink.reported("_metric") == [0, 2.5]
-    assert uplink.reported("training_iteration") == [1, 2, 3, 4]
+    def step(self) -> dict[str, Any]:
+        return {}
 
 
-@pytest.mark.parametrize("kind", ["yield", "report"])
-def test_generator_that_is_stopped_runs_its_finally_blocks(kind: str, run: Run) -> None:
-    seen = []
-
-    def train(config: dict[str, Any]) -> Iterator[Any]:
-        try:
-            for loss in range(9):
-                if kind == "yield":
-                    yield {"loss": loss}
-                else:
-                    tune.report({"loss": loss})
-        finally:
-            seen.append("finally")
-
-    ending, uplink = run(train, stop_at=2)
-
-    assert ending == Ending(Outcome.STOPPED)
-    assert seen == ["finally"]
-    assert len(uplink.reports) == 2
+def test_class_and_function_are_told_apart() -> None:
+    assert is_trainable_class(Model)
+    assert not any(map(is_trainable_class, (Model(), Callables, print, "Model")))
+    assert (can_save(Model), can_save(Bare), can_save(print)) == (True, False, False)
+    assert (is_written(Model, "cleanup"), is_written(Bare, "cleanup")) == (True, False)
 
 
-def test_generator_that_yields_what_is_no_metric_is_closed(run: Run) -> None:
-    seen = []
+def test_setup_gets_a_copy_of_the_config() -> None:
+    config = {"layers": [1, 2]}
 
-    def train(config: dict[str, Any]) -> Iterator[Any]:
-        try:
-            yield "loss"
-        finally:
-            seen.append("finally")
+    model = Model(config)
+    model.given["layers"].append(3)
 
-    ending, _ = run(train)
-
-    assert ending.outcome is Outcome.ERROR
-    assert seen == ["finally"]
+    assert model.config is config
+    assert model.get_config() == {"layers": [1, 2]}
+    assert Model().config == {}
 
 
-async def coroutine(config: dict[str, Any]) -> None: ...
+def test_setup_that_raises_is_followed_by_cleanup(caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    class Broken(Bare):
+        def setup(self, config: dict[str, Any]) -> None:
+            raise ValueError("no data")
+
+        def cleanup(self) -> None:
+            calls.append("cleanup")
+            raise OSError("nothing to close")
+
+    with pytest.raises(ValueError, match="no data"):
+        Broken()
+
+    assert calls == ["cleanup"]
+    assert "cleanup() of Broken raised" in caplog.text
 
 
-class Awaitable:
-    def __await__(self) -> Iterator[None]:
-        yield None
+def test_slow_setup_gets_a_hint(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainable_module, "SETUP_HINT_S", -1.0)
+    caplog.set_level(logging.INFO)
+
+    Bare()
+
+    assert "reuse_actors=True" in caplog.text
 
 
-@pytest.mark.parametrize("function", [coroutine, lambda config: Awaitable()])
-def test_async_functions_are_refused(function: Callable[..., Any], run: Run) -> None:
-    ending, _ = run(function)
+def test_train_fills_in_what_ray_tune_does() -> None:
+    model = Model({"a": 1})
 
-    assert ending.outcome is Outcome.ERROR
-    assert ending.error is not None
-    assert ending.error.endswith("is async: a trainable is a plain function or a generator")
+    first, second = model.train(), model.train()
 
-
-def test_async_generators_are_refused(run: Run) -> None:
-    async def train(config: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        yield {"loss": 1}
-
-    ending, uplink = run(train)
-
-    assert ending.outcome is Outcome.ERROR
-    assert uplink.reports == []
-
-
-# Endings.
-
-
-def test_exception_is_the_error_of_the_trial(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        tune.report({"loss": 1})
-        raise ValueError("no data")
-
-    ending, uplink = run(train)
-
-    assert (ending.outcome, ending.error, ending.retryable) == (Outcome.ERROR, "ValueError: no data", True)
-    assert uplink.reported("loss") == [1]
+    assert set(first) == {
+        *("steps", "training_iteration", "done", "time_this_iter_s", "time_total_s", "time_since_restore"),
+        *(
+            "iterations_since_restore",
+            "timestamp",
+            "date",
+            "pid",
+            "trial_id",
+            "hostname",
+            "node_ip",
+            "config",
+        ),
+    }
+    assert [first["training_iteration"], second["training_iteration"]] == [1, 2]
+    assert second["time_total_s"] == first["time_this_iter_s"] + second["time_this_iter_s"]
+    assert (first["done"], first["pid"], first["trial_id"]) == (False, os.getpid(), "default")
+    assert first["config"] == {"a": 1}
+    assert (model.iteration, model.training_iteration) == (2, 2)
+    assert model.get_current_ip_pid() == (first["node_ip"], first["pid"])
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("metrics", "expected"),
     [
-        (SystemExit(), "SystemExit"),
-        (SystemExit(3), "SystemExit: 3"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (GeneratorExit(), "GeneratorExit"),
-        (KeyError("x"), "KeyError: 'x'"),
-        (ExceptionGroup("several", [ValueError(1)]), "ExceptionGroup: several (1 sub-exception)"),
+        # The user wins.
+        ({"training_iteration": 70}, {"training_iteration": 70}),
+        ({"done": True}, {"done": True}),
+        ({"time_this_iter_s": 5}, {"time_this_iter_s": 5, "time_total_s": 5.0, "time_since_restore": 5.0}),
+        (
+            {"timesteps_total": 7, "timesteps_this_iter": 3},
+            {"timesteps_total": 7, "timesteps_since_restore": 3},
+        ),
+        ({"episodes_total": 7, "episodes_this_iter": 3}, {"episodes_total": 7}),
+        ({"timestamp": 5}, {"timestamp": 5}),
+        # The object wins.
+        ({"time_total_s": -1.0, "time_this_iter_s": 2.0}, {"time_total_s": 2.0}),
+        ({"iterations_since_restore": 9}, {"iterations_since_restore": 1}),
+        ({"pid": -1, "trial_id": "mine"}, {"pid": os.getpid(), "trial_id": "default"}),
+        ({"timesteps_this_iter": 3, "timesteps_since_restore": 9}, {"timesteps_since_restore": 3}),
+        # Both.
+        ({"timesteps_this_iter": np.int64(3)}, {"timesteps_total": 3, "timesteps_since_restore": 3}),
+        ({"episodes_this_iter": 3}, {"episodes_total": 3}),
     ],
-    ids=repr,
 )
-def test_nothing_that_is_raised_leaves_the_lease(error: BaseException, text: str, run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        raise error
+def test_who_wins(metrics: dict[str, Any], expected: dict[str, Any]) -> None:
+    result = Model({"metrics": metrics}).train()
 
-    ending, _ = run(train)
-
-    assert (ending.outcome, ending.error) == (Outcome.ERROR, text)
-    assert describe_error(error) == text
+    assert {name: result[name] for name in expected} == expected
 
 
-def test_sys_exit_of_the_trainable_is_an_error(run: Run) -> None:
-    ending, _ = run(lambda config: sys.exit("giving up"))
+@pytest.mark.parametrize("timestamp", ["now", None, float("nan"), -1, 0, 10**18])
+def test_timestamp_that_is_no_date_is_not_taken(timestamp: Any) -> None:
+    result = Model({"metrics": {"timestamp": timestamp}}).train()
 
-    assert (ending.outcome, ending.error) == (Outcome.ERROR, "SystemExit: giving up")
-
-
-def test_stop_runs_finally_blocks_before_the_lease_ends(run: Run) -> None:
-    seen = []
-
-    def train(config: dict[str, Any]) -> None:
-        try:
-            while True:
-                tune.report({"loss": 1})
-        except Exception:  # noqa: BLE001 - what users write
-            seen.append("except")
-        finally:
-            seen.append("finally")
-
-    ending, uplink = run(train, stop_at=3)
-
-    assert ending == Ending(Outcome.STOPPED)
-    assert seen == ["finally"]
-    assert len(uplink.reports) == 3
+    assert 1_600_000_000 < result["timestamp"] < 10**11
 
 
-def test_trainable_that_catches_the_stop_and_returns_has_completed(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        try:
-            tune.report({"loss": 1})
-        except SystemExit:
-            return
+@pytest.mark.parametrize("value", [None, 7, [("loss", 1)], "loss"])
+def test_step_that_returns_no_dict_is_an_error(value: Any) -> None:
+    class Wrong(tune.Trainable):
+        def step(self) -> Any:
+            return value
 
-    ending, _ = run(train, stop_at=1)
+    wrong = Wrong()
 
-    assert ending == Ending(Outcome.COMPLETED)
-
-
-def test_trainable_that_catches_the_stop_and_goes_on_is_stopped_again(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        try:
-            tune.report({"loss": 1})
-        except SystemExit:
-            tune.report({"loss": 2})
-
-    ending, uplink = run(train, stop_at=1)
-
-    assert ending == Ending(Outcome.STOPPED)
-    assert uplink.reported("loss") == [1]
+    with pytest.raises(TrainableError, match=r"Wrong\.step\(\) returned .* needs to return a dict"):
+        wrong.train()
+    assert wrong.iteration == 0
 
 
-def test_finally_block_that_raises_is_an_error(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        try:
-            tune.report({"loss": 1})
-        finally:
-            raise OSError("disk full")
+def test_result_is_logged_with_what_was_filled_in_and_what_is_added_is_kept() -> None:
+    class Logging(Bare):
+        def log_result(self, result: dict[str, Any]) -> None:
+            result["seen"] = result["training_iteration"]
 
-    ending, _ = run(train, stop_at=1)
-
-    assert (ending.outcome, ending.error) == (Outcome.ERROR, "OSError: disk full")
+    assert Logging().train()["seen"] == 1
 
 
-def test_missing_metric_would_be_missing_again(run: Run) -> None:
-    ending, uplink = run(lambda config: tune.report({"los": 1}), metric="loss")
+@pytest.mark.parametrize(
+    ("metrics", "time_s", "length", "expected"),
+    [
+        ({}, 60.0, 3, 3),
+        ({}, 0.0, 3, 1),
+        ({}, 60.0, 0, 1),
+        ({"done": True}, 60.0, 3, 1),
+        ({"should_checkpoint": True}, 60.0, 3, 1),
+    ],
+)
+def test_buffered_training_ends_with_whatever_comes_first(
+    metrics: dict[str, Any], time_s: float, length: int, expected: int
+) -> None:
+    model = Model({"metrics": metrics})
 
-    assert (ending.outcome, ending.retryable, ending.traceback) == (Outcome.ERROR, False, "")
-    assert ending.error is not None
-    assert ending.error.startswith(
-        "MetricMissing: metric 'loss' is missing from the report of trial a1b2c_00000"
+    results = model.train_buffered(time_s, length)
+
+    assert [result["training_iteration"] for result in results] == list(range(1, expected + 1))
+
+
+# Saving and restoring.
+
+
+@pytest.mark.parametrize("saves", ["dict", "None", "directory", "Path"])
+def test_every_legal_way_to_save_can_be_restored(saves: str, tmp_path: Path) -> None:
+    model = Model({"saves": saves, "metrics": {"timesteps_this_iter": 10}})
+    for _ in range(3):
+        model.train()
+
+    saved = model.save(tmp_path / "saved")
+    other = Model()
+    other.restore(saved)
+
+    assert other.steps == 3
+    assert Path(tmp_path, "saved", DICT_CHECKPOINT).exists() == (saves == "dict")
+    assert saved.metrics["steps"] == 3
+    assert other.iteration == 3
+    assert other.get_state() == model.get_state()
+    result = other.train()
+    assert (result["training_iteration"], result["iterations_since_restore"]) == (4, 1)
+    assert result["time_total_s"] > saved.metrics["time_total_s"]
+    assert result["time_since_restore"] == result["time_this_iter_s"]
+    assert result["timesteps_total"] == 30
+
+
+def test_directory_is_made_where_none_is_given() -> None:
+    model = Model()
+
+    first, second = model.save(), model.save()
+
+    assert first.checkpoint.path != second.checkpoint.path
+    assert os.listdir(first.checkpoint.path) == [DICT_CHECKPOINT]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("kind", [str, Path, Checkpoint.from_directory])
+def test_counters_are_not_in_the_directory(kind: Callable[[str], Any]) -> None:
+    model = Model()
+    model.train()
+    saved = model.save()
+
+    model.restore(kind(saved.checkpoint.path))
+
+    assert (model.steps, model.iteration) == (1, 0)
+
+
+@pytest.mark.parametrize("returned", ["elsewhere", 7, b"bytes", Checkpoint("/")])
+def test_saving_to_another_path_is_refused(returned: Any, tmp_path: Path) -> None:
+    model = Model({"saves": returned})
+
+    with pytest.raises(
+        TrainableError, match=r"Model\.save_checkpoint\(.*\) returned .*: expected a dict, None, or"
+    ):
+        model.save(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [str, Checkpoint, lambda path: TrainingResult(Checkpoint(path))])
+def test_restoring_from_what_does_not_exist_changes_nothing(
+    kind: Callable[[str], Any], tmp_path: Path
+) -> None:
+    model = Model()
+    model.train()
+
+    with pytest.raises(CheckpointNotFound, match="gone does not exist"):
+        model.restore(kind(str(tmp_path / "gone")))
+
+    assert issubclass(CheckpointNotFound, ValueError), "as Ray Tune raises"
+    assert (model.steps, model.iteration) == (1, 1)
+
+
+def test_restoring_from_what_is_no_place_is_refused() -> None:
+    with pytest.raises(TrainableError, match=r"restore\(7\): expected what save\(\) returned"):
+        Model().restore(7)  # type: ignore[arg-type]
+
+
+def test_failed_load_leaves_the_counters(tmp_path: Path) -> None:
+    (tmp_path / "steps").write_text("many")
+    model = Model()
+    model.train()
+
+    with pytest.raises(ValueError, match="many"):
+        model.restore(tmp_path)
+
+    assert model.iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda bare: bare.save(), "save_checkpoint"),
+        (lambda bare: bare.restore(Path.cwd()), "load_checkpoint"),
+        (lambda bare: tune.Trainable().train(), "step"),
+    ],
+)
+def test_what_is_not_written_is_named(call: Callable[[Any], Any], method: str) -> None:
+    with pytest.raises(TrainableError, match=rf"(Bare|Trainable) has no {method}\(\): a class derived from"):
+        call(Bare())
+
+
+# Another configuration.
+
+
+def test_reset_starts_the_counters_again_without_another_setup() -> None:
+    model = Model()
+    model.train()
+
+    assert model.reset({"x": 2})
+
+    assert model.config == {"x": 2}
+    assert (model.iteration, model.get_state()["last_result"]) == (0, {})
+    assert model.train()["training_iteration"] == 1
+    assert model.calls == ["setup", "reset"]
+
+
+def test_reset_that_is_refused_leaves_the_counters() -> None:
+    model = Model()
+    model.train()
+
+    assert not model.reset({"can": False})
+
+    assert model.iteration == 1
+    assert not Bare().reset({}), "without reset_config an object serves one configuration"
+
+
+def test_object_knows_the_trial_that_it_serves(tmp_path: Path) -> None:
+    model = Model({}, PLACE)
+    assert (model.trial_id, model.trial_name, model.logdir) == (
+        "a1b2c_00000",
+        "Model_a1b2c_00000",
+        PLACE.logdir,
     )
-    assert uplink.reported("los") == [1]
+    assert model.trial_resources == PLACE.resources
+    assert model.train()["trial_id"] == "a1b2c_00000"
+
+    model.reset({}, TrialPlace("a1b2c_00001", "other", PLACE.resources, str(tmp_path)))
+
+    assert (model.trial_id, model.trial_name, model.logdir) == ("a1b2c_00001", "other", str(tmp_path))
 
 
-def test_error_after_a_missing_metric_was_caught_is_an_error_of_its_own(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        try:
-            tune.report({"los": 1})
-        except tune.TuneError as error:
-            raise RuntimeError("oh") from error
+def test_object_without_a_trial_has_defaults() -> None:
+    model = Model()
 
-    ending, _ = run(train, metric="loss")
-
-    assert (ending.error, ending.retryable) == ("RuntimeError: oh", True)
+    assert (model.trial_id, model.trial_name, model.trial_resources) == ("default", "default", None)
+    assert Path(model.logdir).is_dir()
+    assert model.logdir == model.logdir
+    assert not model.is_actor()
 
 
-def test_lost_driver_ends_the_lease(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(self: NotingUplink, report: Report) -> None:
-        raise ChannelLost("the driver is gone")
-
-    monkeypatch.setattr(NotingUplink, "send", lose)
-
-    ending, _ = run(lambda config: tune.report({"loss": 1}))
-
-    assert (ending.outcome, ending.error) == (Outcome.ERROR, "ChannelLost: the driver is gone")
+# The end.
 
 
-def test_lease_that_cannot_begin_is_an_error(run: Run) -> None:
-    ending, uplink = run(lambda config: None, stop={"loss": "high"})
+def test_cleanup_is_called_once() -> None:
+    model = Model()
 
-    assert ending.outcome is Outcome.ERROR
-    assert uplink.reports == []
+    model.stop()
+    model.stop()
+    clean_up(model)
 
-
-def test_session_is_gone_when_the_lease_has_ended(run: Run) -> None:
-    sessions = []
-    run(lambda config: sessions.append(current_session()))
-
-    assert sessions != [None]
-    assert current_session() is None
+    assert model.calls == ["setup", "cleanup"]
 
 
-def test_clocks_can_be_given(storage: ExperimentStorage, tmp_path: Path) -> None:
-    lease = Lease("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
-    uplink, ticks = NotingUplink(), iter(range(100, 200, 10))
+@pytest.mark.parametrize("error", [OSError("busy"), SystemExit(1)])
+def test_cleanup_that_raises_is_logged(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Bare):
+        def cleanup(self) -> None:
+            raise error
 
-    run_lease(
-        lease, lambda config: 1, uplink, tmp_path / "work", wall_clock=lambda: 7.5, clock=lambda: next(ticks)
+    clean_up(Broken())
+
+    assert "cleanup() of Broken raised" in caplog.text
+    with pytest.raises(type(error)):
+        Broken().stop()
+
+
+# The rest.
+
+
+def test_model_is_exported_to_the_trials_directory() -> None:
+    class Exporting(Bare):
+        def _export_model(self, export_formats: list[str], export_dir: str) -> dict[str, str]:
+            return {name: f"{export_dir}/{name}" for name in export_formats}
+
+    assert Exporting({}, PLACE).export_model("onnx") == {"onnx": "/work/trial_0/onnx"}
+    assert Exporting().export_model(["a", "b"], "/there") == {"a": "/there/a", "b": "/there/b"}
+    assert Bare().export_model(["onnx"]) == {}
+
+
+def test_debug_metrics_say_where_and_when() -> None:
+    filled = Bare({}, PLACE).get_auto_filled_metrics(datetime(2026, 1, 2, 3, 4, 5), debug_metrics_only=True)
+
+    assert sorted(filled) == ["config", "date", "hostname", "node_ip", "pid", "timestamp", "trial_id"]
+    assert filled["date"] == "2026-01-02_03-04-05"
+
+
+def test_defaults_ask_for_nothing_special() -> None:
+    assert Bare.default_resource_request({}) is None
+    assert Bare.resource_help({}) == ""
+
+
+@pytest.mark.parametrize("actor", ["an id", None])
+def test_ray_is_asked_where_it_is_connected(actor: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        util=SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7"),
+        get_runtime_context=lambda: SimpleNamespace(get_actor_id=lambda: actor),
     )
+    monkeypatch.setitem(trainable_module.sys.modules, "ray", ray)
 
-    assert uplink.reported("timestamp") == [7]
-    assert uplink.reported("time_total_s") == [10]
+    bare = Bare()
 
-
-# Tracebacks.
-
-
-def test_traceback_starts_at_the_users_own_frame(run: Run) -> None:
-    def inner() -> None:
-        raise ValueError("no data")
-
-    def train(config: dict[str, Any]) -> None:
-        inner()
-
-    ending, _ = run(train)
-
-    lines = ending.traceback.splitlines()
-    assert lines[0] == "Traceback (most recent call last):"
-    assert lines[1].startswith(f'  File "{__file__}"')
-    assert lines[1].endswith("in train")
-    assert lines[-1] == "ValueError: no data"
-    assert "run_lease" not in ending.traceback
+    assert bare.is_actor() == (actor is not None)
+    assert bare.train()["node_ip"] == "10.0.0.7"
 
 
-def test_traceback_of_a_refused_report_leads_to_the_call_in_the_trainable(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        tune.report(7)  # type: ignore[arg-type]
+def test_class_that_can_be_tuned_is_accepted() -> None:
+    class Passing(Bare):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
 
-    ending, _ = run(train)
-
-    assert "tune.report(7)" in ending.traceback.splitlines()[2]
-
-
-def test_traceback_without_a_frame_of_the_user_is_whole(run: Run) -> None:
-    ending, _ = run(lambda config: "loss")
-
-    assert "run_lease" in ending.traceback
+    for kind in (Model, Bare, Passing, tune.with_resources(Model, {"cpu": 2})):
+        check_class(kind)
 
 
-def test_traceback_keeps_the_cause(run: Run) -> None:
-    def train(config: dict[str, Any]) -> None:
-        try:
-            {}["x"]  # type: ignore[index]
-        except KeyError as error:
-            raise ValueError("no x") from error
-
-    ending, _ = run(train)
-
-    assert "KeyError: 'x'" in ending.traceback
-    assert "direct cause" in ending.traceback
+class NoArguments(Bare):
+    def __init__(self) -> None:
+        super().__init__()
 
 
-def test_users_folder_whose_name_only_begins_like_ours_is_the_users(run: Run) -> None:
-    ours, names = Path(tune.__file__).parent, {"json": json}
-    exec(compile("def train(config):\n    json.loads('x')", f"{ours}_examples/train.py", "exec"), names)
-
-    ending, _ = run(names["train"])
-
-    assert ending.traceback.splitlines()[1] == f'  File "{ours}_examples/train.py", line 2, in train'
-
-
-# The working directory.
-
-
-def test_trainable_runs_in_its_trials_directory(run: Run, tmp_path: Path) -> None:
-    seen = []
-
-    def train(config: dict[str, Any]) -> None:
-        Path("model.txt").write_text("x")
-        seen.append((Path.cwd(), tune.get_context().get_trial_dir(), os.environ[ORIGINAL_DIRECTORY]))
-
-    run(train)
-
-    assert seen == [(tmp_path / "work", str(tmp_path / "work"), str(tmp_path / "home"))]
-    assert (tmp_path / "work" / "model.txt").exists()
-    assert Path.cwd() == tmp_path / "home"
-
-
-def test_original_directory_is_that_of_before_the_first_trial(run: Run, tmp_path: Path) -> None:
-    run(lambda config: None)
-    os.chdir(tmp_path)
-
-    seen = []
-    run(lambda config: seen.append(os.environ[ORIGINAL_DIRECTORY]))
-
-    assert seen == [str(tmp_path / "home")]
-
-
-@pytest.mark.parametrize("function", [lambda config: 1 / 0, lambda config: sys.exit()])
-def test_directory_is_left_however_the_trial_ends(
-    function: Callable[..., Any], run: Run, tmp_path: Path
-) -> None:
-    run(function)
-
-    assert Path.cwd() == tmp_path / "home"
-
-
-def test_directory_stays_only_if_the_trial_left_something_in_it(run: Run, tmp_path: Path) -> None:
-    run(lambda config: None)
-    assert not (tmp_path / "work").exists()
-
-    run(lambda config: Path("kept.txt").write_text("x"))
-    assert (tmp_path / "work" / "kept.txt").read_text() == "x"
-
-
-def test_trial_can_stay_in_the_current_directory(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    seen = []
-
-    run(lambda config: seen.append((Path.cwd(), tune.get_context().get_trial_dir())))
-
-    assert seen == [(tmp_path / "home", str(tmp_path / "work"))]
-    assert ORIGINAL_DIRECTORY not in os.environ
-
-
-@pytest.mark.parametrize("function", [lambda config: None, lambda config: 1 / 0])
-def test_directory_that_nothing_was_left_in_goes_again(
-    function: Callable[..., Any], storage: ExperimentStorage, tmp_path: Path
-) -> None:
-    lease = Lease("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
-
-    run_lease(lease, function, NotingUplink(), tmp_path / "experiment" / "trial")
-
-    assert not (tmp_path / "experiment" / "trial").exists()
-    # The parent stays: another trial may be about to make its own directory in it.
-    assert (tmp_path / "experiment").is_dir()
-
-
-def test_directory_with_files_stays(run: Run, tmp_path: Path) -> None:
-    run(lambda config: Path("model.txt").write_text("x") and None)
-
-    assert (tmp_path / "work" / "model.txt").read_text() == "x"
-
-
-def test_directory_that_is_gone_cannot_be_returned_to(run: Run, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="cannot return to .*home"):
-        ending, _ = run(lambda config: (tmp_path / "home").rmdir())
-
-    assert ending == Ending(Outcome.COMPLETED)
-
-
-@pytest.mark.parametrize("keeps", ["at_end", "always"])
-def test_files_that_are_to_be_kept_are_kept_even_if_the_trial_fails(
-    keeps: str, run: Run, storage: ExperimentStorage
-) -> None:
-    def train(config: dict[str, Any]) -> None:
-        Path("log.txt").write_text("x")
-        raise ValueError
-
-    run(train, keeps_artifacts=keeps)
-
-    assert storage.read("trial_0/log.txt") == b"x"
-
-
-def test_files_are_not_kept_unless_asked_for(run: Run, storage: ExperimentStorage) -> None:
-    run(lambda config: Path("log.txt").write_text("x") and None)
-
-    assert storage.list("trial_0") == []
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Trainable, r"Trainable has no step\(\)"),
+        (type("Empty", (Trainable,), {}), r"Empty has no step\(\).* writes one, to train for one iteration"),
+        (NoArguments, r"NoArguments.__init__\(.*\).*: it is called with config and storage \(too many"),
+    ],
+)
+def test_class_that_cannot_be_tuned_is_refused(kind: type, text: str) -> None:
+    with pytest.raises(TrainableError, match=text):
+        check_class(kind)

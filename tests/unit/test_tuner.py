@@ -88,6 +88,103 @@ def test_trainable_that_cannot_be_pickled_is_refused_with_the_variable() -> None
         tune.Tuner(lambda config: connection)
 
 
+# Classes.
+
+
+class Bare(tune.Trainable):
+    def step(self) -> dict[str, Any]:
+        return {}
+
+
+class Saving(Bare):
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}
+
+
+class NotDerived:
+    def step(self) -> dict[str, Any]:
+        return {}
+
+
+def checkpoints(**options: Any) -> tune.RunConfig:
+    return tune.RunConfig(checkpoint_config=tune.CheckpointConfig(**options))
+
+
+@pytest.mark.parametrize(
+    ("trainable", "hint"),
+    [
+        (NotDerived, "or a class derived from tune_core.Trainable$"),
+        (
+            type("Foreign", (), {"__module__": "ray.tune.trainable"}),
+            "derived from ray.*: use tune.Trainable of",
+        ),
+        (Saving(), "give the class, not an object of it"),
+        (functools.partial(Saving), r"tune\.with_parameters, not by functools\.partial"),
+        ([train, Saving], "a Tuner tunes one trainable"),
+        ({"function": train, "class": Saving}, "a Tuner tunes one trainable"),
+    ],
+)
+def test_what_is_neither_function_nor_trainable_class_is_refused(trainable: Any, hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        tune.Tuner(trainable)
+
+
+def test_class_without_a_step_is_refused() -> None:
+    with pytest.raises(
+        TrainableError, match=r"Empty has no step\(\): a class derived from Trainable writes one"
+    ):
+        tune.Tuner(type("Empty", (tune.Trainable,), {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        ({"checkpoint_frequency": 3}, ["checkpoint_frequency=3: Bare has no save_checkpoint"]),
+        ({"checkpoint_at_end": True}, ["checkpoint_at_end=True: Bare has no save_checkpoint"]),
+        (
+            {"checkpoint_at_end": True, "checkpoint_frequency": 1},
+            ["checkpoint_frequency=1: Bare", "checkpoint_at_end=True: Bare"],
+        ),
+    ],
+)
+def test_checkpoints_that_a_class_cannot_make_are_refused(options: dict[str, Any], faults: list[str]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        tune.Tuner(Bare, run_config=checkpoints(**options))
+
+    assert len(raised.value.faults) == len(faults)
+    assert all(fault.startswith(start) for fault, start in zip(raised.value.faults, faults, strict=True))
+
+
+def test_class_that_cannot_save_is_warned_of_unless_that_is_meant() -> None:
+    with pytest.warns(
+        UserWarning, match=r"Bare has no save_checkpoint\(\), so .*checkpoint_at_end=False"
+    ) as seen:
+        tune.Tuner(Bare)
+    assert seen[0].filename == __file__
+
+    tune.Tuner(Bare, run_config=checkpoints(checkpoint_at_end=False))
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpoint_at_end": True}, {"checkpoint_frequency": 2}])
+def test_class_that_can_save_is_fine(options: dict[str, Any]) -> None:
+    tune.Tuner(Saving, run_config=checkpoints(**options))
+
+
+def test_class_that_cannot_be_pickled_is_refused_with_the_variable() -> None:
+    connection = threading.Lock()
+
+    class Locked(Saving):
+        lock = connection
+
+        def step(self) -> dict[str, Any]:
+            return {"locked": connection.locked()}
+
+    with pytest.raises(TrainableError) as raised:
+        tune.Tuner(Locked)
+
+    assert "attribute 'lock' (lock), closure variable 'connection' (lock): " in str(raised.value)
+
+
 # The search space.
 
 

@@ -25,6 +25,7 @@ from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
+from tune_core.execution import Ending, run_lease
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
@@ -32,7 +33,6 @@ from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
 from tune_core.session import Report
 from tune_core.steering import Steering
-from tune_core.trainable import Ending, run_lease
 from tune_core.trial import Trial
 
 
@@ -176,7 +176,7 @@ class LocalRuntime:
         while (order := self._orders.get()) is not None:
             trial, ending = self.controller.trials[order.trial_id], Ending(Outcome.STOPPED)
             uplink = _LocalUplink(self, trial, order.lease)
-            if not uplink.poll():
+            if uplink.stop_cause is None:
                 with self._guarded():
                     self._start(trial, order)
                 lease = self._experiment.lease(self._steering, trial, order)
@@ -216,16 +216,30 @@ class LocalRuntime:
             key = (trial.trial_id, lease)
             self._apply(messages.TrialReported(now, *key, report.iteration, row, index, decision))
             if index is not None:
-                self._callbacks.on_trial_save(0, self._trials, trial)
-                stored = self._experiment.storage.checkpoint(trial.dirname, index)
-                self._callbacks.on_checkpoint(0, self._trials, trial, stored)
+                self._show_checkpoint(trial, index)
             if self._steering.wants_all_stopped():
                 self._apply(messages.StopRequested(now, StopCause.STOPPER, "a stopper ended the experiment"))
         return decision
 
-    def wants_stop(self, trial: Trial, lease: int) -> bool:
-        """Return whether a trial was told to stop."""
-        return self._failure is not None or (trial.trial_id, lease) in self._stopping
+    def checkpoint(self, trial: Trial, lease: int, iteration: int, index: int) -> None:
+        """Take up a checkpoint that was committed after its report."""
+        with self._guarded():
+            now = self._wall_clock()
+            self._apply(messages.CheckpointSaved(now, trial.trial_id, lease, iteration, index))
+            self._show_checkpoint(trial, index)
+
+    def _show_checkpoint(self, trial: Trial, index: int) -> None:
+        self._callbacks.on_trial_save(0, self._trials, trial)
+        stored = self._experiment.storage.checkpoint(trial.dirname, index)
+        self._callbacks.on_checkpoint(0, self._trials, trial, stored)
+
+    def stop_cause(self, trial: Trial, lease: int) -> str | None:
+        """Return why a trial was told to stop; None if it was not."""
+        if self._failure is not None:
+            return str(StopCause.FAILURE)
+        request = self.controller.stop_request
+        is_stopping = request is not None and (trial.trial_id, lease) in self._stopping
+        return str(request.cause) if is_stopping and request is not None else None
 
 
 class _LocalUplink:
@@ -246,8 +260,15 @@ class _LocalUplink:
     def wait_for_journal(self, iteration: int) -> None:
         return
 
+    def send_checkpoint(self, iteration: int, index: int) -> None:
+        self._runtime.checkpoint(self._trial, self._lease, iteration, index)
+
     def poll(self) -> bool:
-        return self._runtime.wants_stop(self._trial, self._lease)
+        return self.stop_cause is not None
+
+    @property
+    def stop_cause(self) -> str | None:
+        return self._runtime.stop_cause(self._trial, self._lease)
 
 
 @contextmanager

@@ -1,0 +1,254 @@
+"""Running an attempt at a trial: a training function once, or the steps of a trainable class.
+
+Owns what return and yield values mean, when an object is saved and cleaned up, the trial's
+working directory, and the turning of every way in which user code can end into an `Ending`.
+Nothing that the user's code raises leaves `run_lease`, not even `SystemExit`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from numbers import Number
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tune_core.checkpoint import Checkpoint
+from tune_core.errors import TrainableError
+from tune_core.messages import Decision, Outcome, StopCause
+from tune_core.session import Lease, Session, StopTrial, Uplink, bind
+from tune_core.trainable import (
+    Trainable,
+    TrainingResult,
+    TrialPlace,
+    can_save,
+    clean_up,
+    is_trainable_class,
+    trainable_name,
+)
+
+#: Where the process was before the first trial changed its directory; as Ray Tune names it.
+ORIGINAL_DIRECTORY = "TUNE_ORIG_WORKING_DIR"
+#: Stops after which a trial goes on later: its object is saved if it can be.
+_SAVING = frozenset({Decision.PAUSE, StopCause.INTERRUPT, StopCause.FAILURE})
+#: Stops after which its state is of no use: another trial's is taken, or a newer attempt runs.
+_FORGETTING = frozenset({"EXPLOIT", "stale"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt at a trial ended.
+
+    Attributes:
+        error: `ExceptionType: text` of the user's exception.
+        traceback: Its traceback, from the trainable's own frame on.
+        retryable: False if another attempt would fail in the same way.
+    """
+
+    outcome: Outcome
+    error: str | None = None
+    traceback: str = ""
+    retryable: bool = True
+
+
+def run_lease(
+    lease: Lease,
+    trainable: Callable[..., Any],
+    uplink: Uplink,
+    directory: str | Path,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ending:
+    """Run one attempt at a trial to its end.
+
+    When this returns, all rows have been handed to the uplink and no code of the attempt runs
+    any more, except in threads that the trainable left behind. Nothing is raised.
+
+    Args:
+        lease: What to run, and from where.
+        trainable: The training function, or the class derived from `Trainable`.
+        uplink: The way to the driver.
+        directory: The working directory on this node; it is created.
+        wall_clock: Seconds since the epoch.
+        clock: Monotonic seconds.
+    """
+    session: Session | None = None
+    try:
+        is_class = is_trainable_class(trainable)
+        session = Session(lease, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
+        session.trial_dir = str(directory)
+        with _working_directory(session.trial_dir), bind(session):
+            session.restart_clock()
+            try:
+                if is_class:
+                    _run_class(trainable, lease, session)
+                else:
+                    _run_function(trainable, lease.config, session)
+            finally:
+                if lease.keeps_artifacts != "never":
+                    session.keep_artifacts()
+    except StopTrial:
+        return Ending(Outcome.STOPPED)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() of a trainable is an error of its trial
+        failed = session.metric_missing if session else None
+        if error is failed:
+            return Ending(Outcome.ERROR, describe_error(error), retryable=False)
+        return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, trainable))
+    return Ending(Outcome.COMPLETED)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return `ExceptionType: text` on one line."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def format_traceback(error: BaseException, trainable: Any) -> str:
+    """Return the traceback from the first frame that is the user's."""
+    frame = error.__traceback__
+    here = str(Path(__file__).parent) + os.sep
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(here):
+        frame = frame.tb_next
+    trimmed = frame if frame is not None else error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, trimmed))
+
+
+def _run_function(function: Callable[..., Any], config: dict[str, Any], session: Session) -> None:
+    result = function(config)
+    if inspect.isawaitable(result):
+        close = getattr(result, "close", lambda: None)
+        close()
+        raise TrainableError(
+            f"{trainable_name(function)} is async: a trainable is a plain function or a generator"
+        )
+    if inspect.isgenerator(result):
+        try:
+            for value in result:
+                _report_value(value, session)
+        finally:
+            result.close()
+    else:
+        _report_value(result, session)
+
+
+def _report_value(value: Any, session: Session) -> None:
+    """Report what was returned or yielded. Differs from Ray Tune: 0 and False are values."""
+    if value is None or (isinstance(value, (Mapping, Set, list, tuple, str)) and not value):
+        return
+    if isinstance(value, Mapping):
+        session.report(value)
+    elif isinstance(value, Number):
+        session.report({"_metric": value})
+    else:
+        raise TrainableError(
+            f"the trainable returned or yielded {value!r} ({type(value).__name__}): "
+            "return a dict of metrics or a single number, or nothing"
+        )
+
+
+def _run_class(kind: Callable[..., Trainable], lease: Lease, session: Session) -> None:
+    trainable = kind(lease.config, place_of(lease, session.trial_dir))
+    try:
+        if session.checkpoint is not None:
+            counted = {"training_iteration": lease.iteration, **lease.totals}
+            trainable.restore(TrainingResult(session.checkpoint, counted))
+        _train(trainable, session)
+    finally:
+        clean_up(trainable)
+
+
+def place_of(lease: Lease, directory: str) -> TrialPlace:
+    """Return what a trainable object may know of the trial that it serves."""
+    return TrialPlace(lease.trial_id, lease.trial_name, lease.resources, directory)
+
+
+def _train(trainable: Trainable, session: Session) -> NoReturn:
+    """Take steps until the trial is stopped; save before a row is sent, or late if the answer asks for it.
+
+    Raises:
+        StopTrial: The trial is over.
+    """
+    lease = session.lease
+    try:
+        while True:
+            # Only here: once a step is taken its row is sent, so that what is saved later belongs to it.
+            session.check_stop()
+            row = session.row_of(trainable.train())
+            frequency, iteration = lease.checkpoint_frequency, session.iteration + 1
+            is_due = frequency > 0 and iteration % frequency == 0
+            if is_due or row.get("should_checkpoint") or (row["done"] and lease.checkpoint_at_end):
+                with _keeping(row, session), _saved(trainable) as checkpoint:
+                    session.publish(row, checkpoint)
+            else:
+                session.publish(row)
+    except StopTrial:
+        if _wants_save(type(trainable), session):
+            with _saved(trainable) as checkpoint:
+                session.save(checkpoint)
+        raise
+
+
+def _wants_save(kind: type[Trainable], session: Session) -> bool:
+    """Whether a trial that was stopped after its row had been sent is saved now."""
+    if not session.has_unsaved_progress or session.stopped_by in _FORGETTING:
+        return False
+    return session.lease.checkpoint_at_end or (session.stopped_by in _SAVING and can_save(kind))
+
+
+@contextmanager
+def _saved(trainable: Trainable) -> Iterator[Checkpoint]:
+    with tempfile.TemporaryDirectory(prefix="checkpoint_tmp_") as directory:
+        yield trainable.save(directory).checkpoint
+
+
+@contextmanager
+def _keeping(row: dict[str, Any], session: Session) -> Iterator[None]:
+    """Send the row of a step even if its state cannot be saved: the step was taken."""
+    before = session.iteration
+    try:
+        yield
+    except StopTrial:
+        raise
+    except BaseException:
+        if session.iteration == before:
+            row.pop("should_checkpoint", None)
+            with suppress(StopTrial):
+                session.publish({**row, "done": False, "checkpoint_dir_name": None})
+        raise
+
+
+@contextmanager
+def _working_directory(directory: str) -> Iterator[None]:
+    """Work in a directory that is made for it, and that goes again if the trainable left nothing in it."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    try:
+        if os.environ.get("RAY_CHDIR_TO_TRIAL_DIR", "1") == "0":
+            yield
+        else:
+            with _changed_directory(directory):
+                yield
+    finally:
+        with suppress(OSError):  # not empty: what the user's code wrote stays
+            Path(directory).rmdir()
+
+
+@contextmanager
+def _changed_directory(directory: str) -> Iterator[None]:
+    before = str(Path.cwd())
+    os.environ.setdefault(ORIGINAL_DIRECTORY, before)
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        try:
+            os.chdir(before)
+        except OSError as error:
+            warnings.warn(f"cannot return to {before}: {error}", stacklevel=2)
