@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +73,15 @@ class Experiment:
             num_to_keep=checkpoints.num_to_keep,
             score_attribute=checkpoints.checkpoint_score_attribute,
             score_order=checkpoints.checkpoint_score_order,
+            saves_on_request=inspect.isclass(self.trainable),
         )
 
     def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
         """Return what an attempt at a trial has to know, as it was ordered."""
-        start = trial.checkpoint.metrics if trial.checkpoint and order.checkpoint is not None else {}
+        start = trial.start_point if order.checkpoint is not None else None
+        metrics = start.record.metrics if start else {}
         counted = ("time_total_s", "timesteps_total", "episodes_total")
-        totals: dict[str, float] = {name: start[name] for name in counted if name in start}
+        totals: dict[str, float] = {name: metrics[name] for name in counted if name in metrics}
         sync = self.run_config.sync_config
         when: Literal["always", "at_end"] = "always" if sync.sync_artifacts_on_checkpoint else "at_end"
         return Lease(
@@ -91,6 +94,7 @@ class Experiment:
             resources=trial.resources,
             storage=self.storage,
             checkpoint=order.checkpoint,
+            checkpoint_dirname=start.dirname if start and order.source else "",
             iteration=order.iteration,
             totals=totals,
             highest_index=order.highest_index,

@@ -1,5 +1,5 @@
 """Schedulers: what decides, report by report, which trials go on."""
 
-from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
+from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
-__all__ = ["FIFOScheduler", "TrialScheduler"]
+__all__ = ["Exploit", "FIFOScheduler", "TrialScheduler"]

@@ -156,6 +156,8 @@ class LocalRuntime:
                 if isinstance(event, messages.TrialSuggested):
                     self._trials.append(self.controller.trials[trial_id])
                     self._steering.add(self._trials, self._trials[-1])
+            case messages.ChoosePaused():
+                self._apply(self._steering.choose(self._trials))
             case StartLease():
                 self._orders.put(command)
             case messages.StopLease(trial_id, lease):
@@ -192,7 +194,7 @@ class LocalRuntime:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")
         self._apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
         self._callbacks.on_trial_start(0, self._trials, trial)
-        if trial.checkpoint is not None:
+        if trial.start_point is not None:
             self._callbacks.on_trial_restore(0, self._trials, trial)
 
     def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
@@ -210,11 +212,13 @@ class LocalRuntime:
         with self._guarded():
             row = loads(dumps(report.row))
             result = trial.result_of(row)
-            decision = self._steering.decide(self._trials, trial, row, result)
+            index = report.checkpoint
+            decided = self._steering.decide(self._trials, trial, row, result, index)
             self._callbacks.on_trial_result(0, self._trials, trial, result)
-            now, row, index = self._wall_clock(), trial.row_of(result), report.checkpoint
+            now, row = self._wall_clock(), trial.row_of(result)
             key = (trial.trial_id, lease)
-            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, decision))
+            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, *decided))
+            decision = trial.decision  # a pause may have to wait for a checkpoint
             if index is not None:
                 self._callbacks.on_trial_save(0, self._trials, trial)
                 stored = self._experiment.storage.checkpoint(trial.dirname, index)
