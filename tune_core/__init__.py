@@ -12,6 +12,7 @@ from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunC
 from tune_core.errors import TuneError
 from tune_core.resources import PlacementGroupFactory, with_resources
 from tune_core.results import Result, ResultGrid
+from tune_core.schedulers import create_scheduler
 from tune_core.search.space import (
     choice,
     grid_search,
@@ -50,6 +51,7 @@ __all__ = [
     "TuneError",
     "Tuner",
     "choice",
+    "create_scheduler",
     "get_checkpoint",
     "get_context",
     "grid_search",

@@ -98,7 +98,7 @@ class Experiment:
             iteration=order.iteration,
             totals=totals,
             highest_index=order.highest_index,
-            metric=self.tune_config.metric,
+            metric=self.tune_config.metric or steering.required_metric,
             stop=steering.local_stop,
             waits_for_decisions=steering.waits_for_decisions,
             log_files=self.run_config.log_files,

@@ -85,6 +85,11 @@ class Steering:
         return self.stopper is not None or not self.scheduler.always_continues
 
     @property
+    def required_metric(self) -> str | None:
+        """The metric that the scheduler cannot do without; None if it can without any."""
+        return self.scheduler.metric if self.scheduler.needs_metric else None
+
+    @property
     def total_trials(self) -> int | None:
         """How many trials there will be; None if nobody knows."""
         total = getattr(self.searcher, "total_trials", None)

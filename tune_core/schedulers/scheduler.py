@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 from tune_core.messages import Decision
 from tune_core.trial import Status, Trial
 
+#: What a number is reported as that a training function returns.
+RETURNED_METRIC = "_metric"
+
 
 @dataclass(frozen=True)
 class Exploit:
@@ -77,9 +80,13 @@ class TrialScheduler(ABC):
 
     #: Whether every answer is CONTINUE, whatever is reported: then no report waits for it.
     always_continues: ClassVar[bool] = False
+    #: Whether it works with a metric only, which it or `TuneConfig` has to be given.
+    needs_metric: ClassVar[bool] = False
 
     metric: str | None = None
     mode: str | None = None
+    #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
+    has_own_objective: bool = False
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Take over what `TuneConfig` says to optimise.
@@ -98,6 +105,8 @@ class TrialScheduler(ABC):
             return False
         self.metric = metric or self.metric
         self.mode = mode or self.mode
+        if self.metric is None and self.mode is not None:
+            self.metric = RETURNED_METRIC
         return True
 
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
@@ -143,7 +152,11 @@ class TrialScheduler(ABC):
         """Learn that a trial has failed for good."""
 
     def on_trial_remove(self, trials: Sequence[Trial], trial: Trial) -> None:
-        """Learn that a trial that was not running will never run again."""
+        """Learn that a trial that was paused will never run again."""
+
+    def debug_string(self) -> str:
+        """Return where the scheduler stands, to be read."""
+        return f"Using {type(self).__name__}."
 
 
 class FIFOScheduler(TrialScheduler):
@@ -161,3 +174,7 @@ class FIFOScheduler(TrialScheduler):
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return CONTINUE."""
         return self.CONTINUE
+
+    def debug_string(self) -> str:
+        """Return what it is."""
+        return "Using FIFO scheduling algorithm."
