@@ -34,6 +34,7 @@ from tune_core.journal import Journal
 from tune_core.messages import (
     Answer,
     CheckpointSaved,
+    ChoosePaused,
     Command,
     CompleteTrial,
     Decision,
@@ -137,6 +138,7 @@ class Driver:
         self._checks_stop_all = parts.steering.stopper is not None
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
+            ChoosePaused: self._choose_paused,
             StartLease: self._start_lease,
             Answer: self._answer,
             StopLease: self._stop_lease,
@@ -258,7 +260,7 @@ class Driver:
         trial = self._controller.trials[message.trial_id]
         for callbacks in (self._parts.user_callbacks, self._parts.loggers):
             callbacks.on_trial_start(self._turn, self._trials, trial)
-            if trial.checkpoint is not None:
+            if trial.start_point is not None:
                 callbacks.on_trial_restore(self._turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
 
@@ -269,9 +271,11 @@ class Driver:
             self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
             return
         if iteration == trial.iteration + 1:
-            decision = self._reported(trial, iteration, checkpoint, row)
-            if wants_decision and decision is Decision.CONTINUE:
-                self._parts.channel.send(trial.trial_id, trial.lease, "decision", iteration, str(decision))
+            self._reported(trial, iteration, checkpoint, row)
+            if wants_decision and trial.decision is Decision.CONTINUE:  # else the controller has answered
+                self._parts.channel.send(
+                    message.trial_id, message.lease, "decision", iteration, str(Decision.CONTINUE)
+                )
         elif iteration <= trial.iteration:
             self._answer_again(trial, iteration)
         # Else rows before it were lost with a connection: they come again, and this one after them.
@@ -284,20 +288,16 @@ class Driver:
         if iteration == trial.iteration:
             send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
 
-    def _reported(
-        self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]
-    ) -> Decision:
+    def _reported(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
         """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
         parts, trials = self._parts, self._trials
         result = trial.result_of(row)
-        decision = parts.steering.decide(trials, trial, row, result)
+        decided = parts.steering.decide(trials, trial, row, result, checkpoint)
         if self._has_user_callbacks:
             parts.user_callbacks.on_trial_result(self._turn, trials, trial, result)
             row = trial.row_of(result)  # a callback may have added to it
-        event = TrialReported(
-            parts.wall_clock(), trial.trial_id, trial.lease, iteration, row, checkpoint, decision
-        )
-        self.apply(event)
+        now = parts.wall_clock()
+        self.apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
         parts.loggers.on_trial_result(self._turn, trials, trial, result)
         is_best = self._best.is_new(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
@@ -309,7 +309,6 @@ class Driver:
             self._show_checkpoint(trial, checkpoint)
         if self._checks_stop_all and parts.steering.wants_all_stopped():
             self.request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
-        return decision
 
     def _take_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its row had been sent."""
@@ -439,6 +438,9 @@ class Driver:
             self._trials.append(trial)
             self._parts.steering.add(self._trials, trial)
             self._parts.artifacts.show_trial(trial)
+
+    def _choose_paused(self, _: ChoosePaused) -> None:
+        self.apply(self._parts.steering.choose(self._trials))
 
     def _start_lease(self, command: StartLease) -> None:
         trial = self._controller.trials[command.trial_id]

@@ -258,7 +258,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     current = live.experiment
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
-    steering = Steering(tune, run.stop, current.param_space, current.trainable, current.trainable_name)
+    steering = current.steering()
     with_actors = isinstance(context.task_runner, TuneTaskRunner)
     pool = stack.enter_context(borrowed_pool(with_actors=with_actors, runtime_env=run.runtime_env))
     capacity = _start_slots(current, steering, pool)

@@ -337,9 +337,15 @@ class TuneConfig:
                 continue
             for what in ("metric", "mode"):
                 own, ours = getattr(part, what, None), getattr(self, what)
-                if own is not None and ours is not None and own != ours:
+                is_own = getattr(part, "has_own_objective", False)
+                if own is not None and ours is not None and (is_own or own != ours):
                     expected = f"the {name} was given {what}={own!r}: give it in one place"
                     faults.add(what, ours, expected)
+        scheduler = self.scheduler
+        needs_metric = isinstance(scheduler, TrialScheduler) and scheduler.needs_metric
+        if needs_metric and (self.metric, getattr(scheduler, "mode", None)) == (None, None):
+            kind = type(scheduler).__name__
+            faults.add("metric", None, f"{kind} compares trials by a metric: add metric=... and mode=...")
 
     __repr__ = _shown
 

@@ -18,6 +18,7 @@ from tune_core.messages import (
     Answer,
     CapacityChanged,
     CheckpointSaved,
+    ChoosePaused,
     Command,
     CompleteTrial,
     Decision,
@@ -25,9 +26,11 @@ from tune_core.messages import (
     EndExperiment,
     Event,
     ExperimentStarted,
+    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     Outcome,
+    PausedChosen,
     SearchEnded,
     StartLease,
     StopCause,
@@ -40,7 +43,7 @@ from tune_core.messages import (
 )
 from tune_core.metrics import lookup
 from tune_core.resources import PlacementGroupFactory
-from tune_core.trial import CheckpointRecord, LeasePhase, Status, Trial
+from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -58,6 +61,8 @@ class Rules:
         num_to_keep: Checkpoints to keep per trial; None: all. The latest is kept besides.
         score_attribute: Metric that ranks checkpoints, nested with "/"; None: the time.
         score_order: Whether more or less of it is better.
+        saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
+            A function is paused at a report that carries a checkpoint.
     """
 
     experiment_id: str
@@ -67,6 +72,7 @@ class Rules:
     num_to_keep: int | None = None
     score_attribute: str | None = None
     score_order: Literal["max", "min"] = "max"
+    saves_on_request: bool = False
 
 
 class Controller:
@@ -88,6 +94,10 @@ class Controller:
         self.has_ended = False
         self._capacity = 0
         self._search: Literal["idle", "asked", "deferred", "ended"] = "idle"
+        #: Whether the scheduler may be asked which paused trial goes on; "declined": not before it has learnt more.
+        self._choice: Literal["idle", "asked", "declined"] = "idle"
+        #: Paused trials that ended since nobody chose them.
+        self._given_up = 0
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
         self._first_failure: Trial | None = None
@@ -101,6 +111,7 @@ class Controller:
             TrialReported: self._on_reported,
             CheckpointSaved: self._on_checkpoint_saved,
             LeaseEnded: self._on_lease_ended,
+            PausedChosen: self._on_paused_chosen,
             StopRequested: self._on_stop_requested,
         }
 
@@ -145,6 +156,7 @@ class Controller:
             resources=PlacementGroupFactory.from_dict(event.resources),
         )
         self.trials[trial.trial_id] = self._unfinished[trial.trial_id] = trial
+        self._ask_again()
         if self.stop_request is not None:  # it came while the question was under way
             return [*self._stopped(trial, event), *self._next_steps()]
         return [*self._start_lease(trial), *self._next_steps()]
@@ -173,21 +185,56 @@ class Controller:
             return []  # an older lease's, or one that came by the commit marker before
         trial.iteration = event.iteration
         trial.last_row = event.row
+        released = None
+        if event.checkpoint is not None:
+            released = self._keep(trial, event.checkpoint, event.iteration)
+        is_told = self._decide(trial, event)  # before anything is deleted: it may need a checkpoint
         commands: list[Command] = []
         if event.checkpoint is not None:
-            commands += self._take_checkpoint(trial, event.checkpoint, event.iteration)
-        if event.decision is not Decision.CONTINUE:
-            trial.phase = LeasePhase.STOPPING
-            if trial.decision is not Decision.STOP:  # which no later row takes back
-                trial.decision = event.decision
+            commands += self._forget_checkpoints(trial)
+        commands += self._release(released)
+        if is_told:
             commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
+        if self._choice == "declined":
+            self._ask_again()
+            commands += self._next_steps()
         return commands
 
     def _on_checkpoint_saved(self, event: CheckpointSaved) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is None or event.index <= trial.last_checkpoint_index:
             return []  # an older lease's, or one that is known
-        return self._take_checkpoint(trial, event.index, event.iteration)
+        released = self._keep(trial, event.index, event.iteration)
+        return [*self._forget_checkpoints(trial), *self._release(released)]
+
+    def _decide(self, trial: Trial, event: TrialReported) -> bool:
+        """Take a decision over; return whether the attempt has to be told to stop."""
+        decision = event.decision
+        if decision is Decision.CONTINUE and trial.wants_pause and event.checkpoint is not None:
+            decision = Decision.PAUSE
+        if decision is Decision.PAUSE and not self._can_pause(trial, event):
+            trial.wants_pause, decision = True, Decision.CONTINUE
+        if decision is Decision.STOP or trial.decision is Decision.CONTINUE:  # else the earlier one stands
+            trial.decision = decision
+            trial.exploit = event.exploit if decision is Decision.EXPLOIT else None
+            if decision is Decision.EXPLOIT:
+                self._find(trial.exploit)
+        if trial.decision is Decision.CONTINUE:
+            return False
+        trial.phase = LeasePhase.STOPPING
+        return True
+
+    def _can_pause(self, trial: Trial, event: TrialReported) -> bool:
+        """A function saves only with a report: unless it never does, work would be lost before that."""
+        return self.rules.saves_on_request or event.checkpoint is not None or trial.start_point is None
+
+    def _find(self, choice: ExploitChoice | None) -> StartPoint:
+        if choice is not None and choice.donor in self.trials:
+            donor = self.trials[choice.donor]
+            for record in donor.checkpoints:
+                if record.index == choice.checkpoint:
+                    return StartPoint(donor.trial_id, donor.dirname, record)
+        raise IllegalTransition(f"{choice!r}: there is no such checkpoint")
 
     def _on_lease_ended(self, event: LeaseEnded) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
@@ -195,8 +242,7 @@ class Controller:
             return []
         was_stopping = trial.phase is LeasePhase.STOPPING
         trial.phase = LeasePhase.NONE
-        if self._search == "deferred":
-            self._search = "idle"
+        self._ask_again()
         if event.outcome is Outcome.COMPLETED:
             commands = self._finish(trial, Status.TERMINATED, event)
         elif was_stopping or event.outcome is Outcome.STOPPED:
@@ -204,6 +250,27 @@ class Controller:
             commands = self._stopped(trial, event)
         else:
             commands = self._failed(trial, event)
+        return [*commands, *self._next_steps()]
+
+    def _on_paused_chosen(self, event: PausedChosen) -> list[Command]:
+        if self._choice != "asked":
+            raise IllegalTransition(f"{event!r}: nobody asked for this choice")
+        self._choice = "idle"
+        if self.stop_request is not None:  # it came while the question was under way
+            return self._next_steps()
+        commands: list[Command] = []
+        for trial_id in event.stopped:
+            commands += self._finish(self.trials[trial_id], Status.TERMINATED, event)
+        if event.trial_id is None and not event.stopped:
+            self._choice = "declined"
+        if event.stopped and self._search == "deferred":
+            self._search = "idle"
+        if event.trial_id is not None:
+            trial = self.trials[event.trial_id]
+            if trial.status is not Status.PAUSED:
+                raise IllegalTransition(f"{event!r}: trial {trial.trial_id} is {trial.status}")
+            trial.move_to(Status.PENDING, because=event)
+            commands += self._start_lease(trial)
         return [*commands, *self._next_steps()]
 
     def _on_stop_requested(self, event: StopRequested) -> list[Command]:
@@ -218,20 +285,33 @@ class Controller:
         trial.lease += 1
         trial.phase = LeasePhase.STARTING
         trial.decision = Decision.CONTINUE
-        start = trial.checkpoint
-        trial.iteration = start.iteration if start else 0
-        index = start.index if start else None
-        return [StartLease(trial.trial_id, trial.lease, index, trial.iteration, trial.last_checkpoint_index)]
+        trial.wants_pause = False
+        start = trial.start_point
+        trial.iteration = start.record.iteration if start else 0
+        index = start.record.index if start else None
+        source = start.trial_id if start and start.trial_id != trial.trial_id else ""
+        highest = trial.last_checkpoint_index
+        return [StartLease(trial.trial_id, trial.lease, index, trial.iteration, highest, source)]
 
     def _stopped(self, trial: Trial, event: Event) -> list[Command]:
         if self.stop_request is None:
-            can_go_on = trial.decision is Decision.PAUSE
+            can_go_on = trial.decision in (Decision.PAUSE, Decision.EXPLOIT)
         else:
             can_go_on = self.stop_request.cause in _RESUMABLE and trial.decision is not Decision.STOP
         if not can_go_on:
             return self._finish(trial, Status.TERMINATED, event)
+        commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
+        if trial.decision is Decision.EXPLOIT and self.stop_request is None:
+            trial.move_to(Status.PENDING, because=event)
+            return [*commands, *self._start_lease(trial)]
         trial.move_to(Status.PAUSED, because=event)
-        return []
+        return commands
+
+    def _take_over(self, trial: Trial, choice: ExploitChoice) -> list[Command]:
+        """Give a trial the configuration and the checkpoint that were chosen for it."""
+        released, trial.borrowed = trial.borrowed, self._find(choice)
+        trial.config, trial.experiment_tag, trial.exploit = choice.config, choice.experiment_tag, None
+        return self._release(released)
 
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
         trial.num_failures += 1
@@ -248,12 +328,15 @@ class Controller:
             commands += self._stop_all(self.stop_request)
         return commands
 
-    def _finish(self, trial: Trial, status: Status, event: Event) -> list[Command]:
-        trial.move_to(status, because=event)
+    def _finish(self, trial: Trial, status: Status, because: object) -> list[Command]:
+        trial.move_to(status, because=because)
         if status is Status.TERMINATED:
             trial.error, trial.traceback = None, ""
         del self._unfinished[trial.trial_id]
-        return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR)]
+        released = self._needed_by(trial)
+        trial.exploit = trial.borrowed = None
+        commands = [command for point in released for command in self._release(point)]
+        return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR), *commands]
 
     def _stop_all(self, event: StopRequested) -> list[Command]:
         commands: list[Command] = []
@@ -265,11 +348,12 @@ class Controller:
                 commands += self._finish(trial, Status.TERMINATED, event)
         return commands
 
-    def _take_checkpoint(self, trial: Trial, index: int, iteration: int) -> list[Command]:
-        """Note a committed checkpoint of the latest report; what it displaces is deleted."""
+    def _keep(self, trial: Trial, index: int, iteration: int) -> StartPoint | None:
+        """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
         trial.last_checkpoint_index = index
         trial.checkpoints.append(CheckpointRecord(index, iteration, trial.last_row))
-        return self._forget_checkpoints(trial)
+        released, trial.borrowed = trial.borrowed, None
+        return released
 
     def _forget_checkpoints(self, trial: Trial) -> list[Command]:
         keep = self.rules.num_to_keep
@@ -277,9 +361,24 @@ class Controller:
             return []
         ranked = sorted(trial.checkpoints, key=self.rank_checkpoint)
         kept = {record.index for record in ranked[-keep:]} | {trial.checkpoints[-1].index}
+        kept |= {
+            point.record.index
+            for borrower in self._unfinished.values()
+            for point in self._needed_by(borrower)
+            if point.trial_id == trial.trial_id
+        }
         gone = [record.index for record in trial.checkpoints if record.index not in kept]
         trial.checkpoints = [record for record in trial.checkpoints if record.index in kept]
         return [DeleteCheckpoint(trial.trial_id, index) for index in gone]
+
+    def _needed_by(self, trial: Trial) -> list[StartPoint]:
+        """Checkpoints that this trial has borrowed, or is about to."""
+        coming = [self._find(trial.exploit)] if trial.exploit is not None else []
+        return coming if trial.borrowed is None else [trial.borrowed, *coming]
+
+    def _release(self, point: StartPoint | None) -> list[Command]:
+        """Delete what was kept for a borrower alone."""
+        return [] if point is None else self._forget_checkpoints(self.trials[point.trial_id])
 
     def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
         """Worse sorts first: a missing or NaN score is worse than -inf; equal scores go by time."""
@@ -291,21 +390,38 @@ class Controller:
         return 1, value if self.rules.score_order == "max" else -value, record.index
 
     def _next_steps(self) -> list[Command]:
-        """Ask for one more trial, wake a paused one, or end: whatever there is room for."""
-        if self.has_ended or self._search == "asked" or self._waits_for_capacity():
+        """Ask for one more trial, or for a paused one to wake, or end: whatever there is room for."""
+        if self.has_ended or "asked" in (self._search, self._choice) or self._waits_for_capacity():
             return []
         if self.stop_request is None and self._has_room():
             if self._search == "idle":
                 self._search = "asked"
                 return [Suggest(f"{self.rules.experiment_id}_{len(self.trials):05d}")]
-            paused = next((t for t in self._unfinished.values() if t.status is Status.PAUSED), None)
-            if paused is not None:
-                paused.move_to(Status.PENDING, because="room for a paused trial")
-                return [*self._start_lease(paused), *self._next_steps()]
+            if self._choice == "idle" and any(t.status is Status.PAUSED for t in self._unfinished.values()):
+                self._choice = "asked"
+                return [ChoosePaused()]
         if any(trial.phase is not LeasePhase.NONE for trial in self._unfinished.values()):
             return []
+        if self.stop_request is None and self._unfinished:
+            return self._give_up_paused()
         self.has_ended = True
         return [self._end()]
+
+    def _ask_again(self) -> None:
+        """Searcher and scheduler have learnt something: what they declined to answer may be answered now."""
+        if self._search == "deferred":
+            self._search = "idle"
+        if self._choice == "declined":
+            self._choice = "idle"
+
+    def _give_up_paused(self) -> list[Command]:
+        """End the paused trials: nothing runs, so nothing would make the scheduler choose one of them."""
+        self._given_up += len(self._unfinished)
+        commands: list[Command] = []
+        for trial in self.unfinished:
+            commands += self._finish(trial, Status.TERMINATED, "the scheduler chose none of the paused")
+        self._ask_again()
+        return [*commands, *self._next_steps()]
 
     def _waits_for_capacity(self) -> bool:
         is_wanted = self._search == "idle" or bool(self._unfinished)
@@ -323,6 +439,11 @@ class Controller:
             return EndExperiment(f"trial {self._first_failure.trial_id} failed", self._first_failure.error)
         if self.stop_request is not None:
             return EndExperiment(self.stop_request.reason)
+        reason = "every trial is finished"
         if self._search == "deferred":
-            return EndExperiment("the searcher waits, but no trial runs that it could wait for")
-        return EndExperiment("every trial is finished")
+            reason = "the searcher waits, but no trial runs that it could wait for"
+        if self._given_up:
+            reason += (
+                f"; {self._given_up} of them were paused, and the scheduler chose none of these to go on"
+            )
+        return EndExperiment(reason)

@@ -33,6 +33,8 @@ class Decision(StrEnum):
     CONTINUE = "CONTINUE"
     STOP = "STOP"
     PAUSE = "PAUSE"
+    #: Stop without saving; go on from another trial's checkpoint, with another configuration.
+    EXPLOIT = "EXPLOIT"
 
 
 class StopCause(StrEnum):
@@ -106,6 +108,23 @@ class LeaseStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ExploitChoice:
+    """What a scheduler chose for a trial that goes on from another one's checkpoint.
+
+    Attributes:
+        donor: The trial whose directory holds the checkpoint.
+        checkpoint: Index of that checkpoint.
+        config: The configuration that the trial goes on with.
+        experiment_tag: The trial's tag from then on.
+    """
+
+    donor: str
+    checkpoint: int
+    config: dict[str, Any]
+    experiment_tag: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrialReported(Event):
     """A report arrived, and was decided on.
 
@@ -113,6 +132,7 @@ class TrialReported(Event):
         row: User metrics and auto-filled keys, without what `LeaseStarted` and the config say already.
         checkpoint: Index of the checkpoint that was committed with it, if any.
         decision: What the scheduler and the stoppers answered.
+        exploit: With EXPLOIT, what was chosen.
     """
 
     trial_id: str
@@ -121,6 +141,7 @@ class TrialReported(Event):
     row: dict[str, Any]
     checkpoint: int | None = None
     decision: Decision = Decision.CONTINUE
+    exploit: ExploitChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +172,14 @@ class LeaseEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PausedChosen(Event):
+    """The scheduler chose which paused trial goes on (None: none now), or which ones never will."""
+
+    trial_id: str | None
+    stopped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested(Event):
     """Somebody wants the whole experiment to stop."""
 
@@ -172,10 +201,11 @@ class Suggest(Command):
 
 @dataclass(frozen=True, slots=True)
 class StartLease(Command):
-    """Start attempt `lease` of a trial, from its checkpoint `checkpoint` (None: from scratch).
+    """Start attempt `lease` of a trial, from the checkpoint `checkpoint` (None: from scratch).
 
-    `highest_index` is the newest committed checkpoint that the journal knows: a marker
-    above it, written by an older lease, is an orphan.
+    `highest_index` is the newest committed checkpoint of the trial that the journal knows: a
+    marker above it, written by an older lease, is an orphan. `source` is the trial that
+    the checkpoint belongs to, "" for the trial itself.
     """
 
     trial_id: str
@@ -183,6 +213,7 @@ class StartLease(Command):
     checkpoint: int | None
     iteration: int
     highest_index: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +231,11 @@ class StopLease(Command):
 
     trial_id: str
     lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChoosePaused(Command):
+    """Ask the scheduler which paused trial goes on, and which never will; answer with an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +274,7 @@ _EVENTS: dict[str, type[Event]] = {
         TrialReported,
         CheckpointSaved,
         LeaseEnded,
+        PausedChosen,
         StopRequested,
     )
 }
@@ -245,6 +282,7 @@ _ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "c
 
 
 _FIELDS = {name: tuple(field.name for field in fields(kind)) for name, kind in _EVENTS.items()}
+_EXPLOIT_FIELDS = tuple(field.name for field in fields(ExploitChoice))
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
@@ -254,6 +292,10 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     for name in _FIELDS[kind]:
         value = getattr(event, name)
         record[name] = value.value if isinstance(value, StrEnum) else value
+    if kind == "TrialReported":
+        exploit = record.pop("exploit")  # most have none
+        if exploit is not None:
+            record["exploit"] = {name: getattr(exploit, name) for name in _EXPLOIT_FIELDS}
     return record
 
 
@@ -273,6 +315,10 @@ def event_from_dict(data: dict[str, Any]) -> Event:
     for key, enum in _ENUMS.items():
         if key in values:
             values[key] = enum(values[key])
+    if "exploit" in values:
+        values["exploit"] = ExploitChoice(**values["exploit"])
+    if "stopped" in values:
+        values["stopped"] = tuple(values["stopped"])
     return _EVENTS[name](**values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -76,12 +77,26 @@ class Experiment:
             num_to_keep=checkpoints.num_to_keep,
             score_attribute=checkpoints.checkpoint_score_attribute,
             score_order=checkpoints.checkpoint_score_order,
+            saves_on_request=can_save(self.trainable),
+        )
+
+    def steering(self, wall_clock: Callable[[], float] = time.time) -> Steering:
+        """Return what steers this experiment, at its beginning."""
+        return Steering(
+            self.tune_config,
+            self.run_config.stop,
+            self.param_space,
+            self.trainable,
+            self.trainable_name,
+            saves_on_request=can_save(self.trainable),
+            wall_clock=wall_clock,
         )
 
     def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
         """Return what an attempt at a trial has to know, as it was ordered."""
-        start = trial.checkpoint.metrics if trial.checkpoint and order.checkpoint is not None else {}
-        totals: dict[str, float] = {name: start[name] for name in TOTALS if name in start}
+        start = trial.start_point if order.checkpoint is not None else None
+        metrics = start.record.metrics if start else {}
+        totals: dict[str, float] = {name: metrics[name] for name in TOTALS if name in metrics}
         checkpoints, saves = self.run_config.checkpoint_config, can_save(self.trainable)
         sync = self.run_config.sync_config
         when: Literal["always", "at_end"] = "always" if sync.sync_artifacts_on_checkpoint else "at_end"
@@ -95,10 +110,11 @@ class Experiment:
             resources=trial.resources,
             storage=self.storage,
             checkpoint=order.checkpoint,
+            checkpoint_dirname=start.dirname if start and order.source else "",
             iteration=order.iteration,
             totals=totals,
             highest_index=order.highest_index,
-            metric=self.tune_config.metric,
+            metric=self.tune_config.metric or steering.required_metric,
             stop=steering.local_stop,
             waits_for_decisions=steering.waits_for_decisions,
             log_files=self.run_config.log_files,

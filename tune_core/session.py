@@ -59,6 +59,7 @@ class Lease:
         resources: The bundles that the attempt was given.
         storage: Where checkpoints are committed.
         checkpoint: Index of the checkpoint to start from; None: from scratch.
+        checkpoint_dirname: The trial's directory that this checkpoint is in; "" for its own.
         iteration: `training_iteration` of that checkpoint; 0 without one.
         totals: `time_total_s`, `timesteps_total` … at that checkpoint.
         highest_index: Highest checkpoint index of earlier attempts; -1: none.
@@ -81,6 +82,7 @@ class Lease:
     resources: PlacementGroupFactory
     storage: ExperimentStorage
     checkpoint: int | None = None
+    checkpoint_dirname: str = ""
     iteration: int = 0
     totals: dict[str, float] = field(default_factory=dict)
     highest_index: int = -1
@@ -184,7 +186,8 @@ class Session:
         self._stop_rules = DictStopper(lease.stop)
         self._checkpoint = None
         if lease.checkpoint is not None:
-            self._checkpoint = lease.storage.checkpoint(lease.dirname, lease.checkpoint)
+            source = lease.checkpoint_dirname or lease.dirname
+            self._checkpoint = lease.storage.checkpoint(source, lease.checkpoint)
 
     @property
     def checkpoint(self) -> Checkpoint | None:

@@ -7,22 +7,33 @@ return values.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tune_core.config import TuneConfig
 from tune_core.errors import ConfigError
-from tune_core.messages import Decision, Event, SearchEnded, SuggestionDeferred, TrialSuggested
+from tune_core.messages import (
+    Decision,
+    Event,
+    ExploitChoice,
+    PausedChosen,
+    SearchEnded,
+    SuggestionDeferred,
+    TrialSuggested,
+)
 from tune_core.metrics import flatten, lookup
 from tune_core.resources import resources_of
-from tune_core.schedulers import FIFOScheduler, TrialScheduler
+from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
-from tune_core.search.variants import experiment_tag, trial_dirname
+from tune_core.search.variants import experiment_tag, exploit_tag, trial_dirname
 from tune_core.stoppers import Stopper, resolve_stop
 from tune_core.trial import Status, Trial
 
-_DECISIONS = {decision.value: decision for decision in Decision}
+_DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
+
+_logger = logging.getLogger(__name__)
 
 
 class Steering:
@@ -34,6 +45,7 @@ class Steering:
         param_space: The search space.
         trainable: Whose resources each configuration is given.
         trainable_name: Goes into directory names.
+        saves_on_request: Whether the trainable saves when it is told to pause.
         wall_clock: Seconds since the epoch; dates directory names.
     """
 
@@ -45,6 +57,7 @@ class Steering:
         trainable: Callable[..., Any],
         trainable_name: str,
         *,
+        saves_on_request: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = tune_config
@@ -63,12 +76,24 @@ class Steering:
             self._refuse_unresolved(
                 param_space, "does not draw from param_space, which has samplers or grids"
             )
-        self.scheduler.set_search_properties(tune_config.metric, tune_config.mode)
+        if not self.scheduler.set_search_properties(tune_config.metric, tune_config.mode):
+            name, own = type(self.scheduler).__name__, (self.scheduler.metric, self.scheduler.mode)
+            raise ConfigError(
+                f"TuneConfig(metric={tune_config.metric!r}, mode={tune_config.mode!r}): {name} was given "
+                f"metric and mode {own} already; give them in one place, and each experiment its own scheduler"
+            )
+        self._saves_on_request = saves_on_request
+        self._has_warned = False
 
     @property
     def waits_for_decisions(self) -> bool:
         """Whether something here could answer a report with other than CONTINUE."""
         return self.stopper is not None or not self.scheduler.always_continues
+
+    @property
+    def required_metric(self) -> str | None:
+        """The metric that the scheduler cannot do without; None if it can without any."""
+        return self.scheduler.metric if self.scheduler.needs_metric else None
 
     @property
     def total_trials(self) -> int | None:
@@ -123,8 +148,13 @@ class Steering:
         self.scheduler.on_trial_add(trials, trial)
 
     def decide(
-        self, trials: Sequence[Trial], trial: Trial, row: dict[str, Any], result: dict[str, Any]
-    ) -> Decision:
+        self,
+        trials: Sequence[Trial],
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        checkpoint: int | None = None,
+    ) -> tuple[Decision, ExploitChoice | None]:
         """Answer a report; a stopper's hit is written into `row` and `result` as `done`.
 
         Args:
@@ -132,25 +162,59 @@ class Steering:
             trial: Whose report it is.
             row: The report, compact, as it will be journaled.
             result: The same with every auto-filled key.
+            checkpoint: Index of the checkpoint that came with it, if any.
+
+        Returns:
+            The decision and, with EXPLOIT, what was chosen.
         """
         if row["done"]:
-            return Decision.STOP
+            return Decision.STOP, None
         if self.stopper is not None and self.stopper(trial.trial_id, result):
             row["done"] = result["done"] = True
-            return Decision.STOP
-        if self.scheduler.always_continues:
-            decision = Decision.CONTINUE
-        else:
-            answer = self.scheduler.on_trial_result(trials, trial, result)
-            if answer not in _DECISIONS:
+            return Decision.STOP, None
+        decision, exploit = Decision.CONTINUE, None
+        if not self.scheduler.always_continues and not trial.wants_pause:
+            answer: Any = self.scheduler.on_trial_result(trials, trial, result)
+            if isinstance(answer, Exploit):
+                exploit = self._exploit(trials, trial, answer, checkpoint)
+                decision = Decision.EXPLOIT if exploit is not None else Decision.CONTINUE
+            elif isinstance(answer, str) and answer in _DECISIONS:
+                decision = _DECISIONS[answer]
+            else:
                 raise ConfigError(
                     f"{type(self.scheduler).__name__}.on_trial_result returned {answer!r}: "
-                    f"expected one of {', '.join(_DECISIONS)}"
+                    f"expected one of {', '.join(_DECISIONS)}, or an Exploit"
                 )
-            decision = _DECISIONS[answer]
+        if decision is Decision.PAUSE and checkpoint is None:
+            self._warn_of_lost_work(trial)
         if decision is not Decision.STOP:
             self.searcher.on_trial_result(trial.trial_id, result)
-        return decision
+        return decision, exploit
+
+    def choose(self, trials: Sequence[Trial]) -> PausedChosen:
+        """Ask the scheduler which paused trials never go on, and which does now."""
+        name, paused = (
+            type(self.scheduler).__name__,
+            {t.trial_id for t in trials if t.status is Status.PAUSED},
+        )
+        stopped = [trial for trial in self.scheduler.trials_to_stop(trials) if not trial.is_finished]
+        for trial in stopped:
+            if trial.trial_id not in paused:
+                raise ConfigError(
+                    f"{name}.trials_to_stop returned trial {trial.trial_id}, which is {trial.status}: "
+                    "expected paused trials only; answer STOP to a report of a running one"
+                )
+        if stopped:  # when they are over, the scheduler knows, and is asked again
+            ids = dict.fromkeys(trial.trial_id for trial in stopped)
+            return PausedChosen(self._wall_clock(), None, tuple(ids))
+        chosen: Any = self.scheduler.choose_trial_to_run(trials)
+        if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
+            shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
+            raise ConfigError(
+                f"{name}.choose_trial_to_run returned {shown}: expected None or one of the trials that are "
+                f"PAUSED, which are {', '.join(sorted(paused))}"
+            )
+        return PausedChosen(self._wall_clock(), chosen.trial_id if chosen is not None else None)
 
     def wants_all_stopped(self) -> bool:
         """Whether a stopper ends the whole experiment."""
@@ -165,6 +229,8 @@ class Steering:
         self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
         if failed:
             self.scheduler.on_trial_error(trials, trial)
+        elif trial.decision is Decision.PAUSE:
+            self.scheduler.on_trial_remove(trials, trial)
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
 
@@ -174,6 +240,41 @@ class Steering:
             raise ConfigError(
                 f"{type(self.searcher).__name__} {fault}: {', '.join(left)}. Give them to the searcher, or use another"
             )
+
+    def _exploit(
+        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None
+    ) -> ExploitChoice | None:
+        """Fill in what an Exploit leaves open; None if there is no checkpoint to go on from."""
+        name = f"{type(self.scheduler).__name__}.on_trial_result returned Exploit"
+        donor_id = answer.donor.trial_id if isinstance(answer.donor, Trial) else answer.donor
+        donor = next((each for each in trials if each.trial_id == donor_id), None)
+        if donor is None:
+            raise ConfigError(f"{name}(donor={answer.donor!r}): there is no such trial in this experiment")
+        if not isinstance(answer.config, dict):
+            raise ConfigError(f"{name}(config={answer.config!r}): expected a dict")
+        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(answer.config))
+        if donor.trial_id == trial.trial_id and checkpoint is not None:
+            return ExploitChoice(donor.trial_id, checkpoint, dict(answer.config), tag)
+        start = donor.start_point
+        if start is None:
+            _logger.warning(
+                "trial %s cannot go on from trial %s, which has no checkpoint: it goes on as it is",
+                trial.trial_id,
+                donor.trial_id,
+            )
+            return None
+        return ExploitChoice(start.trial_id, start.record.index, dict(answer.config), tag)
+
+    def _warn_of_lost_work(self, trial: Trial) -> None:
+        if trial.start_point is not None or self._saves_on_request or self._has_warned:
+            return
+        self._has_warned = True
+        _logger.warning(
+            "%s pauses trial %s, which has never saved a checkpoint: it will start over. "
+            "Report with checkpoint=… so that paused trials go on where they were (said once)",
+            type(self.scheduler).__name__,
+            trial.trial_id,
+        )
 
     def _names(
         self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from tune_core.errors import IllegalTransition
-from tune_core.messages import Decision
+from tune_core.messages import Decision, ExploitChoice
 from tune_core.resources import PlacementGroupFactory
 
 
@@ -76,6 +76,21 @@ class CheckpointRecord:
         return checkpoint_name(self.index)
 
 
+@dataclass(frozen=True, slots=True)
+class StartPoint:
+    """The checkpoint that an attempt starts from, and whose it is.
+
+    Attributes:
+        trial_id: The trial that committed it.
+        dirname: That trial's directory.
+        record: The checkpoint.
+    """
+
+    trial_id: str
+    dirname: str
+    record: CheckpointRecord
+
+
 def checkpoint_name(index: int) -> str:
     """Return the directory name of a trial's checkpoint number `index`.
 
@@ -110,7 +125,11 @@ class Trial:
         worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
         checkpoints: Committed and not deleted, oldest first.
         last_checkpoint_index: The highest index ever committed; -1 before the first.
-        decision: The latest answer to a report of the current attempt.
+        decision: What the current attempt was told; CONTINUE until it is told to stop.
+        wants_pause: It shall pause, as soon as it has reported with a checkpoint.
+        exploit: Told EXPLOIT: from where it goes on, and how, once its attempt has ended.
+        borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
+            of them has committed its own.
         error: The last failure, as one line; None unless the last attempt failed.
     """
 
@@ -132,6 +151,9 @@ class Trial:
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     last_checkpoint_index: int = -1
     decision: Decision = Decision.CONTINUE
+    wants_pause: bool = False
+    exploit: ExploitChoice | None = None
+    borrowed: StartPoint | None = None
     error: str | None = None
     traceback: str = ""
 
@@ -140,8 +162,15 @@ class Trial:
 
     @property
     def checkpoint(self) -> CheckpointRecord | None:
-        """The latest committed checkpoint that still exists."""
+        """The latest checkpoint that it committed itself and that still exists."""
         return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def start_point(self) -> StartPoint | None:
+        """Where its next attempt would start: a borrowed checkpoint, or its own latest."""
+        if self.borrowed is not None or not self.checkpoints:
+            return self.borrowed
+        return StartPoint(self.trial_id, self.dirname, self.checkpoints[-1])
 
     @property
     def last_result(self) -> dict[str, Any]:

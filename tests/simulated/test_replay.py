@@ -19,13 +19,14 @@ from tune_core.journal import read_journal, segment_numbers
 from tune_core.messages import TrialReported
 from tune_core.results import Result, ResultGrid
 from tune_core.runtime import Experiment
-from tune_core.schedulers import TrialScheduler
+from tune_core.schedulers import Exploit, TrialScheduler
 from tune_core.search import Searcher
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
+from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler
 from tune_core.trial import Status, Trial
 
 # Trainables.
@@ -127,6 +128,29 @@ class PauseTwice(TrialScheduler):
         return self.PAUSE
 
 
+class ChoosesNobody(PausingScheduler):
+    """Pauses trials, and lets none go on."""
+
+    def choose_trial_to_run(self, trials: Any) -> Trial | None:
+        return None
+
+
+class GivesUp(PausingScheduler):
+    """Pauses trials, and gives up all but the first of them."""
+
+    def trials_to_stop(self, trials: Any) -> list[Trial]:
+        return [trial for trial in trials if trial.status is Status.PAUSED and trial.number > 0]
+
+
+class Copying(TrialScheduler):
+    """The second trial, at its third step, goes on from the first one's last checkpoint, up to step 14."""
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str | Exploit:
+        if trial.number != 1 or trial.lease > 1 or result["step"] != 3:
+            return self.CONTINUE
+        return Exploit(trials[0], {"x": 7, "steps": 14})
+
+
 class Patient(Searcher):
     """Waits for every result before it suggests the next value; has four."""
 
@@ -213,6 +237,23 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "pausing scheduler": lambda: Scenario("TTT", tune={"scheduler": PauseTwice()}),
     "pauses and retries": lambda: Scenario(
         "TT", space=FAILING, tune={"scheduler": PauseTwice()}, run=retries(3)
+    ),
+    "pauses at checkpoints": lambda: Scenario("TTT", tune={"scheduler": PausingScheduler(3)}, run=keep(1)),
+    "pauses without checkpoints": lambda: Scenario(
+        "TT", generator, {"x": tune.grid_search([4, 7])}, tune={"scheduler": PausingScheduler(2)}
+    ),
+    "pauses in threads": lambda: Scenario(
+        "TTTTTT", tune={"scheduler": PausingScheduler(2), "num_samples": 2}, run=keep(1), threads=3
+    ),
+    "chooses nobody": lambda: Scenario("TTT", tune={"scheduler": ChoosesNobody(4)}),
+    "gives up": lambda: Scenario("TTT", tune={"scheduler": GivesUp(4)}),
+    "exploits": lambda: Scenario("TTT", tune={"scheduler": Copying()}, run=keep(1)),
+    "exploits and retries": lambda: Scenario(
+        "TTTT",
+        space={"x": tune.grid_search([1.0, 2.0]), "fail_at": tune.grid_search([[3], [7]])},
+        tune={"scheduler": ExploitingScheduler(every=4), "metric": "loss", "mode": "min"},
+        run=keep(1) | retries(-1),
+        threads=4,
     ),
     "patient searcher": lambda: Scenario(
         "TTTT", space={}, tune={"search_alg": Patient(), "num_samples": -1}, threads=2
@@ -432,6 +473,58 @@ def test_paused_trials_go_on_where_they_were_saved(tmp_path: Path) -> None:
     for trial, result in zip(played.trials, played.results, strict=True):
         assert trial.lease == 3
         assert [row["step"] for row in result.rows] == list(range(1, 11))
+
+
+def test_trials_take_turns_where_the_scheduler_pauses_them(tmp_path: Path) -> None:
+    played = play(SCENARIOS["pauses at checkpoints"](), str(tmp_path))
+
+    # Told to at steps 3, 6 and 9, saved at 4, 6 and 10.
+    leases = [
+        [(row["lease"], row["step"]) for row in result.rows if row["step"] in (4, 5, 6, 7)]
+        for result in played.results
+    ]
+    assert leases == [[(1, 4), (2, 5), (2, 6), (3, 7)]] * 3
+    assert [[row["step"] for row in result.rows] for result in played.results] == [list(range(1, 11))] * 3
+
+
+def test_exploit_goes_on_from_the_donors_checkpoint_with_the_new_configuration(tmp_path: Path) -> None:
+    played = play(SCENARIOS["exploits"](), str(tmp_path))
+
+    donor, trial, _ = played.trials
+    result = played.results[1]
+    assert trial.config == result.config == {"x": 7, "steps": 14}
+    assert trial.experiment_tag == "1_x=2@perturbed[steps=14,x=7]"
+    rows = [(row["lease"], row["training_iteration"], row["step"], row["loss"]) for row in result.rows]
+    assert rows[:3] == [(1, step, step, (2 - step) ** 2) for step in (1, 2, 3)]
+    assert rows[3:] == [(2, step, step, (7 - step) ** 2) for step in (11, 12, 13, 14)]
+    before = donor.checkpoints[-1].metrics["time_total_s"]
+    totals = [row["time_total_s"] for row in result.rows[3:]]
+    assert totals == sorted(totals)
+    assert totals[0] > before
+    assert [row["iterations_since_restore"] for row in result.rows[3:]] == [1, 2, 3, 4]
+    assert [marker.iteration for marker in played.storage.committed(trial.dirname)] == [14]
+
+
+@pytest.mark.parametrize(("name", "given_up"), [("chooses nobody", 3), ("gives up", 0)])
+def test_paused_trials_whom_nobody_chooses_end_as_they_are(name: str, given_up: int, tmp_path: Path) -> None:
+    scenario = SCENARIOS[name]()
+    ends: list[str] = []
+
+    class NotingEnd(tune.Callback):
+        def on_experiment_end(self, trials: Any, **info: Any) -> None:
+            ends.extend(f"{trial.status} {trial.iteration}" for trial in trials)
+
+    scenario.run["callbacks"] = [NotingEnd()]
+    played = play(scenario, str(tmp_path))
+
+    assert ends == (["TERMINATED 4"] * 3 if given_up else ["TERMINATED 10", "TERMINATED 4", "TERMINATED 4"])
+    commands = [text for _, commands in read_journal(played.storage) for text in commands]
+    said = (
+        f"; {given_up} of them were paused, and the scheduler chose none of these to go on"
+        if given_up
+        else ""
+    )
+    assert commands[-1] == f"EndExperiment every trial is finished{said} None"
 
 
 def test_stopping_scheduler_stops_the_worse_ones_early(tmp_path: Path) -> None:

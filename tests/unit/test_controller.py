@@ -14,6 +14,7 @@ from tune_core.messages import (
     Answer,
     CapacityChanged,
     CheckpointSaved,
+    ChoosePaused,
     Command,
     CompleteTrial,
     Decision,
@@ -21,9 +22,11 @@ from tune_core.messages import (
     EndExperiment,
     Event,
     ExperimentStarted,
+    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     Outcome,
+    PausedChosen,
     SearchEnded,
     StartLease,
     StopCause,
@@ -35,9 +38,9 @@ from tune_core.messages import (
     TrialSuggested,
     describe,
 )
-from tune_core.trial import LeasePhase, Status
+from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
 
-CONTINUE, STOP, PAUSE = Decision
+CONTINUE, STOP, PAUSE, EXPLOIT = Decision
 COMPLETED, STOPPED, ERROR, CRASHED, UNPLACED = Outcome
 
 
@@ -65,9 +68,18 @@ def reported(
     number: int = 0,
     lease: int = 1,
     checkpoint: int | None = None,
+    exploit: ExploitChoice | None = None,
     **metrics: Any,
 ) -> Event:
-    return TrialReported(3.0, tid(number), lease, iteration, metrics, checkpoint, decision)
+    return TrialReported(3.0, tid(number), lease, iteration, metrics, checkpoint, decision, exploit)
+
+
+def from_donor(checkpoint: int, number: int = 0, **config: Any) -> ExploitChoice:
+    return ExploitChoice(tid(number), checkpoint, config, "0@perturbed[]")
+
+
+def chosen(number: int | None = 0, *stopped: int) -> Event:
+    return PausedChosen(4.5, None if number is None else tid(number), tuple(map(tid, stopped)))
 
 
 def ended(outcome: Outcome, *, number: int = 0, lease: int = 1, retryable: bool = True) -> Event:
@@ -91,8 +103,16 @@ def after_last(events: list[Event], **rules: Any) -> list[Command]:
     return controller_after(events[:-1], **rules).handle(events[-1])
 
 
-def start_lease(lease: int, checkpoint: int | None = None, iteration: int = 0, highest: int = -1) -> Command:
-    return StartLease(tid(0), lease, checkpoint, iteration, highest)
+def start_lease(
+    lease: int,
+    checkpoint: int | None = None,
+    iteration: int = 0,
+    highest: int = -1,
+    *,
+    number: int = 0,
+    source: str = "",
+) -> Command:
+    return StartLease(tid(number), lease, checkpoint, iteration, highest, source)
 
 
 # Every event in every state of one trial, which is the only one that may run.
@@ -103,6 +123,8 @@ STATES: dict[str, list[Event]] = {
     "running": [*ONE, reported(1)],
     "told STOP": [*ONE, reported(1, STOP)],
     "told PAUSE": [*ONE, reported(1, PAUSE)],
+    "wants PAUSE": [*ONE, reported(1, checkpoint=0), reported(2, PAUSE)],
+    "told EXPLOIT": [*ONE, reported(1, EXPLOIT, checkpoint=0, exploit=from_donor(0, n=5))],
     "interrupted": [*ONE, reported(1), stop(StopCause.INTERRUPT)],
     "out of time": [*ONE, reported(1), stop(StopCause.TIME_BUDGET)],
     "paused": [*ONE, reported(1, PAUSE), ended(STOPPED)],
@@ -112,11 +134,13 @@ STATES: dict[str, list[Event]] = {
 EVENTS: dict[str, Event] = {
     "started": running(),
     "started, stale": running(lease=0),
-    "reported": reported(2),
+    "reported": reported(3),
     "reported again": reported(1),
-    "reported, stale": reported(2, lease=0),
-    "reported, STOP": reported(2, STOP),
-    "reported, PAUSE": reported(2, PAUSE),
+    "reported, stale": reported(3, lease=0),
+    "reported, saved": reported(3, checkpoint=7),
+    "reported, STOP": reported(3, STOP),
+    "reported, PAUSE": reported(3, PAUSE),
+    "reported, EXPLOIT": reported(3, EXPLOIT, checkpoint=7, exploit=from_donor(7)),
     **{f"ended, {outcome}": ended(outcome) for outcome in Outcome},
     "ended, stale": ended(ERROR, lease=0),
     **{f"stop, {cause}": stop(cause) for cause in StopCause},
@@ -131,8 +155,10 @@ TABLES = {
         reported          | PENDING starting |
         reported again    | PENDING starting |
         reported, stale   | PENDING starting |
+        reported, saved   | PENDING starting |
         reported, STOP    | PENDING stopping | Answer 1 STOP
         reported, PAUSE   | PENDING stopping | Answer 1 PAUSE
+        reported, EXPLOIT | PENDING stopping | Answer 1 EXPLOIT
         ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
@@ -152,8 +178,10 @@ TABLES = {
         reported          | RUNNING running  |
         reported again    | RUNNING running  |
         reported, stale   | RUNNING running  |
+        reported, saved   | RUNNING running  |
         reported, STOP    | RUNNING stopping | Answer 1 STOP
         reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
         ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
@@ -170,11 +198,13 @@ TABLES = {
     "told STOP": """
         started           | RUNNING stopping |
         started, stale    | RUNNING stopping |
-        reported          | RUNNING stopping |
+        reported          | RUNNING stopping | Answer 1 STOP
         reported again    | RUNNING stopping |
         reported, stale   | RUNNING stopping |
+        reported, saved   | RUNNING stopping | Answer 1 STOP
         reported, STOP    | RUNNING stopping | Answer 1 STOP
         reported, PAUSE   | RUNNING stopping | Answer 1 STOP
+        reported, EXPLOIT | RUNNING stopping | Answer 1 STOP
         ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | TERMINATED none  | CompleteTrial False; Suggest #1
@@ -191,16 +221,64 @@ TABLES = {
     "told PAUSE": """
         started           | RUNNING stopping |
         started, stale    | RUNNING stopping |
-        reported          | RUNNING stopping |
+        reported          | RUNNING stopping | Answer 1 PAUSE
         reported again    | RUNNING stopping |
         reported, stale   | RUNNING stopping |
+        reported, saved   | RUNNING stopping | Answer 1 PAUSE
         reported, STOP    | RUNNING stopping | Answer 1 STOP
         reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        reported, EXPLOIT | RUNNING stopping | Answer 1 PAUSE
         ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stopped    | PAUSED none      | Suggest #1
         ended, error      | PAUSED none      | Suggest #1
         ended, crashed    | PAUSED none      | Suggest #1
         ended, unplaced   | PAUSED none      | Suggest #1
+        ended, stale      | RUNNING stopping |
+        stop, interrupt   | RUNNING stopping |
+        stop, time_budget | RUNNING stopping |
+        stop, stopper     | RUNNING stopping |
+        stop, fail_fast   | RUNNING stopping |
+        stop, failure     | RUNNING stopping |
+        capacity 2        | RUNNING stopping |
+    """,
+    "wants PAUSE": """
+        started           | RUNNING running  |
+        started, stale    | RUNNING running  |
+        reported          | RUNNING running  |
+        reported again    | RUNNING running  |
+        reported, stale   | RUNNING running  |
+        reported, saved   | RUNNING stopping | Answer 1 PAUSE
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING running  |
+        reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, error      | ERROR none       | CompleteTrial True; Suggest #1
+        ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
+        ended, stale      | RUNNING running  |
+        stop, interrupt   | RUNNING stopping | StopLease 1
+        stop, time_budget | RUNNING stopping | StopLease 1
+        stop, stopper     | RUNNING stopping | StopLease 1
+        stop, fail_fast   | RUNNING stopping | StopLease 1
+        stop, failure     | RUNNING stopping | StopLease 1
+        capacity 2        | RUNNING running  |
+    """,
+    "told EXPLOIT": """
+        started           | RUNNING stopping |
+        started, stale    | RUNNING stopping |
+        reported          | RUNNING stopping | Answer 1 EXPLOIT
+        reported again    | RUNNING stopping |
+        reported, stale   | RUNNING stopping |
+        reported, saved   | RUNNING stopping | Answer 1 EXPLOIT
+        reported, STOP    | RUNNING stopping | Answer 1 STOP
+        reported, PAUSE   | RUNNING stopping | Answer 1 EXPLOIT
+        reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
+        ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, stopped    | PENDING starting | StartLease 2 0 1 0
+        ended, error      | PENDING starting | StartLease 2 0 1 0
+        ended, crashed    | PENDING starting | StartLease 2 0 1 0
+        ended, unplaced   | PENDING starting | StartLease 2 0 1 0
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
         stop, time_budget | RUNNING stopping |
@@ -215,8 +293,10 @@ TABLES = {
         reported          | RUNNING stopping |
         reported again    | RUNNING stopping |
         reported, stale   | RUNNING stopping |
+        reported, saved   | RUNNING stopping |
         reported, STOP    | RUNNING stopping | Answer 1 STOP
         reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
         ended, completed  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by interrupt None
         ended, stopped    | PAUSED none      | EndExperiment stopped by interrupt None
         ended, error      | PAUSED none      | EndExperiment stopped by interrupt None
@@ -236,8 +316,10 @@ TABLES = {
         reported          | RUNNING stopping |
         reported again    | RUNNING stopping |
         reported, stale   | RUNNING stopping |
+        reported, saved   | RUNNING stopping |
         reported, STOP    | RUNNING stopping | Answer 1 STOP
         reported, PAUSE   | RUNNING stopping | Answer 1 PAUSE
+        reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
         ended, completed  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, stopped    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, error      | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
@@ -257,8 +339,10 @@ TABLES = {
         reported          | PAUSED none      |
         reported again    | PAUSED none      |
         reported, stale   | PAUSED none      |
+        reported, saved   | PAUSED none      |
         reported, STOP    | PAUSED none      |
         reported, PAUSE   | PAUSED none      |
+        reported, EXPLOIT | PAUSED none      |
         ended, completed  | PAUSED none      |
         ended, stopped    | PAUSED none      |
         ended, error      | PAUSED none      |
@@ -630,7 +714,8 @@ def test_late_checkpoint_belongs_to_the_latest_report_and_is_resumed_from() -> N
     (record,) = controller.trials[tid(0)].checkpoints
     assert (record.index, record.iteration, record.metrics) == (4, 2, {"loss": 1})
     controller.handle(ended(STOPPED))
-    assert controller.handle(SearchEnded(5.0)) == [start_lease(2, checkpoint=4, iteration=2, highest=4)]
+    assert controller.handle(SearchEnded(5.0)) == [ChoosePaused()]
+    assert controller.handle(chosen()) == [start_lease(2, checkpoint=4, iteration=2, highest=4)]
 
 
 @pytest.mark.parametrize("outcome", [STOPPED, CRASHED, ERROR])
@@ -659,25 +744,64 @@ def test_late_checkpoint_that_is_known_or_of_another_attempt_changes_nothing(eve
 
 # PAUSE.
 
+ALONE = [started(2), suggested(0), SearchEnded(1.0), running()]
+
 
 def test_paused_trial_resumes_from_its_last_committed_checkpoint() -> None:
-    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, checkpoint=0)]
-    controller = controller_after([*events, reported(2, PAUSE, checkpoint=1), reported(3)])
+    controller = controller_after([*ALONE, reported(1, checkpoint=0), reported(2, PAUSE, checkpoint=1)])
 
-    assert controller.handle(ended(STOPPED)) == [start_lease(2, checkpoint=1, iteration=2, highest=1)]
+    assert controller.handle(ended(STOPPED)) == [ChoosePaused()]
+    assert controller.handle(chosen()) == [start_lease(2, checkpoint=1, iteration=2, highest=1)]
     assert controller.trials[tid(0)].status is Status.PENDING
 
 
 def test_paused_trial_without_a_checkpoint_starts_again_from_scratch() -> None:
-    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, PAUSE)]
+    assert after_last([*ALONE, reported(1, PAUSE), ended(STOPPED), chosen()]) == [start_lease(2)]
 
-    assert after_last([*events, ended(STOPPED)]) == [start_lease(2)]
+
+def test_function_that_has_saved_before_pauses_at_its_next_checkpoint() -> None:
+    controller = controller_after([*ALONE, reported(1, checkpoint=0)])
+
+    assert controller.handle(reported(2, PAUSE)) == []
+    assert controller.trials[tid(0)].wants_pause
+    assert controller.trials[tid(0)].decision is CONTINUE
+    assert controller.handle(reported(3)) == []
+    assert controller.handle(reported(4, checkpoint=1)) == [Answer(tid(0), 1, PAUSE)]
+
+
+def test_trainable_that_saves_on_request_pauses_at_once() -> None:
+    controller = controller_after([*ALONE, reported(1, checkpoint=0)], saves_on_request=True)
+
+    assert controller.handle(reported(2, PAUSE)) == [Answer(tid(0), 1, PAUSE)]
+
+
+@pytest.mark.parametrize(
+    ("event", "commands"),
+    [
+        (ended(COMPLETED), [CompleteTrial(tid(0), failed=False), EndExperiment("every trial is finished")]),
+        (ended(CRASHED), [start_lease(2, checkpoint=0, iteration=1, highest=0)]),
+        (reported(3, STOP), [Answer(tid(0), 1, STOP)]),
+    ],
+)
+def test_trial_that_waits_for_a_checkpoint_to_pause_may_end_first(
+    event: Event, commands: list[Command]
+) -> None:
+    controller = controller_after([*ALONE, reported(1, checkpoint=0), reported(2, PAUSE)], max_failures=1)
+
+    assert controller.handle(event) == commands
+
+
+def test_pause_that_a_failure_forestalled_is_not_made_up_for() -> None:
+    events = [*ALONE, reported(1, checkpoint=0), reported(2, PAUSE), ended(ERROR), running(lease=2)]
+    controller = controller_after(events, max_failures=1)
+
+    assert controller.handle(reported(2, lease=2, checkpoint=1)) == []
 
 
 def test_pause_of_an_earlier_attempt_does_not_count_for_a_later_one() -> None:
-    events = [started(2), suggested(0), SearchEnded(1.0), running(), reported(1, PAUSE), ended(STOPPED)]
+    events = [*ALONE, reported(1, PAUSE), ended(STOPPED), chosen(), running(lease=2)]
 
-    commands = after_last([*events, running(lease=2), ended(STOPPED, lease=2)])
+    commands = after_last([*events, ended(STOPPED, lease=2)])
 
     assert commands[0] == CompleteTrial(tid(0), failed=False)
 
@@ -686,20 +810,250 @@ def test_new_configurations_go_before_paused_trials() -> None:
     controller = controller_after([*ONE, reported(1, PAUSE)], max_concurrent=1)
 
     assert controller.handle(ended(STOPPED)) == [Suggest(tid(1))]
-    assert controller.handle(SearchEnded(6.0)) == [start_lease(2)]
+    assert controller.handle(SearchEnded(6.0)) == [ChoosePaused()]
 
 
-def test_paused_trials_wake_in_creation_order_as_far_as_there_is_room() -> None:
+def two_paused() -> Controller:
+    """Trials 0 and 1 are paused, trial 2 is about to be; two may run at once."""
     events = [started(3), *map(suggested, range(3)), SearchEnded(1.0), *map(running, range(3))]
-    controller = controller_after(events, max_concurrent=3)
-    for number in (2, 0, 1):
-        controller.handle(reported(1, PAUSE, number=number))
+    controller = controller_after(events)
     controller.rules = Rules("a1b2c", max_concurrent=2)
+    for number in range(3):
+        controller.handle(reported(1, PAUSE, number=number))
+    for number in range(2):
+        assert controller.handle(ended(STOPPED, number=number)) == ([] if number == 0 else [ChoosePaused()])
+    return controller
 
-    woken = [controller.handle(ended(STOPPED, number=number)) for number in (2, 0, 1)]
 
-    leases = [[(command.trial_id, command.lease) for command in commands] for commands in woken]  # type: ignore[attr-defined]
-    assert leases == [[], [(tid(0), 2)], [(tid(1), 2)]]
+def test_chosen_paused_trials_wake_as_far_as_there_is_room() -> None:
+    controller = two_paused()
+
+    assert controller.handle(chosen(1)) == [start_lease(2, number=1)]
+    assert controller.handle(ended(STOPPED, number=2)) == [ChoosePaused()]
+    assert controller.handle(chosen(2)) == [start_lease(2, number=2)]
+    assert [trial.status for trial in controller.unfinished] == [
+        Status.PAUSED,
+        Status.PENDING,
+        Status.PENDING,
+    ]
+
+
+def test_scheduler_that_chose_nobody_is_asked_again_when_it_has_learnt_more() -> None:
+    controller = two_paused()
+
+    assert controller.handle(chosen(None)) == []
+    assert controller.handle(CapacityChanged(5.0, 3)) == []
+    assert controller.handle(reported(2, number=2)) == [Answer(tid(2), 1, PAUSE), ChoosePaused()]
+    assert controller.handle(chosen(None)) == []
+    assert controller.handle(ended(STOPPED, number=2)) == [ChoosePaused()]
+
+
+def test_paused_trials_that_the_scheduler_gives_up_are_over() -> None:
+    controller = two_paused()
+
+    commands = controller.handle(chosen(None, 0, 1))
+
+    assert commands == [CompleteTrial(tid(0), failed=False), CompleteTrial(tid(1), failed=False)]
+    assert [trial.status for trial in controller.trials.values()] == ["TERMINATED", "TERMINATED", "RUNNING"]
+
+
+def test_experiment_ends_when_nothing_runs_and_the_scheduler_chooses_nobody() -> None:
+    controller = controller_after([*ALONE, reported(1, PAUSE), ended(STOPPED)])
+
+    commands = controller.handle(chosen(None))
+
+    reason = "every trial is finished; 1 of them were paused, and the scheduler chose none of these to go on"
+    assert commands == [CompleteTrial(tid(0), failed=False), EndExperiment(reason)]
+    assert controller.trials[tid(0)].status is Status.TERMINATED
+
+
+def test_searcher_that_waits_is_asked_again_when_paused_trials_are_given_up() -> None:
+    controller = controller_after([*ONE, SuggestionDeferred(2.5), reported(1, PAUSE)], max_concurrent=1)
+    controller.handle(ended(STOPPED))
+    assert controller.handle(SuggestionDeferred(5.0)) == [ChoosePaused()]
+
+    commands = controller.handle(chosen(None))
+
+    assert commands == [CompleteTrial(tid(0), failed=False), Suggest(tid(1))]
+
+
+@pytest.mark.parametrize("cause", StopCause)
+def test_choice_on_its_way_when_all_stops_is_not_obeyed(cause: StopCause) -> None:
+    controller = controller_after([*ALONE, reported(1, PAUSE), ended(STOPPED)])
+    completed = [] if cause in ("interrupt", "failure") else [CompleteTrial(tid(0), failed=False)]
+
+    assert controller.handle(stop(cause)) == completed
+    assert controller.handle(chosen(0)) == [EndExperiment(f"stopped by {cause}")]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*ALONE, chosen(None)],
+        [*ALONE, reported(1, PAUSE), ended(STOPPED), chosen(0), chosen(0)],
+    ],
+)
+def test_choice_that_nobody_asked_for_is_a_defect(events: list[Event]) -> None:
+    with pytest.raises(IllegalTransition, match="nobody asked for this choice"):
+        controller_after(events)
+
+
+def test_choice_of_a_trial_that_is_not_paused_is_a_defect() -> None:
+    controller = two_paused()
+
+    with pytest.raises(IllegalTransition, match="trial a1b2c_00002 is RUNNING"):
+        controller.handle(chosen(2))
+
+
+def test_scheduler_that_gave_a_paused_trial_up_is_asked_for_the_others() -> None:
+    assert two_paused().handle(chosen(None, 0)) == [CompleteTrial(tid(0), failed=False), ChoosePaused()]
+
+
+# EXPLOIT.
+
+
+def two_trials(*more: Event, **rules: Any) -> Controller:
+    """Trial 0 has saved at its steps 1 and 2, trial 1 at its step 1; both run."""
+    events = [started(2), suggested(0), suggested(1), SearchEnded(1.0), running(0), running(1)]
+    events += [reported(1, checkpoint=0, n=10), reported(2, checkpoint=1, n=20)]
+    return controller_after([*events, reported(1, number=1, checkpoint=0), *more], **rules)
+
+
+def exploit(iteration: int = 2, *, lease: int = 1, checkpoint: int | None = None, donor: int = 1) -> Event:
+    choice = ExploitChoice(tid(0), donor, {"n": 7}, "1@perturbed[n=7]")
+    return reported(iteration, EXPLOIT, number=1, lease=lease, checkpoint=checkpoint, exploit=choice)
+
+
+def test_exploit_goes_on_from_the_donors_checkpoint_with_another_configuration() -> None:
+    controller = two_trials()
+    trial = controller.trials[tid(1)]
+
+    assert controller.handle(exploit()) == [Answer(tid(1), 1, EXPLOIT)]
+    assert (trial.config, trial.experiment_tag) == ({"n": 1}, "1")  # of the attempt that still runs
+    assert controller.handle(ended(STOPPED, number=1)) == [
+        start_lease(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+    ]
+    assert (trial.config, trial.experiment_tag) == ({"n": 7}, "1@perturbed[n=7]")
+    assert trial.start_point == StartPoint(tid(0), "t0", CheckpointRecord(1, 2, {"n": 20}))
+    assert (trial.status, trial.num_failures, trial.iteration) == (Status.PENDING, 0, 2)
+    assert trial.checkpoint == CheckpointRecord(0, 1, {})
+
+
+def test_retry_after_an_exploit_starts_from_the_borrowed_checkpoint() -> None:
+    controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), max_failures=1)
+
+    assert controller.handle(ended(CRASHED, number=1, lease=2)) == [
+        start_lease(3, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+    ]
+
+
+def test_own_checkpoint_replaces_a_borrowed_one() -> None:
+    controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), max_failures=1)
+    controller.handle(reported(3, number=1, lease=2, checkpoint=1))
+
+    assert controller.handle(ended(CRASHED, number=1, lease=2)) == [
+        start_lease(3, checkpoint=1, iteration=3, highest=1, number=1)
+    ]
+
+
+def test_borrowed_checkpoint_is_kept_until_the_borrower_has_its_own() -> None:
+    controller = two_trials(exploit(), num_to_keep=1)
+
+    kept = controller.handle(reported(3, checkpoint=2))
+    controller.handle(ended(STOPPED, number=1))
+    still_kept = controller.handle(reported(4, checkpoint=3))
+    controller.handle(running(1, 2))
+    released = controller.handle(reported(3, number=1, lease=2, checkpoint=1))
+
+    assert kept == []
+    assert still_kept == [DeleteCheckpoint(tid(0), 2)]
+    assert released == [DeleteCheckpoint(tid(1), 0), DeleteCheckpoint(tid(0), 1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [(ended(COMPLETED, number=1, lease=2), "TERMINATED"), (ended(ERROR, number=1, lease=2), "ERROR")],
+)
+def test_borrowed_checkpoint_is_deleted_when_the_borrower_is_finished(event: Event, status: str) -> None:
+    controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=1)
+    controller.handle(reported(3, checkpoint=2))
+
+    commands = controller.handle(event)
+
+    assert commands == [CompleteTrial(tid(1), failed=status == "ERROR"), DeleteCheckpoint(tid(0), 1)]
+    assert controller.trials[tid(1)].status == status
+
+
+def test_finished_donor_keeps_what_is_borrowed() -> None:
+    controller = two_trials(exploit(), reported(3, checkpoint=2), ended(COMPLETED), num_to_keep=1)
+
+    assert controller.handle(ended(STOPPED, number=1)) == [
+        start_lease(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+    ]
+    assert controller.handle(ended(COMPLETED, number=1, lease=2))[:2] == [
+        CompleteTrial(tid(1), failed=False),
+        DeleteCheckpoint(tid(0), 1),
+    ]
+
+
+def test_trial_may_go_on_from_its_own_earlier_checkpoint() -> None:
+    controller = controller_after([*ALONE, reported(1, checkpoint=0)], num_to_keep=1)
+
+    saved = controller.handle(reported(2, EXPLOIT, checkpoint=1, exploit=from_donor(0, n=9)))
+    restarted = controller.handle(ended(STOPPED))
+    controller.handle(running(lease=2))
+    replaced = controller.handle(reported(2, lease=2, checkpoint=2))
+
+    assert saved == [Answer(tid(0), 1, EXPLOIT)]
+    assert restarted == [start_lease(2, checkpoint=0, iteration=1, highest=1)]
+    assert replaced == [DeleteCheckpoint(tid(0), 0), DeleteCheckpoint(tid(0), 1)]
+
+
+def test_second_exploit_releases_what_the_first_had_borrowed() -> None:
+    controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=1)
+    controller.handle(reported(3, checkpoint=2))
+    controller.handle(exploit(3, lease=2, donor=2))
+
+    commands = controller.handle(ended(STOPPED, number=1, lease=2))
+
+    assert commands == [
+        DeleteCheckpoint(tid(0), 1),
+        start_lease(3, checkpoint=2, iteration=3, highest=0, number=1, source=tid(0)),
+    ]
+
+
+def test_stop_overrules_an_exploit_under_way() -> None:
+    controller = two_trials(exploit(), reported(3, STOP, number=1), num_to_keep=1)
+    controller.handle(reported(3, checkpoint=2))
+
+    commands = controller.handle(ended(STOPPED, number=1))
+
+    assert commands == [CompleteTrial(tid(1), failed=False)]
+    assert controller.trials[tid(1)].config == {"n": 1}
+
+
+def test_interrupted_exploit_can_go_on_later() -> None:
+    controller = two_trials(exploit(), stop(StopCause.INTERRUPT), ended(STOPPED))
+
+    assert controller.handle(ended(STOPPED, number=1)) == [EndExperiment("stopped by interrupt")]
+    trial = controller.trials[tid(1)]
+    assert (trial.status, trial.config) == (Status.PAUSED, {"n": 7})
+    assert trial.start_point is not None
+    assert trial.start_point.trial_id == tid(0)
+
+
+def test_exploit_under_way_when_the_time_is_up_does_not_happen() -> None:
+    controller = two_trials(exploit(), stop(StopCause.TIME_BUDGET), ended(STOPPED))
+
+    commands = controller.handle(ended(STOPPED, number=1))
+
+    assert commands == [CompleteTrial(tid(1), failed=False), EndExperiment("stopped by time_budget")]
+
+
+@pytest.mark.parametrize("choice", [None, from_donor(7), from_donor(0, number=9)])
+def test_exploit_of_a_checkpoint_that_nobody_knows_is_a_defect(choice: ExploitChoice | None) -> None:
+    with pytest.raises(IllegalTransition, match="there is no such checkpoint"):
+        two_trials(reported(3, EXPLOIT, exploit=choice))
 
 
 # Checkpoints that are kept.
@@ -888,7 +1242,8 @@ def test_searcher_that_waits_is_asked_again_when_a_trial_has_ended() -> None:
 def test_paused_trial_wakes_while_the_searcher_waits() -> None:
     controller = controller_after([*ONE, reported(1, PAUSE), ended(STOPPED)], max_concurrent=1)
 
-    assert controller.handle(SuggestionDeferred(5.0)) == [start_lease(2)]
+    assert controller.handle(SuggestionDeferred(5.0)) == [ChoosePaused()]
+    assert controller.handle(chosen()) == [start_lease(2)]
 
 
 def test_searcher_that_waits_for_nothing_ends_the_experiment() -> None:

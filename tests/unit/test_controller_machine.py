@@ -15,6 +15,7 @@ from tune_core.messages import (
     Answer,
     CapacityChanged,
     CheckpointSaved,
+    ChoosePaused,
     Command,
     CompleteTrial,
     Decision,
@@ -22,9 +23,11 @@ from tune_core.messages import (
     EndExperiment,
     Event,
     ExperimentStarted,
+    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     Outcome,
+    PausedChosen,
     SearchEnded,
     StartLease,
     StopCause,
@@ -53,8 +56,11 @@ rules = st.builds(
     num_to_keep=st.sampled_from([None, 1, 2]),
     score_attribute=st.sampled_from([None, "score"]),
     score_order=st.sampled_from(["min", "max"]),
+    saves_on_request=st.booleans(),
 )
-decisions = st.sampled_from([*[Decision.CONTINUE] * 4, Decision.STOP, Decision.PAUSE])
+decisions = st.sampled_from(
+    [*[Decision.CONTINUE] * 4, Decision.STOP, *[Decision.PAUSE] * 2, *[Decision.EXPLOIT] * 2]
+)
 scores = st.none() | st.sampled_from([math.nan, math.inf, -1.0, 0.0, 2])
 
 
@@ -66,11 +72,15 @@ class ControllerMachine(RuleBasedStateMachine):
         self.history: list[tuple[Event, tuple[str, ...]]] = []
         self.lease_events: list[Event] = []
         self.asked_for: str | None = None
+        self.is_choice_asked = False
         self.suggested = 0
         #: Leases that were ordered and have not ended, and those of them that have a slot.
         self.live: dict[str, int] = {}
         self.with_slot: set[str] = set()
         self.checkpoints: dict[str, set[int]] = {}
+        #: Checkpoints of others that a trial needs: promised, then borrowed until it has saved itself.
+        self.promised: dict[str, tuple[str, int]] = {}
+        self.borrowed: dict[str, tuple[str, int]] = {}
         self.completed: dict[str, Status] = {}
         self.end: EndExperiment | None = None
         self.time = 0.0
@@ -91,18 +101,31 @@ class ControllerMachine(RuleBasedStateMachine):
                 assert self.controller.stop_request is None
                 assert trial_id not in self.controller.trials
                 self.asked_for = trial_id
-            case StartLease(trial_id, lease, checkpoint, _, highest):
+            case ChoosePaused():
+                assert not self.is_choice_asked
+                assert self.controller.stop_request is None
+                assert any(trial.status is Status.PAUSED for trial in self.controller.trials.values())
+                self.is_choice_asked = True
+            case StartLease(trial_id, lease, checkpoint, _, highest, source):
                 assert trial_id not in self.live
                 assert trial_id not in self.completed
                 assert self.controller.stop_request is None
                 known = self.checkpoints.setdefault(trial_id, set())
-                assert checkpoint is None or checkpoint in known
+                assert checkpoint is None or checkpoint in self.checkpoints[source or trial_id]
                 assert highest >= max(known, default=-1)
+                if trial_id in self.promised:
+                    self.borrowed[trial_id] = self.promised.pop(trial_id)
+                if trial_id in self.borrowed:
+                    assert (source or trial_id, checkpoint) == self.borrowed[trial_id]
+                else:
+                    assert source == ""
+                    assert checkpoint == max(known, default=None)
                 self.live[trial_id] = lease
             case Answer(trial_id, lease) | StopLease(trial_id, lease):
                 assert self.live[trial_id] == lease
             case DeleteCheckpoint(trial_id, index):
                 self.checkpoints[trial_id].remove(index)
+                assert (trial_id, index) not in [*self.promised.values(), *self.borrowed.values()]
                 assert self.checkpoints[trial_id]
                 assert index < max(self.checkpoints[trial_id])
             case CompleteTrial(trial_id, failed):
@@ -110,8 +133,11 @@ class ControllerMachine(RuleBasedStateMachine):
                 status = self.controller.trials[trial_id].status
                 assert status is (Status.ERROR if failed else Status.TERMINATED)
                 self.completed[trial_id] = status
+                self.promised.pop(trial_id, None)
+                self.borrowed.pop(trial_id, None)
             case EndExperiment():
                 assert not self.live
+                assert not self.is_choice_asked
                 assert self.asked_for is None
                 self.end = command
 
@@ -137,6 +163,16 @@ class ControllerMachine(RuleBasedStateMachine):
             resources = {"bundles": [{"CPU": 1.0}]}
             self.send(TrialSuggested(self.time, trial_id, {}, "0", "dir", "train", resources))
 
+    @precondition(lambda self: self.is_choice_asked)
+    @rule(data=st.data())
+    def choose(self, data: st.DataObject) -> None:
+        paused = [t.trial_id for t in self.controller.trials.values() if t.status is Status.PAUSED]
+        stopped = [name for name in paused if data.draw(st.integers(0, 9)) == 0]
+        going_on = [name for name in paused if name not in stopped]
+        self.is_choice_asked = False
+        chosen = data.draw(st.sampled_from([None, *going_on]))
+        self.send(PausedChosen(self.time, chosen, tuple(stopped)))
+
     @precondition(lambda self: len(self.with_slot) < min(self.capacity, len(self.live)))
     @rule(data=st.data())
     def grant_slot(self, data: st.DataObject) -> None:
@@ -151,11 +187,23 @@ class ControllerMachine(RuleBasedStateMachine):
         checkpoint = trial.last_checkpoint_index + data.draw(st.integers(1, 2)) if has_checkpoint else None
         if checkpoint is not None:
             self.checkpoints[trial.trial_id].add(checkpoint)
+            self.borrowed.pop(trial.trial_id, None)
+        exploit = None
+        if decision is Decision.EXPLOIT:
+            donors = sorted((name, index) for name, known in self.checkpoints.items() for index in known)
+            if donors:
+                donor, index = data.draw(st.sampled_from(donors))
+                exploit = ExploitChoice(donor, index, {"from": donor}, "0@perturbed[]")
+                if trial.decision is Decision.CONTINUE:
+                    self.promised[trial.trial_id] = (donor, index)
+            else:
+                decision = Decision.CONTINUE
+        elif decision is Decision.STOP:
+            self.promised.pop(trial.trial_id, None)
         row = {"timestamp": 0} if score is None else {"timestamp": 0, "score": score}
         iteration = trial.iteration + 1
-        self.lease_event(
-            TrialReported(self.time, trial.trial_id, trial.lease, iteration, row, checkpoint, decision)
-        )
+        key = (trial.trial_id, trial.lease)
+        self.lease_event(TrialReported(self.time, *key, iteration, row, checkpoint, decision, exploit))
 
     @precondition(lambda self: self.with_slot)
     @rule(data=st.data())
@@ -235,7 +283,16 @@ class ControllerMachine(RuleBasedStateMachine):
                 trial.trial_id, set()
             )
             keep = self.controller.rules.num_to_keep
-            assert keep is None or len(trial.checkpoints) <= keep + 1
+            needed = {*self.promised.values(), *self.borrowed.values()}
+            lent = sum(1 for name, _ in needed if name == trial.trial_id)
+            assert keep is None or len(trial.checkpoints) <= keep + 1 + lent
+
+    @invariant()
+    def paused_trials_wait_for_somebody(self) -> None:
+        """Never a hang: something is asked or runs, or there is no room, or all is over."""
+        if hasattr(self, "controller") and self.end is None and not self.live:
+            is_waiting = self.asked_for is not None or self.is_choice_asked
+            assert is_waiting or self.capacity == 0
 
     @invariant()
     def ended_experiment_has_a_reason_to(self) -> None:
@@ -259,7 +316,10 @@ class ControllerMachine(RuleBasedStateMachine):
     def wind_down(self) -> None:
         """Let the search and every lease end: then the experiment has to."""
         self.change_capacity(1)
-        while self.asked_for is not None or self.live:
+        while self.asked_for is not None or self.live or self.is_choice_asked:
+            if self.is_choice_asked:
+                self.is_choice_asked = False
+                self.send(PausedChosen(self.time, None))
             if self.asked_for is not None:
                 self.asked_for = None
                 self.send(SearchEnded(self.time))

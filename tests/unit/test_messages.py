@@ -17,6 +17,7 @@ from tune_core.messages import (
     Answer,
     CapacityChanged,
     CheckpointSaved,
+    ChoosePaused,
     Command,
     CompleteTrial,
     Decision,
@@ -24,9 +25,11 @@ from tune_core.messages import (
     EndExperiment,
     Event,
     ExperimentStarted,
+    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     Outcome,
+    PausedChosen,
     SearchEnded,
     StartLease,
     StopCause,
@@ -60,6 +63,17 @@ EVENTS: list[Event] = [
     LeaseStarted(4.0, "a1b2c_00000", 1, 4711, "host", "127.0.0.1"),
     TrialReported(5.0, "a1b2c_00000", 1, 1, {"loss": 0.5, "nested": {"x": math.inf}}),
     TrialReported(6.0, "a1b2c_00000", 1, 2, {}, checkpoint=0, decision=Decision.PAUSE),
+    TrialReported(
+        6.5,
+        "a1b2c_00000",
+        1,
+        3,
+        {},
+        decision=Decision.EXPLOIT,
+        exploit=ExploitChoice("a1b2c_00001", 4, {"lr": math.inf, "sizes": (1, 2)}, "0@perturbed[lr=inf]"),
+    ),
+    PausedChosen(6.6, None),
+    PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
     *(LeaseEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
     LeaseEnded(
         8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
@@ -109,7 +123,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         rows,
         st.none() | st.integers(0),
         st.sampled_from(Decision),
+        st.none() | st.builds(ExploitChoice, names, st.integers(), rows, names),
     )
+    | st.builds(PausedChosen, finite, st.none() | names, st.lists(names).map(tuple))
     | st.builds(LeaseEnded, finite, names, st.integers(), st.sampled_from(Outcome), st.none() | names, names)
     | st.builds(TrialSuggested, finite, names, rows, names, names, names, rows)
     | st.builds(StopRequested, finite, st.sampled_from(StopCause), names)
@@ -147,6 +163,8 @@ COMMANDS: list[tuple[Command, str]] = [
     (StartLease("a1b2c_00000", 1, None, 0, -1), "StartLease a1b2c_00000 1 None 0 -1"),
     (Answer("a1b2c_00000", 1, Decision.STOP), "Answer a1b2c_00000 1 STOP"),
     (StopLease("a1b2c_00000", 2), "StopLease a1b2c_00000 2"),
+    (StartLease("a1b2c_00000", 2, 3, 7, 4, "a1b2c_00001"), "StartLease a1b2c_00000 2 3 7 4 a1b2c_00001"),
+    (ChoosePaused(), "ChoosePaused"),
     (DeleteCheckpoint("a1b2c_00000", 5), "DeleteCheckpoint a1b2c_00000 5"),
     (CompleteTrial("a1b2c_00000", failed=True), "CompleteTrial a1b2c_00000 True"),
     (EndExperiment("every trial is finished"), "EndExperiment every trial is finished None"),

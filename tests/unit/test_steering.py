@@ -10,12 +10,19 @@ import pytest
 import tune_core as tune
 from tune_core.config import TuneConfig
 from tune_core.errors import ConfigError
-from tune_core.messages import Decision, SearchEnded, SuggestionDeferred, TrialSuggested
-from tune_core.schedulers import FIFOScheduler, TrialScheduler
+from tune_core.messages import (
+    Decision,
+    ExploitChoice,
+    PausedChosen,
+    SearchEnded,
+    SuggestionDeferred,
+    TrialSuggested,
+)
+from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
-from tune_core.trial import Status, Trial
+from tune_core.trial import CheckpointRecord, StartPoint, Status, Trial
 
 NOW = 1_700_000_000.0
 
@@ -65,6 +72,9 @@ class NotingScheduler(TrialScheduler):
 
     def on_trial_error(self, trials: Any, trial: Trial) -> None:
         self.told.append(("error", trial.trial_id))
+
+    def on_trial_remove(self, trials: Any, trial: Trial) -> None:
+        self.told.append(("remove", trial.trial_id))
 
 
 def train(config: dict[str, Any]) -> None: ...
@@ -277,7 +287,8 @@ def test_reports_wait_only_where_something_could_answer_other_than_continue(
 def decide(steering: Steering, **row: Any) -> tuple[Decision, dict[str, Any], dict[str, Any]]:
     row = {"done": False, **row}
     result = {**row, "trial_id": "t0"}
-    return steering.decide([], a_trial(), row, result), row, result
+    decision, _ = steering.decide([], a_trial(), row, result)
+    return decision, row, result
 
 
 @pytest.mark.parametrize(
@@ -298,11 +309,11 @@ def test_scheduler_decides(answer: Any, expected: Decision) -> None:
     assert row["done"] is result["done"] is False
 
 
-@pytest.mark.parametrize("answer", ["NOOP", "continue", None, True])
+@pytest.mark.parametrize("answer", ["NOOP", "continue", "EXPLOIT", Decision.EXPLOIT, None, True, []])
 def test_other_answers_of_a_scheduler_are_refused(answer: Any) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"NotingScheduler.on_trial_result returned .*: expected one of CONTINUE, STOP, PAUSE",
+        match=r"NotingScheduler.on_trial_result returned .*: expected one of CONTINUE, STOP, PAUSE, or an Exploit",
     ):
         decide(a_steering(scheduler=NotingScheduler(answer)))
 
@@ -350,6 +361,199 @@ def test_searcher_learns_from_reports_after_which_the_trial_may_go_on(decision: 
 )
 def test_stopper_may_end_the_whole_experiment(stop: Any, expected: bool) -> None:
     assert a_steering(stop).wants_all_stopped() is expected
+
+
+# Exploits.
+
+
+def trials_with(*checkpoints: int | None) -> list[Trial]:
+    """Running trials, each with a checkpoint of that index, or with none."""
+    return [
+        Trial(
+            f"t{number}",
+            number,
+            {"lr": 0.1, "net": {"width": 8}},
+            experiment_tag=f"{number}_lr=0.1000",
+            dirname=f"dir{number}",
+            status=Status.RUNNING,
+            checkpoints=[] if index is None else [CheckpointRecord(index, 5)],
+        )
+        for number, index in enumerate(checkpoints)
+    ]
+
+
+def decide_on_first(trials: list[Trial], answer: Any, checkpoint: int | None = None) -> Any:
+    row: dict[str, Any] = {"done": False, "loss": 1}
+    return a_steering(scheduler=NotingScheduler(answer)).decide(trials, trials[0], row, row, checkpoint)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_exploit_names_the_donors_latest_checkpoint(by_id: bool) -> None:
+    trials = trials_with(None, 3)
+    config = {"lr": 0.2, "net": {"width": 8}, "new": True}
+
+    decided = decide_on_first(trials, Exploit("t1" if by_id else trials[1], config))
+
+    tag = "0_lr=0.1000@perturbed[lr=0.2000,new=True]"
+    assert decided == (Decision.EXPLOIT, ExploitChoice("t1", 3, config, tag))
+
+
+def test_second_exploit_replaces_the_tag_of_the_first() -> None:
+    trials = trials_with(None, 3)
+    trials[0].experiment_tag = "0_lr=0.1000@perturbed[lr=0.2000]"
+
+    _, choice = decide_on_first(trials, Exploit("t1", {**trials[0].config, "lr": 0.3}))
+
+    assert choice.experiment_tag == "0_lr=0.1000@perturbed[lr=0.3000]"
+
+
+def test_exploit_of_a_donor_that_has_only_borrowed_goes_to_the_lender() -> None:
+    trials = trials_with(None, None, 4)
+    trials[1].borrowed = StartPoint("t2", "dir2", trials[2].checkpoints[0])
+
+    _, choice = decide_on_first(trials, Exploit(trials[1], {}))
+
+    assert (choice.donor, choice.checkpoint) == ("t2", 4)
+
+
+def test_trial_that_exploits_itself_takes_the_checkpoint_of_this_report() -> None:
+    trials = trials_with(3)
+
+    _, choice = decide_on_first(trials, Exploit(trials[0], {}), checkpoint=4)
+
+    assert (choice.donor, choice.checkpoint) == ("t0", 4)
+
+
+def test_exploit_of_a_donor_without_a_checkpoint_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    trials = trials_with(3, None)
+
+    assert decide_on_first(trials, Exploit(trials[1], {})) == (Decision.CONTINUE, None)
+    assert "trial t0 cannot go on from trial t1, which has no checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Exploit("t9", {}), r"Exploit\(donor='t9'\): there is no such trial"),
+        (Exploit(None, {}), r"Exploit\(donor=None\): there is no such trial"),  # type: ignore[arg-type]
+        (Exploit("t1", [1]), r"Exploit\(config=\[1\]\): expected a dict"),  # type: ignore[arg-type]
+    ],
+)
+def test_exploit_that_makes_no_sense_is_refused(answer: Exploit, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decide_on_first(trials_with(0, 0), answer)
+
+
+# Pauses.
+
+
+def test_scheduler_is_not_asked_again_about_a_trial_that_is_to_pause() -> None:
+    trials = trials_with(3)
+    trials[0].wants_pause = True
+    searcher, scheduler = NotingSearcher(), NotingScheduler()
+    row: dict[str, Any] = {"done": False, "loss": 1}
+
+    decided = a_steering(search_alg=searcher, scheduler=scheduler).decide(trials, trials[0], row, row)
+
+    assert decided == (Decision.CONTINUE, None)
+    assert scheduler.told == []
+    assert searcher.told[-1][0] == "result"
+
+
+class AClass:
+    """Stands for a trainable class, which can save when it is told to."""
+
+
+@pytest.mark.parametrize(
+    ("trainable", "saved_before", "checkpoint", "warns"),
+    [
+        (train, None, None, True),
+        (train, 3, None, False),
+        (train, None, 0, False),
+        (AClass, None, None, False),
+    ],
+)
+def test_pause_that_loses_work_is_warned_of_once(
+    trainable: Any,
+    saved_before: int | None,
+    checkpoint: int | None,
+    warns: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trials = trials_with(saved_before)
+    config = TuneConfig(scheduler=NotingScheduler("PAUSE", "PAUSE"))
+    steering = Steering(config, None, {}, trainable, "train", saves_on_request=trainable is AClass)
+
+    for _ in range(2):
+        steering.decide(trials, trials[0], {"done": False}, {}, checkpoint)
+
+    assert caplog.text.count("has never saved a checkpoint: it will start over") == int(warns)
+
+
+class Choosing(FIFOScheduler):
+    """Returns what it was given."""
+
+    def __init__(self, chosen: Any, stopped: Any = ()) -> None:
+        self.chosen, self.stopped = chosen, stopped
+
+    def choose_trial_to_run(self, trials: Any) -> Any:
+        return self.chosen(trials)
+
+    def trials_to_stop(self, trials: Any) -> Any:
+        return [trials[number] for number in self.stopped]
+
+
+def choose(scheduler: TrialScheduler, statuses: str) -> PausedChosen:
+    words = {"P": Status.PAUSED, "R": Status.RUNNING, "T": Status.TERMINATED}
+    trials = [Trial(f"t{number}", number, {}, status=words[each]) for number, each in enumerate(statuses)]
+    return a_steering(scheduler=scheduler).choose(trials)
+
+
+def test_first_paused_trial_goes_on_by_default() -> None:
+    assert choose(FIFOScheduler(), "RTPP") == PausedChosen(NOW, "t2")
+
+
+@pytest.mark.parametrize(("index", "expected"), [(3, "t3"), (None, None)])
+def test_scheduler_chooses_who_goes_on(index: int | None, expected: str | None) -> None:
+    scheduler = Choosing(lambda trials: None if index is None else trials[index])
+
+    assert choose(scheduler, "RTPP") == PausedChosen(NOW, expected)
+
+
+def test_scheduler_that_gives_trials_up_chooses_after_they_are_over() -> None:
+    scheduler = Choosing(None, stopped=[1, 2, 2, 3])
+
+    assert choose(scheduler, "RTPP") == PausedChosen(NOW, None, ("t2", "t3"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            lambda trials: trials[0],
+            "returned trial t0: expected None or one of the trials that are PAUSED, which are t1",
+        ),
+        (lambda trials: "t1", "returned 't1': expected None"),
+    ],
+)
+def test_choice_of_a_trial_that_is_not_paused_is_refused(chosen: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"Choosing.choose_trial_to_run {message}"):
+        choose(Choosing(chosen), "RP")
+
+
+def test_running_trial_cannot_be_given_up() -> None:
+    with pytest.raises(ConfigError, match=r"Choosing.trials_to_stop returned trial t0, which is RUNNING"):
+        choose(Choosing(None, stopped=[0]), "RP")
+
+
+def test_paused_trial_that_will_never_go_on_is_removed() -> None:
+    scheduler = NotingScheduler()
+    trial = a_trial(Status.TERMINATED, {"loss": 1})
+    trial.decision = Decision.PAUSE
+
+    a_steering(scheduler=scheduler).complete([trial], trial)
+
+    assert scheduler.told == [("remove", "t0")]
 
 
 # The ends of trials.

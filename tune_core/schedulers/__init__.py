@@ -1,6 +1,16 @@
 """Schedulers: what decides, report by report, which trials go on."""
 
-from tune_core.schedulers.create import create_scheduler
-from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
+from tune_core.schedulers.asha import ASHAScheduler, AsyncHyperBandScheduler
+from tune_core.schedulers.by_name import create_scheduler
+from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
-__all__ = ["FIFOScheduler", "TrialScheduler", "create_scheduler"]
+__all__ = [
+    "ASHAScheduler",
+    "AsyncHyperBandScheduler",
+    "Exploit",
+    "FIFOScheduler",
+    "MedianStoppingRule",
+    "TrialScheduler",
+    "create_scheduler",
+]

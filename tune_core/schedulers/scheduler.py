@@ -10,10 +10,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tune_core.messages import Decision
-from tune_core.trial import Trial
+from tune_core.trial import Status, Trial
+
+#: What a number is reported as that a training function returns.
+RETURNED_METRIC = "_metric"
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """An answer to a report: go on from another trial's checkpoint, with this configuration.
+
+    The trial stops without saving and starts again from the donor's latest checkpoint; its
+    iterations and total times go on from there, and its tag shows what is new in its
+    configuration. No bytes are copied. If the donor has no checkpoint, the answer means CONTINUE.
+
+    Args:
+        donor: The trial to go on from, or its id.
+        config: The configuration to go on with.
+
+    Source: what `PopulationBasedTraining` of Ray Tune 2.60 does by itself to the trials.
+    """
+
+    donor: Trial | str
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 class TrialScheduler(ABC):
@@ -21,8 +44,14 @@ class TrialScheduler(ABC):
 
     `trials` holds every trial so far, in creation order. It and `trial` are for reading; `trial`
     does not know yet of the report that is being decided on. Every report of a running trial
-    is decided on; each trial ends with exactly one `on_trial_complete`, `on_trial_error` or
+    is decided on, except its last one if it is `done`, and those of a trial that is to pause and
+    has not saved yet. Each trial ends with exactly one `on_trial_complete`, `on_trial_error` or
     `on_trial_remove`.
+
+    A paused trial goes on when there is room for it, the searcher has no new configuration at
+    that time, and `choose_trial_to_run` names it. A training function pauses at its next report
+    with a checkpoint, or at once if it has never saved: then it starts over. When nothing runs
+    and no paused trial is named, those that are paused end as they are.
 
     Attributes:
         metric: What to optimise; None until it is known.
@@ -39,8 +68,7 @@ class TrialScheduler(ABC):
         'STOP'
 
     Source: the hooks of Ray Tune 2.60. Differs: they are given the trials instead of the
-        controller, which they would have to drive; only `on_trial_result` must be there; a
-        metric may be given twice if it is the same.
+        controller, which they would have to drive; only `on_trial_result` must be there; Exploit.
     """
 
     #: Train on.
@@ -52,9 +80,13 @@ class TrialScheduler(ABC):
 
     #: Whether every answer is CONTINUE, whatever is reported: then no report waits for it.
     always_continues: ClassVar[bool] = False
+    #: Whether it works with a metric only, which it or `TuneConfig` has to be given.
+    needs_metric: ClassVar[bool] = False
 
     metric: str | None = None
     mode: str | None = None
+    #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
+    has_own_objective: bool = False
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Take over what `TuneConfig` says to optimise.
@@ -73,13 +105,15 @@ class TrialScheduler(ABC):
             return False
         self.metric = metric or self.metric
         self.mode = mode or self.mode
+        if self.metric is None and self.mode is not None:
+            self.metric = RETURNED_METRIC
         return True
 
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Learn of a new trial, before it starts."""
 
     @abstractmethod
-    def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str | Exploit:
         """Decide on a report.
 
         Args:
@@ -88,8 +122,28 @@ class TrialScheduler(ABC):
             result: The report with every auto-filled key.
 
         Returns:
-            CONTINUE, PAUSE or STOP.
+            CONTINUE, PAUSE, STOP, or an `Exploit`.
         """
+
+    def choose_trial_to_run(self, trials: Sequence[Trial]) -> Trial | None:
+        """Choose the paused trial that goes on now; by default the first.
+
+        Asked when there is room; after None, not before a trial has reported, ended or been added.
+
+        Args:
+            trials: All trials; those to choose from have `status` PAUSED.
+
+        Returns:
+            One that is paused; None if none shall go on now.
+        """
+        return next((trial for trial in trials if trial.status is Status.PAUSED), None)
+
+    def trials_to_stop(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+        """Return paused trials that shall never go on; by default none.
+
+        Asked before `choose_trial_to_run`, until it returns none.
+        """
+        return ()
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Learn that a trial is over; `result` is its last report, {} if there was none."""
@@ -98,7 +152,11 @@ class TrialScheduler(ABC):
         """Learn that a trial has failed for good."""
 
     def on_trial_remove(self, trials: Sequence[Trial], trial: Trial) -> None:
-        """Learn that a trial that was not running will never run again."""
+        """Learn that a trial that was paused will never run again."""
+
+    def debug_string(self) -> str:
+        """Return where the scheduler stands, to be read."""
+        return f"Using {type(self).__name__}."
 
 
 class FIFOScheduler(TrialScheduler):
@@ -116,3 +174,7 @@ class FIFOScheduler(TrialScheduler):
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return CONTINUE."""
         return self.CONTINUE
+
+    def debug_string(self) -> str:
+        """Return what it is."""
+        return "Using FIFO scheduling algorithm."

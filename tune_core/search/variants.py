@@ -173,11 +173,34 @@ def experiment_tag(number: int, varied: Mapping[str, Any]) -> str:
 
     Source: as Ray Tune 2.60.
     """
-    shown = ",".join(
-        f"{_tag_text(path.rpartition('/')[2])}={_tag_text(varied[path])}"
-        for path in sorted(varied, key=_natural)
-    )
+    shown = _tag_values(varied)
     return f"{number}_{shown}" if shown else str(number)
+
+
+def _tag_values(values: Mapping[str, Any]) -> str:
+    return ",".join(
+        f"{_tag_text(path.rpartition('/')[2])}={_tag_text(values[path])}"
+        for path in sorted(values, key=_natural)
+    )
+
+
+def exploit_tag(tag: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the tag of a trial that goes on with another configuration.
+
+    Args:
+        tag: The trial's tag so far; what an earlier exploit added to it is replaced.
+        before: The configuration so far, by path.
+        after: The new one.
+
+    Example:
+        >>> exploit_tag("3_lr=0.0100", {"lr": 0.01, "act": "relu"}, {"lr": 0.02, "act": "relu"})
+        '3_lr=0.0100@perturbed[lr=0.0200]'
+
+    Source: as Ray Tune 2.60.
+    """
+    same = {path for path in before if path in after and is_among(after[path], (before[path],))}
+    changed = _tag_values({path: value for path, value in after.items() if path not in same})
+    return f"{tag.partition('@perturbed')[0]}@perturbed[{changed}]"
 
 
 def trial_dirname(trainable_name: str, trial_id: str, tag: str, date: str) -> str:

@@ -32,7 +32,6 @@ from tune_core.messages import Command, Decision, Event, Outcome, StartLease, St
 from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
 from tune_core.session import Report
-from tune_core.steering import Steering
 from tune_core.trial import Trial
 
 
@@ -81,11 +80,8 @@ class LocalRuntime:
             ExperimentConflict: Another process runs an experiment of this name and path.
         """
         run, tune, storage = experiment.run_config, experiment.tune_config, experiment.storage
-        trainable, name = experiment.trainable, experiment.trainable_name
         self._experiment = experiment
-        self._steering = Steering(
-            tune, run.stop, experiment.param_space, trainable, name, wall_clock=self._wall_clock
-        )
+        self._steering = experiment.steering(self._wall_clock)
         self.controller = Controller(experiment.rules(self._steering))
         owner = {"host": socket.gethostname(), "pid": os.getpid()}
         with ExitStack() as stack:
@@ -156,6 +152,8 @@ class LocalRuntime:
                 if isinstance(event, messages.TrialSuggested):
                     self._trials.append(self.controller.trials[trial_id])
                     self._steering.add(self._trials, self._trials[-1])
+            case messages.ChoosePaused():
+                self._apply(self._steering.choose(self._trials))
             case StartLease():
                 self._orders.put(command)
             case messages.StopLease(trial_id, lease):
@@ -192,7 +190,7 @@ class LocalRuntime:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")
         self._apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
         self._callbacks.on_trial_start(0, self._trials, trial)
-        if trial.checkpoint is not None:
+        if trial.start_point is not None:
             self._callbacks.on_trial_restore(0, self._trials, trial)
 
     def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
@@ -210,11 +208,13 @@ class LocalRuntime:
         with self._guarded():
             row = loads(dumps(report.row))
             result = trial.result_of(row)
-            decision = self._steering.decide(self._trials, trial, row, result)
+            index = report.checkpoint
+            decided = self._steering.decide(self._trials, trial, row, result, index)
             self._callbacks.on_trial_result(0, self._trials, trial, result)
-            now, row, index = self._wall_clock(), trial.row_of(result), report.checkpoint
+            now, row = self._wall_clock(), trial.row_of(result)
             key = (trial.trial_id, lease)
-            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, decision))
+            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, *decided))
+            decision = trial.decision  # a pause may have to wait for a checkpoint
             if index is not None:
                 self._show_checkpoint(trial, index)
             if self._steering.wants_all_stopped():

@@ -1,0 +1,49 @@
+"""What schedulers that compare trials share: by which metric, at which time.
+
+Owns the checks of those arguments and how both are read from a report. Never decides. Invariant:
+a score is better if it is higher, whatever the mode; who compares need not ask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_core.faults import Faults
+from tune_core.metrics import lookup
+from tune_core.schedulers.scheduler import TrialScheduler
+
+
+class ComparingScheduler(TrialScheduler):
+    """A scheduler that compares trials by a metric at equal times; subclass it.
+
+    Args:
+        faults: What the subclass has found wrong with its own arguments; raised here, with the rest.
+        time_attr: The reported number that time is measured by; it grows from report to report.
+        metric: What to compare by; None: what `TuneConfig` says.
+        mode: "min" or "max"; None: what `TuneConfig` says.
+
+    Raises:
+        ConfigError: An argument cannot work; all faults are named together.
+    """
+
+    needs_metric = True
+
+    def __init__(self, faults: Faults, time_attr: str, metric: str | None, mode: str | None) -> None:
+        faults.check_name("time_attr", time_attr, ": the name of a reported number")
+        if metric is not None:
+            faults.check_name("metric", metric, ": the name of a reported metric")
+        if mode is not None:
+            faults.check_choice("mode", mode, ("min", "max"))
+        elif metric is not None:
+            faults.add("metric", metric, "mode is missing: add mode='min' or mode='max'")
+        faults.raise_any()
+        self.metric, self.mode = metric, mode
+        self.has_own_objective = mode is not None
+        self._time_attr = time_attr
+
+    def _moment(self, result: dict[str, Any]) -> tuple[float, float] | None:
+        """Return time and score of a report; None if one of them is not there, or no number."""
+        time, value = lookup(result, self._time_attr), lookup(result, self.metric or "")
+        if not isinstance(time, (int, float)) or not isinstance(value, (int, float)):
+            return None
+        return time, -value if self.mode == "min" else value
