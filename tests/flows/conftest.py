@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     FlowRunFilter,
     LogFilter,
+    LogFilterFlowRunId,
     LogFilterTaskRunId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
@@ -173,6 +174,11 @@ class Recorded:
             flow_run_filter=self._this(), artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
         )
         return sorted(found, key=lambda artifact: artifact.created or 0)
+
+    def logs(self) -> str:
+        """What the flow run and its task runs have logged so far, a line each."""
+        mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.flow_run.id]))
+        return "\n".join(log.message for log in self._client.read_logs(log_filter=mine, limit=200))
 
     def _this(self) -> FlowRunFilter:
         return FlowRunFilter(id={"any_": [self.flow_run.id]})
