@@ -237,15 +237,29 @@ def is_fixed(trainable: object) -> bool:
         >>> is_fixed(print), is_fixed(with_resources(print, lambda config: {"cpu": 2}))
         (True, False)
     """
-    if not inspect.isclass(trainable):
-        return not isinstance(_attached(trainable), _PerConfig)
-    method = getattr(trainable, "default_resource_request", None)
-    function = getattr(method, "__func__", method)
-    attached = getattr(function, "_resources", None)
-    if isinstance(attached, _Request):
+    attached = _attached(_class_request(trainable) if inspect.isclass(trainable) else trainable)
+    if attached is not None:
         return not isinstance(attached, _PerConfig)
-    is_inherited = method is None or getattr(function, "__module__", "") == "tune_core.trainable"
-    return is_inherited and not hasattr(trainable, "default_resource_requests")
+    return not requests_resources(trainable)
+
+
+def requests_resources(trainable: object) -> bool:
+    """Return whether a trainable says by itself what its trials need.
+
+    Example:
+        >>> requests_resources(print), requests_resources(with_resources(print, {"cpu": 2}))
+        (False, True)
+    """
+    if not inspect.isclass(trainable):
+        return _attached(trainable) is not None
+    function = _class_request(trainable)
+    is_inherited = function is None or getattr(function, "__module__", "") == "tune_core.trainable"
+    return not is_inherited or hasattr(trainable, "default_resource_requests")
+
+
+def _class_request(trainable: type) -> object:
+    method = getattr(trainable, "default_resource_request", None)
+    return getattr(method, "__func__", method)
 
 
 def _parse_bundles(bundles: object, faults: Faults) -> list[Bundle]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from tune_core.analysis import ExperimentAnalysis
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
-from tune_core.errors import TrialError, TuneError
+from tune_core.errors import ConfigError, TrialError, TuneError
 from tune_core.faults import Faults, shorten, suggestion
 from tune_core.registry import find_trainable, is_registered
-from tune_core.resources import with_resources
+from tune_core.resources import requests_resources, with_resources
 from tune_core.schedulers import TrialScheduler, create_scheduler
 from tune_core.search import Searcher, create_searcher
 from tune_core.trial import Status
@@ -116,11 +116,7 @@ def run(
     _check(run_or_experiment, others)
     trainable = run_or_experiment
     if resources_per_trial is not None:
-        found = find_trainable(trainable) if isinstance(trainable, str) else trainable
-        wrapped: Any = with_resources(found, resources_per_trial)
-        if isinstance(trainable, str) and is_registered(trainable):
-            wrapped._name = trainable  # which its trials are called by
-        trainable = wrapped
+        trainable = _with_resources(trainable, resources_per_trial)
     given: dict[str, Any] = {"storage_path": storage_path, "verbose": verbose}
     tuner = Tuner(
         trainable,
@@ -160,6 +156,19 @@ def run(
             "With raise_on_failed_trial=False, tune.run returns the others"
         ) from error
     return analysis
+
+
+def _with_resources(trainable: Any, resources: object) -> Any:
+    found = find_trainable(trainable) if isinstance(trainable, str) else trainable
+    if requests_resources(found):
+        raise ConfigError(
+            f"tune.run(resources_per_trial={resources!r}): {getattr(found, '__name__', found)} says by itself what "
+            "its trials need, by with_resources or default_resource_request: say it in one place"
+        )
+    wrapped: Any = with_resources(found, resources)
+    if isinstance(trainable, str) and is_registered(trainable):
+        wrapped._name = trainable  # which its trials are called by
+    return wrapped
 
 
 def _check(trainable: object, others: dict[str, Any]) -> None:

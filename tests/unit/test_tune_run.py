@@ -215,3 +215,15 @@ def test_arguments_that_are_not_taken_are_named_together() -> None:
 def test_what_is_no_trainable_is_refused(given: Any) -> None:
     with pytest.raises(ConfigError, match=r"run_or_experiment=.*an Experiment is a Tuner here"):
         tune.run(given)
+
+
+class Wide(tune.Trainable):
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> dict[str, int]:
+        return {"cpu": 2}
+
+
+@pytest.mark.parametrize("trainable", [Wide, tune.with_resources(lambda config: None, {"cpu": 2})])
+def test_resources_that_are_said_twice_are_refused(trainable: Any) -> None:
+    with pytest.raises(ConfigError, match="say it in one place"):
+        tune.run(trainable, verbose=0, resources_per_trial={"cpu": 1})
