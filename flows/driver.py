@@ -245,7 +245,7 @@ class Driver:
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
             attempt.leaves = leaves
-            if Outcome(outcome) is Outcome.ERROR and self._is_bound_to_process(attempt.slot):
+            if Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial:
                 attempt.leaves = Leftover.WORN
 
     def _take_hello(self, message: Message) -> None:
@@ -589,12 +589,7 @@ class Driver:
         tune = self._experiment.tune_config
         if tune.fresh_process is not None:
             return tune.fresh_process
-        return not tune.reuse_actors and self._is_bound_to_process(slot)
-
-    @staticmethod
-    def _is_bound_to_process(slot: Slot) -> bool:
-        # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
-        return slot.resources.head_bundle.get("GPU", 0) > 0 or any(slot.resources.child_bundles)
+        return not tune.reuse_actors and slot.outlives_no_trial
 
     def _fail(self, error: Exception) -> None:
         """Give up in order: without its journal or its storage the experiment cannot go on."""

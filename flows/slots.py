@@ -60,6 +60,12 @@ class Slot:
     idle_since: float = 0.0
     keeps_object: bool = False
 
+    @property
+    def outlives_no_trial(self) -> bool:
+        """Whether its process is better replaced after each trial, unless reuse is asked for."""
+        # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
+        return self.resources.head_bundle.get("GPU", 0) > 0 or any(self.resources.child_bundles)
+
     def remote_options(self) -> dict[str, Any]:
         """Return what `ray.remote` needs to run something on bundle 0, children captured."""
         return actor_options(self.resources, self.group)
