@@ -69,6 +69,12 @@ class TaskActor:
         self._deliver_events()
         return cast("State[Any]", state)
 
+    def clean_up(self) -> None:
+        """End what was kept of the last trial for the next: there is none."""
+        from flows.trial import keeper
+
+        keeper.clean_up()
+
     def flush(self) -> None:
         """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
         from prefect.logging.handlers import APILogWorker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from flows.task_runner import use_actor
 from flows.trial import pack_ticket
 from flows.trial import trial as trial_task
 from tune_core.messages import StartLease
+from tune_core.reuse import Leftover
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial
@@ -47,6 +48,7 @@ class Attempt:
         has_ended: Whether `LeaseEnded` was handled.
         is_over: Whether Ray says that its task is over.
         final_message: What Prefect says of how the task run ended.
+        leaves: What it left in its process, a `Leftover`.
         deadline: When patience ends, in monotonic seconds; None: no limit.
     """
 
@@ -60,6 +62,7 @@ class Attempt:
     has_ended: bool = False
     is_over: bool = False
     final_message: str = ""
+    leaves: str = Leftover.NOTHING
     deadline: float | None = None
 
 
@@ -87,7 +90,10 @@ def start_attempt(
         fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
     """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
-    ticket = pack_ticket(channel.address, experiment.lease(steering, trial, order), experiment.pickled)
+    lease = experiment.lease(steering, trial, order)
+    if slot.actor is None:
+        lease = replace(lease, reuse=None)  # nobody could ask Ray's own workers to clean up
+    ticket = pack_ticket(channel.address, lease, experiment.pickled)
     if slot.actor is not None:
         with use_actor(slot.actor):
             submitted = trial_task.submit(run_name, ticket, parameters)

@@ -246,7 +246,8 @@ class ChannelUplink:
     def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
         """Say how the attempt ended, and wait until the flow has heard it (or is gone)."""
         last_words = ["end", str(ending.outcome), ending.error, ending.traceback, ending.retryable]
-        self._last_words = dumps([*last_words, self._last_iteration, self._last_index])
+        heard_before = [self._last_iteration, self._last_index]
+        self._last_words = dumps([*last_words, str(ending.leaves), *heard_before])
         self._socket.send(self._last_words)
         deadline = time.monotonic() + timeout_s
         while not self._is_released and time.monotonic() < deadline:

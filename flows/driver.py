@@ -54,6 +54,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.progress import ProgressDisplay
+from tune_core.reuse import Leftover
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial, checkpoint_name
@@ -232,7 +233,7 @@ class Driver:
             self._take_end(message)
 
     def _take_end(self, message: Message) -> None:
-        outcome, error, traceback, retryable, last_iteration, last_index = message.content
+        outcome, error, traceback, retryable, leaves, last_iteration, last_index = message.content
         trial = self._controller.live_trial(message.trial_id, message.lease)
         if trial is not None and (
             last_iteration > trial.iteration or last_index > trial.last_checkpoint_index
@@ -243,6 +244,9 @@ class Driver:
         attempt = self._attempts.get((message.trial_id, message.lease))
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
+            attempt.leaves = leaves
+            if Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial:
+                attempt.leaves = Leftover.WORN
 
     def _take_hello(self, message: Message) -> None:
         attempt = self._attempts.get((message.trial_id, message.lease))
@@ -365,10 +369,10 @@ class Driver:
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
         """An attempt is over and so is its task run: its slot is free."""
         del self._attempts[key]
-        if self._needs_fresh_process(attempt.slot):
+        if attempt.leaves == Leftover.WORN or self._needs_fresh_process(attempt.slot):
             self._parts.pool.renew(attempt.slot)
         else:
-            self._parts.pool.release(attempt.slot)
+            self._parts.pool.release(attempt.slot, keeps_object=attempt.leaves == Leftover.OBJECT)
         self._submit_granted()
 
     def _lease_ended(
@@ -582,11 +586,10 @@ class Driver:
         self._parts.artifacts.show_trial(trial, reason)
 
     def _needs_fresh_process(self, slot: Slot) -> bool:
-        wanted = self._experiment.tune_config.fresh_process
-        if wanted is not None:
-            return wanted
-        # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
-        return slot.resources.head_bundle.get("GPU", 0) > 0 or any(slot.resources.child_bundles)
+        tune = self._experiment.tune_config
+        if tune.fresh_process is not None:
+            return tune.fresh_process
+        return not tune.reuse_actors and slot.outlives_no_trial
 
     def _fail(self, error: Exception) -> None:
         """Give up in order: without its journal or its storage the experiment cannot go on."""

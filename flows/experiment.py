@@ -261,6 +261,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     steering = current.steering()
     with_actors = isinstance(context.task_runner, TuneTaskRunner)
     pool = stack.enter_context(borrowed_pool(with_actors=with_actors, runtime_env=run.runtime_env))
+    pool.cleanup_timeout_s = run.stop_timeout_s
     capacity = _start_slots(current, steering, pool)
     cluster.refuse_unshared(current.storage, run)
     current.storage.probe()

@@ -48,6 +48,7 @@ class Slot:
         worker: Where the actor is: `pid`, `hostname`, `node_ip`.
         uses: How many attempts have ended in it.
         idle_since: When it was last given back, in monotonic seconds.
+        keeps_object: Whether its process keeps an object that is to be cleaned up before it ends.
     """
 
     resources: PlacementGroupFactory
@@ -57,6 +58,13 @@ class Slot:
     worker: dict[str, Any] = field(default_factory=dict)
     uses: int = 0
     idle_since: float = 0.0
+    keeps_object: bool = False
+
+    @property
+    def outlives_no_trial(self) -> bool:
+        """Whether its process is better replaced after each trial, unless reuse is asked for."""
+        # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
+        return self.resources.head_bundle.get("GPU", 0) > 0 or any(self.resources.child_bundles)
 
     def remote_options(self) -> dict[str, Any]:
         """Return what `ray.remote` needs to run something on bundle 0, children captured."""
@@ -95,6 +103,9 @@ class SlotPool:
     Args:
         with_actors: False for the stock task runner, which starts a process per task.
         runtime_env: Ray's runtime environment for the actors.
+
+    Attributes:
+        cleanup_timeout_s: How long a kept object may take to clean up before its process is killed.
     """
 
     def __init__(self, *, with_actors: bool = True, runtime_env: Mapping[str, Any] | None = None) -> None:
@@ -111,6 +122,9 @@ class SlotPool:
         self._short_since: dict[PlacementGroupFactory, float] = {}
         #: Actors that were asked to leave, and when they are made to.
         self._leaving: list[tuple[float, Any]] = []
+        self.cleanup_timeout_s = LEAVE_TIMEOUT_S
+        #: Slots that were removed while their objects clean up, each with the answer and the end of patience.
+        self._retiring: list[tuple[Slot, Any, float]] = []
 
     def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
         """Name the loop that the pool belongs to from now on; what was answered before is passed on."""
@@ -160,9 +174,10 @@ class SlotPool:
         self.discard(slot)
         return [(key, answer.error) for key in failed]
 
-    def release(self, slot: Slot) -> None:
+    def release(self, slot: Slot, *, keeps_object: bool = False) -> None:
         """Give a slot back, for the next trial of its shape."""
         slot.uses += 1
+        slot.keeps_object = keeps_object
         self._make_idle(slot)
 
     def renew(self, slot: Slot) -> None:
@@ -181,7 +196,8 @@ class SlotPool:
         self._balance()
 
     def give_up_idle(self, limit_s: float) -> None:
-        """Remove slots that nobody has used for longer than this many seconds."""
+        """Remove slots that nobody has used for longer than this many seconds; to be called regularly."""
+        self._end_retired(wait=False)
         latest = time.monotonic() - limit_s
         for slot in [slot for slot in self._idle if slot.idle_since < latest]:
             self._remove(slot)
@@ -197,14 +213,15 @@ class SlotPool:
             ray.wait(references, num_returns=len(references), timeout=timeout_s)
 
     def clear(self) -> None:
-        """Remove every slot and forget every request."""
+        """Remove every slot and forget every request; kept objects are cleaned up first."""
         self._waiting.clear()
         self._wanted_ahead.clear()
         for slot in self._all():
             self._remove(slot)
+        self._end_retired(wait=True)
 
     def settle(self) -> None:
-        """Give up what waits and what starts; keep what is idle."""
+        """Give up what waits and what starts; keep what is idle, but no objects."""
         self._waiting.clear()
         self._wanted_ahead.clear()
         with self._lock:
@@ -212,6 +229,8 @@ class SlotPool:
         for slot in self._all():
             if slot not in self._idle:
                 self._remove(slot)
+        self._clean_up([slot for slot in self._idle if slot.keeps_object])
+        self._end_retired(wait=True)
 
     def give_up_waiting(self, timeout_s: float) -> list[tuple[Any, str]]:
         """Withdraw requests for what the cluster has been too small for all this time; return them, and why.
@@ -282,6 +301,7 @@ class SlotPool:
             slot = next((slot for slot in self._idle if slot.resources == shape), None)
             if slot is not None:
                 self._idle.remove(slot)
+                slot.keeps_object = False  # the attempt has it now
                 del self._waiting[key]
                 self._granted.append((key, slot))
 
@@ -294,9 +314,34 @@ class SlotPool:
         self._slots[slot.resources].remove(slot)
         if slot in self._idle:
             self._idle.remove(slot)
-        if slot.actor is not None:
-            ray.kill(slot.actor)
-        remove_placement_group(slot.group)
+        if slot.keeps_object:
+            deadline = time.monotonic() + self.cleanup_timeout_s
+            self._retiring.append((slot, slot.actor.clean_up.remote(), deadline))
+        else:
+            _end(slot)
+
+    def _clean_up(self, slots: Sequence[Slot]) -> None:
+        """Have these slots end what they keep; remove those that take too long."""
+        asked = {slot.actor.clean_up.remote(): slot for slot in slots}
+        for slot in slots:
+            slot.keeps_object = False
+        if asked:
+            _, late = ray.wait([*asked], num_returns=len(asked), timeout=self.cleanup_timeout_s)
+            for reference in late:
+                self._remove(asked[reference])
+
+    def _end_retired(self, *, wait: bool) -> None:
+        """End removed slots whose objects are cleaned up, or have had their time."""
+        if not self._retiring:
+            return
+        last = max(deadline for _, _, deadline in self._retiring)
+        timeout_s = max(0.0, last - time.monotonic()) if wait else 0
+        references = [reference for _, reference, _ in self._retiring]
+        done, _ = ray.wait(references, num_returns=len(references), timeout=timeout_s)
+        for slot, reference, deadline in list(self._retiring):
+            if wait or reference in done or time.monotonic() > deadline:
+                self._retiring.remove((slot, reference, deadline))
+                _end(slot)
 
     def _start(self, shape: PlacementGroupFactory) -> None:
         slot = Slot(shape, placement_group(**_group_arguments(shape)))
@@ -328,6 +373,12 @@ class SlotPool:
             self._notify(answer)
 
         reference.future().add_done_callback(answered)
+
+
+def _end(slot: Slot) -> None:
+    if slot.actor is not None:
+        ray.kill(slot.actor)
+    remove_placement_group(slot.group)
 
 
 def _group_arguments(resources: PlacementGroupFactory) -> dict[str, Any]:

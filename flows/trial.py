@@ -30,11 +30,16 @@ from tune_core.errors import TrainableError, TrialError
 from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome, StopCause
 from tune_core.parameters import supplied_parameters
+from tune_core.reuse import Keeper
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, working_directory
 
 #: Stops after which a task run ends as Cancelled.
 _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
+
+
+#: What this process keeps from one trial to the next.
+keeper = Keeper()
 
 
 def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> bytes:
@@ -77,7 +82,7 @@ def _run(
 ) -> Ending:
     try:
         lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
-        trainable = pickled.load()
+        trainable = keeper.begin(lease.reuse, pickled.load)
     except TrainableError as error:
         return Ending(Outcome.ERROR, describe_error(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
@@ -92,7 +97,7 @@ def _run(
         refused_misfits(lease.resources),
         supplied_parameters(trainable, parameters.fetch),
     ):
-        ending = run_lease(lease, trainable, uplink, directory)
+        ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
         if ending.traceback:
             logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
     for file in files or ():

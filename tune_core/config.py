@@ -249,12 +249,16 @@ class TuneConfig:
             end until something stops the experiment.
         max_concurrent_trials: How many trials run at once; None or 0: as many as fit.
         time_budget_s: Seconds, or a timedelta, after which the experiment is stopped.
-        reuse_actors: Whether the trainable object goes on to the next trial, by `reset_config`.
+        reuse_actors: Whether a trainable object, or a loaded function, goes on to the next trial of equal
+            bundles in its process: an object by `reset_config`, else a fresh one is made.
         trial_name_creator: Called with a Trial; its result is what the trial is shown as.
         trial_dirname_creator: Called with a Trial; its result names the trial's directory.
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
             where the trial has GPUs, since a process can initialise CUDA only once, or more than
-            one bundle, since what it started there ends with its process.
+            one bundle, since what it started there ends with its process; no with `reuse_actors`.
+        max_reuses: Beyond Ray Tune: after how many reuses a process is replaced, at least 1; None: never.
+        max_reuse_memory: Beyond Ray Tune: a process that holds more bytes than this when a trial ends
+            is replaced; None: however much it holds. Both need `reuse_actors`.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -279,6 +283,8 @@ class TuneConfig:
     trial_dirname_creator: Callable[[Trial], str] | None = None
     chdir_to_trial_dir: Any = field(default=_Unset.UNSET, repr=False, compare=False)
     fresh_process: bool | None = field(default=None, kw_only=True)
+    max_reuses: int | None = field(default=None, kw_only=True)
+    max_reuse_memory: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         faults = Faults("TuneConfig")
@@ -301,6 +307,7 @@ class TuneConfig:
                 faults.check_callable(name, getattr(self, name), f"{name}(trial)")
         if self.fresh_process is not None:
             faults.check_bool("fresh_process", self.fresh_process)
+        self._check_reuse(faults)
         if self.chdir_to_trial_dir is not _Unset.UNSET:
             faults.note(
                 "chdir_to_trial_dir is gone: set the environment variable RAY_CHDIR_TO_TRIAL_DIR=0 "
@@ -318,6 +325,17 @@ class TuneConfig:
     def is_endless(self) -> bool:
         """Whether the number of trials has no limit."""
         return self.num_samples == -1
+
+    def _check_reuse(self, faults: Faults) -> None:
+        if self.reuse_actors is True and self.fresh_process is True:
+            faults.add("fresh_process", True, "reuse_actors=True keeps the process: choose one")
+        for name in ("max_reuses", "max_reuse_memory"):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            faults.check_integer(name, limit, minimum=1, also=", or None for no limit")
+            if not self.reuse_actors:
+                faults.add(name, limit, "limits what reuse_actors=True does: add that")
 
     def _check_objective(self, faults: Faults) -> None:
         if self.mode is not None:

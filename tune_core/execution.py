@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Number
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import TrainableError
 from tune_core.messages import Decision, Outcome, StopCause
+from tune_core.reuse import Keeper, Leftover
 from tune_core.session import Lease, Session, StopTrial, Uplink, bind
 from tune_core.trainable import (
     Trainable,
@@ -50,12 +51,14 @@ class Ending:
         error: `ExceptionType: text` of the user's exception.
         traceback: Its traceback, from the trainable's own frame on.
         retryable: False if another attempt would fail in the same way.
+        leaves: What is left of it in its process.
     """
 
     outcome: Outcome
     error: str | None = None
     traceback: str = ""
     retryable: bool = True
+    leaves: Leftover = Leftover.NOTHING
 
 
 def run_lease(
@@ -64,6 +67,7 @@ def run_lease(
     uplink: Uplink,
     directory: str | Path,
     *,
+    keeper: Keeper | None = None,
     wall_clock: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ending:
@@ -77,9 +81,24 @@ def run_lease(
         trainable: The training function, or the class derived from `Trainable`.
         uplink: The way to the driver.
         directory: The working directory on this node; it is created.
+        keeper: Keeps an object for the next attempt, as `Keeper.begin` was told; None: none is kept.
         wall_clock: Seconds since the epoch.
         clock: Monotonic seconds.
     """
+    keeper = keeper or Keeper()
+    ending = _run(lease, trainable, uplink, directory, keeper, wall_clock, clock)
+    return replace(ending, leaves=keeper.end(has_failed=ending.outcome is Outcome.ERROR))
+
+
+def _run(
+    lease: Lease,
+    trainable: Callable[..., Any],
+    uplink: Uplink,
+    directory: str | Path,
+    keeper: Keeper,
+    wall_clock: Callable[[], float],
+    clock: Callable[[], float],
+) -> Ending:
     session: Session | None = None
     try:
         is_class = is_trainable_class(trainable)
@@ -89,7 +108,7 @@ def run_lease(
             session.restart_clock()
             try:
                 if is_class:
-                    _run_class(trainable, lease, session)
+                    _run_class(trainable, lease, session, keeper)
                 else:
                     _run_function(trainable, lease.config, session)
             finally:
@@ -154,20 +173,21 @@ def _report_value(value: Any, session: Session) -> None:
         )
 
 
-def _run_class(kind: Callable[..., Trainable], lease: Lease, session: Session) -> None:
-    trainable = kind(lease.config, place_of(lease, session.trial_dir))
+def _run_class(kind: Callable[..., Trainable], lease: Lease, session: Session, keeper: Keeper) -> None:
+    place = TrialPlace(lease.trial_id, lease.trial_name, lease.resources, session.trial_dir)
+    trainable = keeper.take(lease.config, place) or kind(lease.config, place)
+    is_kept = False
     try:
         if session.checkpoint is not None:
             counted = {"training_iteration": lease.iteration, **lease.totals}
             trainable.restore(TrainingResult(session.checkpoint, counted))
         _train(trainable, session)
+    except StopTrial:
+        is_kept = keeper.keep(trainable)
+        raise
     finally:
-        clean_up(trainable)
-
-
-def place_of(lease: Lease, directory: str) -> TrialPlace:
-    """Return what a trainable object may know of the trial that it serves."""
-    return TrialPlace(lease.trial_id, lease.trial_name, lease.resources, directory)
+        if not is_kept:
+            clean_up(trainable)
 
 
 def _train(trainable: Trainable, session: Session) -> NoReturn:

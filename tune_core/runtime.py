@@ -22,7 +22,7 @@ from tune_core.errors import TuneError
 from tune_core.messages import StartLease
 from tune_core.results import ResultGrid
 from tune_core.serialization import PickledTrainable
-from tune_core.session import Lease
+from tune_core.session import Lease, ReuseRule
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import TOTALS, can_save
@@ -120,8 +120,16 @@ class Experiment:
             log_files=self.run_config.log_files,
             keeps_artifacts="never" if not sync.sync_artifacts else when,
             checkpoint_frequency=checkpoints.checkpoint_frequency if saves else 0,
+            reuse=self._reuse_rule(trial),
             checkpoint_at_end=saves and checkpoints.checkpoint_at_end is not False,
         )
+
+    def _reuse_rule(self, trial: Trial) -> ReuseRule | None:
+        tune = self.tune_config
+        if not tune.reuse_actors:
+            return None
+        key = f"{self.storage.url} {self.experiment_id} {trial.resources}"
+        return ReuseRule(key, tune.max_reuses, tune.max_reuse_memory)
 
 
 def describe_experiment(experiment: Experiment) -> bytes:

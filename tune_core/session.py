@@ -46,6 +46,21 @@ class StopTrial(SystemExit):
 
 
 @dataclass(frozen=True, slots=True)
+class ReuseRule:
+    """What a process may keep from one attempt to the next (`TuneConfig.reuse_actors`).
+
+    Attributes:
+        key: Only attempts of equal keys share: those of one experiment, with equal bundles.
+        max_reuses: `TuneConfig.max_reuses`.
+        max_memory: `TuneConfig.max_reuse_memory`.
+    """
+
+    key: str
+    max_reuses: int | None = None
+    max_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Everything that one attempt at a trial needs to know; travels to its process as bytes.
 
@@ -71,6 +86,7 @@ class Lease:
             "always" is with each checkpoint and at the end.
         checkpoint_frequency: A trainable class saves every so many iterations; 0 for never.
         checkpoint_at_end: Whether a trainable class saves when its trial ends.
+        reuse: What may be kept for later attempts; None: nothing.
     """
 
     experiment_name: str
@@ -93,6 +109,7 @@ class Lease:
     keeps_artifacts: Literal["never", "at_end", "always"] = "never"
     checkpoint_frequency: int = 0
     checkpoint_at_end: bool = False
+    reuse: ReuseRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,87 @@ def test_spec_is_kept_with_the_results(tmp_path: Path) -> None:
     assert loads(experiment.storage.read("experiment.json"))["name"] == "experiment"
 
 
+# Reuse.
+
+noted: list[str] = []
+
+
+class Noted(tune.Trainable):
+    """Notes the life of its objects; fails for x = 2 where the config says."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        noted.append(f"setup {config['x']}")
+
+    def step(self) -> dict[str, Any]:
+        if (self.config["x"], self.config.get("fails")) == (2, "step"):
+            raise ValueError("made up")
+        return {"x": self.config["x"], "name": self.trial_name}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        noted.append(f"reset {new_config['x']}")
+        if (new_config["x"], new_config.get("fails")) == (2, "reset"):
+            raise ValueError("made up")
+        return (new_config["x"], new_config.get("fails")) != (2, "refuse")
+
+    def cleanup(self) -> None:
+        noted.append("cleanup")
+
+
+@pytest.mark.parametrize(
+    ("fails", "limit", "expected"),
+    [
+        (None, None, "setup 1, reset 2, reset 3, reset 4, cleanup"),
+        ("step", None, "setup 1, reset 2, cleanup, setup 3, reset 4, cleanup"),
+        ("reset", None, "setup 1, reset 2, cleanup, setup 2, reset 3, reset 4, cleanup"),
+        ("refuse", None, "setup 1, reset 2, cleanup, setup 2, reset 3, reset 4, cleanup"),
+        (None, 1, "setup 1, reset 2, cleanup, setup 3, reset 4, cleanup"),
+        (None, 2, "setup 1, reset 2, reset 3, cleanup, setup 4, cleanup"),
+    ],
+)
+def test_one_object_serves_the_trials_of_a_thread(
+    fails: str | None, limit: int | None, expected: str, tmp_path: Path
+) -> None:
+    noted.clear()
+    tuner = tune.Tuner(
+        Noted,
+        param_space={"x": tune.grid_search([1, 2, 3, 4]), "fails": fails},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_reuses=limit),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 2},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+
+    results = LocalRuntime().run(tuner.experiment())
+
+    assert noted == expected.split(", ")
+    assert results.num_errors == (1 if fails == "step" else 0)
+    for result in results:
+        if result.error is None:
+            assert result.metrics is not None
+            assert (result.metrics["x"], result.metrics["training_iteration"]) == (result.config["x"], 2)
+            assert result.metrics["name"] == f"Noted_{result.metrics['trial_id']}"
+
+
+def test_trials_of_other_bundles_have_objects_of_their_own(tmp_path: Path) -> None:
+    noted.clear()
+    tuner = tune.Tuner(
+        tune.with_resources(Noted, lambda config: {"cpu": 1 + (config["x"] > 2)}),
+        param_space={"x": tune.grid_search([1, 2, 3, 4])},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 1},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+
+    LocalRuntime().run(tuner.experiment())
+
+    assert noted == ["setup 1", "reset 2", "cleanup", "setup 3", "reset 4", "cleanup"]
+
+
 # Errors that are no trial's.
 
 

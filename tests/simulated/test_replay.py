@@ -82,6 +82,15 @@ class Model(tune.Trainable):
         self.done = checkpoint["done"]
 
 
+class Reusable(Model):
+    """Goes on to the next trial, but refuses every third."""
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.done = 0
+        self.marks = Path(tune.get_context().get_trial_dir() or "")
+        return bool(new_config["x"] != 3)
+
+
 def always_fails(config: dict[str, Any]) -> None:
     tune.report({"loss": config["x"]})
     raise ValueError(f"no use: {config['x']}")
@@ -215,6 +224,7 @@ def interrupt_second(config: dict[str, Any]) -> int | None:
     return 4 if config["x"] == 2 else None
 
 
+REUSE = {"reuse_actors": True}
 TEN = {"stop": {"training_iteration": 10}}
 FAILING = {"x": tune.grid_search([1, 2]), "fail_at": [1, 4, 7]}
 
@@ -287,6 +297,21 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
         {"x": tune.grid_search([1, 2, 3]), "interrupted_at": tune.sample_from(interrupt_second)},
         run=TEN,
     ),
+    "class, reused": lambda: Scenario("TTTTTT", Reusable, tune=REUSE | {"num_samples": 2}, run=TEN),
+    "class, reused in threads": lambda: Scenario(
+        "TTTTTT",
+        Reusable,
+        tune=REUSE | {"num_samples": 2, "max_reuses": 1},
+        run=TEN | save_every(3),
+        threads=2,
+    ),
+    "class, reused with retries": lambda: Scenario(
+        "TT", Reusable, FAILING, tune=REUSE, run=TEN | save_every(2) | retries(3)
+    ),
+    "class, reused with pauses": lambda: Scenario(
+        "TTT", Reusable, tune=REUSE | {"scheduler": PauseTwice()}, run=TEN
+    ),
+    "function, reused": lambda: Scenario("TTT", tune=REUSE),
     "class, stop all": lambda: Scenario("TTT", Model, run={"stop": EnoughReports(9)}, threads=3),
     "no trials": lambda: Scenario("", space={}, tune={"search_alg": NoTrials()}),
 }

@@ -49,6 +49,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
     ("tune_core.trainable",),
+    ("tune_core.reuse",),
     ("tune_core.execution",),
     ("tune_core.runtime",),
     ("tune_core.tuner", "tune_core.utils.*"),

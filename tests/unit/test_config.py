@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import math
 import pickle
+import re
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,32 @@ def test_every_fault_of_a_tune_config_is_named() -> None:
 
     assert len(faults) == 8
     assert "RAY_CHDIR_TO_TRIAL_DIR=0" in faults[-1]
+
+
+@pytest.mark.parametrize(
+    ("values", "faults"),
+    [
+        ({"reuse_actors": True, "fresh_process": True}, ["fresh_process=True.*choose one"]),
+        ({"max_reuses": 3}, [r"max_reuses=3.*limits what reuse_actors=True does: add that"]),
+        ({"max_reuse_memory": 2**30}, ["max_reuse_memory=1073741824.*add that"]),
+        ({"reuse_actors": True, "max_reuses": 0}, ["max_reuses=0"]),
+        (
+            {"reuse_actors": True, "max_reuses": 1.5, "max_reuse_memory": "1 GB"},
+            [r"max_reuses=1\.5", "max_reuse_memory='1 GB'"],
+        ),
+    ],
+)
+def test_limits_of_reuse_are_checked(values: dict[str, Any], faults: list[str]) -> None:
+    found = faults_of(TuneConfig, **values)
+
+    assert len(found) == len(faults)
+    assert all(re.search(pattern, fault) for pattern, fault in zip(faults, found, strict=True))
+
+
+def test_reuse_may_be_limited() -> None:
+    config = TuneConfig(reuse_actors=True, max_reuses=10, max_reuse_memory=2**30, fresh_process=False)
+
+    assert (config.max_reuses, config.max_reuse_memory) == (10, 2**30)
 
 
 # RunConfig.

@@ -416,7 +416,7 @@ def test_traceback_of_a_refused_report_leads_to_the_call_in_the_trainable(run: R
 def test_traceback_without_a_frame_of_the_user_is_whole(run: Run) -> None:
     ending, _ = run(lambda config: "loss")
 
-    assert "run_lease" in ending.traceback
+    assert "_run_function" in ending.traceback
 
 
 def test_traceback_keeps_the_cause(run: Run) -> None:

@@ -30,6 +30,7 @@ from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
+from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
 from tune_core.session import Report
 from tune_core.trial import Trial
@@ -171,6 +172,13 @@ class LocalRuntime:
                 self._release()
 
     def _work(self) -> None:
+        keeper = Keeper()
+        try:
+            self._serve(keeper)
+        finally:
+            keeper.clean_up()
+
+    def _serve(self, keeper: Keeper) -> None:
         while (order := self._orders.get()) is not None:
             trial, ending = self.controller.trials[order.trial_id], Ending(Outcome.STOPPED)
             uplink = _LocalUplink(self, trial, order.lease)
@@ -182,7 +190,10 @@ class LocalRuntime:
                 lease = replace(lease, config=copy.deepcopy(trial.config))
                 directory = self._directory / "work" / trial.dirname
                 clock = self._wall_clock
-                ending = run_lease(lease, self._experiment.trainable, uplink, directory, wall_clock=clock)
+                trainable = keeper.begin(lease.reuse, lambda: self._experiment.trainable)
+                ending = run_lease(lease, trainable, uplink, directory, keeper=keeper, wall_clock=clock)
+                if ending.leaves is Leftover.WORN:  # where a process would be replaced
+                    keeper.clean_up()
             with self._guarded():
                 self._finish(trial, order, ending)
 
