@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,8 @@ class Watch(tune.Callback):
 
 @pytest.fixture(autouse=True)
 def nothing_shared_before(cluster: None) -> None:
-    """What the test before shared is freed in its own time."""
+    """What the test before shared is freed in its own time; its reference may be in a cycle of that test's objects."""
+    gc.collect()
     wait_for(nothing_is_shared, what="what an earlier test shared to be freed")
 
 
@@ -108,6 +110,37 @@ def test_stock_task_runner_shares_values_too(run_config: Callable[..., tune.RunC
 
     assert [result.metrics["sum"] for result in results] == [5.0] * 3
     assert 40 * MB <= min(watch.used) <= max(watch.used) < 60 * MB
+    wait_for(nothing_is_shared, what="the array to be freed")
+
+
+@pytest.mark.parametrize("resources", [None, {"cpu": 2}])
+def test_class_gets_the_values_in_setup(
+    run_config: Callable[..., tune.RunConfig], tickets: list[bytes], resources: Any
+) -> None:
+    class Summing(tune.Trainable):
+        def setup(self, config: dict[str, Any], data: Any = None, label: str = "") -> None:
+            self.data, self.label = data, label
+
+        def step(self) -> dict[str, Any]:
+            is_view = not self.data.flags.owndata and not self.data.flags.writeable
+            return {"sum": float(self.data.sum()), "is_view": is_view, "label": self.label, "done": True}
+
+        def save_checkpoint(self, directory: str) -> dict[str, Any]:
+            return {}
+
+    watch = Watch()
+    trainable = tune.with_parameters(Summing, data=np.ones(5 * MB), label="a")
+
+    results = tune.Tuner(
+        trainable if resources is None else tune.with_resources(trainable, resources),
+        param_space={"x": tune.grid_search([1, 2, 3, 4, 5, 6])},
+        run_config=run_config(callbacks=[watch]),
+    ).fit()
+
+    assert [result.metrics["sum"] for result in results] == [5.0 * MB] * 6
+    assert {(result.metrics["is_view"], result.metrics["label"]) for result in results} == {(True, "a")}
+    assert 40 * MB <= min(watch.used) <= max(watch.used) < 60 * MB
+    assert max(map(len, tickets)) < 20_000
     wait_for(nothing_is_shared, what="the array to be freed")
 
 

@@ -273,7 +273,7 @@ def test_flow_takes_the_import_string_of_a_trainable(run_config: Callable[..., t
 
 @pytest.mark.parametrize("path", ["no_such_module:train", f"{__name__}:no_such_name", "without_colon"])
 def test_import_string_that_leads_nowhere_is_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match=rf"trainable={path!r} cannot be imported .*expected 'package"):
+    with pytest.raises(ConfigError, match=rf"trainable={path!r} cannot be imported: .*expected 'package"):
         experiment(path)
 
 
