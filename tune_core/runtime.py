@@ -67,18 +67,8 @@ class Experiment:
 
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""
-        failures, checkpoints = self.run_config.failure_config, self.run_config.checkpoint_config
-        fail_fast = failures.fail_fast
-        return Rules(
-            experiment_id=self.experiment_id,
-            max_failures=failures.max_failures,
-            fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
-            max_concurrent=steering.max_concurrent,
-            num_to_keep=checkpoints.num_to_keep,
-            score_attribute=checkpoints.checkpoint_score_attribute,
-            score_order=checkpoints.checkpoint_score_order,
-            saves_on_request=can_save(self.trainable),
-        )
+        saves = can_save(self.trainable)
+        return rules_of(self.experiment_id, self.run_config, steering.max_concurrent, saves_on_request=saves)
 
     def steering(self, wall_clock: Callable[[], float] = time.time) -> Steering:
         """Return what steers this experiment, at its beginning."""
@@ -130,6 +120,31 @@ class Experiment:
             return None
         key = f"{self.storage.url} {self.experiment_id} {trial.resources}"
         return ReuseRule(key, tune.max_reuses, tune.max_reuse_memory)
+
+
+def rules_of(
+    experiment_id: str, run_config: RunConfig, max_concurrent: int | None, *, saves_on_request: bool = False
+) -> Rules:
+    """Return what the controller of an experiment that is run like this has to obey.
+
+    Args:
+        experiment_id: Five hex digits in front of every trial id.
+        run_config: Says what to retry, and which checkpoints to keep.
+        max_concurrent: Trials that may run at once; None: as many as fit.
+        saves_on_request: Whether the trainable can save when it is told to pause.
+    """
+    failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
+    fail_fast = failures.fail_fast
+    return Rules(
+        experiment_id=experiment_id,
+        max_failures=failures.max_failures,
+        fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
+        max_concurrent=max_concurrent,
+        num_to_keep=checkpoints.num_to_keep,
+        score_attribute=checkpoints.checkpoint_score_attribute,
+        score_order=checkpoints.checkpoint_score_order,
+        saves_on_request=saves_on_request,
+    )
 
 
 def describe_experiment(experiment: Experiment) -> bytes:

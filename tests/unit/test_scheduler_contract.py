@@ -1,0 +1,109 @@
+"""Every scheduler here keeps to the contract that is shipped for schedulers of users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tune_core.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.testing.scheduler_contract import MakeScheduler, SchedulerContract
+from tune_core.testing.schedulers import (
+    AnsweringScheduler,
+    ExploitingScheduler,
+    PausingScheduler,
+    RandomScheduler,
+)
+from tune_core.trial import Trial
+
+
+class TestFIFO(SchedulerContract):
+    @pytest.fixture
+    def make_scheduler(self) -> MakeScheduler:
+        return FIFOScheduler
+
+
+class TestAnswering(SchedulerContract):
+    @pytest.fixture
+    def make_scheduler(self) -> MakeScheduler:
+        return AnsweringScheduler
+
+
+class TestASHA(SchedulerContract):
+    @pytest.fixture(
+        params=[{"max_t": 20}, {"max_t": 9, "stop_last_trials": False}, {"brackets": 3, "seed": 1}]
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: ASHAScheduler(reduction_factor=3, **request.param)
+
+
+class TestMedianStoppingRule(SchedulerContract):
+    @pytest.fixture(params=[{}, {"hard_stop": False}, {"min_samples_required": 9, "min_time_slice": 2}])
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: MedianStoppingRule(grace_period=3, **request.param)
+
+
+class TestPausing(SchedulerContract):
+    @pytest.fixture
+    def make_scheduler(self) -> MakeScheduler:
+        return PausingScheduler
+
+
+class TestExploiting(SchedulerContract):
+    @pytest.fixture
+    def make_scheduler(self) -> MakeScheduler:
+        return ExploitingScheduler
+
+
+class TestRandom(SchedulerContract):
+    @pytest.fixture(params=range(3))
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: RandomScheduler(request.param)
+
+
+# The contract finds what is wrong with a scheduler.
+
+
+class Meddling(FIFOScheduler):
+    always_continues = False
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        result["loss"] = 0
+        return self.CONTINUE
+
+
+class Strict(AnsweringScheduler):
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return self.STOP if result["loss"] > 1 else self.CONTINUE
+
+
+class Partial(AnsweringScheduler):
+    """Takes less for better, always."""
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return self.STOP if (result.get("loss") or 0) > 1 else self.CONTINUE
+
+
+class Endless(AnsweringScheduler):
+    """Pauses whoever has not saved, so that nobody gets anywhere."""
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return self.PAUSE if trial.checkpoint is None else self.CONTINUE
+
+
+@pytest.mark.parametrize(
+    ("kind", "test", "error"),
+    [
+        (Meddling, "test_it_changes_nothing_that_it_is_shown", AssertionError),
+        (Strict, "test_metrics_that_are_no_finite_numbers_do_no_harm", TypeError),
+        (Partial, "test_more_is_to_max_what_less_is_to_min", AssertionError),
+        (Endless, "test_trials_that_save_seldom_or_never_end_too", AssertionError),
+    ],
+)
+def test_faulty_scheduler_is_found(
+    kind: type[TrialScheduler], test: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_core.testing.simulator.MAX_EVENTS", 20_000)
+
+    with pytest.raises(error):
+        getattr(SchedulerContract(), test)(kind)

@@ -1,0 +1,327 @@
+"""Whole experiments on a virtual clock: real decisions, simulated trials, no threads, no waiting.
+
+Controller, searcher, scheduler and stoppers are the real ones. A trial is a function of its
+configuration and iteration; hours of training pass in milliseconds, the same way each time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from tune_core import messages
+from tune_core.config import RunConfig, TuneConfig
+from tune_core.controller import Controller, Rules
+from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause, describe
+from tune_core.metrics import lookup
+from tune_core.runtime import rules_of
+from tune_core.search import BasicVariantGenerator
+from tune_core.steering import Steering
+from tune_core.stoppers import DictStopper
+from tune_core.trial import Trial, checkpoint_name
+
+#: Called with a configuration and an iteration from 1; returns metrics, and how many seconds they took.
+Curve: TypeAlias = Callable[[dict[str, Any], int], tuple[Mapping[str, Any], float]]
+#: Called with a trial's number, an attempt's and an iteration: whether the process dies in it.
+Crashes: TypeAlias = Callable[[int, int, int], bool]
+
+#: When an experiment that comes to no end is given up, in events.
+MAX_EVENTS = 1_000_000
+
+
+class RandomCrashes:
+    """Processes that die in some iterations, at random, the same ones for the same seed.
+
+    Args:
+        probability: In how many of them, from 0 to 1.
+        seed: Chooses which.
+
+    Example:
+        >>> RandomCrashes(1.0)(0, 1, 1), RandomCrashes(0.0)(0, 1, 1)
+        (True, False)
+    """
+
+    def __init__(self, probability: float, seed: int = 0) -> None:
+        self._probability, self._seed = probability, seed
+
+    def __call__(self, number: int, lease: int, iteration: int) -> bool:
+        """Return whether the process dies in this iteration."""
+        chance = random.Random(f"{self._seed} {number} {lease} {iteration}")
+        return chance.random() < self._probability
+
+
+@dataclass(frozen=True)
+class SimulatedRun:
+    """What came of a simulated experiment.
+
+    Attributes:
+        trials: All trials, as the controller left them.
+        rows: All reports in order, each with `trial_id`, `lease` and `time`, in virtual seconds.
+        duration: How many virtual seconds it took.
+        reason: Why it ended.
+        records: Its journal, as `tune_core.testing.replay.replay` takes it.
+        rules: What its controller obeyed.
+    """
+
+    trials: list[Trial]
+    rows: list[dict[str, Any]]
+    duration: float
+    reason: str
+    records: list[tuple[Event, tuple[str, ...]]]
+    rules: Rules
+
+    def best(self, metric: str, mode: str) -> dict[str, Any]:
+        """Return the best row by a metric.
+
+        Raises:
+            ValueError: No row has it.
+        """
+        rows = [row for row in self.rows if isinstance(lookup(row, metric), (int, float))]
+        pick = max if mode == "max" else min
+        return pick(rows, key=lambda row: lookup(row, metric))
+
+
+def simulate(
+    curve: Curve,
+    *,
+    param_space: dict[str, Any] | None = None,
+    tune_config: TuneConfig | None = None,
+    run_config: RunConfig | None = None,
+    slots: int = 4,
+    iterations: int = 100,
+    checkpoint_every: int = 1,
+    saves_on_request: bool = False,
+    start_s: float = 0.0,
+    crashes: Crashes | None = None,
+    seed: int = 0,
+) -> SimulatedRun:
+    """Run an experiment with simulated trials; return what came of it.
+
+    Args:
+        curve: What a trial reports, and how long it takes.
+        param_space: The search space.
+        tune_config: Searcher, scheduler, metric; without a searcher, grid and random search by `seed`.
+        run_config: Stop rules, retries, which checkpoints are kept.
+        slots: How many trials run at once.
+        iterations: After how many a trial is complete.
+        checkpoint_every: After how many a trial saves; 0: never.
+        saves_on_request: Whether a trial that is told to pause saves then, as trainable classes do.
+        start_s: How many virtual seconds an attempt takes to start.
+        crashes: In which iterations the processes die; None: in none.
+        seed: For what is random in the search.
+
+    Raises:
+        AssertionError: It comes to no end, or starts an attempt from a checkpoint that is not there.
+
+    Example:
+        >>> import tune_core as tune
+        >>> run = simulate(
+        ...     lambda config, iteration: ({"loss": config["x"] / iteration}, 60.0),
+        ...     param_space={"x": tune.grid_search([1, 2, 3])},
+        ...     slots=2,
+        ...     iterations=10,
+        ... )
+        >>> run.duration, run.best("loss", "min")["trial_id"]
+        (1200.0, '00000_00000')
+    """
+    tune_config, run_config = tune_config or TuneConfig(), run_config or RunConfig()
+    if tune_config.search_alg is None:
+        tune_config = replace(tune_config, search_alg=BasicVariantGenerator(random_state=seed))
+    simulation = _Simulation(tune_config, run_config, param_space or {}, slots, seed, saves_on_request)
+    simulation.curve, simulation.iterations = curve, iterations
+    simulation.checkpoint_every, simulation.start_s = checkpoint_every, start_s
+    simulation.crashes = crashes or RandomCrashes(0.0)
+    return simulation.run()
+
+
+@dataclass
+class _Attempt:
+    """A lease that has a slot."""
+
+    trial: Trial
+    lease: int
+    totals: float
+    since_restore: int = 0
+    wants_stop: bool = False
+
+
+class _Simulation:
+    """One experiment: the shell around a controller, with a heap of what happens when."""
+
+    curve: Curve
+    crashes: Crashes
+    iterations: int
+    checkpoint_every: int
+    start_s: float
+
+    def __init__(
+        self,
+        tune_config: TuneConfig,
+        run_config: RunConfig,
+        space: dict[str, Any],
+        slots: int,
+        seed: int,
+        saves: bool,
+    ) -> None:
+        self.now = 0.0
+        self.slots, self.saves = slots, saves
+
+        def trainable(config: dict[str, Any]) -> None:
+            """Stands for what `curve` says."""
+
+        self.steering = Steering(
+            tune_config, run_config.stop, space, trainable, "simulated", wall_clock=lambda: self.now
+        )
+        rules = rules_of(f"{seed:05x}"[-5:], run_config, self.steering.max_concurrent, saves_on_request=saves)
+        self.controller = Controller(rules)
+        self.stop_rules = DictStopper(self.steering.local_stop)
+        self.budget_s = tune_config.time_budget_seconds
+        self.trials: list[Trial] = []
+        self.rows: list[dict[str, Any]] = []
+        self.records: list[tuple[Event, tuple[str, ...]]] = []
+        self.checkpoints: dict[str, set[int]] = {}
+        self.attempts: dict[tuple[str, int], _Attempt] = {}
+        self._commands: deque[Command] = deque()
+        self._waiting: deque[StartLease] = deque()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._reason: str | None = None
+
+    def run(self) -> SimulatedRun:
+        self.apply(messages.ExperimentStarted(self.now, self.slots))
+        if self.budget_s is not None:
+            self.later(self.budget_s, self.stop_for_budget)
+        while self._reason is None:
+            assert self._due, f"nothing happens any more, at {self.now:g} s: {self.trials}"
+            self.now, _, action = heapq.heappop(self._due)
+            action()
+        rules = self.controller.rules
+        return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._due, (self.now + delay_s, self._number, action))
+
+    def stop_for_budget(self) -> None:
+        self.apply(messages.StopRequested(self.now, StopCause.TIME_BUDGET, "time_budget_s is used up"))
+
+    def apply(self, event: Event) -> None:
+        commands = self.controller.handle(event)
+        self.records.append((event, tuple(map(describe, commands))))
+        assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
+        is_acting = bool(self._commands)  # an action's own events wait until it is done
+        self._commands.extend(commands)
+        while self._commands and not is_acting:
+            self.act(self._commands[0])
+            self._commands.popleft()
+
+    def act(self, command: Command) -> None:
+        match command:
+            case messages.Suggest(trial_id):
+                event = self.steering.suggest(trial_id, len(self.trials))
+                self.apply(event)
+                if isinstance(event, messages.TrialSuggested):
+                    self.trials.append(self.controller.trials[trial_id])
+                    self.steering.add(self.trials, self.trials[-1])
+            case messages.ChoosePaused():
+                self.apply(self.steering.choose(self.trials))
+            case StartLease():
+                self._waiting.append(command)
+                self.later(0.0, self.fill_slots)
+            case messages.StopLease(trial_id, lease):
+                self.stop_lease(trial_id, lease)
+            case messages.DeleteCheckpoint(trial_id, index):
+                self.checkpoints[trial_id].remove(index)
+            case messages.CompleteTrial(trial_id):
+                self.steering.complete(self.trials, self.controller.trials[trial_id])
+            case messages.EndExperiment(reason):
+                self._reason = reason
+
+    def fill_slots(self) -> None:
+        while self._waiting and len(self.attempts) < self.slots:
+            order = self._waiting.popleft()
+            trial, start = self.controller.trials[order.trial_id], None
+            if order.checkpoint is not None:
+                start = trial.start_point
+                source = order.source or order.trial_id
+                assert order.checkpoint in self.checkpoints[source], f"{order} from a deleted checkpoint"
+            totals = start.record.metrics["time_total_s"] if start is not None else 0.0
+            attempt = _Attempt(trial, order.lease, totals)
+            self.attempts[order.trial_id, order.lease] = attempt
+            self.later(self.start_s, lambda attempt=attempt: self.begin(attempt))  # type: ignore[misc]
+
+    def begin(self, attempt: _Attempt) -> None:
+        trial = attempt.trial
+        self.apply(
+            messages.LeaseStarted(self.now, trial.trial_id, attempt.lease, 0, "simulated", "simulated")
+        )
+        self.train(attempt)
+
+    def train(self, attempt: _Attempt) -> None:
+        iteration = attempt.trial.iteration + 1
+        if attempt.wants_stop or iteration > self.iterations:
+            self.end(attempt, Outcome.STOPPED if attempt.wants_stop else Outcome.COMPLETED)
+            return
+        metrics, spent = self.curve(attempt.trial.config, iteration)
+        self.later(spent, lambda: self.report(attempt, dict(metrics), spent))
+
+    def report(self, attempt: _Attempt, metrics: dict[str, Any], spent: float) -> None:
+        trial = attempt.trial
+        iteration = trial.iteration + 1
+        if self.crashes(trial.number, attempt.lease, iteration):
+            self.end(attempt, Outcome.CRASHED)
+            return
+        if attempt.wants_stop:
+            self.end(attempt, Outcome.STOPPED)
+            return
+        attempt.totals += spent
+        attempt.since_restore += 1
+        row: dict[str, Any] = {
+            **metrics,
+            "time_this_iter_s": spent,
+            "time_total_s": attempt.totals,
+            "iterations_since_restore": attempt.since_restore,
+            "timestamp": int(self.now),
+            "training_iteration": iteration,
+        }
+        row["done"] = bool(row.get("done", False)) or self.stop_rules(trial.trial_id, row)
+        index = None
+        if self.checkpoint_every and iteration % self.checkpoint_every == 0:
+            index = self.save(trial, row)
+        result = trial.result_of(row)
+        decided = self.steering.decide(self.trials, trial, row, result, index)
+        if decided[0] is Decision.PAUSE and self.saves and index is None:
+            index = self.save(trial, row)
+        self.rows.append({**row, "trial_id": trial.trial_id, "lease": attempt.lease, "time": self.now})
+        key = (trial.trial_id, attempt.lease)
+        self.apply(messages.TrialReported(self.now, *key, iteration, row, index, *decided))
+        if self.steering.wants_all_stopped():
+            self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        if trial.decision is not Decision.CONTINUE or attempt.wants_stop:
+            self.end(attempt, Outcome.STOPPED)
+        else:
+            self.train(attempt)
+
+    def save(self, trial: Trial, row: dict[str, Any]) -> int:
+        index = trial.last_checkpoint_index + 1
+        self.checkpoints.setdefault(trial.trial_id, set()).add(index)
+        row["checkpoint_dir_name"] = checkpoint_name(index)
+        return index
+
+    def stop_lease(self, trial_id: str, lease: int) -> None:
+        for order in self._waiting:
+            if (order.trial_id, order.lease) == (trial_id, lease):
+                self._waiting.remove(order)
+                self.apply(messages.LeaseEnded(self.now, trial_id, lease, Outcome.STOPPED))
+                return
+        self.attempts[trial_id, lease].wants_stop = True
+
+    def end(self, attempt: _Attempt, outcome: Outcome) -> None:
+        del self.attempts[attempt.trial.trial_id, attempt.lease]
+        error = "the process died" if outcome is Outcome.CRASHED else None
+        self.apply(messages.LeaseEnded(self.now, attempt.trial.trial_id, attempt.lease, outcome, error))
+        self.fill_slots()
