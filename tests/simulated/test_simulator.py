@@ -164,6 +164,10 @@ class Hesitating(Searcher):
         super().__init__()
         self.left, self.asked = number, 0
 
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        super().set_search_properties(*args, **spec)
+        return True
+
     def suggest(self, trial_id: str) -> Any:
         self.asked += 1
         if self.left == 0:

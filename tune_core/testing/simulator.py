@@ -174,7 +174,13 @@ class _Simulation:
             """Stands for what `curve` says."""
 
         self.steering = Steering(
-            tune_config, run_config.stop, space, trainable, "simulated", wall_clock=lambda: self.now
+            tune_config,
+            run_config.stop,
+            space,
+            trainable,
+            "simulated",
+            saves_on_request=saves,
+            wall_clock=lambda: self.now,
         )
         rules = rules_of(f"{seed:05x}"[-5:], run_config, self.steering.max_concurrent, saves_on_request=saves)
         self.controller = Controller(rules)
