@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Crashed
 
 from flows import parking
-from flows.artifacts import ArtifactWriter
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.best import Best
-from flows.channel import Channel, Message
+from flows.channel import Message
 from flows.cluster import nodes
-from flows.parameters import SharedParameters
-from flows.slots import Slot, SlotAnswered, SlotPool, amounts_of, shortfall
-from tune_core.callbacks import CallbackList
-from tune_core.controller import Controller
+from flows.parts import Journaled, Parts, ShellFailed
+from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
-from tune_core.journal import Journal
 from tune_core.messages import (
     Answer,
     CheckpointSaved,
@@ -53,12 +46,8 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.progress import ProgressDisplay
 from tune_core.reuse import Leftover
-from tune_core.runtime import Experiment
-from tune_core.steering import Steering
 from tune_core.trial import Trial, checkpoint_name
-from tune_core.trial_files import TrialFiles
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25
@@ -70,42 +59,6 @@ TASK_END_TIMEOUT_S = 120.0
 LAST_WORDS_TIMEOUT_S = 10.0
 
 logger = logging.getLogger("prefect.tune")
-
-
-@dataclass(frozen=True, slots=True)
-class Journaled:
-    """These rows are in the journal: the highest iteration per trial and lease."""
-
-    iterations: dict[tuple[str, int], int]
-
-
-@dataclass(frozen=True, slots=True)
-class ShellFailed:
-    """Something that the experiment cannot do without is gone."""
-
-    error: Exception
-
-
-@dataclass(slots=True)
-class Parts:
-    """What a driver works with; made by `flows.experiment`, closed by it."""
-
-    experiment: Experiment
-    controller: Controller
-    steering: Steering
-    channel: Channel
-    parameters: SharedParameters
-    pool: SlotPool
-    journal: Journal
-    artifacts: ArtifactWriter
-    files: TrialFiles
-    loggers: CallbackList
-    user_callbacks: CallbackList
-    progress: ProgressDisplay
-    capacity: int
-    clock: Callable[[], float] = time.monotonic
-    wall_clock: Callable[[], float] = time.time
-    deletions: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tune-deletions"))
 
 
 class Driver:
@@ -357,14 +310,24 @@ class Driver:
         )
         self._attempts.pop(key, None)
         self._parts.pool.discard(attempt.slot)
-        if attempt.slot.uses and not (attempt.is_connected or attempt.has_ended or attempt.stop_cause):
-            # The process of an idle slot had died unnoticed: this attempt never began.
+        if attempt.slot.uses and not (
+            attempt.has_ended or attempt.stop_cause or self._has_begun(key, attempt)
+        ):
+            # The process of an idle slot had died unnoticed: this attempt costs nothing.
             self._start_lease(attempt.order)
             return
         self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
         if not attempt.has_ended:
             self._lease_ended(*key, Outcome.CRASHED, f"the trial's process died: {text}")
         self._submit_granted()
+
+    def _has_begun(self, key: tuple[str, int], attempt: Attempt) -> bool:
+        """Whether the trainable ran, as far as anybody can see: its first words may have died with its process."""
+        if attempt.is_connected:
+            return True
+        trial_id, lease = key
+        directory = self._controller.trials[trial_id].dirname
+        return any(marker.lease == lease for marker in self._experiment.storage.committed(directory))
 
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
         """An attempt is over and so is its task run: its slot is free."""

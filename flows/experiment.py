@@ -29,11 +29,12 @@ from prefect.states import Cancelled, Completed, Failed
 from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
-from flows.driver import Driver, Journaled, Parts, ShellFailed
+from flows.driver import Driver
 from flows.hosting import hosted
 from flows.ownership import may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
+from flows.parts import Journaled, Parts, ShellFailed
 from flows.server import PrefectServer, prefect_server
 from flows.slots import SlotPool, copies_that_fit, shortfall
 from flows.task_runner import TuneTaskRunner

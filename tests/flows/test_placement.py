@@ -54,9 +54,9 @@ def with_children(config: dict[str, Any]) -> dict[str, Any]:
         def where(self) -> dict[str, Any]:
             return find()
 
-    task = ray.remote(num_cpus=0, num_gpus=1)(find).remote()
     actors = [ray.remote(num_cpus=0, num_gpus=1)(Child).remote() for _ in range(3)]
-    found = ray.get([task, *(actor.where.remote() for actor in actors)])
+    found = ray.get([actor.where.remote() for actor in actors])  # who keep their bundles
+    found.append(ray.get(ray.remote(num_cpus=0, num_gpus=1)(find).remote()))
     return {"own": here(), "children": found}
 
 

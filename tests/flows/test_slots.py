@@ -442,8 +442,7 @@ def test_two_experiments_at_once_share_the_cluster(
         ("ours", {"gpu": 1}, None, True),
         ("ours", {"gpu": 1}, False, False),
         ("stock", {"cpu": 1}, True, True),
-        ("stock", {"gpu": 1}, None, True),
-        ("stock", {"gpu": 1}, False, False),
+        ("stock", {"gpu": 1}, None, True),  # not asked for one, it may get one all the same: Ray chooses
     ],
 )
 def test_trials_have_fresh_processes_on_gpus_or_if_asked_for(

@@ -72,7 +72,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("flows.actor",),
     ("flows.slots",),
     ("flows.parking",),
-    ("flows.attempts",),
+    ("flows.attempts", "flows.parts"),
     ("flows.driver",),
     ("flows.experiment",),
     ("flows",),

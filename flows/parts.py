@@ -1,0 +1,56 @@
+"""What the loop of an experiment works with, and what other threads tell it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from flows.artifacts import ArtifactWriter
+from flows.channel import Channel
+from flows.parameters import SharedParameters
+from flows.slots import SlotPool
+from tune_core.callbacks import CallbackList
+from tune_core.controller import Controller
+from tune_core.journal import Journal
+from tune_core.progress import ProgressDisplay
+from tune_core.runtime import Experiment
+from tune_core.steering import Steering
+from tune_core.trial_files import TrialFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """These rows are in the journal: the highest iteration per trial and lease."""
+
+    iterations: dict[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShellFailed:
+    """Something that the experiment cannot do without is gone."""
+
+    error: Exception
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a driver works with; made by `flows.experiment`, closed by it."""
+
+    experiment: Experiment
+    controller: Controller
+    steering: Steering
+    channel: Channel
+    parameters: SharedParameters
+    pool: SlotPool
+    journal: Journal
+    artifacts: ArtifactWriter
+    files: TrialFiles
+    loggers: CallbackList
+    user_callbacks: CallbackList
+    progress: ProgressDisplay
+    capacity: int
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    deletions: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tune-deletions"))
