@@ -6,6 +6,7 @@ The blocks in `contract/` are the API's contract, word for word; what they leave
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 import textwrap
@@ -102,7 +103,14 @@ def test_reused_actor_is_set_up_once_for_ten_trials(
     script = home / "reuse_actors.py"
     script.write_text(f"{block('reuse_actors')}\nprint(tuner_with_reuse.get_results().experiment_path)\n")
     address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "PREFECT_API_URL": api, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    token = Path(pwd.getpwuid(os.getuid()).pw_dir, ".ray", "auth_token")  # the home is another one here
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": api,
+        "RAY_ADDRESS": address,
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "PYTHONPATH": str(ROOT),
+    }
 
     done = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, timeout=200, check=False
