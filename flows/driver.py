@@ -193,13 +193,14 @@ class Driver:
         ):
             return  # what was said before was lost with a connection: it comes again, and this after it
         self._parts.channel.send(message.trial_id, message.lease, "released")
-        self._lease_ended(message.trial_id, message.lease, Outcome(outcome), error, traceback, retryable)
         attempt = self._attempts.get((message.trial_id, message.lease))
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
-            attempt.leaves = leaves
-            if Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial:
-                attempt.leaves = Leftover.WORN
+            is_worn = Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial
+            attempt.leaves = Leftover.WORN if is_worn else leaves
+            reuses = self._experiment.tune_config.reuse_actors
+            attempt.slot.is_returning = reuses and attempt.leaves != Leftover.WORN
+        self._lease_ended(message.trial_id, message.lease, Outcome(outcome), error, traceback, retryable)
 
     def _take_hello(self, message: Message) -> None:
         attempt = self._attempts.get((message.trial_id, message.lease))

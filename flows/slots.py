@@ -49,6 +49,7 @@ class Slot:
         uses: How many attempts have ended in it.
         idle_since: When it was last given back, in monotonic seconds.
         keeps_object: Whether its process keeps an object that is to be cleaned up before it ends.
+        is_returning: Whether it will be given back in a moment, for the next trial to reuse what it keeps.
     """
 
     resources: PlacementGroupFactory
@@ -59,6 +60,7 @@ class Slot:
     uses: int = 0
     idle_since: float = 0.0
     keeps_object: bool = False
+    is_returning: bool = False
 
     @property
     def outlives_no_trial(self) -> bool:
@@ -177,7 +179,7 @@ class SlotPool:
     def release(self, slot: Slot, *, keeps_object: bool = False) -> None:
         """Give a slot back, for the next trial of its shape."""
         slot.uses += 1
-        slot.keeps_object = keeps_object
+        slot.keeps_object, slot.is_returning = keeps_object, False
         self._make_idle(slot)
 
     def renew(self, slot: Slot) -> None:
@@ -187,7 +189,7 @@ class SlotPool:
             # In order: Prefect sends the last states and logs as the process ends.
             slot.actor.__ray_terminate__.remote()
             self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, slot.actor))
-        slot.is_ready = False
+        slot.is_ready = slot.is_returning = False
         self._start_actor(slot)
 
     def discard(self, slot: Slot) -> None:
@@ -289,21 +291,32 @@ class SlotPool:
                 if slot.resources not in shapes and (slot in self._idle or not slot.is_ready):
                     self._remove(slot)
         for shape in shapes:
-            wanted = waiting.count(shape) or max(
-                0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, []))
+            wanted = (
+                waiting.count(shape) - self._returning(shape)
+                if shape in waiting
+                else max(0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, [])))
             )
             starting = sum(1 for slot in self._slots.get(shape, []) if not slot.is_ready)
             for _ in range(self._useful(shape, wanted - starting, starting)):
                 self._start(shape)
 
     def _grant(self) -> None:
+        returning = {shape: self._returning(shape) for shape in self._slots}
         for key, shape in list(self._waiting.items()):
-            slot = next((slot for slot in self._idle if slot.resources == shape), None)
-            if slot is not None:
-                self._idle.remove(slot)
-                slot.keeps_object = False  # the attempt has it now
-                del self._waiting[key]
-                self._granted.append((key, slot))
+            idle = [slot for slot in self._idle if slot.resources == shape]
+            slot = max(idle, key=lambda each: each.keeps_object, default=None)
+            if slot is None or not slot.keeps_object:
+                # One that comes back in a moment has what it takes a new one long to set up.
+                returning[shape] = returning.get(shape, 0) - 1
+                if slot is None or returning[shape] >= 0:
+                    continue
+            self._idle.remove(slot)
+            slot.keeps_object = False  # the attempt has it now
+            del self._waiting[key]
+            self._granted.append((key, slot))
+
+    def _returning(self, shape: PlacementGroupFactory) -> int:
+        return sum(1 for slot in self._slots.get(shape, []) if slot.is_returning)
 
     def _useful(self, shape: PlacementGroupFactory, wanted: int, starting: int) -> int:
         """How many more groups to ask Ray for: what fits the whole cluster, and one that may wait."""
