@@ -113,9 +113,10 @@ def test_stock_task_runner_shares_values_too(run_config: Callable[..., tune.RunC
     wait_for(nothing_is_shared, what="the array to be freed")
 
 
+@pytest.mark.parametrize("reuse_actors", [False, True])
 @pytest.mark.parametrize("resources", [None, {"cpu": 2}])
 def test_class_gets_the_values_in_setup(
-    run_config: Callable[..., tune.RunConfig], tickets: list[bytes], resources: Any
+    run_config: Callable[..., tune.RunConfig], tickets: list[bytes], resources: Any, reuse_actors: bool
 ) -> None:
     class Summing(tune.Trainable):
         def setup(self, config: dict[str, Any], data: Any = None, label: str = "") -> None:
@@ -128,12 +129,16 @@ def test_class_gets_the_values_in_setup(
         def save_checkpoint(self, directory: str) -> dict[str, Any]:
             return {}
 
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True  # the object goes on with its data
+
     watch = Watch()
     trainable = tune.with_parameters(Summing, data=np.ones(5 * MB), label="a")
 
     results = tune.Tuner(
         trainable if resources is None else tune.with_resources(trainable, resources),
         param_space={"x": tune.grid_search([1, 2, 3, 4, 5, 6])},
+        tune_config=tune.TuneConfig(reuse_actors=reuse_actors),
         run_config=run_config(callbacks=[watch]),
     ).fit()
 
