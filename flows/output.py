@@ -35,9 +35,16 @@ logger = logging.getLogger("prefect.tune.output")
 
 @contextmanager
 def forwarded_output(
-    flow_run_id: UUID | None, task_run_id: UUID | None, files: tuple[Path, Path] | None
+    flow_run_id: UUID | None,
+    task_run_id: UUID | None,
+    files: tuple[Path, Path] | None,
+    *,
+    prints: bool = True,
 ) -> Iterator[None]:
-    """Send what this process prints and logs to a task run's log, and to files for stdout and stderr."""
+    """Send what this process prints and logs to a task run's log, and to files for stdout and stderr.
+
+    Without `prints`, what is printed goes nowhere else: Ray shows a process's own output on the terminal.
+    """
     with ExitStack() as stack:
         copies: list[TextIO | None] = [None, None]
         if files is not None:
@@ -57,7 +64,7 @@ def forwarded_output(
             stack.callback(root.setLevel, root.level)
             root.setLevel(min(root.level, logging.INFO))
         stdout, stderr = sys.stdout, sys.stderr
-        sys.stdout = _Lines(stdout, printed, copies[0])
+        sys.stdout = _Lines(stdout, printed, copies[0], passes_on=prints)
         stack.callback(_put_back, "stdout", stdout)
         if copies[1] is not None:
             sys.stderr = _Lines(stderr, None, copies[1])
@@ -133,13 +140,16 @@ class _TaskRunLog(APILogHandler):
 class _Lines(io.TextIOBase):
     """A stream that passes everything on, and hands whole lines to a logger and a file."""
 
-    def __init__(self, stream: TextIO, logger: logging.Logger | None, copy: TextIO | None) -> None:
-        self._stream, self._logger, self._copy = stream, logger, copy
+    def __init__(
+        self, stream: TextIO, logger: logging.Logger | None, copy: TextIO | None, *, passes_on: bool = True
+    ) -> None:
+        self._stream, self._logger, self._copy, self._passes_on = stream, logger, copy, passes_on
         self._rest = ""
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        self._stream.write(text)
+        if self._passes_on:
+            self._stream.write(text)
         if self._copy is not None:
             self._copy.write(text)
         if self._logger is not None:

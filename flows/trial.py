@@ -93,7 +93,9 @@ def _run(
     run = context.task_run if context else None
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with (
-        forwarded_output(run.flow_run_id if run else None, run.id if run else None, files),
+        forwarded_output(
+            run.flow_run_id if run else None, run.id if run else None, files, prints=lease.prints
+        ),
         refused_misfits(lease.resources),
         supplied_parameters(trainable, parameters.fetch),
     ):

@@ -108,6 +108,7 @@ class Experiment:
             stop=steering.local_stop,
             waits_for_decisions=steering.waits_for_decisions,
             log_files=self.run_config.log_files,
+            prints=bool(self.run_config.verbose),
             keeps_artifacts="never" if not sync.sync_artifacts else when,
             checkpoint_frequency=checkpoints.checkpoint_frequency if saves else 0,
             reuse=self._reuse_rule(trial),

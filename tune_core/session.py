@@ -82,6 +82,7 @@ class Lease:
         stop: Rules `name >= value` that the session checks itself.
         waits_for_decisions: Whether something could answer a report with other than CONTINUE.
         log_files: Names of the files that stdout and stderr are copied to; None: to none.
+        prints: Whether what it prints may be seen on a terminal, besides its log (`verbose=0`: no).
         keeps_artifacts: When files that the trainable leaves in its directory go to the storage;
             "always" is with each checkpoint and at the end.
         checkpoint_frequency: A trainable class saves every so many iterations; 0 for never.
@@ -106,6 +107,7 @@ class Lease:
     stop: dict[str, float] = field(default_factory=dict)
     waits_for_decisions: bool = False
     log_files: tuple[str, str] | None = None
+    prints: bool = True
     keeps_artifacts: Literal["never", "at_end", "always"] = "never"
     checkpoint_frequency: int = 0
     checkpoint_at_end: bool = False

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tune_core.controller import Controller, Rules
+from tune_core.encoding import loads
 from tune_core.journal import Journal, read_segment, segment_numbers
 from tune_core.messages import Event
+from tune_core.runtime import SPEC_FILE
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.replay import replay
 
@@ -42,7 +44,8 @@ def replayed_journals(tmp_path: Path) -> Iterator[None]:
         if str(directory) not in known:
             storage = ExperimentStorage.open(directory.parent, directory.name)
             newest = read_segment(storage, segment_numbers(storage)[-1])
-            replay_experiment(storage, Rules(newest.experiment_id))
+            limit = loads((directory / SPEC_FILE).read_bytes())["tune_config"]["max_concurrent_trials"]
+            replay_experiment(storage, Rules(newest.experiment_id, max_concurrent=limit))
 
 
 def replay_experiment(storage: ExperimentStorage, rules: Rules) -> Controller:

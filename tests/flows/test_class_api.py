@@ -292,7 +292,8 @@ def test_object_goes_on_unless_it_failed_or_cannot_be_reset(
         "raises": tune.sample_from(lambda config: config["n"] == 4),
     }
 
-    results = reuse(run_config(), space)
+    # So wide that no more than one process fits the cluster.
+    results = reuse(run_config(), space, tune.with_resources(Reused, {"cpu": 8}))
 
     assert [result.error is not None for result in results] == [False, True, False, False, False]
     assert notes_of(tmp_path) == [
