@@ -98,6 +98,7 @@ def test_200_mb_array_and_20_trials_are_one_copy_in_the_object_store(
     wait_for(nothing_is_shared, what="the array to be freed")
 
 
+@pytest.mark.slow
 def test_stock_task_runner_shares_values_too(run_config: Callable[..., tune.RunConfig]) -> None:
     flow = experiment.with_options(task_runner=RayTaskRunner())
     watch = Watch()

@@ -83,7 +83,7 @@ def task_runs_of(seen: Recorded, client: SyncPrefectClient) -> list[TaskRun]:
     return client.read_task_runs(flow_run_filter=this)
 
 
-@pytest.mark.parametrize("runner", ["ours", "stock"])
+@pytest.mark.parametrize("runner", ["ours", pytest.param("stock", marks=pytest.mark.slow)])
 def test_trial_runs_in_bundle_0_and_its_tasks_and_actors_in_the_others_with_a_gpu_each(
     run_config: Callable[..., tune.RunConfig], runner: str
 ) -> None:

@@ -441,8 +441,9 @@ def test_two_experiments_at_once_share_the_cluster(
         ("ours", {"cpu": 1}, True, True),
         ("ours", {"gpu": 1}, None, True),
         ("ours", {"gpu": 1}, False, False),
-        ("stock", {"cpu": 1}, True, True),
-        ("stock", {"gpu": 1}, None, True),  # not asked for one, it may get one all the same: Ray chooses
+        pytest.param("stock", {"cpu": 1}, True, True, marks=pytest.mark.slow),
+        # Not asked for one, it may get one all the same: Ray chooses.
+        pytest.param("stock", {"gpu": 1}, None, True, marks=pytest.mark.slow),
     ],
 )
 def test_trials_have_fresh_processes_on_gpus_or_if_asked_for(

@@ -31,6 +31,8 @@ from tests.flows.conftest import Recorded, wait_for
 from tune_core.errors import ConfigError
 
 RUNNERS = [TuneTaskRunner, RayTaskRunner]
+#: The stock runner starts a process for each task: where one test of it says enough, the others are slow.
+RUNNERS_SLOWLY = [TuneTaskRunner, pytest.param(RayTaskRunner, marks=pytest.mark.slow)]
 
 
 # Tasks.
@@ -214,7 +216,7 @@ def test_main_job_is_the_same_on_either_runner(
         assert [row["step"] for row in json.loads(str(table.data))] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", RUNNERS_SLOWLY)
 def test_endless_trial_is_stopped_on_either_runner(
     run_config: Callable[..., tune.RunConfig],
     recorded: Callable[[str], Recorded],
@@ -240,7 +242,7 @@ def test_endless_trial_is_stopped_on_either_runner(
     assert states == ["Completed", "Cancelled"]
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", RUNNERS_SLOWLY)
 def test_processes_have_the_runtime_env_of_their_own_experiment(
     run_config: Callable[..., tune.RunConfig], runner: type[RayTaskRunner[Any]]
 ) -> None:
@@ -337,7 +339,12 @@ SCRIPT = """
 
 @pytest.mark.parametrize(
     ("way", "special"),
-    [("given", 2.0), ("auto", 2.0), ("first", 2.0), pytest.param("restarted", 0, marks=pytest.mark.slow)],
+    [
+        ("given", 2.0),
+        pytest.param("auto", 2.0, marks=pytest.mark.slow),
+        ("first", 2.0),
+        pytest.param("restarted", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_running_cluster_is_joined_and_stays_and_else_one_is_started(
     way: str, special: float, tmp_path: Path, api: str
