@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retr
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := $(wildcard tune_core flows deployments examples benchmarks tests)
 
-.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-chaos lint types format bench clean
+.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos lint types format bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -53,6 +53,10 @@ test-flows-all: install ## every test on real servers
 test-acceptance: install ## examples and command line as a user runs them
 	@echo "test: tests/acceptance"
 	@$(PYTEST) tests/acceptance
+
+test-differential: install ## compare with what Ray Tune did, script by script (not part of `make test`)
+	@echo "test: tests/differential"
+	@$(PYTEST) tests/differential
 
 test-chaos: install ## kill workers, flows and servers (not part of `make test`)
 	@echo "test: tests/chaos"

@@ -44,6 +44,14 @@ class TrainableError(TuneError, ValueError):
     """The trainable cannot be run: wrong signature, wrong return value, or not serializable."""
 
 
+class NotPicklable(TrainableError, TypeError):
+    """The trainable cannot be sent to the processes that run it."""
+
+
+class NoResults(TuneError, RuntimeError):
+    """The results of an experiment were asked for before it was run."""
+
+
 class SaveRestoreError(TuneError, AssertionError):
     """A trainable does not go on where it was saved."""
 

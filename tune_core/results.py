@@ -113,7 +113,7 @@ class Result:
                 **trial.worker,
                 "config": trial.config,
                 "experiment_tag": trial.experiment_tag,
-                "done": trial.is_finished,
+                **({"done": True} if trial.status is Status.TERMINATED else {}),
             },
             checkpoint=refer(trial.checkpoint) if trial.checkpoint else None,
             error=TrialError(trial.error or "", trial.traceback) if failed else None,
@@ -402,7 +402,11 @@ class ResultGrid(Sequence[Result]):
             lambda result: _best_row(result, filter_metric, filter_mode), reads=filter_mode is not None
         )
         frame_rows = [
-            {**flatten(row), **flatten({"config": result.config or {}}), "logdir": result.path}
+            {
+                **flatten({name: value for name, value in row.items() if name != "experiment_tag"}),
+                **flatten({"config": result.config or {}}),
+                "logdir": result.path,
+            }
             for row, result in zip(rows, self._results, strict=True)
             if "training_iteration" in row
         ]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from tune_core.errors import TrainableError
+from tune_core.errors import NotPicklable, TrainableError
 
 _OWN_PACKAGES = frozenset({"tune_core", "flows", "deployments"})
 
@@ -57,12 +57,12 @@ def pickle_trainable(trainable: Callable[..., Any]) -> PickledTrainable:
     """Pickle a trainable for other processes.
 
     Raises:
-        TrainableError: It cannot be pickled; the message names the variables that stand in the way.
+        NotPicklable: A TypeError: it cannot be pickled; the message names the variables that stand in the way.
     """
     try:
         by_reference = cloudpickle.dumps(trainable)
     except Exception as error:
-        raise TrainableError(_blame(trainable, error)) from error
+        raise NotPicklable(_blame(trainable, error)) from error
     modules = _user_modules(trainable)
     if not modules:
         return PickledTrainable(by_reference, None)

@@ -179,7 +179,7 @@ class Trial:
             return {}
         result = self.result_of(self.last_row)
         result["experiment_tag"] = self.experiment_tag
-        if self.is_finished:
+        if self.status is Status.TERMINATED:
             result["done"] = True
         return result
 

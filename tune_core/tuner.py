@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tune_core.config import RunConfig, TuneConfig
-from tune_core.errors import ConfigError, TuneError
+from tune_core.errors import ConfigError, NoResults
 from tune_core.faults import ray_origin
 from tune_core.parameters import parameters_of
 from tune_core.registry import find_trainable, is_registered
@@ -115,10 +115,10 @@ class Tuner:
         """Return the results of the finished `fit`.
 
         Raises:
-            TuneError: `fit` has not been called, or did not finish.
+            NoResults: A RuntimeError: `fit` has not been called, or did not finish.
         """
         if self._results is None:
-            raise TuneError("there are no results yet: call fit() first")
+            raise NoResults("there are no results yet: call fit() first")
         return self._results
 
     def experiment(self) -> Experiment:

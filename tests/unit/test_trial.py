@@ -115,8 +115,8 @@ def test_what_a_callback_added_to_a_result_stays_in_its_row() -> None:
     assert trial.row_of(result) == {"loss": 0.5, "timestamp": 1_700_000_000, "added": 1}
 
 
-@pytest.mark.parametrize(("status", "done"), [(P, False), (R, False), (Z, False), (T, True), (E, True)])
-def test_last_result_of_a_finished_trial_is_done(status: Status, done: bool) -> None:
+@pytest.mark.parametrize(("status", "done"), [(P, False), (R, False), (Z, False), (T, True), (E, False)])
+def test_last_result_of_a_trial_that_has_ended_well_is_done(status: Status, done: bool) -> None:
     trial = a_trial(status)
     trial.experiment_tag = "3_lr=0.1"
     trial.last_row = {"timestamp": 1_700_000_000, "done": False}

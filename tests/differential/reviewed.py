@@ -1,0 +1,255 @@
+"""Differences that hold for every script, and those that no script shows."""
+
+from __future__ import annotations
+
+from tests.differential.case import Difference
+
+ERROR_IS_TEXT = Difference(
+    "`Result.error`",
+    "a `TrialError` with the type, the text and the traceback of the trial's exception",
+    "there it is the unpickled exception: reading an experiment executes nothing that is stored in it",
+)
+LEASE_IN_ROWS = Difference(
+    "rows after a retry",
+    "all kept, each with its `lease`; frames show the newest per iteration",
+    "there they may be lost",
+)
+MARKER_IN_CHECKPOINT = Difference(
+    "checkpoint directories",
+    "also hold `COMMIT.json` and `.writer.json`",
+    "a checkpoint without the marker is no checkpoint",
+)
+
+CLASS_ROWS = Difference(
+    "rows of a class trainable",
+    "have `checkpoint_dir_name`, and `should_checkpoint` where they were saved, as those of a function",
+    "one format for both",
+)
+ROWS_OF_A_CLASS = {
+    f"**{place}.{name}": CLASS_ROWS
+    for place in ("metrics", "rows.*")
+    for name in ("checkpoint_dir_name", "should_checkpoint")
+}
+NEVER_REPORTED = Difference(
+    "`Result.metrics` of a trial that never reported",
+    "has no `date` and `timestamp`, but its `experiment_tag`",
+    "nothing was reported at any time",
+)
+WITHOUT_A_REPORT = dict.fromkeys(
+    (f"**metrics.{name}" for name in ("date", "timestamp", "experiment_tag")), NEVER_REPORTED
+)
+
+#: Paths in any outcome that differ, each with its reason.
+EVERYWHERE: dict[str, Difference] = {
+    "**rows.*.lease": LEASE_IN_ROWS,
+    "**metrics.lease": LEASE_IN_ROWS,
+    "**files.COMMIT.json": MARKER_IN_CHECKPOINT,
+    "**files..writer.json": MARKER_IN_CHECKPOINT,
+    "**error.$raised": ERROR_IS_TEXT,
+}
+
+#: What no script shows. To be read like code: nothing checks these.
+REVIEWED: tuple[Difference, ...] = (
+    Difference(
+        "`get_trial_dir()`",
+        "the trial's working directory",
+        "there it is a directory of the driver at first, of the worker later",
+    ),
+    Difference(
+        "`verbose=0`",
+        "prints nothing",
+        "there it still prints",
+    ),
+    Difference(
+        "CPU trials",
+        "share warm processes, unless `TuneConfig(fresh_process=True)`",
+        "starting a process costs seconds; trials with GPUs or with more than one bundle do get a fresh one",
+    ),
+    Difference(
+        "`finally` blocks of a trial that is stopped",
+        "are waited for, up to `RunConfig.stop_timeout_s`",
+        "there the process is killed at once",
+    ),
+    Difference(
+        "Ctrl-C",
+        "unfinished trials are PAUSED",
+        "they are not finished, and can go on",
+    ),
+    Difference(
+        "resources that the cluster can never give",
+        "an error at once that names the shortfall",
+        "there it waits for ever",
+    ),
+    Difference(
+        "two experiments of one name and path at once",
+        "the second is refused",
+        "there they overwrite each other",
+    ),
+    Difference(
+        "`quniform` and its like",
+        "every value of the grid is equally likely",
+        "there both ends get half the weight",
+    ),
+    Difference(
+        "`progress.csv`",
+        "new metrics become new columns",
+        "there the first row fixes them",
+    ),
+    Difference(
+        "`error.pkl`, `params.pkl`, `tuner.pkl`",
+        "not written",
+        "reading an experiment executes nothing that is stored in it",
+    ),
+    Difference(
+        "`filesystem` of checkpoints and results",
+        "fsspec's",
+        "pyarrow's are accepted where one is passed in",
+    ),
+    Difference(
+        "`SyncConfig.sync_period`",
+        "no effect",
+        "artifacts go with checkpoints and at the end, changed files only",
+    ),
+    Difference(
+        "`storage_path` on local disk, Ray on several hosts",
+        "refused, unless `storage_filesystem` says that it is shared",
+        "there it fails on the worker",
+    ),
+    Difference(
+        "Ray Client (`ray://`)",
+        "refused",
+        "a lost connection would lose every trial",
+    ),
+    Difference(
+        "`register_trainable`, `register_env`",
+        "names are of this process",
+        "a trainable travels to workers as itself; RLlib keeps its own list",
+    ),
+    Difference(
+        "import strings as trainables",
+        '`"package.module:name"`',
+        "there only registered names",
+    ),
+    Difference(
+        "a searcher's plain dict",
+        "the fixed values of `param_space` are added; a sampler that it leaves undecided is refused",
+        "there the trainable gets the sampler",
+    ),
+    Difference(
+        "a searcher that goes on after a resume",
+        "is told of the journal's suggestions, and goes on as if nothing had been",
+        "there its pickle is loaded",
+    ),
+    Difference(
+        "`OptunaSearch`",
+        "lists, `sample_from`, and steps on log scales work; points may be parts; its limit is the experiment's",
+        "there they are refused, dropped or ignored",
+    ),
+    Difference(
+        "`tune.run`",
+        "`max_failures` and its like are taken; old arguments and an `Experiment` are refused with what does the same",
+        "one way to say each thing",
+    ),
+    Difference(
+        "`ExperimentAnalysis.trials`",
+        "read-only, with id, config, last result, status, checkpoint and directory",
+        "there they are the controller's own",
+    ),
+    Difference(
+        "`CLIReporter`, `JupyterNotebookReporter`",
+        "the same options, another look; one that fails is logged and left out",
+        "it is no reason to lose an experiment",
+    ),
+    Difference(
+        "`TuneConfig(mode=…)` without `metric`",
+        "refused",
+        "it says which way, but not of what",
+    ),
+    Difference(
+        "schedulers",
+        "return a decision, or an `Exploit`; `choose_trial_to_run` and `trials_to_stop` are asked for paused trials",
+        "there they drive the controller, so their past cannot be replayed",
+    ),
+    Difference(
+        "metric and mode of a scheduler",
+        "missing, or given there and in `TuneConfig`: a `ConfigError` when the `TuneConfig` is made",
+        "there an error in `fit()`",
+    ),
+    Difference(
+        "`ASHAScheduler(seed=…)`",
+        "chooses brackets by a generator of its own",
+        "there by numpy's global one",
+    ),
+    Difference(
+        "`ASHAScheduler`, `MedianStoppingRule`",
+        "a report without a number as metric or time is not decided on; nested names; NaN and infinities "
+        "have defined results; `MedianStoppingRule` counts the last report once, and forgets what a failed attempt "
+        "reported after its checkpoint",
+        "there such a report raises, or the result depends on the order of the reports",
+    ),
+    Difference(
+        "`create_scheduler` with an argument that no scheduler knows",
+        "refused",
+        "there it is dropped",
+    ),
+    Difference(
+        "PAUSE of a training function",
+        "at its next report with a checkpoint; at once, with a warning, if it has never saved",
+        "there it goes on from its last checkpoint, and does the work since then again",
+    ),
+    Difference(
+        "paused trials that the scheduler never chooses",
+        "end TERMINATED when nothing runs any more, and the end says so",
+        "there the experiment may hang",
+    ),
+    Difference(
+        "exploit",
+        "the trial starts from the donor's checkpoint where it lies, which is kept as long",
+        "there it is copied",
+    ),
+    Difference(
+        "class trainable that is paused, or stopped by Ctrl-C",
+        "is saved first",
+        "there what was not saved is lost, and a pause without `save_checkpoint` fails",
+    ),
+    Difference(
+        "`save_checkpoint` that raises",
+        "its step is reported, then the attempt fails",
+        "the step was taken",
+    ),
+    Difference(
+        "`setup` that raises",
+        "`cleanup` is called",
+        "there the process ends with it; here it serves other trials",
+    ),
+    Difference(
+        "`tune.get_context()` inside a class",
+        "works",
+        "there it warns and gives None",
+    ),
+    Difference(
+        "`Trainable()` outside a Tuner",
+        "its `logdir` is made in the temporary directory, when it is asked for",
+        "there `~/ray_results` fills up",
+    ),
+    Difference(
+        '`config["log_sys_usage"]`',
+        "has no effect",
+        "Prefect and Ray show the load of nodes",
+    ),
+    Difference(
+        "`tune.utils.wait_for_gpu`",
+        "asks NVML (extra `gpu`), or GPUtil if that can be imported",
+        "GPUtil is unmaintained and does not import on Python 3.12",
+    ),
+    Difference(
+        "`tune.utils.validate_save_restore`",
+        "starts Ray if need be; the two processes run one after the other, and need no disk in common",
+        "there each needs its own GPU, and both the same disk",
+    ),
+    Difference(
+        "`tune.utils.diagnose_serialization`",
+        "looks at attributes of objects and classes and arguments of partials too",
+        "there only functions can be looked at",
+    ),
+)
