@@ -252,4 +252,19 @@ REVIEWED: tuple[Difference, ...] = (
         "looks at attributes of objects and classes and arguments of partials too",
         "there only functions can be looked at",
     ),
+    Difference(
+        "`reset_config` that returns False, raises or is missing",
+        "a fresh object, after the old one's `cleanup`",
+        "there the trial fails, and with one trial at a time the experiment hangs",
+    ),
+    Difference(
+        "`reuse_actors=True`",
+        "limits by `TuneConfig(max_reuses=…, max_reuse_memory=…)`; objects end with their experiment",
+        "a process that leaks is replaced",
+    ),
+    Difference(
+        "`reuse_actors=True` on GPUs",
+        "the process is kept, until a trial fails in it",
+        "it was asked for",
+    ),
 )
