@@ -46,7 +46,8 @@ class Scenario:
         reports: Number of reports of each.
         target: Least ratio of the speeds; None: for information.
         fresh_process: Whether prefect-tune gives each trial a process of its own, as `ray.tune` does.
-        reuse_actors: Whether `ray.tune` keeps its processes for the next trial.
+        reuse_actors: Whether both keep processes and objects for the next trial, as they are told to.
+        setup_s: Above 0, a class is tuned whose `setup` takes so many seconds.
         answers: Whether a scheduler has to answer each report.
     """
 
@@ -57,12 +58,13 @@ class Scenario:
     target: float | None
     fresh_process: bool = False
     reuse_actors: bool = False
+    setup_s: float = 0.0
     answers: bool = False
 
     @property
     def counts_rows(self) -> bool:
         """Whether rows per second are measured, rather than seconds per trial."""
-        return self.reports > 1
+        return self.reports > 1 and not self.setup_s
 
     def smaller(self) -> Scenario:
         """Return the same with sizes for a smoke test."""
@@ -78,11 +80,20 @@ SCENARIOS = (
     Scenario("fresh", "60 short trials, a process each", trials=60, reports=1, target=1, fresh_process=True),
     Scenario(
         "reused",
-        "60 short trials, ray.tune with reuse_actors",
+        "60 short trials, both with reuse_actors",
         trials=60,
         reports=1,
         target=None,
         reuse_actors=True,
+    ),
+    Scenario(
+        "class",
+        "20 trials of a class with a setup of 1 s, both with reuse_actors",
+        trials=20,
+        reports=5,
+        target=None,
+        reuse_actors=True,
+        setup_s=1.0,
     ),
     Scenario("reports", "4 trials of 5,000 reports", trials=4, reports=5000, target=10),
     Scenario("answers", "the same, each report answered", trials=4, reports=5000, target=5, answers=True),
@@ -100,6 +111,25 @@ def trainable(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, A
     return train
 
 
+def trainable_class(base: type, setup_s: float) -> type:
+    """Return a class, derived from one side's `Trainable`, that takes long to set up and can be reset."""
+
+    class Line(base):
+        def setup(self, config: dict[str, Any]) -> None:
+            time.sleep(setup_s)
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.reports, self.steps, self.started = new_config["reports"], 0, time.time()
+            return True
+
+        def step(self) -> dict[str, Any]:
+            self.steps += 1
+            return {"loss": 1.0 / self.steps, "started": self.started, "done": self.steps == self.reports}
+
+    return Line
+
+
 # One side, in its own process.
 
 
@@ -110,16 +140,22 @@ def run_ours(scenario: Scenario, storage: str) -> dict[str, float]:
 
     name = f"ours-{uuid.uuid4().hex[:8]}"
     tuner = tune.Tuner(
-        trainable(tune.report),
+        trainable_class(tune.Trainable, scenario.setup_s) if scenario.setup_s else trainable(tune.report),
         param_space={"x": tune.uniform(0, 1), "reports": scenario.reports},
         tune_config=tune.TuneConfig(
             metric="loss",
             mode="min",
             num_samples=scenario.trials,
             scheduler=AnsweringScheduler() if scenario.answers else None,
-            fresh_process=scenario.fresh_process,
+            fresh_process=scenario.fresh_process or None,
+            reuse_actors=scenario.reuse_actors,
         ),
-        run_config=tune.RunConfig(name=name, storage_path=storage, verbose=0),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage,
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
     began = time.time()
     results = tuner.fit()
@@ -141,7 +177,7 @@ def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
 
     name = f"peer-{uuid.uuid4().hex[:8]}"
     tuner = tune.Tuner(
-        trainable(tune.report),
+        trainable_class(tune.Trainable, scenario.setup_s) if scenario.setup_s else trainable(tune.report),
         param_space={"x": tune.uniform(0, 1), "reports": scenario.reports},
         tune_config=tune.TuneConfig(
             metric="loss",
@@ -154,6 +190,7 @@ def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
             name=name,
             storage_path=storage,
             verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback()],
         ),
     )
