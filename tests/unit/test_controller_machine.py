@@ -42,18 +42,18 @@ from tune_core.messages import (
     event_to_dict,
 )
 from tune_core.testing.replay import replay
-from tune_core.trial import LeasePhase, Status
+from tune_core.trial import LeasePhase, Status, Trial
 
-MAX_TRIALS = 8
+MAX_TRIALS = 4
 RESUMABLE = (StopCause.INTERRUPT, StopCause.FAILURE)
 
 rules = st.builds(
     Rules,
     st.just("a1b2c"),
-    max_failures=st.sampled_from([0, 1, 3, -1]),
+    max_failures=st.sampled_from([0, 1, 3, -1, -1]),
     fail_fast=st.sampled_from(["no", "no", "yes", "raise"]),
-    max_concurrent=st.sampled_from([None, 1, 3]),
-    num_to_keep=st.sampled_from([None, 1, 2]),
+    max_concurrent=st.sampled_from([None, None, 1, 3]),
+    num_to_keep=st.sampled_from([None, 1, 1, 2]),
     score_attribute=st.sampled_from([None, "score"]),
     score_order=st.sampled_from(["min", "max"]),
     saves_on_request=st.booleans(),
@@ -143,7 +143,7 @@ class ControllerMachine(RuleBasedStateMachine):
 
     # What happens.
 
-    @initialize(rules=rules, capacity=st.integers(1, 3))
+    @initialize(rules=rules, capacity=st.sampled_from([1, 2, 3, 3]))
     def start(self, rules: Rules, capacity: int) -> None:
         self.controller = Controller(rules)
         self.capacity = self.highest_capacity = capacity
@@ -181,9 +181,22 @@ class ControllerMachine(RuleBasedStateMachine):
         self.lease_event(LeaseStarted(self.time, trial_id, self.live[trial_id], 1, "host", "ip"))
 
     @precondition(lambda self: self.with_slot)
-    @rule(data=st.data(), decision=decisions, has_checkpoint=st.booleans(), score=scores)
-    def report(self, data: st.DataObject, decision: Decision, has_checkpoint: bool, score: Any) -> None:
+    @rule(
+        data=st.data(),
+        reports=st.lists(st.tuples(decisions, st.booleans(), scores), min_size=1, max_size=4),
+        is_obedient=st.booleans(),
+    )
+    def train(self, data: st.DataObject, reports: list[Any], is_obedient: bool) -> None:
+        """Some reports of a trial; if it is told to stop, it may do so at once."""
         trial = self.controller.trials[data.draw(st.sampled_from(sorted(self.with_slot)))]
+        for report in reports:
+            self.report(data, trial, *report)
+        if is_obedient and trial.phase is LeasePhase.STOPPING:
+            self.finish_lease(trial.trial_id, Outcome.STOPPED)
+
+    def report(
+        self, data: st.DataObject, trial: Trial, decision: Decision, has_checkpoint: bool, score: Any
+    ) -> None:
         checkpoint = trial.last_checkpoint_index + data.draw(st.integers(1, 2)) if has_checkpoint else None
         if checkpoint is not None:
             self.checkpoints[trial.trial_id].add(checkpoint)
@@ -218,12 +231,14 @@ class ControllerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), is_retryable=st.booleans())
     def end_lease(self, data: st.DataObject, outcome: Outcome, is_retryable: bool) -> None:
-        trial_id = data.draw(st.sampled_from(sorted(self.live)))
+        self.finish_lease(data.draw(st.sampled_from(sorted(self.live))), outcome, is_retryable=is_retryable)
+
+    def finish_lease(self, trial_id: str, outcome: Outcome, *, is_retryable: bool = True) -> None:
         self.with_slot.discard(trial_id)
         lease = self.live.pop(trial_id)
         self.lease_event(LeaseEnded(self.time, trial_id, lease, outcome, "E: text", "", is_retryable))
 
-    @precondition(lambda self: self.lease_events)
+    @precondition(lambda self: self.lease_events and len(self.history) % 4 == 3)
     @rule(data=st.data())
     def repeat_an_old_event(self, data: st.DataObject) -> None:
         known = {name: set(indices) for name, indices in self.checkpoints.items()}
@@ -236,11 +251,12 @@ class ControllerMachine(RuleBasedStateMachine):
         assert self.checkpoints == known
 
     @rule(cause=st.sampled_from(StopCause))
-    @precondition(lambda self: len(self.history) % 7 == 6)  # seldom, or little else would happen
+    @precondition(lambda self: len(self.history) % 29 == 28)  # seldom, or little else would happen
     def stop(self, cause: StopCause) -> None:
         self.send(StopRequested(self.time, cause, f"stopped by {cause}"))
 
-    @rule(capacity=st.integers(0, 4))
+    @rule(capacity=st.sampled_from([0, 1, 2, 3, 4, 4]))
+    @precondition(lambda self: len(self.history) % 6 == 5 or self.is_idle())
     def change_capacity(self, capacity: int) -> None:
         self.capacity = capacity
         self.highest_capacity = max(self.highest_capacity, capacity)
@@ -290,9 +306,11 @@ class ControllerMachine(RuleBasedStateMachine):
     @invariant()
     def paused_trials_wait_for_somebody(self) -> None:
         """Never a hang: something is asked or runs, or there is no room, or all is over."""
-        if hasattr(self, "controller") and self.end is None and not self.live:
-            is_waiting = self.asked_for is not None or self.is_choice_asked
-            assert is_waiting or self.capacity == 0
+        if hasattr(self, "controller") and self.end is None and self.is_idle():
+            assert self.capacity == 0
+
+    def is_idle(self) -> bool:
+        return not self.live and self.asked_for is None and not self.is_choice_asked
 
     @invariant()
     def ended_experiment_has_a_reason_to(self) -> None:
@@ -315,7 +333,7 @@ class ControllerMachine(RuleBasedStateMachine):
 
     def wind_down(self) -> None:
         """Let the search and every lease end: then the experiment has to."""
-        self.change_capacity(1)
+        self.send(CapacityChanged(self.time, 1))
         while self.asked_for is not None or self.live or self.is_choice_asked:
             if self.is_choice_asked:
                 self.is_choice_asked = False
@@ -330,5 +348,5 @@ class ControllerMachine(RuleBasedStateMachine):
         assert self.end is not None
 
 
-ControllerMachine.TestCase.settings = settings(stateful_step_count=60)
+ControllerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
 TestController = ControllerMachine.TestCase
