@@ -228,6 +228,14 @@ REVIEWED: tuple[Difference, ...] = (
         "there it warns and gives None",
     ),
     Difference(
+        "`reuse_actors=True`",
+        "limits by `TuneConfig(max_reuses=…, max_reuse_memory=…)`; objects end with their experiment",
+        "a process that leaks is replaced",
+    ),
+    Difference(
+        "`reuse_actors=True` on GPUs", "the process is kept, until a trial fails in it", "it was asked for"
+    ),
+    Difference(
         "`Trainable()` outside a Tuner",
         "its `logdir` is made in the temporary directory, when it is asked for",
         "there `~/ray_results` fills up",
@@ -251,20 +259,5 @@ REVIEWED: tuple[Difference, ...] = (
         "`tune.utils.diagnose_serialization`",
         "looks at attributes of objects and classes and arguments of partials too",
         "there only functions can be looked at",
-    ),
-    Difference(
-        "`reset_config` that returns False, raises or is missing",
-        "a fresh object, after the old one's `cleanup`",
-        "there the trial fails, and with one trial at a time the experiment hangs",
-    ),
-    Difference(
-        "`reuse_actors=True`",
-        "limits by `TuneConfig(max_reuses=…, max_reuse_memory=…)`; objects end with their experiment",
-        "a process that leaks is replaced",
-    ),
-    Difference(
-        "`reuse_actors=True` on GPUs",
-        "the process is kept, until a trial fails in it",
-        "it was asked for",
     ),
 )

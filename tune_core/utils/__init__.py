@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune_core.utils import util as util
 from tune_core.utils.diagnosis import diagnose_serialization
 from tune_core.utils.gpu import wait_for_gpu
 from tune_core.utils.save_restore import validate_save_restore

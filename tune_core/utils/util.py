@@ -1,4 +1,4 @@
-"""Checks for who writes searchers, at Ray Tune's import path."""
+"""The other import path that Ray Tune has for these tools, and checks for who writes searchers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 
 from tune_core.errors import ConfigError
 from tune_core.faults import shorten
+from tune_core.utils.diagnosis import diagnose_serialization
+from tune_core.utils.gpu import wait_for_gpu
+from tune_core.utils.save_restore import validate_save_restore
+
+__all__ = ["diagnose_serialization", "validate_save_restore", "validate_warmstart", "wait_for_gpu"]
 
 
 def validate_warmstart(

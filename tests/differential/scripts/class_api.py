@@ -24,9 +24,9 @@ ONE_ERROR = Difference(
     "there `AssertionError`, `ValueError` and `NotImplementedError`",
 )
 FRESH_OBJECT = Difference(
-    "`reuse_actors` with a class that cannot be reset",
-    "the next trial gets a fresh object",
-    "there it fails, or `fit` never ends",
+    "`reset_config` that returns False, raises or is missing",
+    "a fresh object, after the old one's `cleanup`",
+    "there the trial fails, and with one trial at a time the experiment hangs",
 )
 
 
