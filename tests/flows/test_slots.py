@@ -24,6 +24,9 @@ from flows.slots import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
 from tests.flows.conftest import CPUS, Recorded, wait_for
 from tune_core.resources import PlacementGroupFactory
 
+#: Minutes for what the other files see in passing: not in CI.
+pytestmark = pytest.mark.slow
+
 GIB = 2.0**30
 
 
