@@ -225,6 +225,7 @@ class ControllerMachine(RuleBasedStateMachine):
         if trial.last_row:
             index = trial.last_checkpoint_index + data.draw(st.integers(1, 2))
             self.checkpoints[trial.trial_id].add(index)
+            self.borrowed.pop(trial.trial_id, None)
             event = CheckpointSaved(self.time, trial.trial_id, trial.lease, trial.iteration, index)
             self.lease_event(event)
 
@@ -235,6 +236,8 @@ class ControllerMachine(RuleBasedStateMachine):
 
     def finish_lease(self, trial_id: str, outcome: Outcome, *, is_retryable: bool = True) -> None:
         self.with_slot.discard(trial_id)
+        if trial_id in self.promised:  # which takes the place of what is borrowed
+            self.borrowed.pop(trial_id, None)
         lease = self.live.pop(trial_id)
         self.lease_event(LeaseEnded(self.time, trial_id, lease, outcome, "E: text", "", is_retryable))
 
