@@ -6,9 +6,10 @@ from typing import Any
 
 from tune_core.faults import Faults
 from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.wrapping import WrappingSearcher
 
 
-class ConcurrencyLimiter(Searcher):
+class ConcurrencyLimiter(WrappingSearcher):
     """Lets only so many trials of a searcher run at once, so that it learns before it goes on.
 
     Args:
@@ -48,33 +49,6 @@ class ConcurrencyLimiter(Searcher):
         #: Trials that have not been told of; with `batch`, some of them are over.
         self._live: dict[str, None] = {}
         self._over: dict[str, tuple[dict[str, Any] | None, bool]] = {}
-
-    @property
-    def metric(self) -> str | list[str] | None:
-        """The searcher's."""
-        return self.searcher.metric
-
-    @property
-    def mode(self) -> str | list[str] | None:
-        """The searcher's."""
-        return self.searcher.mode
-
-    @property
-    def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
-        """The searcher's."""
-        return self.searcher.counts_samples
-
-    @property
-    def total_trials(self) -> int | None:
-        """How many suggestions there are in all; None if the searcher does not know."""
-        total: int | None = getattr(self.searcher, "total_trials", None)
-        return total
-
-    def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
-    ) -> bool:
-        """Pass it on; see `Searcher.set_search_properties`."""
-        return self.searcher.set_search_properties(metric, mode, config, **spec)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | Suggestion | str | None:
         """Return the searcher's next configuration; None while as many trials run as may."""

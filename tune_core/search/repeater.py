@@ -12,6 +12,7 @@ from tune_core.errors import ConfigError
 from tune_core.faults import Faults
 from tune_core.metrics import lookup
 from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.wrapping import WrappingSearcher
 
 #: The key of the configuration that says which repetition a trial is, as in Ray Tune.
 TRIAL_INDEX = "__trial_index__"
@@ -28,7 +29,7 @@ class _Group:
     scores: list[float] = field(default_factory=list)
 
 
-class Repeater(Searcher):
+class Repeater(WrappingSearcher):
     """Has each configuration of a searcher tried several times; the searcher is told of the mean.
 
     `num_samples` counts trials: with 15 of them and `repeat=5` the searcher suggests three times. Only
@@ -67,24 +68,9 @@ class Repeater(Searcher):
         self._open: _Group | None = None
 
     @property
-    def metric(self) -> str | list[str] | None:
-        """The searcher's."""
-        return self.searcher.metric
-
-    @property
-    def mode(self) -> str | list[str] | None:
-        """The searcher's."""
-        return self.searcher.mode
-
-    @property
-    def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
-        """The searcher's."""
-        return self.searcher.counts_samples
-
-    @property
     def total_trials(self) -> int | None:
         """How many suggestions there are in all; None if the searcher does not know."""
-        total: int | None = getattr(self.searcher, "total_trials", None)
+        total = super().total_trials
         return None if total is None else total * self.repeat
 
     def set_search_properties(
@@ -95,7 +81,7 @@ class Repeater(Searcher):
         Raises:
             ConfigError: There are several metrics, whose mean has no meaning.
         """
-        draws = self.searcher.set_search_properties(metric, mode, config, **spec)
+        draws = super().set_search_properties(metric, mode, config, **spec)
         if isinstance(self.metric, list):
             raise ConfigError(f"Repeater: the searcher has the metrics {self.metric}; expected one")
         return draws

@@ -1,0 +1,44 @@
+"""What searchers around another searcher have in common: they answer as the one inside does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_core.search.searcher import Searcher
+
+
+class WrappingSearcher(Searcher):
+    """A searcher around another one; what a subclass does not change is the inner one's.
+
+    Attributes:
+        searcher: The one inside; set by the subclass.
+    """
+
+    searcher: Searcher
+
+    @property
+    def metric(self) -> str | list[str] | None:
+        """The searcher's."""
+        return self.searcher.metric
+
+    @property
+    def mode(self) -> str | list[str] | None:
+        """The searcher's."""
+        return self.searcher.mode
+
+    @property
+    def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.counts_samples
+
+    @property
+    def total_trials(self) -> int | None:
+        """How many suggestions there are in all; None if the searcher does not know."""
+        total: int | None = getattr(self.searcher, "total_trials", None)
+        return total
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Pass it on; see `Searcher.set_search_properties`."""
+        return self.searcher.set_search_properties(metric, mode, config, **spec)
