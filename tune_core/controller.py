@@ -25,6 +25,7 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
+    ExperimentResumed,
     ExperimentStarted,
     ExploitChoice,
     LeaseEnded,
@@ -32,7 +33,9 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SpecRecorded,
     StartLease,
+    StateSaved,
     StopCause,
     StopLease,
     StopRequested,
@@ -101,8 +104,13 @@ class Controller:
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
         self._first_failure: Trial | None = None
+        #: Attempts ordered so far, of all trials.
+        self._num_orders = 0
         self._handlers: dict[type[Event], Callable[[Any], list[Command]]] = {
+            SpecRecorded: self._on_spec,
             ExperimentStarted: self._on_capacity,
+            ExperimentResumed: self._on_resumed,
+            StateSaved: lambda _: [],
             CapacityChanged: self._on_capacity,
             TrialSuggested: self._on_suggested,
             SuggestionDeferred: self._on_deferred,
@@ -140,6 +148,46 @@ class Controller:
     def _on_capacity(self, event: ExperimentStarted | CapacityChanged) -> list[Command]:
         self._capacity = event.capacity
         return self._next_steps()
+
+    def _on_spec(self, event: SpecRecorded) -> list[Command]:
+        self.rules = Rules(**event.rules)
+        return []
+
+    def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
+        self._capacity = event.capacity
+        request = self.stop_request
+        if self.has_ended or (request is not None and request.cause in _RESUMABLE):
+            self.stop_request = self._first_failure = None  # else what had begun to end still ends
+        self.has_ended, self._search, self._choice = False, "idle", "idle"
+        ended: list[Command] = []
+        started: list[Command] = []
+        for trial in sorted(self.unfinished, key=_turn):
+            if trial.trial_id in event.skipped:
+                trial.phase = LeasePhase.NONE
+                ended += self._finish(trial, Status.TERMINATED, event)
+            elif trial.trial_id not in event.restarted:
+                over = self._resume(trial, event)
+                started += over if trial.phase is LeasePhase.STARTING else []
+                ended += over if trial.phase is LeasePhase.NONE else []
+        for trial_id in (*event.reopened, *event.restarted):
+            trial = self.trials[trial_id]
+            if trial_id in event.restarted or trial.is_finished:
+                trial.reopen(event.restarted.get(trial_id))
+                self._unfinished[trial_id] = trial
+                started += self._start_lease(trial)
+        return [*ended, *started, *self._next_steps()]
+
+    def _resume(self, trial: Trial, event: ExperimentResumed) -> list[Command]:
+        """Go on with an unfinished trial; an attempt that was live has ended with its driver."""
+        was_live, trial.phase = trial.phase is not LeasePhase.NONE, LeasePhase.NONE
+        if was_live and (trial.decision is Decision.STOP or self.stop_request is not None):
+            return self._finish(trial, Status.TERMINATED, event)
+        if trial.decision is Decision.PAUSE:
+            trial.move_to(Status.PAUSED, because=event)
+            return []
+        commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
+        trial.move_to(Status.PENDING, because=event)
+        return [*commands, *self._start_lease(trial)]
 
     def _on_suggested(self, event: TrialSuggested) -> list[Command]:
         if self._search != "asked" or event.trial_id in self.trials:
@@ -283,6 +331,8 @@ class Controller:
 
     def _start_lease(self, trial: Trial) -> list[Command]:
         trial.lease += 1
+        self._num_orders += 1
+        trial.order = self._num_orders
         trial.phase = LeasePhase.STARTING
         trial.decision = Decision.CONTINUE
         trial.wants_pause = False
@@ -447,3 +497,10 @@ class Controller:
                 f"; {self._given_up} of them were paused, and the scheduler chose none of these to go on"
             )
         return EndExperiment(reason)
+
+
+def _turn(trial: Trial) -> tuple[int, int]:
+    """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
+    if trial.decision is Decision.EXPLOIT:
+        return 2, trial.order
+    return int(trial.phase is LeasePhase.STARTING), trial.order

@@ -79,7 +79,7 @@ def read_segment(storage: ExperimentStorage, number: int) -> Segment:
 
 
 def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str, ...]]]:
-    """Yield the events of the newest experiment of this name, oldest first.
+    """Yield the events of the newest experiment of this name, oldest first, one segment at a time.
 
     Raises:
         StorageError: A segment is missing or damaged.
@@ -89,9 +89,10 @@ def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str,
         raise StorageError(f"{storage.url}: the journal has gaps; its segments are {numbers}")
     if not numbers:
         return
-    segments = [read_segment(storage, number) for number in numbers]
-    for segment in segments:
-        if segment.experiment_id == segments[-1].experiment_id:
+    newest = read_segment(storage, numbers[-1]).experiment_id
+    for number in numbers:
+        segment = read_segment(storage, number)
+        if segment.experiment_id == newest:
             yield from segment.records
 
 
@@ -130,8 +131,12 @@ class Journal:
         self._thread = threading.Thread(target=self._write_groups, name="tune-journal", daemon=True)
         self._thread.start()
 
-    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
-        """Queue an event and the commands that followed; `urgent` starts its group now."""
+    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> int:
+        """Queue an event and the commands that followed; `urgent` starts its group now.
+
+        Returns:
+            Its place in what this driver appends, for `wait_for`.
+        """
         with self._changed:
             if not self._waiting:
                 self._first_waiting = time.monotonic()
@@ -140,6 +145,19 @@ class Journal:
             self._is_urgent = self._is_urgent or urgent
             if len(self._waiting) == 1 or urgent or len(self._waiting) == FLUSH_EVENTS:
                 self._changed.notify_all()
+            return self._appended
+
+    def wait_for(self, place: int) -> None:
+        """Wait, without hurrying its group, until what `append` put there is on the storage.
+
+        Raises:
+            StorageError: The storage refuses, for longer than `RETRY_FOR_S`.
+            ExperimentConflict: Another driver took the experiment over.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._flushed >= place or self._failure is not None)
+            if self._flushed < place and self._failure is not None:
+                raise self._failure
 
     def flush(self) -> None:
         """Wait until everything that was appended is on the storage.

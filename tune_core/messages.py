@@ -7,7 +7,7 @@ Times are seconds since the epoch (UTC); they are read by the shell, never by th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -60,10 +60,55 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecRecorded(Event):
+    """What the experiment is: its journal begins with it, and each extension adds another.
+
+    Attributes:
+        revision: 1 for the first, one more for each change.
+        spec: The description that `tune_core.spec` makes.
+        rules: The fields of the controller's `Rules`, which hold from here on.
+    """
+
+    revision: int
+    spec: dict[str, Any]
+    rules: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentStarted(Event):
-    """A driver took the experiment up. `capacity` trials of the usual size fit the cluster at once."""
+    """A driver began the experiment. `capacity` trials of the usual size fit the cluster at once."""
 
     capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentResumed(Event):
+    """A driver took the experiment up again: no attempt from before goes on.
+
+    Attributes:
+        capacity: So many trials of the usual size fit the cluster at once.
+        skipped: Unfinished trials that are ended as they are.
+        reopened: Trials that go on from their last checkpoint, finished ones too.
+        restarted: Trials that begin anew, each with the directory that it gets.
+    """
+
+    capacity: int
+    skipped: tuple[str, ...] = ()
+    reopened: tuple[str, ...] = ()
+    restarted: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSaved(Event):
+    """What a searcher and a scheduler of the user's own return as their state; a replay gives it back.
+
+    Attributes:
+        searcher: What its `get_state` returned; None: it has none.
+        scheduler: The same of the scheduler.
+    """
+
+    searcher: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +310,10 @@ class EndExperiment(Command):
 _EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
+        SpecRecorded,
         ExperimentStarted,
+        ExperimentResumed,
+        StateSaved,
         CapacityChanged,
         TrialSuggested,
         SuggestionDeferred,
@@ -281,8 +329,9 @@ _EVENTS: dict[str, type[Event]] = {
 _ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "cause": StopCause}
 
 
-_FIELDS = {name: tuple(field.name for field in fields(kind)) for name, kind in _EVENTS.items()}
-_EXPLOIT_FIELDS = tuple(field.name for field in fields(ExploitChoice))
+_TUPLES = ("stopped", "skipped", "reopened")
+_FIELDS = {name: tuple(each.name for each in fields(kind)) for name, kind in _EVENTS.items()}
+_EXPLOIT_FIELDS = tuple(each.name for each in fields(ExploitChoice))
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
@@ -317,8 +366,9 @@ def event_from_dict(data: dict[str, Any]) -> Event:
             values[key] = enum(values[key])
     if "exploit" in values:
         values["exploit"] = ExploitChoice(**values["exploit"])
-    if "stopped" in values:
-        values["stopped"] = tuple(values["stopped"])
+    for key in _TUPLES:
+        if key in values:
+            values[key] = tuple(values[key])
     return _EVENTS[name](**values)
 
 

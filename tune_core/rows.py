@@ -101,7 +101,7 @@ def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
-        row = _parse_line(line)
+        row = parse_line(line)
         if isinstance(row, dict):
             rows.append(row)
         else:
@@ -113,7 +113,8 @@ def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _parse_line(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
+    """Return what a line of `result.json` holds; None if it is no JSON."""
     try:
         return orjson.loads(line)
     except ValueError:

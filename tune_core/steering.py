@@ -17,9 +17,11 @@ from tune_core.errors import ConfigError
 from tune_core.messages import (
     Decision,
     Event,
+    ExperimentResumed,
     ExploitChoice,
     PausedChosen,
     SearchEnded,
+    StateSaved,
     SuggestionDeferred,
     TrialSuggested,
 )
@@ -84,6 +86,8 @@ class Steering:
             )
         self._saves_on_request = saves_on_request
         self._has_warned = False
+        #: Trials whose end the searcher knows: one that is reopened ends twice.
+        self._completed: set[str] = set()
 
     @property
     def waits_for_decisions(self) -> bool:
@@ -167,10 +171,7 @@ class Steering:
         Returns:
             The decision and, with EXPLOIT, what was chosen.
         """
-        if row["done"]:
-            return Decision.STOP, None
-        if self.stopper is not None and self.stopper(trial.trial_id, result):
-            row["done"] = result["done"] = True
+        if self._is_done(trial, row, result):
             return Decision.STOP, None
         decision, exploit = Decision.CONTINUE, None
         if not self.scheduler.always_continues and not trial.wants_pause:
@@ -190,6 +191,70 @@ class Steering:
         if decision is not Decision.STOP:
             self.searcher.on_trial_result(trial.trial_id, result)
         return decision, exploit
+
+    def replay_suggestion(self, event: TrialSuggested) -> None:
+        """Tell the searcher what it, or one like it, suggested before a resume."""
+        self.searcher.on_suggestion_replayed(event.trial_id, event.config)
+
+    def replay_report(
+        self,
+        trials: Sequence[Trial],
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        decision: Decision,
+    ) -> None:
+        """Tell of a report what `decide` told before a resume; what is answered now does not count.
+
+        Args:
+            trials: All trials, for reading.
+            trial: Whose report it is.
+            row: The report as it was journaled.
+            result: The same with every auto-filled key.
+            decision: What was decided then.
+        """
+        was_done = row["done"]
+        if self._is_done(trial, dict(row), dict(result)) and was_done:
+            return
+        if not self.scheduler.always_continues and not trial.wants_pause:
+            self.scheduler.on_trial_result(trials, trial, result)
+        if decision is not Decision.STOP:
+            self.searcher.on_trial_result(trial.trial_id, result)
+
+    def replay_choice(self, trials: Sequence[Trial], event: PausedChosen) -> None:
+        """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
+        self.scheduler.trials_to_stop(trials)
+        if not event.stopped:
+            self.scheduler.choose_trial_to_run(trials)
+
+    def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
+        """Tell the scheduler of trials that were over and go on; the searcher has learnt from them already."""
+        again = {*event.reopened, *event.restarted}
+        for trial in trials:
+            if trial.trial_id in again and trial.is_finished:
+                self.scheduler.on_trial_add(trials, trial)
+
+    def state(self) -> StateSaved | None:
+        """Return what searcher and scheduler save of themselves; None if they save nothing."""
+        saved = StateSaved(
+            self._wall_clock(), self.searcher.get_state() or None, self.scheduler.get_state() or None
+        )
+        return None if saved.searcher is None and saved.scheduler is None else saved
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether one of them is not this library's own and saves state, so that it has to be saved again and again."""
+        return any(
+            type(each).get_state is not kind.get_state and not type(each).__module__.startswith("tune_core.")
+            for each, kind in ((self.searcher, Searcher), (self.scheduler, TrialScheduler))
+        )
+
+    def set_state(self, saved: StateSaved) -> None:
+        """Give searcher and scheduler back what they saved."""
+        if saved.searcher is not None:
+            self.searcher.set_state(saved.searcher)
+        if saved.scheduler is not None:
+            self.scheduler.set_state(saved.scheduler)
 
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""
@@ -226,13 +291,21 @@ class Steering:
         result = trial.last_result or None
         metric = self._config.metric
         has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
-        self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
+        if trial.trial_id not in self._completed:
+            self._completed.add(trial.trial_id)
+            self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
         if failed:
             self.scheduler.on_trial_error(trials, trial)
         elif trial.decision is Decision.PAUSE:
             self.scheduler.on_trial_remove(trials, trial)
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _is_done(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> bool:
+        """Whether the trial's own word or a stopper ends it; a stopper sees every row, as in Ray Tune."""
+        if self.stopper is not None and self.stopper(trial.trial_id, result):
+            row["done"] = result["done"] = True
+        return bool(row["done"])
 
     def _refuse_unresolved(self, config: dict[str, Any], fault: str) -> None:
         left = unresolved_paths(config)

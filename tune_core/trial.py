@@ -119,6 +119,7 @@ class Trial:
         dirname: The trial's directory below the experiment's.
         resources: The bundles that each of its attempts gets.
         lease: Number of the latest attempt; 0 before the first.
+        order: Place of its latest attempt among those of all trials, in the order in which they were ordered.
         num_failures: Attempts that failed so far.
         iteration: `training_iteration` of the latest report that counts.
         last_row: The latest report, compact: see `result_of`; {} before the first.
@@ -144,6 +145,7 @@ class Trial:
     status: Status = Status.PENDING
     phase: LeasePhase = LeasePhase.NONE
     lease: int = 0
+    order: int = 0
     num_failures: int = 0
     iteration: int = 0
     last_row: dict[str, Any] = field(default_factory=dict)
@@ -202,6 +204,19 @@ class Trial:
     def is_finished(self) -> bool:
         """Whether the status is final."""
         return self.status in FINAL
+
+    def reopen(self, dirname: str | None) -> None:
+        """Make a trial of any status one that waits for its next attempt, its failures forgotten.
+
+        Args:
+            dirname: Begin anew, in this directory; None: go on from the last checkpoint.
+        """
+        self.status, self.phase = Status.PENDING, LeasePhase.NONE
+        self.num_failures, self.error, self.traceback = 0, None, ""
+        self.exploit = None
+        if dirname is not None:
+            self.dirname, self.iteration, self.last_row = dirname, 0, {}
+            self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None
 
     def move_to(self, status: Status, *, because: object) -> None:
         """Change the status along a legal edge.

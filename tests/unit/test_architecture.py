@@ -48,7 +48,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
-    ("tune_core.trainable",),
+    ("tune_core.trainable", "tune_core.resume"),
     ("tune_core.reuse",),
     ("tune_core.execution",),
     ("tune_core.runtime",),

@@ -24,6 +24,7 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
+    ExperimentResumed,
     ExperimentStarted,
     ExploitChoice,
     LeaseEnded,
@@ -31,7 +32,9 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SpecRecorded,
     StartLease,
+    StateSaved,
     StopCause,
     StopLease,
     StopRequested,
@@ -55,7 +58,11 @@ SUGGESTED = TrialSuggested(
 )
 
 EVENTS: list[Event] = [
+    SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
+    StateSaved(0.0, {"seed": "4af1"}, None),
     ExperimentStarted(0.0, 4),
+    ExperimentResumed(0.5, 2),
+    ExperimentResumed(0.5, 2, ("a1b2c_00000",), ("a1b2c_00001",), {"a1b2c_00002": "train_2_attempt_3"}),
     CapacityChanged(1.0, 0),
     SUGGESTED,
     SuggestionDeferred(2.0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,8 @@ class AsyncHyperBandScheduler(ComparingScheduler):
         super().__init__(faults, time_attr, metric, mode)
         self._max_t, self._stop_last_trials = max_t, stop_last_trials
         self._brackets = [_Bracket(grace_period, max_t, reduction_factor, skip) for skip in range(brackets)]
-        self._random = random.Random(seed)
+        self._seed = secrets.randbits(32) if seed is None else seed
+        self._random = random.Random(self._seed)
         self._bracket_of: dict[str, _Bracket] = {}
         self._num_stopped = 0
 
@@ -117,6 +119,15 @@ class AsyncHyperBandScheduler(ComparingScheduler):
     def on_trial_remove(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Forget the trial's bracket; how it did at the rungs stays."""
         self._bracket_of.pop(trial.trial_id, None)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the seed of the brackets: a resumed experiment chooses the same ones."""
+        return {"seed": self._seed}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Choose brackets as from the beginning, by this seed."""
+        self._seed = state["seed"]
+        self._random = random.Random(self._seed)
 
     def debug_string(self) -> str:
         """Return how many were stopped, and what it takes to pass each rung."""

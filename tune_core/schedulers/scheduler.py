@@ -68,7 +68,8 @@ class TrialScheduler(ABC):
         'STOP'
 
     Source: the hooks of Ray Tune 2.60. Differs: they are given the trials instead of the
-        controller, which they would have to drive; only `on_trial_result` must be there; Exploit.
+        controller, which they would have to drive; only `on_trial_result` must be there; Exploit;
+        a resume tells them what happened, instead of unpickling them.
     """
 
     #: Train on.
@@ -153,6 +154,21 @@ class TrialScheduler(ABC):
 
     def on_trial_remove(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Learn that a trial that was paused will never run again."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` needs and a replay cannot tell, as JSON can hold it. The default is {}.
+
+        A resumed experiment makes the scheduler anew and tells it everything that the journal holds,
+        in the same order; a scheduler needs state only for what does not follow from that, such as a seed.
+        """
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `get_state` was called; what it was told after that is told again.
+
+        Args:
+            state: What `get_state` returned.
+        """
 
     def debug_string(self) -> str:
         """Return where the scheduler stands, to be read."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from tune_core import messages
-from tune_core.config import RunConfig, TuneConfig
+from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller, Rules
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause, describe
 from tune_core.metrics import lookup
+from tune_core.resume import Replay, resumption
 from tune_core.runtime import rules_of
 from tune_core.search import BasicVariantGenerator
 from tune_core.steering import Steering
@@ -98,6 +99,7 @@ def simulate(
     start_s: float = 0.0,
     crashes: Crashes | None = None,
     seed: int = 0,
+    journal: Sequence[tuple[Event, Sequence[str]]] = (),
 ) -> SimulatedRun:
     """Run an experiment with simulated trials; return what came of it.
 
@@ -113,6 +115,8 @@ def simulate(
         start_s: How many virtual seconds an attempt takes to start.
         crashes: In which iterations the processes die; None: in none.
         seed: For what is random in the search.
+        journal: The records of a run whose driver died, to go on from: `SimulatedRun.records`, or any
+            first part of it. Give a fresh searcher and scheduler.
 
     Raises:
         AssertionError: It comes to no end, or starts an attempt from a checkpoint that is not there.
@@ -135,7 +139,7 @@ def simulate(
     simulation.curve, simulation.iterations = curve, iterations
     simulation.checkpoint_every, simulation.start_s = checkpoint_every, start_s
     simulation.crashes = crashes or RandomCrashes(0.0)
-    return simulation.run()
+    return simulation.run(journal)
 
 
 @dataclass
@@ -197,16 +201,51 @@ class _Simulation:
         self._number = 0
         self._reason: str | None = None
 
-    def run(self) -> SimulatedRun:
-        self.apply(messages.ExperimentStarted(self.now, self.slots))
+    def run(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> SimulatedRun:
+        spent = self.resume(journal) if journal else self.begin_experiment()
         if self.budget_s is not None:
-            self.later(self.budget_s, self.stop_for_budget)
+            self.later(max(0.0, self.budget_s - spent), self.stop_for_budget)
         while self._reason is None:
             assert self._due, f"nothing happens any more, at {self.now:g} s: {self.trials}"
             self.now, _, action = heapq.heappop(self._due)
             action()
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
+
+    def begin_experiment(self) -> float:
+        self.apply(messages.SpecRecorded(self.now, 1, {}, asdict(self.controller.rules)))
+        self.save_state()
+        self.apply(messages.ExperimentStarted(self.now, self.slots))
+        return 0.0
+
+    def save_state(self) -> None:
+        state = self.steering.state()
+        if state is not None:
+            self.apply(state)
+
+    def resume(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> float:
+        """Replay a journal, go on from there, and return how much of the time budget was used up."""
+        replay = Replay(self.controller, self.steering, trials=self.trials).run(journal, self.replay_row)
+        self.records.extend((event, tuple(commands)) for event, commands in journal)
+        self.now = replay.last_time
+        for trial in self.trials:
+            kept = {record.index for record in trial.checkpoints}
+            self.checkpoints[trial.trial_id] = kept
+        if replay.spec is None:  # it died before it had begun
+            return self.begin_experiment()
+        if not replay.has_state:
+            self.save_state()
+        event = resumption(replay, self.now, self.slots, ResumeConfig())
+        self.steering.resume(self.trials, event)
+        self.apply(event)
+        if self.steering.wants_all_stopped() and self._reason is None:
+            self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        return replay.budget_used_s
+
+    def replay_row(self, trial: Trial, report: messages.TrialReported) -> None:
+        self.rows.append(
+            {**report.row, "trial_id": trial.trial_id, "lease": report.lease, "time": report.time}
+        )
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._number += 1

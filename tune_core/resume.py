@@ -1,0 +1,308 @@
+"""Takes an experiment up where its journal ends.
+
+A replay applies what was chosen and never asks again: searcher, scheduler and stoppers are told
+what happened, in the order in which they were told when it was new, so that they know what they
+would know had nothing died. What users read beside the journal is then completed from it.
+Executes nothing that is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tune_core.config import ResumeConfig
+from tune_core.controller import Controller, Rules
+from tune_core.errors import StorageError
+from tune_core.journal import read_journal
+from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
+from tune_core.messages import (
+    Command,
+    CompleteTrial,
+    Event,
+    ExperimentResumed,
+    ExperimentStarted,
+    PausedChosen,
+    SpecRecorded,
+    StateSaved,
+    StopCause,
+    TrialReported,
+    TrialSuggested,
+)
+from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
+from tune_core.steering import Steering
+from tune_core.storage import ExperimentStorage
+from tune_core.transfer import in_parallel
+from tune_core.trial import LeasePhase, Status, Trial
+
+#: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
+SETTLED_S = 600.0
+
+Records = Iterable[tuple[Event, Sequence[str]]]
+#: Called with each report that counts, after the controller has taken it.
+Observer = Callable[[Trial, TrialReported], None]
+
+_ATTEMPT = re.compile(r"_attempt_\d+$")
+
+
+@dataclass(slots=True)
+class Replay:
+    """An experiment as its journal tells it.
+
+    Attributes:
+        controller: Its state.
+        steering: What is told; None: nobody is.
+        resolve: Gives a configuration back the objects that JSON could not hold.
+        trials: All trials in creation order.
+        spec: What `SpecRecorded` said last; None before that.
+        has_state: Whether searcher or scheduler have saved state.
+        budget_used_s: Seconds of `time_budget_s` that drivers have used up.
+        ended_at: When each finished trial ended, epoch seconds.
+        last_time: When the last event was, epoch seconds.
+    """
+
+    controller: Controller
+    steering: Steering | None = None
+    resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    trials: list[Trial] = field(default_factory=list)
+    spec: SpecRecorded | None = None
+    has_state: bool = False
+    budget_used_s: float = 0.0
+    ended_at: dict[str, float] = field(default_factory=dict)
+    last_time: float = 0.0
+
+    def run(self, records: Records, observe: Observer | None = None) -> Replay:
+        """Apply the events of a journal, as `read_journal` yields them; return this replay."""
+        for event, _ in records:
+            self.apply(event, observe)
+        return self
+
+    def apply(self, event: Event, observe: Observer | None = None) -> list[Command]:
+        """Apply one event; return the commands that followed, which have been carried out or are void."""
+        event = self._resolved(event)
+        self._spend(event)
+        trial = self._reporting(event)
+        self._tell_before(event, trial)
+        commands = self.controller.handle(event)
+        if isinstance(event, TrialSuggested):
+            self.trials.append(self.controller.trials[event.trial_id])
+            if self.steering is not None:
+                self.steering.add(self.trials, self.trials[-1])
+        for command in commands:
+            if isinstance(command, CompleteTrial):
+                self.ended_at[command.trial_id] = event.time
+                if self.steering is not None:
+                    self.steering.complete(self.trials, self.controller.trials[command.trial_id])
+        if trial is not None and observe is not None and isinstance(event, TrialReported):
+            observe(trial, event)
+        return commands
+
+    @property
+    def live(self) -> list[Trial]:
+        """Trials with an attempt that was live when the journal ended."""
+        return [trial for trial in self.trials if trial.phase is not LeasePhase.NONE]
+
+    @property
+    def unsettled(self) -> list[Trial]:
+        """Trials whose files may lack what the journal holds: those that had not ended long before it."""
+        limit = self.last_time - SETTLED_S
+        return [
+            trial for trial in self.trials if not trial.is_finished or self.ended_at[trial.trial_id] > limit
+        ]
+
+    def _resolved(self, event: Event) -> Event:
+        if isinstance(event, TrialSuggested):
+            return replace(event, config=self.resolve(event.config))
+        if isinstance(event, TrialReported) and event.exploit is not None:
+            return replace(event, exploit=replace(event.exploit, config=self.resolve(event.exploit.config)))
+        return event
+
+    def _spend(self, event: Event) -> None:
+        """Count the time that a driver was at work; a budget that had ended the experiment begins anew."""
+        request = self.controller.stop_request
+        if not isinstance(event, (SpecRecorded, ExperimentStarted, ExperimentResumed, StateSaved)):
+            self.budget_used_s += max(0.0, event.time - self.last_time)
+        elif self.controller.has_ended and request is not None and request.cause is StopCause.TIME_BUDGET:
+            self.budget_used_s = 0.0
+        self.last_time = event.time
+
+    def _reporting(self, event: Event) -> Trial | None:
+        """The trial that a report belongs to; None if the report does not count."""
+        if not isinstance(event, TrialReported):
+            return None
+        trial = self.controller.live_trial(event.trial_id, event.lease)
+        return trial if trial is not None and event.iteration > trial.iteration else None
+
+    def _tell_before(self, event: Event, trial: Trial | None) -> None:
+        """Tell what was told before the controller handled the event."""
+        if isinstance(event, SpecRecorded):
+            self.spec = event
+        self.has_state = self.has_state or isinstance(event, StateSaved)
+        steering = self.steering
+        if steering is None:
+            return
+        if isinstance(event, StateSaved):
+            steering.set_state(event)
+        elif isinstance(event, TrialSuggested):
+            steering.replay_suggestion(event)
+        elif isinstance(event, PausedChosen):
+            steering.replay_choice(self.trials, event)
+        elif isinstance(event, ExperimentResumed):
+            steering.resume(self.trials, event)
+        elif isinstance(event, TrialReported) and trial is not None:
+            result = trial.result_of(event.row)
+            steering.replay_report(self.trials, trial, event.row, result, event.decision)
+
+
+def resumption(
+    replay: Replay,
+    time: float,
+    capacity: int,
+    config: ResumeConfig,
+    may_go_on: Callable[[Trial], bool] = lambda _: False,
+) -> ExperimentResumed:
+    """Return the event that takes a replayed experiment up again.
+
+    Args:
+        replay: Where it stands.
+        time: Now, in epoch seconds.
+        capacity: So many trials fit the cluster at once.
+        config: What becomes of trials that are finished, unfinished, or failed.
+        may_go_on: Whether a trial that ended without an error has more to do since a rule was loosened.
+    """
+    kinds = ResumeConfig.ResumeType
+    skipped: list[str] = []
+    reopened: list[str] = []
+    restarted: dict[str, str] = {}
+    for trial in replay.trials:
+        if not trial.is_finished:
+            wanted = config.unfinished
+        else:
+            wanted = config.errored if trial.status is Status.ERROR else config.finished
+        if wanted is kinds.RESTART:
+            restarted[trial.trial_id] = f"{_ATTEMPT.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
+        elif not trial.is_finished:
+            skipped += [trial.trial_id] if wanted is kinds.SKIP else []
+        elif wanted is kinds.RESUME or (trial.status is Status.TERMINATED and may_go_on(trial)):
+            reopened.append(trial.trial_id)
+    return ExperimentResumed(time, capacity, tuple(skipped), tuple(reopened), restarted)
+
+
+def read_spec(storage: ExperimentStorage) -> SpecRecorded:
+    """Return what an experiment's journal says last of what it is.
+
+    Raises:
+        StorageError: There is no experiment, its journal is damaged, or it began with a prefect-tune
+            that kept no spec in it.
+    """
+    found = None
+    for event, _ in read_journal(storage):
+        if isinstance(event, SpecRecorded):
+            found = event
+    if found is None:
+        raise StorageError(
+            f"{storage.url} holds no experiment that can be resumed: expected a journal with a spec in it, "
+            "as <storage_path>/<name>/journal/00000001.jsonl"
+        )
+    return found
+
+
+def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]:
+    """Yield every report that counts, in order, with its trial as it was then."""
+    found: list[tuple[Trial, TrialReported]] = []
+    replay = Replay(Controller(Rules("")))
+    for event, _ in read_journal(storage):
+        replay.apply(event, lambda trial, report: found.append((trial, report)))
+        yield from found
+        found.clear()
+
+
+@dataclass(slots=True)
+class _Written:
+    """How far a trial's files hold its reports: the highest iteration per attempt, for each of the two."""
+
+    rows: dict[str, dict[int, int]]
+    has_params: bool
+    has_failure: bool
+
+    def holds(self, name: str, report: TrialReported) -> bool:
+        return self.rows[name].get(report.lease, 0) >= report.iteration
+
+
+def complete_files(
+    storage: ExperimentStorage, trials: Sequence[Trial], loggers: Sequence[LoggerCallback]
+) -> int:
+    """Write what the journal holds and the files of these trials lack; return how many rows that were.
+
+    A driver that dies takes the last second of these files with it. Of an attempt, a file holds the
+    rows from the first on, so what is lacking is at its end.
+
+    Args:
+        storage: The experiment's storage.
+        trials: Those that were not settled, as the replay left them.
+        loggers: What writes the files.
+    """
+    read = in_parallel(lambda trial: _written(storage, trial.dirname), trials)
+    written = {trial.dirname: each for trial, each in zip(trials, read, strict=True)}
+    writers = [
+        (logger, RESULT_FILE if isinstance(logger, JsonLoggerCallback) else PROGRESS_FILE)
+        for logger in loggers
+        if isinstance(logger, (JsonLoggerCallback, CSVLoggerCallback))
+    ]
+    lacking = {trial.dirname: 0 for trial in trials if trial.lease and not written[trial.dirname].has_params}
+    for trial in trials:
+        if trial.dirname in lacking:
+            for logger in loggers:
+                logger.log_trial_start(trial)
+    for trial, report in reports(storage):
+        if trial.dirname not in written:
+            continue
+        for logger, name in writers:
+            if not written[trial.dirname].holds(name, report):
+                lacking[trial.dirname] = lacking.get(trial.dirname, 0) + 1
+                logger.log_trial_result(0, trial, trial.result_of(report.row))
+    for trial in trials:
+        failed = trial.status is Status.ERROR
+        if trial.is_finished and (
+            trial.dirname in lacking or (failed and not written[trial.dirname].has_failure)
+        ):
+            for logger in loggers:
+                logger.log_trial_end(trial, failed)
+    return sum(lacking.values())
+
+
+def _written(storage: ExperimentStorage, dirname: str) -> _Written:
+    names = set(storage.list(dirname))
+    results, table, failures = (
+        storage.read(f"{dirname}/{name}") if name in names else b""
+        for name in (RESULT_FILE, PROGRESS_FILE, ERROR_FILE)
+    )
+    rows = {RESULT_FILE: _highest(_result_places(results)), PROGRESS_FILE: _highest(_table_places(table))}
+    has_failure = last_failure(failures.decode("utf-8", "replace")) is not None
+    return _Written(rows, PARAMS_FILE in names, has_failure)
+
+
+def _result_places(data: bytes) -> Iterator[tuple[Any, Any]]:
+    for line in data.split(b"\n"):
+        row = parse_line(line)
+        if isinstance(row, dict):  # else the half line that a crash leaves
+            yield row.get("lease"), row.get("training_iteration")
+
+
+def _table_places(data: bytes) -> Iterator[tuple[Any, Any]]:
+    whole = data[: data.rfind(b"\n") + 1]
+    for record in csv.DictReader(io.StringIO(whole.decode("utf-8", "replace"), newline="")):
+        yield record.get("lease"), record.get("training_iteration")
+
+
+def _highest(places: Iterable[tuple[Any, Any]]) -> dict[int, int]:
+    highest: dict[int, int] = {}
+    for lease, iteration in places:
+        with contextlib.suppress(TypeError, ValueError):  # a record that lacks them was not written here
+            highest[int(lease)] = max(int(iteration), highest.get(int(lease), 0))
+    return highest
