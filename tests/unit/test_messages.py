@@ -58,11 +58,7 @@ SUGGESTED = TrialSuggested(
 )
 
 EVENTS: list[Event] = [
-    SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
-    StateSaved(0.0, {"seed": "4af1"}, None),
     ExperimentStarted(0.0, 4),
-    ExperimentResumed(0.5, 2),
-    ExperimentResumed(0.5, 2, ("a1b2c_00000",), ("a1b2c_00001",), {"a1b2c_00002": "train_2_attempt_3"}),
     CapacityChanged(1.0, 0),
     SUGGESTED,
     SuggestionDeferred(2.0),
@@ -87,6 +83,10 @@ EVENTS: list[Event] = [
     ),
     *(StopRequested(9.0, cause, "because") for cause in StopCause),
     CheckpointSaved(10.0, "a1b2c_00000", 1, 2, 0),
+    SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
+    StateSaved(0.0, {"seed": "4af1"}, None),
+    ExperimentResumed(0.5, 2),
+    ExperimentResumed(0.5, 2, ("a1b2c_00000",), ("a1b2c_00001",), {"a1b2c_00002": "train_2_attempt_3"}),
 ]
 
 
