@@ -317,6 +317,11 @@ def _missing_below(node: Any, place: str) -> Iterator[str]:
         if _UNDESCRIBED in node:
             yield f"{place}: {node[_UNDESCRIBED]}"
             return
+        pairs = node.get(_DICT)
+        if isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            for key, child in pairs:
+                yield from _missing_below(child, f"{place}.{key}")
+            return
         # Tags would say nothing to a user: `search_alg.sampler` is what was passed.
         is_tagged = any(key.startswith("$") for key in node)
         for key, child in node.items():
