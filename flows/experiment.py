@@ -42,6 +42,7 @@ from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
+from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
@@ -49,7 +50,7 @@ from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
-from tune_core.runtime import SPEC_FILE, Experiment, RemoteObject, describe_experiment
+from tune_core.runtime import SPEC_FILE, Experiment, RemoteObject
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
@@ -270,7 +271,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     parameters = SharedParameters(current.parameters)
     stack.callback(parameters.release)
     number = claim(current.storage, current.experiment_id, owner, may_be_alive)
-    current.storage.write(SPEC_FILE, describe_experiment(current))
+    current.storage.write(SPEC_FILE, dumps(current.spec()))
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
     artifacts = ArtifactWriter(

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tune_core.arguments import RecordsArguments
 from tune_core.faults import Faults
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class Callback:
+class Callback(RecordsArguments):
     """Is told what happens in an experiment. Override what is needed; every hook does nothing.
 
     Hooks are called in the process of the experiment, with arguments by name. `trials` and

@@ -64,6 +64,10 @@ class StorageError(TuneError):
     """The experiment's storage cannot be used: missing, refused, or broken."""
 
 
+class SpecError(TuneError, ValueError):
+    """The stored description of an experiment is not enough to make it again, or cannot be read."""
+
+
 class CreateConflict(StorageError):
     """A create-only write met an object that somebody else wrote."""
 

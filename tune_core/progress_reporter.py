@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from tune_core.arguments import RecordsArguments
 from tune_core.faults import Faults
 from tune_core.metrics import flatten, lookup
 from tune_core.rows import user_metrics
@@ -28,7 +29,7 @@ _AUTOFILLED = {"training_iteration": "iter", "time_total_s": "total time (s)"}
 _ORDER = (Status.RUNNING, Status.PAUSED, Status.PENDING, Status.TERMINATED, Status.ERROR)
 
 
-class ProgressReporter(ABC):
+class ProgressReporter(RecordsArguments, ABC):
     """Shows how an experiment is going; subclass it and write `should_report` and `report`.
 
     All methods are called in the experiment's loop, so they should be quick. What one of them raises
@@ -47,7 +48,7 @@ class ProgressReporter(ABC):
     Source: as Ray Tune 2.60.
     """
 
-    def setup(  # noqa: B027 - optional
+    def setup(
         self,
         start_time: float | None = None,
         total_samples: int | None = None,

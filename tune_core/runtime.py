@@ -17,12 +17,13 @@ from typing import Any, Literal, Protocol
 
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Rules
-from tune_core.encoding import dumps
 from tune_core.errors import TuneError
 from tune_core.messages import StartLease
+from tune_core.resources import is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, ReuseRule
+from tune_core.spec import describe
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import TOTALS, can_save
@@ -30,8 +31,6 @@ from tune_core.trial import Trial
 
 #: The spec, beside the trials' directories.
 SPEC_FILE = "experiment.json"
-#: Fields of RunConfig that may hold credentials, or say the same as another one.
-_NOT_STORED = frozenset({"storage_options", "storage_filesystem", "runtime_env", "storage_path"})
 
 #: `module:attribute` of the runtime that Prefect and Ray make up.
 PREFECT_RUNTIME = "flows.experiment:PrefectRuntime"
@@ -69,6 +68,20 @@ class Experiment:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
         return rules_of(self.experiment_id, self.run_config, steering.max_concurrent, saves_on_request=saves)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what this experiment is made of, as `tune_core.spec` writes it: no pickle, no credentials."""
+        is_same = is_fixed(self.trainable)
+        return describe(
+            name=self.name,
+            experiment_id=self.experiment_id,
+            trainable_name=self.trainable_name,
+            param_space=self.param_space,
+            tune_config=self.tune_config,
+            run_config=self.run_config,
+            storage_url=self.storage.url,
+            resources=resources_of(self.trainable, {}).to_dict() if is_same else None,
+        )
 
     def steering(self, wall_clock: Callable[[], float] = time.time) -> Steering:
         """Return what steers this experiment, at its beginning."""
@@ -145,26 +158,6 @@ def rules_of(
         score_attribute=checkpoints.checkpoint_score_attribute,
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
-    )
-
-
-def describe_experiment(experiment: Experiment) -> bytes:
-    """Return the spec as versioned JSON, for whoever opens the directory later: no pickle, no credentials."""
-    run = {
-        name: value
-        for name, value in vars(experiment.run_config).items()
-        if name not in _NOT_STORED and not name.startswith("_")
-    }
-    return dumps(
-        {
-            "format": 1,
-            "name": experiment.name,
-            "experiment_id": experiment.experiment_id,
-            "trainable": experiment.trainable_name,
-            "param_space": experiment.param_space,
-            "tune_config": vars(experiment.tune_config),
-            "run_config": {**run, "storage_path": experiment.storage.url},
-        }
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+from tune_core.arguments import RecordsArguments
 from tune_core.errors import ConfigError, MetricMissing
 from tune_core.faults import Faults, is_name, is_number, ray_origin, shorten, suggestion
 from tune_core.metrics import flatten, lookup
@@ -23,7 +24,7 @@ from tune_core.metrics import flatten, lookup
 _logger = logging.getLogger(__name__)
 
 
-class Stopper:
+class Stopper(RecordsArguments):
     """A rule that ends single trials, the whole experiment, or both.
 
     Override what is needed: by default nothing is stopped.

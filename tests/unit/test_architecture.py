@@ -32,6 +32,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.registry",
         "tune_core.messages",
         "tune_core.metrics",
+        "tune_core.arguments",
         "tune_core.autofill",
     ),
     ("tune_core.trial",),
@@ -47,7 +48,13 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.progress_reporter",),
     ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
-    ("tune_core.session", "tune_core.controller", "tune_core.steering", "tune_core.progress"),
+    (
+        "tune_core.session",
+        "tune_core.controller",
+        "tune_core.steering",
+        "tune_core.progress",
+        "tune_core.spec",
+    ),
     ("tune_core.trainable", "tune_core.resume"),
     ("tune_core.reuse",),
     ("tune_core.execution",),

@@ -13,11 +13,11 @@ import pytest
 from tune_core import runtime
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.controller import Controller, Rules
-from tune_core.encoding import loads
+from tune_core.encoding import dumps, loads
 from tune_core.errors import TuneError
 from tune_core.messages import ExperimentStarted, LeaseEnded, LeaseStarted, Outcome, StartLease, TrialReported
 from tune_core.results import ResultGrid
-from tune_core.runtime import Experiment, describe_experiment, load_runtime
+from tune_core.runtime import Experiment, load_runtime
 from tune_core.search import BasicVariantGenerator
 from tune_core.steering import Steering
 from tune_core.tuner import Tuner
@@ -144,7 +144,7 @@ def test_rules_follow_from_the_configuration(
 def test_spec_says_what_was_run_and_where(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path, {"stop": {"loss": 1}}, {"metric": "loss", "mode": "min"})
 
-    spec = loads(describe_experiment(experiment))
+    spec = loads(dumps(experiment.spec()))
 
     assert (spec["format"], spec["name"], spec["experiment_id"]) == (
         1,
@@ -153,7 +153,8 @@ def test_spec_says_what_was_run_and_where(tmp_path: Path) -> None:
     )
     assert (spec["trainable"], spec["param_space"]) == ("lambda", {"lr": 0.1})
     assert (spec["tune_config"]["metric"], spec["run_config"]["stop"]) == ("loss", {"loss": 1})
-    assert spec["run_config"]["storage_path"] == str(tmp_path / "experiment")
+    assert spec["storage"] == str(tmp_path / "experiment")
+    assert spec["resources"]["bundles"] == [{"CPU": 1.0}]
 
 
 def test_spec_has_no_credentials() -> None:
@@ -165,7 +166,7 @@ def test_spec_has_no_credentials() -> None:
     )
     experiment = Tuner(lambda config: None, run_config=run_config).experiment()
 
-    assert b"secret" not in describe_experiment(experiment)
+    assert b"secret-" not in dumps(experiment.spec())
 
 
 # What an attempt is told.

@@ -5,7 +5,6 @@ know, and returns a decision. It never holds the controller, starts or stops any
 changes what it reads; so its past can be replayed and it can be tested as a function.
 """
 
-# ruff: noqa: B027 - hooks do nothing until they are overridden, and need not be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from tune_core.arguments import RecordsArguments
 from tune_core.messages import Decision
 from tune_core.trial import Status, Trial
 
@@ -39,7 +39,7 @@ class Exploit:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-class TrialScheduler(ABC):
+class TrialScheduler(RecordsArguments, ABC):
     """Decides, report by report, which trials go on.
 
     `trials` holds every trial so far, in creation order. It and `trial` are for reading; `trial`

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
+from tune_core.arguments import note_arguments
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults
 from tune_core.search.domain import path_text
@@ -89,6 +90,8 @@ class BasicVariantGenerator(Searcher):
         faults.check_bool("constant_grid_search", constant_grid_search)
         self._given_seed = _seed_of(random_state, faults)
         faults.raise_any()
+        if self._given_seed is not None:  # a generator has been drawn from, and would give another one
+            note_arguments(self, random_state=int(self._given_seed))
         #: The experiment keeps this limit, and 0 is none.
         self.max_concurrent = max_concurrent
         self._points = list(points)
@@ -218,10 +221,10 @@ def _seed_of(random_state: Any, faults: Faults) -> str | None:
     if not isinstance(random_state, bool) and isinstance(random_state, Integral):
         return str(int(random_state))
     if isinstance(random_state, random.Random):
-        return random_state.randbytes(8).hex()
+        return str(random_state.getrandbits(64))
     # Recognised by its module, as numpy must not be imported for this.
     if type(random_state).__module__.partition(".")[0] == "numpy" and hasattr(random_state, "bytes"):
-        return bytes(random_state.bytes(8)).hex()
+        return str(int.from_bytes(random_state.bytes(8)))
     faults.add("random_state", random_state, "expected an integer, a numpy RandomState or Generator, or None")
     return None
 

@@ -31,6 +31,11 @@ _SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 class Domain(ABC):
     """What may stand in a search space instead of a value; `repr` is the call that makes it."""
 
+    @property
+    def call(self) -> tuple[str, tuple[Any, ...]]:
+        """The sampler of `tune` that makes it, and its arguments."""
+        return type(self).__name__, ()
+
     @abstractmethod
     def sample(self, rng: random.Random | None = None) -> Any:
         """Draw one value.
@@ -42,6 +47,10 @@ class Domain(ABC):
     @abstractmethod
     def is_valid(self, value: Any) -> bool:
         """Return whether `value` lies within the bounds; quantization is not looked at."""
+
+    def __repr__(self) -> str:
+        name, arguments = self.call
+        return f"{name}({', '.join(map(repr, arguments))})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,11 +108,13 @@ class Float(Domain):
         # In decimal, so that the multiples of 0.1 are the numbers that a user would write.
         return float(Decimal(str(self.q)) * index)
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> tuple[str, tuple[Any, ...]]:
+        """See `Domain.call`."""
         q = [] if self.q is None else [self.q]
         if self.mean is not None:
-            return _call("qrandn" if q else "randn", self.mean, self.sd, *q)
-        return _call(_name(self.q, self.log, "uniform"), self.lower, self.upper, *q)
+            return "qrandn" if q else "randn", (self.mean, self.sd, *q)
+        return _name(self.q, self.log, "uniform"), (self.lower, self.upper, *q)
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,9 +167,11 @@ class Integer(Domain):
         step = self.q or 1
         return -(-self.lower // step), self.upper // step - (1 if step == 1 else 0)
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> tuple[str, tuple[Any, ...]]:
+        """See `Domain.call`."""
         q = [] if self.q is None else [self.q]
-        return _call(_name(self.q, self.log, "randint"), self.lower, self.upper, *q)
+        return _name(self.q, self.log, "randint"), (self.lower, self.upper, *q)
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,8 +188,10 @@ class Categorical(Domain):
         """Return whether `value` is one of the categories."""
         return is_among(value, self.categories)
 
-    def __repr__(self) -> str:
-        return _call("choice", list(self.categories))
+    @property
+    def call(self) -> tuple[str, tuple[Any, ...]]:
+        """See `Domain.call`."""
+        return "choice", (list(self.categories),)
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,6 +220,11 @@ class Function(Domain):
     def is_valid(self, value: Any) -> bool:
         """Return True: only the user knows what the function may return."""
         return True
+
+    @property
+    def call(self) -> tuple[str, tuple[Any, ...]]:
+        """See `Domain.call`."""
+        return "sample_from", (self.func,)
 
     def __repr__(self) -> str:
         return f"sample_from({getattr(self.func, '__qualname__', type(self.func).__name__)})"
@@ -332,7 +352,3 @@ def _clamp(value: Any, lower: Any, upper: Any) -> Any:
 
 def _name(q: float | None, log: bool, base: str) -> str:
     return ("" if q is None else "q") + ("log" if log else "") + base
-
-
-def _call(name: str, *arguments: Any) -> str:
-    return f"{name}({', '.join(map(repr, arguments))})"

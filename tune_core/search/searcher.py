@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from tune_core.arguments import RecordsArguments
 from tune_core.faults import Faults, shorten
 
 
@@ -27,7 +28,7 @@ class Suggestion:
     varied: dict[str, Any] = field(default_factory=dict)
 
 
-class Searcher(ABC):
+class Searcher(RecordsArguments, ABC):
     """Chooses configurations; subclass it and write `suggest` and, to learn, `on_trial_complete`.
 
     Suggestions are journaled: an experiment that is resumed applies those of its journal and
@@ -125,7 +126,7 @@ class Searcher(ABC):
             of the search space are added to it; a `Suggestion` is taken as it is.
         """
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:  # noqa: B027 - optional
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Learn from a report of a trial that goes on. The default does nothing.
 
         Args:
@@ -133,7 +134,7 @@ class Searcher(ABC):
             result: The report with its auto-filled keys; a metric may be missing or NaN.
         """
 
-    def on_trial_complete(  # noqa: B027 - optional
+    def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Learn that a trial is over; called once for each. The default does nothing.
@@ -144,9 +145,7 @@ class Searcher(ABC):
             error: Whether the trial failed for good.
         """
 
-    def on_suggestion_replayed(  # noqa: B027 - optional
-        self, trial_id: str, config: dict[str, Any]
-    ) -> None:
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Take note of a suggestion of an earlier session, as the journal has it. The default does nothing.
 
         Called before the first `suggest`, once for each suggestion, in their order.
@@ -156,7 +155,7 @@ class Searcher(ABC):
         """Return what `set_state` needs to go on from here, as JSON can hold it. The default is {}."""
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
+    def set_state(self, state: dict[str, Any]) -> None:
         """Go on from where `get_state` was called. The default does nothing.
 
         Args:

@@ -31,7 +31,7 @@ from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
 from tune_core.reuse import Keeper, Leftover
-from tune_core.runtime import SPEC_FILE, Experiment, describe_experiment
+from tune_core.runtime import SPEC_FILE, Experiment
 from tune_core.session import Report
 from tune_core.trial import Trial
 
@@ -90,7 +90,7 @@ class LocalRuntime:
             if self._threads > 1:
                 stack.enter_context(_fixed_directory())
             number = claim(storage, experiment.experiment_id, owner, lambda other: other != owner)
-            storage.write(SPEC_FILE, describe_experiment(experiment))
+            storage.write(SPEC_FILE, dumps(experiment.spec()))
             self._journal = Journal(
                 storage,
                 experiment.experiment_id,
