@@ -21,9 +21,11 @@ from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.best import Best
 from flows.channel import Message
 from flows.cluster import nodes
+from flows.history import show_history
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
-from tune_core.errors import PlacementError
+from tune_core.errors import ExperimentConflict, PlacementError
+from tune_core.journal import read_journal
 from tune_core.messages import (
     Answer,
     CheckpointSaved,
@@ -34,7 +36,6 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
-    ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
     Outcome,
@@ -46,8 +47,9 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
+from tune_core.resume import Replay, take_up, unreported
 from tune_core.reuse import Leftover
-from tune_core.trial import Trial, checkpoint_name
+from tune_core.trial import Trial
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25
@@ -77,13 +79,16 @@ class Driver:
         self._end: EndExperiment | None = None
         self._failure: Exception | None = None
         self._deadline: float | None = None
-        #: All trials in creation order; handed out for reading.
-        self._trials: list[Trial] = []
+        #: What was before, and all trials in creation order; handed out for reading.
+        self._replay = Replay(parts.controller, parts.steering, parts.experiment.loaded_config)
+        self._trials: list[Trial] = self._replay.trials
         self._orders: dict[str, StartLease] = {}
         #: Who waits for a slot, and why.
         self._waiting: dict[str, str] = {}
         self._upkeep_due = -math.inf
         self._turn = 0
+        #: Where in the journal the latest event is.
+        self._place = 0
         self._num_finished = 0
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
         self._best = Best(tune.metric, tune.mode)
@@ -109,10 +114,8 @@ class Driver:
             StorageError: The journal cannot be written.
         """
         parts = self._parts
-        budget_s = self._experiment.tune_config.time_budget_seconds
-        self._deadline = None if budget_s is None else parts.clock() + budget_s
         parts.pool.attach(parts.channel.post)
-        self.apply(ExperimentStarted(parts.wall_clock(), parts.capacity), urgent=True)
+        self._begin()
         # An attempt that has said its last word still has to end its task run.
         while self._end is None or self._attempts:
             for item in parts.channel.receive(TURN_S):
@@ -122,6 +125,32 @@ class Driver:
         if self._failure is not None:
             raise self._failure
         return self._end
+
+    def _begin(self) -> None:
+        """Begin the experiment, or go on where its journal ends."""
+        parts, storage, continuation = self._parts, self._experiment.storage, self._experiment.continuation
+        budget_s = self._experiment.tune_config.time_budget_seconds
+        if continuation is not None:
+            self._replay.run(read_journal(storage), self._note_best)
+            self._num_finished = sum(trial.is_finished for trial in self._trials)
+            if continuation.is_retry and self._replay.is_over:
+                self._end = EndExperiment("it had come to its end before this run")
+                return
+            show_history(parts, self._replay)
+        if budget_s is not None:
+            self._deadline = parts.clock() + max(0.0, budget_s - self._replay.budget_used_s)
+        take_up(
+            self._experiment,
+            self._replay,
+            lambda event: self.apply(event, urgent=True),
+            recover=self._recover_rows,
+            clock=parts.wall_clock,
+            capacity=parts.capacity,
+        )
+        self._look_at_stop_all()
+
+    def _note_best(self, _: Trial, report: TrialReported) -> None:
+        self._best.is_new(report.row)
 
     def request_stop(self, cause: StopCause, reason: str) -> None:
         """Ask the loop, from any thread or signal handler, to stop the experiment in order."""
@@ -150,7 +179,7 @@ class Driver:
     def apply(self, event: Event, *, urgent: bool = False) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
-        self._parts.journal.append(event, commands, urgent=urgent)
+        self._place = self._parts.journal.append(event, commands, urgent=urgent)
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -265,7 +294,10 @@ class Driver:
         parts.progress.report(trial, result)
         if checkpoint is not None:
             self._show_checkpoint(trial, checkpoint)
-        if self._checks_stop_all and parts.steering.wants_all_stopped():
+        self._look_at_stop_all()
+
+    def _look_at_stop_all(self) -> None:
+        if self._checks_stop_all and self._parts.steering.wants_all_stopped():
             self.request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
 
     def _take_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
@@ -369,19 +401,11 @@ class Driver:
 
     def _recover_rows(self, trial: Trial) -> None:
         """Take up checkpoints that were committed but whose reports never arrived."""
-        for marker in self._experiment.storage.committed(trial.dirname):
-            if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
-                continue
-            first = marker.iteration - len(marker.rows) + 1
-            for iteration, row in enumerate(marker.rows, first):
-                if iteration < marker.iteration and iteration > trial.iteration:
-                    self._reported(trial, iteration, None, dict(row))
-            if marker.iteration > trial.iteration:
-                # The row was written before it was known which index was free.
-                row = {**marker.rows[-1], "checkpoint_dir_name": checkpoint_name(marker.index)}
-                self._reported(trial, marker.iteration, marker.index, row)
-            else:
-                self._take_checkpoint(trial.trial_id, marker.lease, marker.iteration, marker.index)
+        for iteration, index, row in unreported(self._experiment.storage, trial):
+            if row is not None:
+                self._reported(trial, iteration, index, row)
+            elif index is not None:
+                self._take_checkpoint(trial.trial_id, trial.lease, iteration, index)
 
     def _unplaced(self, trial_id: str, lease: int, error: Exception) -> None:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
@@ -400,7 +424,8 @@ class Driver:
 
     def _suggest(self, command: Suggest) -> None:
         event = self._parts.steering.suggest(command.trial_id, len(self._trials))
-        self.apply(event)
+        # A trial's checkpoints count for nothing while nobody knows of the trial.
+        self.apply(event, urgent=isinstance(event, TrialSuggested))
         if isinstance(event, TrialSuggested):
             trial = self._controller.trials[event.trial_id]
             self._trials.append(trial)
@@ -470,11 +495,13 @@ class Driver:
 
     def _delete_checkpoint(self, command: DeleteCheckpoint) -> None:
         trial = self._controller.trials[command.trial_id]
-        storage = self._experiment.storage
+        storage, dirname, place = self._experiment.storage, trial.dirname, self._place
 
         def delete() -> None:
             try:
-                storage.delete_checkpoint(trial.dirname, command.index)
+                # Else a crash could leave the trial without the checkpoint that its journal names.
+                self._parts.journal.wait_for(place)
+                storage.delete_checkpoint(dirname, command.index)
             except Exception as error:  # noqa: BLE001 - costs space, not the experiment
                 logger.warning(
                     "cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error
@@ -559,5 +586,7 @@ class Driver:
         """Give up in order: without its journal or its storage the experiment cannot go on."""
         if self._failure is None:
             self._failure = error
+            if isinstance(error, ExperimentConflict):
+                self._parts.files.discard()  # they are another driver's now
             self.abandon()
             self._end = EndExperiment(str(error))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +31,7 @@ from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.driver import Driver
 from flows.hosting import hosted
-from flows.ownership import may_be_alive, this_process
+from flows.ownership import driving, identity, may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
@@ -44,13 +44,13 @@ from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
-from tune_core.journal import Journal, claim
+from tune_core.journal import Journal, claim, last_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
-from tune_core.runtime import SPEC_FILE, Experiment, RemoteObject
+from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
@@ -78,6 +78,10 @@ class PrefectRuntime:
     def run(self, experiment: Experiment) -> ResultGrid:
         """See `tune_core.runtime.Runtime`."""
         return run_experiment(experiment, experiment_flow())
+
+    def identity(self) -> Identity | None:
+        """See `tune_core.runtime.Runtime`."""
+        return identity()
 
     def gpu_ids(self) -> list[int | str]:
         """See `tune_core.runtime.Runtime`."""
@@ -161,7 +165,7 @@ class ExperimentFlow(Flow[..., Any]):
         if "token" in kwargs or not (callable(trainable) or isinstance(trainable, str)):
             return super().__call__(*args, **kwargs)
         tuner = _tuner(*args, **kwargs)
-        return run_experiment(tuner.experiment(), self)
+        return run_experiment(tuner.experiment(identity()), self)
 
     def with_options(self, *args: Any, **kwargs: Any) -> ExperimentFlow:
         """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
@@ -257,7 +261,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
 
     Slots come first, since they take longest: they start while the storage is tried.
     """
-    current = live.experiment
+    current = _continued(live.experiment)
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     steering = current.steering()
@@ -267,10 +271,17 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     capacity = _start_slots(current, steering, pool)
     cluster.refuse_unshared(current.storage, run)
     current.storage.probe()
-    owner = this_process(flow_run_id)
+    owner = this_process(flow_run_id, current.identity)
     parameters = SharedParameters(current.parameters)
     stack.callback(parameters.release)
-    number = claim(current.storage, current.experiment_id, owner, may_be_alive)
+    takeover = current.continuation is not None and current.continuation.takeover
+    number = claim(
+        current.storage,
+        current.experiment_id,
+        owner,
+        lambda other: not takeover and may_be_alive(other, current.storage.url, current.identity),
+    )
+    stack.enter_context(driving(current.storage.url))
     current.storage.write(SPEC_FILE, dumps(current.spec()))
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
@@ -294,6 +305,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     )
     stack.callback(journal.close)
     users = run.callbacks or []
+    loggers = default_loggers(files, users)
     parts = Parts(
         experiment=current,
         controller=Controller(current.rules(steering)),
@@ -304,7 +316,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         journal=journal,
         artifacts=artifacts,
         files=files,
-        loggers=CallbackList(default_loggers(files, users)),
+        default_loggers=loggers,
+        loggers=CallbackList(loggers),
         user_callbacks=CallbackList(users),
         progress=stack.enter_context(
             ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
@@ -318,6 +331,25 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     watch_url = live.server.flow_run_url(flow_run_id)
     parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
     return Driver(parts), parts
+
+
+def _continued(current: Experiment) -> Experiment:
+    """Return the experiment as one that goes on, if this run is a retry of the one that began it."""
+    last = last_segment(current.storage)
+    if current.continuation is not None or last is None:
+        return current
+    run = current.identity
+    if run is not None and last.owner.get("identity") == run.key:
+        return replace(current, experiment_id=last.experiment_id, continuation=Continuation(is_retry=True))
+    if not last.is_last:
+        url = current.storage.url
+        logger.warning(
+            "%s holds an experiment whose driver did not end it: a new one begins beside it. "
+            "Tuner.restore(%r, trainable) would go on with the old one, until this one has begun",
+            url,
+            url,
+        )
+    return current
 
 
 @contextmanager

@@ -1,31 +1,106 @@
-"""Who drives an experiment, and whether a driver that left a journal open may still be at work."""
+"""Who drives an experiment, which run that is, and whether a driver that left a journal open is at work."""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run as runtime_flow_run
+
+from tune_core.runtime import Identity
+
+#: URLs of the experiments that this process drives now.
+_driven: set[str] = set()
+_lock = threading.Lock()
+#: Calls of `fit` so far, per root flow run and its attempt; and which ones each flow run made in its attempts before.
+_calls: dict[tuple[UUID, int], int] = defaultdict(int)
+_places: dict[UUID, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
 
 
-def this_process(flow_run_id: UUID) -> dict[str, Any]:
+def identity() -> Identity | None:
+    """Return which call of `fit`, of which flow run, this is; None outside of a flow.
+
+    A retry makes the same calls in the same order: the first `fit` of the second attempt goes on with what
+    the first one of the first attempt began. Flow runs below one root that call `fit` at the same
+    time need names of their own, since their order is not the same each time.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    run = context.flow_run
+    root = _root_of(run)
+    with _lock:
+        return Identity(
+            f"{root.id}/{_place(root, run)}",
+            (root.run_count, run.run_count),
+            (root.start_time or root.expected_start_time or root.created).timestamp(),  # type: ignore[union-attr]
+        )
+
+
+def _root_of(run: FlowRun) -> FlowRun:
+    if run.parent_task_run_id is None:
+        return run
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(runtime_flow_run.root_flow_run_id))
+
+
+def _place(root: FlowRun, run: FlowRun) -> int:
+    """Which call of `fit` below its root this is; a flow that alone is tried again makes its own ones again."""
+    own = _places[run.id]
+    made = own[run.run_count]
+    before = own.get(run.run_count - 1, [])
+    if run.id != root.id and len(made) < len(before):
+        place = before[len(made)]
+    else:
+        place = _calls[root.id, root.run_count]
+        _calls[root.id, root.run_count] += 1
+    made.append(place)
+    return place
+
+
+def this_process(flow_run_id: UUID, run: Identity | None) -> dict[str, Any]:
     """Return what tells this driver from any other."""
-    return {
+    owner: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": _process_started(os.getpid()),
         "flow_run_id": str(flow_run_id),
     }
+    return owner if run is None else {**owner, "identity": run.key, "attempt": list(run.attempt)}
 
 
-def may_be_alive(owner: dict[str, Any]) -> bool:
-    """Whether the driver that left a journal open may still be at work."""
+@contextmanager
+def driving(url: str) -> Iterator[None]:
+    """Take note that this process drives an experiment."""
+    _driven.add(url)
+    try:
+        yield
+    finally:
+        _driven.discard(url)
+
+
+def may_be_alive(owner: dict[str, Any], url: str, run: Identity | None) -> bool:
+    """Whether the driver that left a journal open may still be at work, and is not this run's own zombie."""
     if owner.get("host") == socket.gethostname():
-        return _process_started(owner["pid"]) == owner.get("process_started")
+        if owner["pid"] == os.getpid():
+            return url in _driven
+        if _process_started(owner["pid"]) != owner.get("process_started"):
+            return False
+    if run is not None and owner.get("identity") == run.key and tuple(owner["attempt"]) < run.attempt:
+        return False  # fenced off by the next segment, if it is only cut off
+    if owner.get("host") == socket.gethostname():
+        return True
     try:
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(UUID(owner["flow_run_id"])).state

@@ -14,6 +14,7 @@ from flows.slots import SlotPool
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.journal import Journal
+from tune_core.loggers import LoggerCallback
 from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
@@ -47,6 +48,7 @@ class Parts:
     journal: Journal
     artifacts: ArtifactWriter
     files: TrialFiles
+    default_loggers: list[LoggerCallback]
     loggers: CallbackList
     user_callbacks: CallbackList
     progress: ProgressDisplay

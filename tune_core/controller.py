@@ -139,6 +139,11 @@ class Controller:
         return trial
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether it was told to stop in a way that leaves unfinished trials able to go on."""
+        return self.stop_request is not None and self.stop_request.cause in _RESUMABLE
+
+    @property
     def unfinished(self) -> list[Trial]:
         """Trials whose status is not final, in creation order."""
         return list(self._unfinished.values())
@@ -155,8 +160,7 @@ class Controller:
 
     def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
         self._capacity = event.capacity
-        request = self.stop_request
-        if self.has_ended or (request is not None and request.cause in _RESUMABLE):
+        if self.has_ended or self.is_interrupted:
             self.stop_request = self._first_failure = None  # else what had begun to end still ends
         self.has_ended, self._search, self._choice = False, "idle", "idle"
         ended: list[Command] = []
@@ -347,7 +351,7 @@ class Controller:
         if self.stop_request is None:
             can_go_on = trial.decision in (Decision.PAUSE, Decision.EXPLOIT)
         else:
-            can_go_on = self.stop_request.cause in _RESUMABLE and trial.decision is not Decision.STOP
+            can_go_on = self.is_interrupted and trial.decision is not Decision.STOP
         if not can_go_on:
             return self._finish(trial, Status.TERMINATED, event)
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []

@@ -78,6 +78,16 @@ def read_segment(storage: ExperimentStorage, number: int) -> Segment:
         raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
 
 
+def last_segment(storage: ExperimentStorage) -> Segment | None:
+    """Return the newest segment; None where there is no journal.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    numbers = segment_numbers(storage)
+    return read_segment(storage, numbers[-1]) if numbers else None
+
+
 def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str, ...]]]:
     """Yield the events of the newest experiment of this name, oldest first, one segment at a time.
 

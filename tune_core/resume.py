@@ -12,16 +12,17 @@ import contextlib
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller, Rules
-from tune_core.errors import StorageError
+from tune_core.errors import SpecError, StorageError
 from tune_core.journal import read_journal
 from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 from tune_core.messages import (
+    CapacityChanged,
     Command,
     CompleteTrial,
     Event,
@@ -35,10 +36,13 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
+from tune_core.runtime import Continuation, Experiment
+from tune_core.spec import resolve_objects
 from tune_core.steering import Steering
+from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import in_parallel
-from tune_core.trial import LeasePhase, Status, Trial
+from tune_core.trial import LeasePhase, Status, Trial, checkpoint_name
 
 #: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
 SETTLED_S = 600.0
@@ -108,6 +112,11 @@ class Replay:
         return [trial for trial in self.trials if trial.phase is not LeasePhase.NONE]
 
     @property
+    def is_over(self) -> bool:
+        """Whether the experiment had come to its own end: nothing interrupted it."""
+        return self.controller.has_ended and not self.controller.is_interrupted
+
+    @property
     def unsettled(self) -> list[Trial]:
         """Trials whose files may lack what the journal holds: those that had not ended long before it."""
         limit = self.last_time - SETTLED_S
@@ -157,6 +166,86 @@ class Replay:
         elif isinstance(event, TrialReported) and trial is not None:
             result = trial.result_of(event.row)
             steering.replay_report(self.trials, trial, event.row, result, event.decision)
+
+
+def take_up(
+    experiment: Experiment,
+    replay: Replay,
+    apply: Callable[[Event], None],
+    *,
+    recover: Callable[[Trial], None],
+    clock: Callable[[], float],
+    capacity: int,
+) -> None:
+    """Begin an experiment, or go on with one that was replayed.
+
+    Args:
+        experiment: What is run, as it is now.
+        replay: What was before; a fresh one if nothing was.
+        apply: Journals an event and does what follows from it.
+        recover: Reports what a trial's live attempt has committed and not reported.
+        clock: Seconds since the epoch.
+        capacity: So many trials of the usual size fit the cluster at once.
+
+    Raises:
+        SpecError: A trial that has to run again has a value that cannot be loaded.
+    """
+    steering, recorded = replay.steering, replay.spec
+    assert steering is not None
+    continuation = experiment.continuation or Continuation()
+    resumed = resumption(replay, clock(), capacity, continuation.config, continuation.may_go_on)
+    _refuse_opaque(experiment, replay, resumed)
+    if replay.live:
+        apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
+    for trial in replay.live:
+        recover(trial)
+    spec, rules = experiment.spec(), asdict(experiment.rules(steering))
+    if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
+        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
+    state = None if replay.has_state else steering.state()
+    if state is not None:
+        apply(state)
+    if recorded is None:
+        apply(ExperimentStarted(clock(), capacity))
+        return
+    steering.resume(replay.trials, resumed)
+    apply(resumed)
+
+
+def _refuse_opaque(experiment: Experiment, replay: Replay, resumed: ExperimentResumed) -> None:
+    """Refuse to run a trial with a value of which only the text is left."""
+    again = {*resumed.reopened, *resumed.restarted}
+    for trial in replay.trials:
+        if trial.trial_id in again or not (trial.is_finished or trial.trial_id in resumed.skipped):
+            left = resolve_objects(trial.config, experiment.param_space)[1]
+            if left:
+                raise SpecError(
+                    f"trial {trial.trial_id} cannot go on: its config holds objects that JSON could not store, at "
+                    f"{', '.join(left)}. Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
+                )
+
+
+def loosened(before: Any, after: Any) -> Callable[[Trial], bool]:
+    """Return whether a trial was ended by the stop rule `before`, and would not be by `after`.
+
+    Args:
+        before: The rule as the spec describes it; one that is no plain dict has ended every trial that is `done`.
+        after: `RunConfig.stop` from now on; one that is no dict is asked at the next report.
+    """
+    bounds = (
+        before if isinstance(before, Mapping) and not any(key.startswith("$") for key in before) else None
+    )
+
+    def may_go_on(trial: Trial) -> bool:
+        row = trial.last_row
+        if not row.get("done"):
+            return False
+        was_ended = bounds is None or DictStopper(dict(bounds))(trial.trial_id, row)
+        return was_ended and not (
+            isinstance(after, Mapping) and DictStopper(dict(after))(trial.trial_id, row)
+        )
+
+    return may_go_on
 
 
 def resumption(
@@ -234,8 +323,35 @@ class _Written:
         return self.rows[name].get(report.lease, 0) >= report.iteration
 
 
+def unreported(
+    storage: ExperimentStorage, trial: Trial
+) -> Iterator[tuple[int, int | None, dict[str, Any] | None]]:
+    """Yield what a trial's latest attempt has committed and the controller does not know.
+
+    Each is an iteration, the index of the checkpoint that came with it or None, and its row; None
+    instead of the row if that is known and the checkpoint is not. The trial is looked at between
+    them: let the controller take each one before the next is asked for.
+    """
+    for marker in storage.committed(trial.dirname):
+        if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
+            continue
+        first = marker.iteration - len(marker.rows) + 1
+        for iteration, row in enumerate(marker.rows[:-1], first):
+            if iteration > trial.iteration:
+                yield iteration, None, dict(row)
+        if marker.iteration > trial.iteration:
+            # The row was written before it was known which index was free.
+            row = {**marker.rows[-1], "checkpoint_dir_name": checkpoint_name(marker.index)}
+            yield marker.iteration, marker.index, row
+        else:
+            yield marker.iteration, marker.index, None
+
+
 def complete_files(
-    storage: ExperimentStorage, trials: Sequence[Trial], loggers: Sequence[LoggerCallback]
+    storage: ExperimentStorage,
+    trials: Sequence[Trial],
+    loggers: Sequence[LoggerCallback],
+    observe: Observer = lambda _trial, _report: None,
 ) -> int:
     """Write what the journal holds and the files of these trials lack; return how many rows that were.
 
@@ -246,6 +362,7 @@ def complete_files(
         storage: The experiment's storage.
         trials: Those that were not settled, as the replay left them.
         loggers: What writes the files.
+        observe: Called with each report of these trials, lacking or not.
     """
     read = in_parallel(lambda trial: _written(storage, trial.dirname), trials)
     written = {trial.dirname: each for trial, each in zip(trials, read, strict=True)}
@@ -262,6 +379,7 @@ def complete_files(
     for trial, report in reports(storage):
         if trial.dirname not in written:
             continue
+        observe(trial, report)
         for logger, name in writers:
             if not written[trial.dirname].holds(name, report):
                 lacking[trial.dirname] = lacking.get(trial.dirname, 0) + 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tune_core.config import RunConfig, TuneConfig
+from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Rules
 from tune_core.errors import TuneError
 from tune_core.messages import StartLease
@@ -23,7 +23,7 @@ from tune_core.resources import is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, ReuseRule
-from tune_core.spec import describe
+from tune_core.spec import describe, resolve_objects
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import TOTALS, can_save
@@ -34,6 +34,38 @@ SPEC_FILE = "experiment.json"
 
 #: `module:attribute` of the runtime that Prefect and Ray make up.
 PREFECT_RUNTIME = "flows.experiment:PrefectRuntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run of an experiment has in common with its retries, and with nothing else.
+
+    Attributes:
+        key: Names the root flow run, and which call of `fit` this is in it.
+        attempt: How often the root flow run, and the one that calls `fit`, were run: higher is later.
+        began: When the root flow run began for the first time, epoch seconds.
+    """
+
+    key: str
+    attempt: tuple[int, ...]
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How an experiment that was begun before goes on.
+
+    Attributes:
+        config: What becomes of its trials.
+        takeover: Whether its driver is known to be dead, whatever it looks like from here.
+        is_retry: Whether the same run is repeated: if the experiment had come to its end, that stands.
+        may_go_on: Whether a trial that ended well has more to do since a rule was loosened.
+    """
+
+    config: ResumeConfig = field(default_factory=ResumeConfig)
+    takeover: bool = False
+    is_retry: bool = False
+    may_go_on: Callable[[Trial], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +83,8 @@ class Experiment:
         run_config: How to run.
         storage: Where everything is kept.
         parameters: What `with_parameters` gave the trainable, by name; not in `pickled`.
+        identity: Which run this is, if it can be repeated; None: it cannot.
+        continuation: How it goes on from its journal; None: it begins.
     """
 
     name: str
@@ -63,6 +97,8 @@ class Experiment:
     run_config: RunConfig
     storage: ExperimentStorage
     parameters: dict[str, Any] = field(default_factory=dict, repr=False)
+    identity: Identity | None = None
+    continuation: Continuation | None = None
 
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""
@@ -82,6 +118,10 @@ class Experiment:
             storage_url=self.storage.url,
             resources=resources_of(self.trainable, {}).to_dict() if is_same else None,
         )
+
+    def loaded_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial's configuration of the journal with the objects of the search space in it."""
+        return resolve_objects(config, self.param_space)[0]
 
     def steering(self, wall_clock: Callable[[], float] = time.time) -> Steering:
         """Return what steers this experiment, at its beginning."""
@@ -173,6 +213,9 @@ class Runtime(Protocol):
 
     def run(self, experiment: Experiment) -> ResultGrid:
         """Run an experiment to its end; return its results in creation order of the trials."""
+
+    def identity(self) -> Identity | None:
+        """Return which run the calling code is part of; None if nothing could repeat it."""
 
     def gpu_ids(self) -> list[int | str]:
         """Return the GPUs that this process was given: indexes on its machine, or UUIDs."""

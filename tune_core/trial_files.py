@@ -277,6 +277,11 @@ class TrialFiles:
             trial.write()
             self._advance(trial_dirname, trial)
 
+    def discard(self) -> None:
+        """Forget what waits: the files are somebody else's now. What is under way may still arrive."""
+        self._settle_all()
+        self._trials.clear()
+
     def close(self) -> None:
         """Write and upload everything; when this returns, storage holds every line.
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import os
 import secrets
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from tune_core.config import RunConfig, TuneConfig
+from tune_core.config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.controller import Controller, Rules
 from tune_core.errors import ConfigError, NoResults
 from tune_core.faults import ray_origin
+from tune_core.journal import read_journal, segment_numbers
 from tune_core.parameters import parameters_of
 from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
-from tune_core.runtime import Experiment, load_runtime
+from tune_core.resume import Replay, loosened, read_spec
+from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
+from tune_core.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
 
@@ -93,6 +99,7 @@ class Tuner:
             self._refuse_class_options()
         self._pickled = pickle_trainable(trainable)
         self._results: ResultGrid | None = None
+        self._restored: _Restored | None = None
 
     def fit(self) -> ResultGrid:
         """Run the experiment; return its results.
@@ -108,44 +115,174 @@ class Tuner:
             TrialError: The first trial that failed, with `FailureConfig(fail_fast="raise")`.
         """
         runtime = load_runtime()
-        self._results = runtime.run(self.experiment())
+        self._results = runtime.run(self.experiment(runtime.identity()))
         return self._results
 
     def get_results(self) -> ResultGrid:
-        """Return the results of the finished `fit`.
+        """Return the results of the finished `fit`; of a restored experiment, those so far.
 
         Raises:
             NoResults: A RuntimeError: `fit` has not been called, or did not finish.
         """
+        if self._results is None and self._restored is not None:
+            storage, tune = self._restored.storage, self._tune_config
+            replay = Replay(Controller(Rules(""))).run(read_journal(storage))
+            rules = replay.controller.rules
+            rank = replay.controller.rank_checkpoint
+            return ResultGrid.from_trials(
+                replay.trials, storage, tune.metric, tune.mode, num_to_keep=rules.num_to_keep, rank=rank
+            )
         if self._results is None:
             raise NoResults("there are no results yet: call fit() first")
         return self._results
 
-    def experiment(self) -> Experiment:
-        """Return what `fit` would run, under a fresh name unless `RunConfig.name` is given."""
-        name = self._name
-        run = self._run_config
-        experiment_id = secrets.token_hex(4)
-        date = time.strftime("%Y-%m-%d_%H-%M-%S")
-        undated = os.environ.get("TUNE_DISABLE_DATED_SUBDIR") == "1"
-        full_name = run.name or (name if undated else f"{name}_{date}_{experiment_id}")
-        storage = ExperimentStorage.open(
-            run.storage_path,
-            full_name,
-            filesystem=run.storage_filesystem,
-            storage_options=run.storage_options,
+    @classmethod
+    def can_restore(
+        cls,
+        path: str | os.PathLike[str],
+        storage_filesystem: Any = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Return whether there is an experiment at a path that `restore` could go on with.
+
+        Args:
+            path: `<storage_path>/<name>` of the experiment: a local path or a URL.
+            storage_filesystem: An fsspec or pyarrow filesystem that `path` is in.
+            storage_options: fsspec options for a URL.
+
+        Raises:
+            StorageError: The storage does not answer.
+
+        Example:
+            >>> import tune_core as tune
+            >>> tune.Tuner.can_restore("memory://runs/there-is-none")
+            False
+
+        Source: as Ray Tune 2.60.
+        """
+        return bool(segment_numbers(_storage_of(path, storage_filesystem, storage_options)))
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        trainable: Callable[..., Any] | str,
+        resume_unfinished: bool = True,
+        resume_errored: bool = False,
+        restart_errored: bool = False,
+        param_space: dict[str, Any] | None = None,
+        storage_filesystem: Any = None,
+        _resume_config: ResumeConfig | None = None,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        tune_config: TuneConfig | None = None,
+        run_config: RunConfig | None = None,
+        num_samples: int | None = None,
+        stop: Any = None,
+        takeover: bool = False,
+    ) -> Tuner:
+        """Return a Tuner whose `fit` goes on with an experiment where its journal ends.
+
+        Nothing is unpickled, and nothing is written before `fit`. Searcher and scheduler are made anew
+        and told what happened, so they survive; what was decided is never decided again. What changes
+        here (`num_samples`, `stop`, `tune_config`, `run_config`, resources) is recorded, and holds from now on.
+
+        Args:
+            path: `<storage_path>/<name>` of the experiment: a local path or a URL.
+            trainable: The trainable, as the first Tuner was given it; of the same name.
+            resume_unfinished: Whether trials that had not ended go on from their last checkpoint; else
+                they end as they are.
+            resume_errored: Whether trials that failed go on from their last checkpoint.
+            restart_errored: Whether trials that failed begin anew, in a new directory.
+            param_space: The search space, if it has what JSON cannot hold, such as lambdas.
+            storage_filesystem: An fsspec or pyarrow filesystem that `path` is in.
+            _resume_config: Says more exactly which trials go on: see `ResumeConfig`.
+            storage_options: fsspec options for a URL: credentials are never stored.
+            tune_config: Instead of the stored one; needed if that has objects of your own.
+            run_config: The same; its name and storage are those of `path`.
+            num_samples: Instead of `TuneConfig.num_samples`: more of them extend the experiment.
+            stop: Instead of `RunConfig.stop`: trials that the old rule ended, and this one would not, go on.
+            takeover: Go on even if the driver before seems to be alive. It is fenced off: it can write
+                nothing more, and stops.
+
+        Raises:
+            ConfigError: An argument cannot work, or the trainable has another name.
+            SpecError: What is stored is not enough; the message says what to pass.
+            StorageError: There is no experiment, or the storage does not answer.
+
+        Example:
+            >>> import tune_core as tune
+            >>> tuner = tune.Tuner.restore("s3://bucket/runs/digits", train, resume_errored=True)  # doctest: +SKIP
+            >>> results = tuner.fit()  # doctest: +SKIP
+
+        Source: as Ray Tune 2.60. Differs: the arguments after `_resume_config`; a trial that is
+            restarted keeps its id; what cannot be loaded is refused.
+        """
+        resume_config = _resume_config_of(_resume_config, resume_unfinished, resume_errored, restart_errored)
+        storage = _storage_of(path, storage_filesystem, storage_options)
+        data = read_spec(storage).spec
+        place: dict[str, Any] = {
+            "name": storage.name,
+            "storage_path": _split(path)[0],
+            "storage_filesystem": storage_filesystem,
+            "storage_options": None if storage_options is None else dict(storage_options),
+        }
+        changes: dict[str, Any] = {} if num_samples is None else {"num_samples": num_samples}
+        rules: dict[str, Any] = {} if stop is None else {"stop": stop}
+        tune = (
+            rebuild_tune_config(data, **changes) if tune_config is None else replace(tune_config, **changes)
         )
+        run = (
+            rebuild_run_config(data, **place, **rules)
+            if run_config is None
+            else replace(run_config, **place, **rules)
+        )
+        space = rebuild_param_space(data) if param_space is None else param_space
+        tuner = cls(trainable, param_space=space, tune_config=tune, run_config=run)
+        if tuner._name != data["trainable"]:
+            raise ConfigError(
+                f"trainable={tuner._name!r}: the experiment at {storage.url} tunes {data['trainable']!r}; "
+                "pass Tuner.restore the same trainable, under the same name"
+            )
+        continuation = Continuation(resume_config, takeover)
+        if stop is not None:
+            may_go_on = loosened(data["run_config"]["stop"], run.stop)
+            continuation = replace(continuation, may_go_on=may_go_on)
+        tuner._restored = _Restored(storage, data["experiment_id"], continuation)
+        return tuner
+
+    def experiment(self, identity: Identity | None = None) -> Experiment:
+        """Return what `fit` would run.
+
+        Args:
+            identity: Which run it is part of: without a `RunConfig.name`, each attempt at the same run
+                uses the same name, and so goes on. None: the name is a new one each time.
+        """
+        name, run, restored = self._name, self._run_config, self._restored
+        if restored is None:
+            digits, date = _dated(identity)
+            undated = os.environ.get("TUNE_DISABLE_DATED_SUBDIR") == "1"
+            storage = ExperimentStorage.open(
+                run.storage_path,
+                run.name or (name if undated else f"{name}_{date}_{digits}"),
+                filesystem=run.storage_filesystem,
+                storage_options=run.storage_options,
+            )
+            restored = _Restored(storage, secrets.token_hex(4)[:5], None)
         return Experiment(
-            name=full_name,
-            experiment_id=experiment_id[:5],
+            name=restored.storage.name,
+            experiment_id=restored.experiment_id,
             trainable=self._trainable,
             pickled=self._pickled,
             trainable_name=name,
             param_space=self._param_space,
             tune_config=self._tune_config,
             run_config=run,
-            storage=storage,
+            storage=restored.storage,
             parameters=parameters_of(self._trainable),
+            identity=identity,
+            continuation=restored.continuation,
         )
 
     def _refuse_class_options(self) -> None:
@@ -190,6 +327,56 @@ class Tuner:
 
     def __repr__(self) -> str:
         return f"Tuner({self._name}, param_space={self._param_space!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """Where an experiment is kept, and how it goes on; None: it begins."""
+
+    storage: ExperimentStorage
+    experiment_id: str
+    continuation: Continuation | None
+
+
+def _dated(identity: Identity | None) -> tuple[str, str]:
+    """Return eight hex digits and a date for a name: the same ones for each attempt at the same run."""
+    if identity is None:
+        digits, began = secrets.token_hex(4), time.time()
+    else:
+        digits, began = hashlib.sha256(identity.key.encode()).hexdigest()[:8], identity.began
+    return digits, time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(began))
+
+
+def _storage_of(
+    path: str | os.PathLike[str], filesystem: Any, options: Mapping[str, Any] | None
+) -> ExperimentStorage:
+    parent, name = _split(path)
+    return ExperimentStorage.open(parent, name, filesystem=filesystem, storage_options=options)
+
+
+def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the storage path and the name that make up an experiment's path."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).rstrip("/"):
+        raise ConfigError(f"path={path!r}: expected <storage_path>/<name> of an experiment, a path or a URL")
+    parent, slash, name = os.fspath(path).rstrip("/").rpartition("/")
+    return parent or ("/" if slash else "."), name
+
+
+def _resume_config_of(
+    given: ResumeConfig | None, unfinished: bool, errored: bool, restart: bool
+) -> ResumeConfig:
+    if given is not None:
+        if not isinstance(given, ResumeConfig):
+            raise ConfigError(f"_resume_config={given!r}: expected a tune_core.ResumeConfig")
+        return given
+    if errored and restart:
+        raise ConfigError(
+            "resume_errored=True, restart_errored=True: a failed trial either goes on or begins anew"
+        )
+    return ResumeConfig(
+        unfinished="resume" if unfinished else "skip",
+        errored="resume" if errored else "restart" if restart else "skip",
+    )
 
 
 def _check_kind(trainable: object) -> None:

@@ -26,10 +26,11 @@ from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
 from tune_core.execution import Ending, run_lease
-from tune_core.journal import Journal, claim
+from tune_core.journal import Journal, claim, read_journal
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
+from tune_core.resume import Replay, complete_files, take_up, unreported
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
 from tune_core.session import Report
@@ -84,13 +85,22 @@ class LocalRuntime:
         self._experiment = experiment
         self._steering = experiment.steering(self._wall_clock)
         self.controller = Controller(experiment.rules(self._steering))
+        self._replay = Replay(self.controller, self._steering, experiment.loaded_config)
+        self._trials = self._replay.trials
         owner = {"host": socket.gethostname(), "pid": os.getpid()}
         with ExitStack() as stack:
             self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-tune-")))
             if self._threads > 1:
                 stack.enter_context(_fixed_directory())
-            number = claim(storage, experiment.experiment_id, owner, lambda other: other != owner)
+            number = claim(
+                storage,
+                experiment.experiment_id,
+                owner,
+                lambda other: other != owner and experiment.continuation is None,
+            )
             storage.write(SPEC_FILE, dumps(experiment.spec()))
+            if experiment.continuation is not None:
+                self._replay.run(read_journal(storage))
             self._journal = Journal(
                 storage,
                 experiment.experiment_id,
@@ -103,9 +113,18 @@ class LocalRuntime:
             files = TrialFiles(storage, self._directory)
             stack.callback(files.close)
             users = run.callbacks or ()
-            self._callbacks = CallbackList([*users, *default_loggers(files, users)])
+            loggers = default_loggers(files, users)
+            self._callbacks = CallbackList([*users, *loggers])
             self._callbacks.setup(run.stop, tune.num_samples, self._steering.total_trials, files=files)
-            self._apply(messages.ExperimentStarted(self._wall_clock(), self._threads))
+            complete_files(storage, self._replay.unsettled, loggers)
+            take_up(
+                experiment,
+                self._replay,
+                self._apply,
+                recover=self._recover,
+                clock=self._wall_clock,
+                capacity=self._threads,
+            )
             helpers = [threading.Thread(target=self._work) for _ in range(self._threads - 1)]
             for helper in helpers:
                 helper.start()
@@ -135,6 +154,14 @@ class LocalRuntime:
     def _release(self) -> None:
         for _ in range(self._threads):
             self._orders.put(None)
+
+    def _recover(self, trial: Trial) -> None:
+        """Take up what an attempt of a dead process has committed and not reported."""
+        for iteration, index, row in unreported(self._experiment.storage, trial):
+            if row is not None:
+                self.report(trial, trial.lease, Report(iteration, row, index))
+            elif index is not None:
+                self.checkpoint(trial, trial.lease, iteration, index)
 
     def _apply(self, event: Event) -> None:
         commands = self.controller.handle(event)
