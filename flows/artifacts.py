@@ -152,12 +152,18 @@ class ArtifactWriter:
             table.document = self._table_document(trial, table.rows, task_run_id)
 
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
-        """Add a report to its trial's table; `at_once` for the first, the last and the best."""
+        """Add a report to its trial's table; `at_once` for the first, the last and the best.
+
+        A report of a driver before this one waits for the trial's next attempt, whose table it is in.
+        """
         shown = _table_row(row, trial.lease)
         with self._changed:
-            table = self._tables[trial.trial_id]
+            table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is None:
-                raise ValueError(f"trial {trial.trial_id} reports, but no attempt at it has begun")
+                if len(table.rows) >= ROWS_PER_VERSION:
+                    table.rows.clear()  # a version of their own, which that driver has written
+                table.rows.append(shown)
+                return
             if len(table.rows) >= ROWS_PER_VERSION:
                 self._touch(table.document, at_once=True)
                 table.document.is_closed = True
