@@ -354,7 +354,7 @@ def _storage_of(
     return ExperimentStorage.open(parent, name, filesystem=filesystem, storage_options=options)
 
 
-def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
+def _split(path: Any) -> tuple[str, str]:
     """Return the storage path and the name that make up an experiment's path."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).rstrip("/"):
         raise ConfigError(f"path={path!r}: expected <storage_path>/<name> of an experiment, a path or a URL")
