@@ -12,6 +12,7 @@ import re
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,7 @@ class Journal:
         self._waiting: list[tuple[Event, Sequence[Command]]] = []
         self._first_waiting = 0.0
         self._appended = self._flushed = 0
+        self._when_written: deque[tuple[int, Callable[[], object]]] = deque()
         self._is_urgent = self._is_closing = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write_groups, name="tune-journal", daemon=True)
@@ -159,6 +161,18 @@ class Journal:
             if self._flushed < place and self._failure is not None:
                 raise self._failure
 
+    def when_written(self, call: Callable[[], object]) -> None:
+        """Call `call` as soon as all that was appended so far is on the storage, here or in the writing thread.
+
+        If it never gets there, neither does the call: what cannot be undone (a deletion) waits for
+        it, since a driver whose place was taken learns that only when it writes.
+        """
+        with self._changed:
+            if self._flushed < self._appended:
+                self._when_written.append((self._appended, call))
+                return
+        call()
+
     def flush(self) -> None:
         """Wait until everything that was appended is on the storage.
 
@@ -188,9 +202,8 @@ class Journal:
             while True:
                 group, is_last = self._next_group()
                 self._write_segment(group, is_last=is_last)
-                with self._changed:
-                    self._flushed += len(group)
-                    self._changed.notify_all()
+                for call in self._written(len(group)):
+                    call()
                 acknowledged = {
                     (event.trial_id, event.lease): event.iteration
                     for event, _ in group
@@ -205,6 +218,16 @@ class Journal:
                 self._failure = error
                 self._changed.notify_all()
             self._on_failure(error)
+
+    def _written(self, count: int) -> list[Callable[[], object]]:
+        """Count events as written; return what waited for them."""
+        with self._changed:
+            self._flushed += count
+            self._changed.notify_all()
+            due = []
+            while self._when_written and self._when_written[0][0] <= self._flushed:
+                due.append(self._when_written.popleft()[1])
+            return due
 
     def _next_group(self) -> tuple[list[tuple[Event, Sequence[Command]]], bool]:
         with self._changed:

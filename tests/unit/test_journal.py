@@ -208,6 +208,36 @@ def test_events_wait_no_longer_than_the_interval(
     assert driver.has_flushed.wait(PATIENCE_S)
 
 
+def test_what_cannot_be_undone_waits_for_the_events_before_it(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    journal, seen = a_driver(local).journal, []
+
+    journal.append(an_event(1.0), [])
+    journal.when_written(lambda: seen.append(segment_numbers(local)))
+    journal.append(an_event(2.0), [])
+    journal.when_written(lambda: seen.append(segment_numbers(local)))
+    assert seen == []
+    journal.close()
+    journal.when_written(lambda: seen.append("at once"))
+
+    assert seen == [[1, 2], [1, 2], "at once"]
+
+
+def test_what_waits_for_the_journal_never_happens_if_another_driver_took_over(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    driver, deleted = a_driver(local), []
+    claim(local, "a1b2c", OTHER, lambda _: False)
+
+    driver.journal.append(an_event(), [])
+    driver.journal.when_written(lambda: deleted.append("what the other driver needs"))
+    with pytest.raises(ExperimentConflict, match="taken over by another driver"):
+        driver.journal.close()
+
+    assert deleted == []
+
+
 def test_driver_is_told_the_highest_iteration_of_each_lease(
     local: ExperimentStorage, a_driver: ADriver
 ) -> None:
