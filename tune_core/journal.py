@@ -19,6 +19,7 @@ from typing import Any
 
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CreateConflict, ExperimentConflict, StorageError
+from tune_core.filesystems import check_name
 from tune_core.messages import Command, Event, TrialReported, describe, event_from_dict, event_to_dict
 from tune_core.storage import ExperimentStorage
 
@@ -321,6 +322,10 @@ def _encode_segment(
 
 def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
     commands = tuple(line.pop("commands", ()))
+    if (
+        "dirname" in line
+    ):  # whoever can write to the storage must not choose what is read or removed elsewhere
+        check_name(line["dirname"], "trial", nested=False)
     return event_from_dict(line), commands
 
 

@@ -23,6 +23,8 @@ from tune_core.messages import (
     SearchEnded,
     Suggest,
     TrialReported,
+    TrialSuggested,
+    event_to_dict,
 )
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
@@ -449,6 +451,17 @@ def test_damaged_segment_is_named(data: bytes, local: ExperimentStorage) -> None
     local.write("journal/00000001.jsonl", data)
 
     with pytest.raises(StorageError, match=r"experiment/journal/00000001.jsonl is damaged: "):
+        read_segment(local, 1)
+
+
+@pytest.mark.parametrize("dirname", ["../other", "/etc", "..", "a/b", "", "nul\0", None])
+def test_forged_directory_of_a_trial_is_refused(dirname: str | None, local: ExperimentStorage) -> None:
+    suggested = TrialSuggested(0.0, "t0", {}, "0", "t0", "train", {"bundles": [{"CPU": 1}]})
+    header = {"format": 1, "experiment_id": "a1b2c", "owner": OWNER, "is_last": False}
+    forged = {**event_to_dict(suggested), "dirname": dirname}
+    local.create("journal/00000001.jsonl", dumps(header) + b"\n" + dumps(forged) + b"\n")
+
+    with pytest.raises(StorageError, match="trial name"):
         read_segment(local, 1)
 
 
