@@ -507,7 +507,8 @@ class Driver:
                     "cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error
                 )
 
-        self._parts.deletions.submit(delete)
+        # Not before the journal says so: a driver whose place was taken would delete what the new one needs.
+        self._parts.journal.when_written(lambda: self._parts.deletions.submit(delete))
 
     def _complete_trial(self, command: CompleteTrial) -> None:
         parts = self._parts

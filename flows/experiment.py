@@ -295,6 +295,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     )
     stack.callback(artifacts.close)
     files = stack.enter_context(_trial_files(current.storage))
+    deletions = ThreadPoolExecutor(1, "tune-deletions")
+    stack.callback(deletions.shutdown)  # after the journal is closed, which lets the last ones begin
     journal = Journal(
         current.storage,
         current.experiment_id,
@@ -323,8 +325,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
             ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
         ),
         capacity=capacity,
+        deletions=deletions,
     )
-    stack.callback(parts.deletions.shutdown)
     parts.user_callbacks.setup(
         stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials, files=files
     )

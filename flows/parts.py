@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
@@ -53,6 +53,6 @@ class Parts:
     user_callbacks: CallbackList
     progress: ProgressDisplay
     capacity: int
+    deletions: ThreadPoolExecutor
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
-    deletions: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tune-deletions"))

@@ -220,6 +220,11 @@ def has_directories(filesystem: Any) -> bool:
     return _OBJECT_STORES.isdisjoint(protocols(filesystem))
 
 
+#: Longest part of a name, in bytes of UTF-8: what Linux and macOS allow.
+_MAX_PART = 255
+#: Forbidden in XML, in which S3 lists names.
+_NO_CHARACTERS = frozenset("\ufffe\uffff")
+
 _INHERITED: list[Any] = []
 
 
@@ -258,7 +263,8 @@ def check_name(name: object, what: str, *, nested: bool = True) -> str:
         nested: Whether more than one part is allowed.
 
     Raises:
-        StorageError: Empty, absolute, `..`, control characters, or not text that UTF-8 can hold.
+        StorageError: Empty, absolute, `..`, control characters, a part longer than 255 bytes, or not
+            text that UTF-8 and XML can hold.
     """
     if not isinstance(name, str) or not name:
         raise StorageError(f"{what} name {name!r} is no text, or empty; give a plain relative name")
@@ -267,14 +273,19 @@ def check_name(name: object, what: str, *, nested: bool = True) -> str:
         fault = "it has control characters"
     elif any(0xD800 <= ord(character) <= 0xDFFF for character in name):
         fault = "it is not valid UTF-8"
+    elif not _NO_CHARACTERS.isdisjoint(name):
+        fault = "it has U+FFFE or U+FFFF, which are no characters"
     elif any(part in ("", ".", "..") for part in name.split("/")):
         fault = "it is absolute, or has '.', '..' or an empty part"
     elif not nested and "/" in name:
         fault = "it has a '/'"
+    elif any(len(part.encode()) > _MAX_PART for part in name.split("/")):
+        fault = f"it is longer than {_MAX_PART} bytes"
     if fault is None:
         return name
+    shown = name if len(name) <= _MAX_PART else f"{name[:40]}…{name[-10:]}"
     raise StorageError(
-        f"{what} name {name!r} cannot be used below a storage path: {fault}; give a plain relative name"
+        f"{what} name {shown!r} cannot be used below a storage path: {fault}; give a plain relative name"
     )
 
 

@@ -12,12 +12,14 @@ import re
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CreateConflict, ExperimentConflict, StorageError
+from tune_core.filesystems import check_name
 from tune_core.messages import Command, Event, TrialReported, describe, event_from_dict, event_to_dict
 from tune_core.storage import ExperimentStorage
 
@@ -136,6 +138,7 @@ class Journal:
         self._waiting: list[tuple[Event, Sequence[Command]]] = []
         self._first_waiting = 0.0
         self._appended = self._flushed = 0
+        self._when_written: deque[tuple[int, Callable[[], object]]] = deque()
         self._is_urgent = self._is_closing = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write_groups, name="tune-journal", daemon=True)
@@ -169,6 +172,18 @@ class Journal:
             if self._flushed < place and self._failure is not None:
                 raise self._failure
 
+    def when_written(self, call: Callable[[], object]) -> None:
+        """Call `call` as soon as all that was appended so far is on the storage, here or in the writing thread.
+
+        If it never gets there, neither does the call: what cannot be undone (a deletion) waits for
+        it, since a driver whose place was taken learns that only when it writes.
+        """
+        with self._changed:
+            if self._flushed < self._appended:
+                self._when_written.append((self._appended, call))
+                return
+        call()
+
     def flush(self) -> None:
         """Wait until everything that was appended is on the storage.
 
@@ -198,9 +213,8 @@ class Journal:
             while True:
                 group, is_last = self._next_group()
                 self._write_segment(group, is_last=is_last)
-                with self._changed:
-                    self._flushed += len(group)
-                    self._changed.notify_all()
+                for call in self._written(len(group)):
+                    call()
                 acknowledged = {
                     (event.trial_id, event.lease): event.iteration
                     for event, _ in group
@@ -215,6 +229,16 @@ class Journal:
                 self._failure = error
                 self._changed.notify_all()
             self._on_failure(error)
+
+    def _written(self, count: int) -> list[Callable[[], object]]:
+        """Count events as written; return what waited for them."""
+        with self._changed:
+            self._flushed += count
+            self._changed.notify_all()
+            due = []
+            while self._when_written and self._when_written[0][0] <= self._flushed:
+                due.append(self._when_written.popleft()[1])
+            return due
 
     def _next_group(self) -> tuple[list[tuple[Event, Sequence[Command]]], bool]:
         with self._changed:
@@ -308,6 +332,10 @@ def _encode_segment(
 
 def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
     commands = tuple(line.pop("commands", ()))
+    if (
+        "dirname" in line
+    ):  # whoever can write to the storage must not choose what is read or removed elsewhere
+        check_name(line["dirname"], "trial", nested=False)
     return event_from_dict(line), commands
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tune_core.config import TuneConfig
-from tune_core.errors import ConfigError
+from tune_core.errors import ConfigError, StorageError
+from tune_core.filesystems import check_name
 from tune_core.messages import (
     Decision,
     Event,
@@ -359,8 +360,7 @@ class Steering:
         if self._config.trial_dirname_creator is None:
             return trial.name, trial_dirname(self._trainable_name, trial_id, tag, date)
         dirname: Any = self._config.trial_dirname_creator(trial)
-        if not isinstance(dirname, str) or not dirname or "/" in dirname or dirname in (".", ".."):
-            raise ConfigError(
-                f"trial_dirname_creator returned {dirname!r} for trial {trial_id}: expected a name without '/'"
-            )
-        return trial.name, dirname
+        try:
+            return trial.name, check_name(dirname, "trial", nested=False)
+        except StorageError as error:
+            raise ConfigError(f"trial_dirname_creator, for trial {trial_id}: {error}") from None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_core.errors import StorageError
+from tune_core.filesystems import check_name
 from tune_core.transfer import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
@@ -197,10 +198,13 @@ class TrialFiles:
         Args:
             trial_dirname: The trial's directory below the experiment's.
             is_new: Whether no attempt has written before, so that nothing need be looked for.
+
+        Raises:
+            StorageError: The name leaves the experiment's directory.
         """
         trial = self._trials.get(trial_dirname)
         if trial is None:
-            directory = self.root / trial_dirname
+            directory = self.root / check_name(trial_dirname, "trial", nested=False)
             directory.mkdir(parents=True, exist_ok=True)
             self._trials[trial_dirname] = _OpenTrial(directory, is_new=is_new)
         else:

@@ -23,6 +23,8 @@ from tune_core.messages import (
     SearchEnded,
     Suggest,
     TrialReported,
+    TrialSuggested,
+    event_to_dict,
 )
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
@@ -206,6 +208,36 @@ def test_events_wait_no_longer_than_the_interval(
     driver.journal.append(a_report(1), [])
 
     assert driver.has_flushed.wait(PATIENCE_S)
+
+
+def test_what_cannot_be_undone_waits_for_the_events_before_it(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    journal, seen = a_driver(local).journal, []
+
+    journal.append(an_event(1.0), [])
+    journal.when_written(lambda: seen.append(segment_numbers(local)))
+    journal.append(an_event(2.0), [])
+    journal.when_written(lambda: seen.append(segment_numbers(local)))
+    assert seen == []
+    journal.close()
+    journal.when_written(lambda: seen.append("at once"))
+
+    assert seen == [[1, 2], [1, 2], "at once"]
+
+
+def test_what_waits_for_the_journal_never_happens_if_another_driver_took_over(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    driver, deleted = a_driver(local), []
+    claim(local, "a1b2c", OTHER, lambda _: False)
+
+    driver.journal.append(an_event(), [])
+    driver.journal.when_written(lambda: deleted.append("what the other driver needs"))
+    with pytest.raises(ExperimentConflict, match="taken over by another driver"):
+        driver.journal.close()
+
+    assert deleted == []
 
 
 def test_driver_is_told_the_highest_iteration_of_each_lease(
@@ -419,6 +451,17 @@ def test_damaged_segment_is_named(data: bytes, local: ExperimentStorage) -> None
     local.write("journal/00000001.jsonl", data)
 
     with pytest.raises(StorageError, match=r"experiment/journal/00000001.jsonl is damaged: "):
+        read_segment(local, 1)
+
+
+@pytest.mark.parametrize("dirname", ["../other", "/etc", "..", "a/b", "", "nul\0", None])
+def test_forged_directory_of_a_trial_is_refused(dirname: str | None, local: ExperimentStorage) -> None:
+    suggested = TrialSuggested(0.0, "t0", {}, "0", "t0", "train", {"bundles": [{"CPU": 1}]})
+    header = {"format": 1, "experiment_id": "a1b2c", "owner": OWNER, "is_last": False}
+    forged = {**event_to_dict(suggested), "dirname": dirname}
+    local.create("journal/00000001.jsonl", dumps(header) + b"\n" + dumps(forged) + b"\n")
+
+    with pytest.raises(StorageError, match="trial name"):
         read_segment(local, 1)
 
 

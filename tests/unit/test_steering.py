@@ -197,12 +197,14 @@ def test_names_may_be_the_users_own() -> None:
     assert event.dirname == "dir-t0-3_lr=1-name-t0-1"
 
 
-@pytest.mark.parametrize("name", ["", "a/b", ".", "..", None, 7])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", ".", "..", "../../etc", "/etc", "nul\0", "\udc80", "\uffff", "ü" * 128, None, 7]
+)
 def test_name_that_is_no_directory_is_refused(name: Any) -> None:
     steering = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
 
     with pytest.raises(
-        ConfigError, match=r"trial_dirname_creator returned .* for trial t0: expected a name without"
+        ConfigError, match=r"trial_dirname_creator, for trial t0: trial name .*plain relative name"
     ):
         steering.suggest("t0", 0)
 

@@ -248,7 +248,22 @@ class TestOpen:
 
     @pytest.mark.parametrize(
         "name",
-        ["", "..", "a/../../b", "/absolute", "a//b", ".", "nul\0", "line\nbreak", "\x7f", "\udc80", "a/"],
+        [
+            "",
+            "..",
+            "a/../../b",
+            "/absolute",
+            "a//b",
+            ".",
+            "nul\0",
+            "line\nbreak",
+            "\x7f",
+            "\udc80",
+            "a/",
+            "\ufffe",
+            "a" * 256,
+            f"a/{'ü' * 128}",
+        ],
     )
     def test_names_that_leave_the_storage_path_are_refused(
         self, storage: ExperimentStorage, name: str
