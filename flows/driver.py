@@ -87,8 +87,6 @@ class Driver:
         self._waiting: dict[str, str] = {}
         self._upkeep_due = -math.inf
         self._turn = 0
-        #: Where in the journal the latest event is.
-        self._place = 0
         self._num_finished = 0
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
         self._best = Best(tune.metric, tune.mode)
@@ -179,7 +177,7 @@ class Driver:
     def apply(self, event: Event, *, urgent: bool = False) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
-        self._place = self._parts.journal.append(event, commands, urgent=urgent)
+        self._parts.journal.append(event, commands, urgent=urgent)
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -495,19 +493,18 @@ class Driver:
 
     def _delete_checkpoint(self, command: DeleteCheckpoint) -> None:
         trial = self._controller.trials[command.trial_id]
-        storage, dirname, place = self._experiment.storage, trial.dirname, self._place
+        storage, dirname = self._experiment.storage, trial.dirname
 
         def delete() -> None:
             try:
-                # Else a crash could leave the trial without the checkpoint that its journal names.
-                self._parts.journal.wait_for(place)
                 storage.delete_checkpoint(dirname, command.index)
             except Exception as error:  # noqa: BLE001 - costs space, not the experiment
                 logger.warning(
                     "cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error
                 )
 
-        # Not before the journal says so: a driver whose place was taken would delete what the new one needs.
+        # Not before the journal says so: a driver whose place was taken would delete what the new one needs,
+        # and a crash between the two would leave the trial without the checkpoint that its journal names.
         self._parts.journal.when_written(lambda: self._parts.deletions.submit(delete))
 
     def _complete_trial(self, command: CompleteTrial) -> None:

@@ -144,12 +144,8 @@ class Journal:
         self._thread = threading.Thread(target=self._write_groups, name="tune-journal", daemon=True)
         self._thread.start()
 
-    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> int:
-        """Queue an event and the commands that followed; `urgent` starts its group now.
-
-        Returns:
-            Its place in what this driver appends, for `wait_for`.
-        """
+    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
+        """Queue an event and the commands that followed; `urgent` starts its group now."""
         with self._changed:
             if not self._waiting:
                 self._first_waiting = time.monotonic()
@@ -158,19 +154,6 @@ class Journal:
             self._is_urgent = self._is_urgent or urgent
             if len(self._waiting) == 1 or urgent or len(self._waiting) == FLUSH_EVENTS:
                 self._changed.notify_all()
-            return self._appended
-
-    def wait_for(self, place: int) -> None:
-        """Wait, without hurrying its group, until what `append` put there is on the storage.
-
-        Raises:
-            StorageError: The storage refuses, for longer than `RETRY_FOR_S`.
-            ExperimentConflict: Another driver took the experiment over.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._flushed >= place or self._failure is not None)
-            if self._flushed < place and self._failure is not None:
-                raise self._failure
 
     def when_written(self, call: Callable[[], object]) -> None:
         """Call `call` as soon as all that was appended so far is on the storage, here or in the writing thread.
@@ -332,10 +315,9 @@ def _encode_segment(
 
 def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
     commands = tuple(line.pop("commands", ()))
-    if (
-        "dirname" in line
-    ):  # whoever can write to the storage must not choose what is read or removed elsewhere
-        check_name(line["dirname"], "trial", nested=False)
+    # Whoever can write to the storage must not choose what is read or removed elsewhere.
+    for dirname in (*([line["dirname"]] if "dirname" in line else ()), *line.get("restarted", {}).values()):
+        check_name(dirname, "trial", nested=False)
     return event_from_dict(line), commands
 
 

@@ -269,7 +269,7 @@ class Tuner:
                 filesystem=run.storage_filesystem,
                 storage_options=run.storage_options,
             )
-            restored = _Restored(storage, secrets.token_hex(4)[:5], None)
+            restored = _Restored(storage, digits[:5], None)
         return Experiment(
             name=restored.storage.name,
             experiment_id=restored.experiment_id,

@@ -37,6 +37,9 @@ class FakeRuntime:
         self.result = result
         self.experiments: list[Experiment] = []
 
+    def identity(self) -> None:
+        return
+
     def run(self, experiment: Experiment) -> ResultGrid:
         self.experiments.append(experiment)
         if isinstance(self.result, Exception):

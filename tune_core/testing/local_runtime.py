@@ -141,6 +141,10 @@ class LocalRuntime:
             self._trials, storage, tune.metric, tune.mode, num_to_keep=keep, rank=rank
         )
 
+    def identity(self) -> None:
+        """Return None: nothing repeats a run of this process."""
+        return
+
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Hold the lock; what a searcher, scheduler or callback raises ends the run, not a trial."""
