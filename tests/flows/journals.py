@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from tune_core.controller import Controller, Rules
-from tune_core.encoding import loads
 from tune_core.journal import Journal, read_segment, segment_numbers
 from tune_core.messages import Event
-from tune_core.runtime import SPEC_FILE
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.replay import replay
 
@@ -21,40 +19,30 @@ from tune_core.testing.replay import replay
 @contextmanager
 def replayed_journals(tmp_path: Path) -> Iterator[None]:
     """Take note of the experiments of this process; at the end replay them, and what subprocesses left."""
-    rules: dict[str, Rules] = {}
     storages: dict[str, ExperimentStorage] = {}
 
-    def noted_controller(given: Rules) -> Controller:
-        rules[given.experiment_id] = given
-        return Controller(given)
-
-    def noted_journal(storage: ExperimentStorage, experiment_id: str, *args: Any, **kwargs: Any) -> Journal:
-        storages[experiment_id] = storage
-        return Journal(storage, experiment_id, *args, **kwargs)
+    def noted_journal(storage: ExperimentStorage, *args: Any, **kwargs: Any) -> Journal:
+        storages[storage.path] = storage
+        return Journal(storage, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("flows.experiment.Controller", noted_controller)
         patches.setattr("flows.experiment.Journal", noted_journal)
         yield
-    for experiment_id, storage in storages.items():
-        replay_experiment(storage, rules[experiment_id])
-    known = {storage.path for storage in storages.values()}
     for segment in tmp_path.rglob("journal/00000001.jsonl"):
         directory = segment.parent.parent
-        if str(directory) not in known:
-            storage = ExperimentStorage.open(directory.parent, directory.name)
-            newest = read_segment(storage, segment_numbers(storage)[-1])
-            limit = loads((directory / SPEC_FILE).read_bytes())["tune_config"]["max_concurrent_trials"]
-            replay_experiment(storage, Rules(newest.experiment_id, max_concurrent=limit))
+        storages.setdefault(str(directory), ExperimentStorage.open(directory.parent, directory.name))
+    for storage in storages.values():
+        replay_storage(storage)
 
 
-def replay_experiment(storage: ExperimentStorage, rules: Rules) -> Controller:
-    """Replay one experiment's events; raise if one of them leads to other commands than it did."""
+def replay_storage(storage: ExperimentStorage) -> dict[str, Controller]:
+    """Replay the experiments of one name; raise if an event leads to other commands than it did."""
+    segments = [read_segment(storage, number) for number in segment_numbers(storage)]
 
-    def records() -> Iterator[tuple[Event, tuple[str, ...]]]:
-        for number in segment_numbers(storage):
-            segment = read_segment(storage, number)
-            if segment.experiment_id == rules.experiment_id:
+    def records(experiment_id: str) -> Iterator[tuple[Event, tuple[str, ...]]]:
+        for segment in segments:
+            if segment.experiment_id == experiment_id:
                 yield from segment.records
 
-    return replay(records(), rules)
+    ids = dict.fromkeys(segment.experiment_id for segment in segments)
+    return {each: replay(records(each), Rules(each)) for each in ids}

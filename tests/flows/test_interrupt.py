@@ -81,9 +81,11 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
-def wait_until_gone(family: list[int]) -> None:
+def wait_until_gone(family: list[int], timeout_s: float = 60.0) -> None:
     wait_for(
-        lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()], what="every process to end"
+        lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()],
+        what="every process to end",
+        timeout_s=timeout_s,
     )
 
 
