@@ -59,6 +59,9 @@ UPKEEP_S = 1.0
 TASK_END_TIMEOUT_S = 120.0
 #: How long the last words of a task that has ended may be on their way.
 LAST_WORDS_TIMEOUT_S = 10.0
+#: How long after a journal write a driver may write the trials' files, which have no fence of their own: it
+#: learns that its place was taken when it writes the journal. Longer than uploads wait for each other.
+OWNS_FILES_S = 15.0
 
 logger = logging.getLogger("prefect.tune")
 
@@ -85,7 +88,7 @@ class Driver:
         self._orders: dict[str, StartLease] = {}
         #: Who waits for a slot, and why.
         self._waiting: dict[str, str] = {}
-        self._upkeep_due = -math.inf
+        self._upkeep_due = self._owns_files_until = -math.inf
         self._turn = 0
         self._num_finished = 0
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
@@ -410,6 +413,7 @@ class Driver:
         self._lease_ended(trial_id, lease, Outcome.UNPLACED, message, retryable=False)
 
     def _pass_on_journaled(self, item: Journaled) -> None:
+        self._owns_files_until = item.time + OWNS_FILES_S
         for (trial_id, lease), iteration in item.iterations.items():
             attempt = self._attempts.get((trial_id, lease))
             if attempt is None:
@@ -530,7 +534,8 @@ class Driver:
     def _look_at_timers(self) -> None:
         parts, now = self._parts, self._parts.clock()
         self._turn += 1
-        parts.files.flush_due(now)
+        if now < self._owns_files_until:
+            parts.files.flush_due(now)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             budget = self._experiment.tune_config.time_budget_s

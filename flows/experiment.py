@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -29,9 +30,9 @@ from prefect.states import Cancelled, Completed, Failed
 from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
-from flows.driver import Driver
+from flows.driver import OWNS_FILES_S, Driver
 from flows.hosting import hosted
-from flows.ownership import driving, identity, may_be_alive, this_process
+from flows.ownership import driving, identity, is_earlier, may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
@@ -43,7 +44,7 @@ from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
-from tune_core.errors import ConfigError, PlacementError, TrialError, TuneError
+from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
 from tune_core.journal import Journal, claim, last_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
@@ -274,13 +275,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     owner = this_process(flow_run_id, current.identity)
     parameters = SharedParameters(current.parameters)
     stack.callback(parameters.release)
-    takeover = current.continuation is not None and current.continuation.takeover
-    number = claim(
-        current.storage,
-        current.experiment_id,
-        owner,
-        lambda other: not takeover and may_be_alive(other, current.storage.url, current.identity),
-    )
+    number = _claim(current, owner)
     stack.enter_context(driving(current.storage.url))
     current.storage.write(SPEC_FILE, dumps(current.spec()))
     channel = Channel(cluster.channel_host())
@@ -302,7 +297,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         current.experiment_id,
         owner,
         number,
-        on_flushed=lambda iterations: channel.post(Journaled(iterations)),
+        on_flushed=lambda iterations: channel.post(Journaled(iterations, time.monotonic())),
         on_failure=lambda error: channel.post(ShellFailed(error)),
     )
     stack.callback(journal.close)
@@ -335,6 +330,29 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     return Driver(parts), parts
 
 
+def _claim(current: Experiment, owner: dict[str, Any]) -> int:
+    """Take the journal over, and wait until whoever had it, and may be alive, writes no files any more."""
+    url, run = current.storage.url, current.identity
+    takeover = current.continuation is not None and current.continuation.takeover
+    fenced_off = []
+
+    def is_in_the_way(other: dict[str, Any]) -> bool:
+        if not may_be_alive(other, url):
+            return False
+        if takeover or (run is not None and is_earlier(other, run)):
+            fenced_off.append(other)
+            return False
+        return True
+
+    number = claim(current.storage, current.experiment_id, owner, is_in_the_way)
+    if fenced_off:
+        logger.warning(
+            "%s is taken over: going on in %.0f s, when its driver before has noticed", url, OWNS_FILES_S
+        )
+        time.sleep(OWNS_FILES_S)
+    return number
+
+
 def _continued(current: Experiment) -> Experiment:
     """Return the experiment as one that goes on, if this run is a retry of the one that began it."""
     last = last_segment(current.storage)
@@ -360,6 +378,9 @@ def _trial_files(storage: ExperimentStorage) -> Iterator[TrialFiles]:
     files = TrialFiles(storage, staging)
     try:
         yield files
+    except ExperimentConflict:
+        files.discard()  # they are another driver's now
+        raise
     finally:
         files.close()  # if uploads fail for good, it raises and names the copies, which stay
         shutil.rmtree(staging)

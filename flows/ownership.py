@@ -90,17 +90,17 @@ def driving(url: str) -> Iterator[None]:
         _driven.discard(url)
 
 
-def may_be_alive(owner: dict[str, Any], url: str, run: Identity | None) -> bool:
-    """Whether the driver that left a journal open may still be at work, and is not this run's own zombie."""
+def is_earlier(owner: dict[str, Any], run: Identity) -> bool:
+    """Whether a driver was an earlier attempt at this run: the later one beats it, alive or not."""
+    return owner.get("identity") == run.key and tuple(owner["attempt"]) < run.attempt
+
+
+def may_be_alive(owner: dict[str, Any], url: str) -> bool:
+    """Whether the driver that left the journal of an experiment open may still be at work."""
     if owner.get("host") == socket.gethostname():
         if owner["pid"] == os.getpid():
             return url in _driven
-        if _process_started(owner["pid"]) != owner.get("process_started"):
-            return False
-    if run is not None and owner.get("identity") == run.key and tuple(owner["attempt"]) < run.attempt:
-        return False  # fenced off by the next segment, if it is only cut off
-    if owner.get("host") == socket.gethostname():
-        return True
+        return _process_started(owner["pid"]) == owner.get("process_started")
     try:
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(UUID(owner["flow_run_id"])).state

@@ -23,9 +23,15 @@ from tune_core.trial_files import TrialFiles
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """These rows are in the journal: the highest iteration per trial and lease."""
+    """A group of events is in the journal, so at that time nobody had taken this driver's place.
+
+    Attributes:
+        iterations: The highest iteration of its rows, per trial and lease.
+        time: When it was written, in monotonic seconds.
+    """
 
     iterations: dict[tuple[str, int], int]
+    time: float
 
 
 @dataclass(frozen=True, slots=True)

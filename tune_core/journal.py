@@ -116,8 +116,8 @@ class Journal:
         experiment_id: The experiment that the events belong to.
         owner: Who this driver is, for whoever finds the journal open.
         number: Number of the segment that `claim` took.
-        on_flushed: Called from the writing thread after each group with the highest iteration
-            that is now journaled, per (trial id, lease).
+        on_flushed: Called from the writing thread after each group with the highest iteration of its
+            rows, per (trial id, lease).
         on_failure: Called from the writing thread, once, when the journal cannot be written any more.
     """
 
@@ -203,8 +203,7 @@ class Journal:
                     for event, _ in group
                     if isinstance(event, TrialReported)
                 }
-                if acknowledged:
-                    self._on_flushed(acknowledged)
+                self._on_flushed(acknowledged)
                 if is_last:
                     return
         except Exception as error:  # noqa: BLE001 - handed to the driver's loop, which stops the experiment

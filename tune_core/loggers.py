@@ -138,7 +138,7 @@ class _FileLogger(LoggerCallback):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Bring the trial's files to the storage."""
-        self.files.flush(trial.dirname, final=True)
+        self.files.finish(trial.dirname)
 
 
 class JsonLoggerCallback(_FileLogger):

@@ -74,11 +74,14 @@ def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         iteration, lease = _iteration(row), row.get("lease", 0)
         newest[iteration] = max(lease, newest.get(iteration, lease))
-    return [
-        row
-        for row in rows
-        if (iteration := _iteration(row)) is None or row.get("lease", 0) >= newest[iteration]
-    ]
+    found: dict[Any, dict[str, Any]] = {}
+    for place, row in enumerate(rows):
+        iteration, lease = _iteration(row), row.get("lease", 0)
+        if iteration is None or lease >= newest[iteration]:
+            # Which report of its attempt it is: a driver whose place was taken may have written it as well.
+            report = row.get("iterations_since_restore")
+            found.setdefault((lease, report) if isinstance(report, int) else place, row)
+    return list(found.values())
 
 
 def _iteration(row: dict[str, Any]) -> float | None:

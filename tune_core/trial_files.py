@@ -251,20 +251,25 @@ class TrialFiles:
         partial.replace(path)
         trial.changed.add(name)
 
-    def flush(self, trial_dirname: str, *, final: bool = False) -> None:
-        """Write what waits in memory for a trial, and start its upload if one is due.
+    def flush(self, trial_dirname: str) -> None:
+        """Write what waits in memory for a trial; the next `flush_due` uploads it."""
+        trial = self._trials.get(trial_dirname)
+        if trial is not None:
+            trial.write()
 
-        Args:
-            trial_dirname: The trial's directory below the experiment's.
-            final: Whether nothing more is expected: the upload does not wait for its interval, and
-                the trial is forgotten once it has succeeded. A later write opens it again.
+    def finish(self, trial_dirname: str) -> None:
+        """Write what waits in memory for a trial, and expect nothing more.
+
+        The next `flush_due` uploads it, interval or not, and once that has succeeded the trial is
+        forgotten. A later write opens it again.
         """
         trial = self._trials.get(trial_dirname)
         if trial is None:
             return
         trial.write()
-        trial.is_final = trial.is_final or final
-        self._advance(trial_dirname, trial)
+        trial.is_final = True
+        if self._storage.is_local:
+            self._advance(trial_dirname, trial)
 
     def flush_due(self, now: float) -> None:
         """Write and upload what is due; returns at once while nothing is.

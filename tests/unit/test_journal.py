@@ -252,13 +252,13 @@ def test_driver_is_told_the_highest_iteration_of_each_lease(
     assert driver.flushed == [{("t0", 1): 2, ("t1", 1): 7, ("t1", 2): 1}]
 
 
-def test_driver_is_not_told_of_groups_without_reports(local: ExperimentStorage, a_driver: ADriver) -> None:
+def test_driver_is_told_of_groups_without_reports_too(local: ExperimentStorage, a_driver: ADriver) -> None:
     driver = a_driver(local)
 
     driver.journal.append(an_event(), [])
     driver.journal.close()
 
-    assert driver.flushed == []
+    assert driver.flushed == [{}]
 
 
 def test_events_of_several_threads_are_all_written_in_the_order_of_each(

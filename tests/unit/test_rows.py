@@ -28,6 +28,15 @@ def test_rows_of_one_attempt_with_equal_iterations_all_stay() -> None:
     assert newest_rows(rows) == rows
 
 
+def test_row_that_was_written_twice_counts_once() -> None:
+    rows = [
+        a_row(1, 1, iterations_since_restore=1, loss=float("nan")),
+        a_row(2, 1, iterations_since_restore=2),
+    ]
+
+    assert newest_rows([*rows, *map(dict, rows)]) == rows
+
+
 @pytest.mark.parametrize("iteration", [None, float("nan"), "three", [3]])
 def test_rows_whose_iteration_is_no_number_all_stay(iteration: object) -> None:
     rows = [a_row(iteration, 1), a_row(iteration, 2)]

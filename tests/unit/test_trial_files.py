@@ -309,9 +309,10 @@ def test_a_final_flush_uploads_without_waiting_and_forgets_the_trial(
     eventually(lambda: len(remote.uploads) == 1)
     files.append_line(TRIAL, "result.json", b"two")
 
-    files.flush(TRIAL, final=True)
+    files.finish(TRIAL)
+    files.flush_due(1)
     eventually(lambda: len(remote.uploads) == 2)
-    flushing(files, count(1), until=lambda: not (files.root / TRIAL).exists())
+    flushing(files, count(2), until=lambda: not (files.root / TRIAL).exists())
 
     assert remote.read(f"{TRIAL}/result.json") == b"one\ntwo\n"
 
@@ -323,7 +324,7 @@ def test_nothing_waits_for_a_slow_storage_until_the_end(remote: WatchedStorage, 
     for now in range(100):
         files.append_line(TRIAL, "result.json", b"%d" % now)
         files.flush_due(now)
-    files.flush(TRIAL, final=True)
+    files.finish(TRIAL)
     before = list(remote.uploads)
     remote.gate.set()
     files.close()
@@ -350,7 +351,7 @@ def test_a_retried_trial_goes_on_while_its_upload_is_under_way(
     remote.gate.clear()
     files = TrialFiles(remote, tmp_path)  # type: ignore[arg-type]
     files.append_line(TRIAL, "result.json", b"one")
-    files.flush(TRIAL, final=True)
+    files.finish(TRIAL)
 
     files.open(TRIAL)
     files.append_line(TRIAL, "result.json", b"two")
@@ -406,7 +407,7 @@ def test_many_trials_leave_nothing_behind(local: ExperimentStorage, tmp_path: Pa
 
     for number in range(200):
         files.append_line(f"trial_{number}", "result.json", b"one")
-        files.flush(f"trial_{number}", final=True)
+        files.finish(f"trial_{number}")
 
     assert files.num_open == 0
     assert len(list(Path(local.path).iterdir())) == 200

@@ -110,7 +110,7 @@ class LocalRuntime:
                 on_failure=lambda _: None,  # `close` raises it
             )
             stack.callback(self._journal.close)
-            files = TrialFiles(storage, self._directory)
+            files = self._files = TrialFiles(storage, self._directory)
             stack.callback(files.close)
             users = run.callbacks or ()
             loggers = default_loggers(files, users)
@@ -243,6 +243,7 @@ class LocalRuntime:
         self._apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
         if ending.outcome is Outcome.ERROR and trial.lease > order.lease:
             self._callbacks.on_trial_recover(0, self._trials, trial)
+        self._files.flush_due(time.monotonic())
 
     def report(self, trial: Trial, lease: int, report: Report) -> Decision:
         """Take a report from a trial's thread; return what was decided."""
