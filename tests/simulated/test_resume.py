@@ -26,18 +26,20 @@ from tune_core.messages import (
     Event,
     LeaseEnded,
     LeaseStarted,
+    StateSaved,
     TrialReported,
     describe,
     event_from_dict,
     event_to_dict,
 )
 from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
-from tune_core.search import BasicVariantGenerator, Repeater, Searcher
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stoppers import ExperimentPlateauStopper, MaximumIterationStopper
 from tune_core.testing.replay import replay
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
 from tune_core.testing.simulator import SimulatedRun, simulate
+from tune_core.trial import Status
 
 Records = Sequence[tuple[Event, Sequence[str]]]
 
@@ -57,6 +59,43 @@ class PopulationByTurns(PausingScheduler):
         if answer == self.CONTINUE or len(trials) < 3 or trial is not ranked[-1]:
             return answer
         return Exploit(ranked[0], {**ranked[0].config, "x": ranked[0].config["x"] * 0.9})
+
+
+class InTurn(PausingScheduler):
+    """Lets the paused trials go on one after the other, and remembers whose turn it was."""
+
+    turn = -1
+
+    def choose_trial_to_run(self, trials: Any) -> Any:
+        self.turn += 1
+        paused = [trial for trial in trials if trial.status is Status.PAUSED]
+        return paused[self.turn * 7 % len(paused)]
+
+
+class Attentive(Searcher):
+    """Suggests what follows from everything that it was ever told, and from nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        super().set_search_properties(*args, **spec)
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        x = random.Random(repr(self.told)).random()
+        self.on_suggestion_replayed(trial_id, {"x": x})
+        return {"x": x}
+
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
+        self.told.append((trial_id, config))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.told.append((trial_id, result["loss"]))
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.told.append((trial_id, result and result["loss"], error))
 
 
 @dataclass
@@ -208,6 +247,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "pauses, saving never": Scenario(lambda: PausingScheduler(2), checkpoint_every=0, num_samples=3),
     "pauses and deaths": Scenario(PausingScheduler, run=retries(1), dies_at={1: 5, 2: 1}, num_samples=4),
+    "pauses in turn": Scenario(lambda: InTurn(2)),
     "exploits": Scenario(ExploitingScheduler, run=keep(1)),
     "exploits, saving seldom": Scenario(ExploitingScheduler, checkpoint_every=2),
     "population by turns": Scenario(PopulationByTurns, iterations=9, num_samples=4, run=keep(1)),
@@ -215,6 +255,11 @@ SCENARIOS: dict[str, Scenario] = {
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
+    "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
+    "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
+    "searcher with a scheduler": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), Attentive, num_samples=7
+    ),
     "repeater": Scenario(searcher=lambda: Repeater(BasicVariantGenerator(random_state=1), 2), iterations=3),
 }
 
@@ -233,6 +278,20 @@ def test_driver_may_die_after_any_event(name: str) -> None:
 
         assert outcome(resumed) == expected, f"killed after event {place}: {whole.records[place - 1]}"
         check_invariants(resumed, 99)
+
+
+def test_seeds_that_nobody_gave_survive() -> None:
+    scenario = Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=3),
+        BasicVariantGenerator,
+        num_samples=7,
+    )
+    whole = scenario.drive()
+    assert outcome(scenario.drive()) != outcome(whole)
+    begun = 1 + next(n for n, (event, _) in enumerate(whole.records) if isinstance(event, StateSaved))
+
+    for place in range(begun, len(whole.records)):
+        assert outcome(scenario.drive(whole.records[:place])) == outcome(whole), f"killed after event {place}"
 
 
 def test_scenarios_do_what_they_are_there_for() -> None:
