@@ -191,7 +191,10 @@ class Controller:
             return []
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
         trial.move_to(Status.PENDING, because=event)
-        return [*commands, *self._start_lease(trial)]
+        waits_to_pause = trial.wants_pause  # the scheduler does not say it again
+        commands += self._start_lease(trial)
+        trial.wants_pause = waits_to_pause
+        return commands
 
     def _on_suggested(self, event: TrialSuggested) -> list[Command]:
         if self._search != "asked" or event.trial_id in self.trials:

@@ -1,0 +1,435 @@
+"""An experiment whose driver dies after any event, and is resumed, comes to what it would have come to.
+
+The driver is killed by cutting its journal: what it knew beyond is gone. Trials are deterministic, and
+where the order of reports matters to a scheduler or a searcher, they run one at a time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tune_core as tune
+from tune_core.controller import Controller, Rules
+from tune_core.encoding import dumps, loads
+from tune_core.errors import IllegalTransition
+from tune_core.messages import (
+    CheckpointSaved,
+    Decision,
+    Event,
+    LeaseEnded,
+    LeaseStarted,
+    StateSaved,
+    TrialReported,
+    describe,
+    event_from_dict,
+    event_to_dict,
+)
+from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.optuna import OptunaSearch
+from tune_core.stoppers import ExperimentPlateauStopper, MaximumIterationStopper
+from tune_core.testing.replay import replay
+from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
+from tune_core.testing.simulator import SimulatedRun, simulate
+from tune_core.trial import Status
+
+Records = Sequence[tuple[Event, Sequence[str]]]
+
+
+class PopulationByTurns(PausingScheduler):
+    """Trains a few steps of each in turn; who is worst at its turn's end goes on from the best."""
+
+    def __init__(self, metric: str = "loss") -> None:
+        super().__init__(every=3)
+        self.metric, self.mode = metric, "min"
+        self.scores: dict[str, float] = {}
+
+    def on_trial_result(self, trials: Any, trial: Any, result: dict[str, Any]) -> str | Exploit:
+        self.scores[trial.trial_id] = result["loss"]
+        answer = super().on_trial_result(trials, trial, result)
+        ranked = sorted(trials, key=lambda each: (self.scores.get(each.trial_id, 1e9), each.number))
+        if answer == self.CONTINUE or len(trials) < 3 or trial is not ranked[-1]:
+            return answer
+        return Exploit(ranked[0], {**ranked[0].config, "x": ranked[0].config["x"] * 0.9})
+
+
+class InTurn(PausingScheduler):
+    """Lets the paused trials go on one after the other, and remembers whose turn it was."""
+
+    turn = -1
+
+    def choose_trial_to_run(self, trials: Any) -> Any:
+        self.turn += 1
+        paused = [trial for trial in trials if trial.status is Status.PAUSED]
+        return paused[self.turn * 7 % len(paused)]
+
+
+class Attentive(Searcher):
+    """Suggests what follows from everything that it was ever told, and from nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        super().set_search_properties(*args, **spec)
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        x = random.Random(repr(self.told)).random()
+        self.on_suggestion_replayed(trial_id, {"x": x})
+        return {"x": x}
+
+    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
+        self.told.append((trial_id, config))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.told.append((trial_id, result["loss"]))
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.told.append((trial_id, result and result["loss"], error))
+
+
+@dataclass
+class Scenario:
+    """An experiment, made anew for each of its drivers."""
+
+    scheduler: Callable[[], TrialScheduler | None] = lambda: None
+    searcher: Callable[[], Searcher] = lambda: BasicVariantGenerator(random_state=1)
+    stop: Callable[[], Any] = lambda: None
+    num_samples: int = 5
+    slots: int = 1
+    iterations: int = 7
+    checkpoint_every: int = 1
+    run: dict[str, Any] = field(default_factory=dict)
+    #: Trial number to the iteration in which its process dies, each time.
+    dies_at: dict[int, int] = field(default_factory=dict)
+    #: Whether it dies in the first attempt only.
+    dies_once: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def drive(self, journal: Records = ()) -> SimulatedRun:
+        """Run a driver until the experiment has ended."""
+
+        def curve(config: dict[str, Any], iteration: int) -> tuple[dict[str, Any], float]:
+            chance = random.Random(f"{config['x']} {iteration}")
+            return {"loss": config["x"] + 1 / iteration + chance.random() / 9}, 1.0 + chance.random()
+
+        return simulate(
+            curve,
+            param_space={"x": tune.uniform(0, 1)},
+            tune_config=tune.TuneConfig("min", "loss", self.searcher(), self.scheduler(), self.num_samples),
+            run_config=tune.RunConfig(stop=self.stop(), **self.run),
+            slots=self.slots,
+            iterations=self.iterations,
+            checkpoint_every=self.checkpoint_every,
+            crashes=self.dies,
+            journal=read_back(journal),
+            **self.more,
+        )
+
+    def dies(self, number: int, lease: int, iteration: int) -> bool:
+        return self.dies_at.get(number) == iteration and (lease == 1 or not self.dies_once)
+
+
+def read_back(journal: Records) -> list[tuple[Event, tuple[str, ...]]]:
+    """What a journal holds after it was a file."""
+    return [
+        (event_from_dict(loads(dumps(event_to_dict(event)))), tuple(commands)) for event, commands in journal
+    ]
+
+
+def retries(number: int) -> dict[str, Any]:
+    return {"failure_config": tune.FailureConfig(max_failures=number)}
+
+
+def keep(number: int) -> dict[str, Any]:
+    return {"checkpoint_config": tune.CheckpointConfig(number, "loss", "min")}
+
+
+# What must not depend on where a driver died.
+
+#: Keys of rows that tell when and in which attempt it was.
+TIMES = {"timestamp", "iterations_since_restore", "time", "lease", "date"}
+
+
+def outcome(run: SimulatedRun) -> dict[str, Any]:
+    """The trial table, all decisions, the rows that count, the best result, and why it ended."""
+    rows = {}
+    for row in run.rows:  # the newest attempt's row of an iteration is the one that counts
+        rows[row["trial_id"], row["training_iteration"]] = {key: row[key] for key in row.keys() - TIMES}
+    table = [
+        (
+            trial.trial_id,
+            trial.config,
+            trial.experiment_tag,
+            str(trial.status),
+            trial.iteration,
+            trial.num_failures,
+            trial.error,
+            [(record.index, record.iteration) for record in trial.checkpoints],
+            {key: trial.last_row[key] for key in trial.last_row.keys() - TIMES},
+        )
+        for trial in run.trials
+    ]
+    decisions = {
+        (event.trial_id, event.iteration, str(event.decision), repr(event.exploit))
+        for event, _ in run.records
+        if isinstance(event, TrialReported) and event.decision is not Decision.CONTINUE
+    }
+    best = run.best("loss", "min") if run.rows else {}
+    best = {key: best[key] for key in best.keys() - TIMES}
+    return {"table": table, "decisions": decisions, "rows": rows, "best": best, "reason": run.reason}
+
+
+def check_invariants(run: SimulatedRun, num_samples: int) -> None:
+    """What holds of every experiment that has ended, however often it was resumed."""
+    controller = replay(run.records, run.rules)  # raises if an event leads to other commands than it did
+    assert controller.has_ended
+    assert len(run.trials) <= num_samples
+    commands = [command for _, commands in run.records for command in commands]
+    completed = Counter(command.split()[1] for command in commands if command.startswith("CompleteTrial"))
+    assert completed == {trial.trial_id: 1 for trial in run.trials if trial.is_finished}
+    started = [tuple(command.split()[1:3]) for command in commands if command.startswith("StartLease")]
+    assert len(set(started)) == len(started), "an attempt was started twice"
+    for trial in run.trials:
+        rows = [row for row in run.rows if row["trial_id"] == trial.trial_id]
+        numbers, leases = [row["training_iteration"] for row in rows], [row["lease"] for row in rows]
+        assert leases == sorted(leases), "an older attempt's report counted"
+        assert trial.is_finished
+        assert trial.borrowed is None
+        if "@perturbed" not in trial.experiment_tag:  # who exploits takes over the iterations of another one
+            assert set(numbers) >= set(range(1, trial.iteration + 1))
+            assert numbers[-1:] == [trial.iteration][: len(numbers)]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "FIFO": Scenario(slots=3),
+    "FIFO, saving seldom": Scenario(slots=3, checkpoint_every=3),
+    "FIFO, saving never": Scenario(slots=2, checkpoint_every=0, iterations=5),
+    "FIFO, keeping one": Scenario(slots=2, run=keep(1)),
+    "FIFO, slow starts": Scenario(slots=2, more={"start_s": 2.5}),
+    "FIFO, retries": Scenario(slots=2, run=retries(2), dies_at={1: 3, 3: 1}, checkpoint_every=2),
+    "FIFO, stop rule": Scenario(slots=2, stop=lambda: {"training_iteration": 4}),
+    "counting stopper": Scenario(stop=lambda: MaximumIterationStopper(4)),
+    "stopper of all": Scenario(stop=lambda: ExperimentPlateauStopper("loss", 0.05, top=3), num_samples=9),
+    "fail fast": Scenario(run={"failure_config": tune.FailureConfig(fail_fast=True)}, dies_at={2: 3}),
+    "ASHA": Scenario(lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), num_samples=7),
+    "ASHA, saving seldom": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
+        num_samples=7,
+        checkpoint_every=3,
+    ),
+    "ASHA, brackets": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=2, seed=1), num_samples=7
+    ),
+    "median rule": Scenario(
+        lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=2),
+        num_samples=7,
+    ),
+    "median rule by turns": Scenario(
+        lambda: MedianStoppingRule(
+            "training_iteration", grace_period=2, min_samples_required=3, min_time_slice=2, hard_stop=False
+        )
+    ),
+    "pauses": Scenario(PausingScheduler),
+    "pauses, saving seldom": Scenario(PausingScheduler, checkpoint_every=2),
+    "pauses, saving on request": Scenario(
+        PausingScheduler, checkpoint_every=0, more={"saves_on_request": True}
+    ),
+    "pauses, saving never": Scenario(lambda: PausingScheduler(2), checkpoint_every=0, num_samples=3),
+    "pauses and deaths": Scenario(PausingScheduler, run=retries(1), dies_at={1: 5, 2: 1}, num_samples=4),
+    "pauses in turn": Scenario(lambda: InTurn(2)),
+    "exploits": Scenario(ExploitingScheduler, run=keep(1)),
+    "exploits, saving seldom": Scenario(ExploitingScheduler, checkpoint_every=2),
+    "population by turns": Scenario(PopulationByTurns, iterations=9, num_samples=4, run=keep(1)),
+    "population by turns, saving seldom": Scenario(
+        PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
+    ),
+    "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
+    "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
+    "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
+    "searcher with a scheduler": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), Attentive, num_samples=7
+    ),
+    "repeater": Scenario(searcher=lambda: Repeater(BasicVariantGenerator(random_state=1), 2), iterations=3),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_driver_may_die_after_any_event(name: str) -> None:
+    scenario = SCENARIOS[name]
+    whole = scenario.drive()
+    expected = outcome(whole)
+    assert scenario.drive().records == whole.records, "not deterministic"
+
+    # One that was stopped, and whose journal says so, is over; who resumes it wants it to go on.
+    is_stopped = whole.reason != "every trial is finished"
+    for place in range(len(whole.records) + (0 if is_stopped else 1)):
+        resumed = scenario.drive(whole.records[:place])
+
+        assert outcome(resumed) == expected, f"killed after event {place}: {whole.records[place - 1]}"
+        check_invariants(resumed, 99)
+
+
+def test_seeds_that_nobody_gave_survive() -> None:
+    scenario = Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=3),
+        BasicVariantGenerator,
+        num_samples=7,
+    )
+    whole = scenario.drive()
+    assert outcome(scenario.drive()) != outcome(whole)
+    begun = 1 + next(n for n, (event, _) in enumerate(whole.records) if isinstance(event, StateSaved))
+
+    for place in range(begun, len(whole.records)):
+        assert outcome(scenario.drive(whole.records[:place])) == outcome(whole), f"killed after event {place}"
+
+
+def test_scenarios_do_what_they_are_there_for() -> None:
+    runs = {name: SCENARIOS[name].drive() for name in SCENARIOS}
+    decisions = {
+        name: {event.decision for event, _ in run.records if isinstance(event, TrialReported)}
+        for name, run in runs.items()
+    }
+
+    for name, expected in {
+        "ASHA": Decision.STOP,
+        "median rule": Decision.STOP,
+        "median rule by turns": Decision.PAUSE,
+        "pauses": Decision.PAUSE,
+        "exploits": Decision.EXPLOIT,
+        "population by turns": Decision.EXPLOIT,
+        "population by turns, saving seldom": Decision.EXPLOIT,
+    }.items():
+        assert expected in decisions[name], name
+    assert runs["stopper of all"].reason == "a stopper ended the experiment"
+    assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
+    assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)
+
+
+# Random experiments, killed at random, several times in a row.
+
+STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
+    "FIFO": lambda: None,
+    "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=2, seed=1),
+    "median": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
+    "pauses": lambda: PausingScheduler(2),
+    "exploits": lambda: ExploitingScheduler(every=2),
+    "population": PopulationByTurns,
+}
+
+
+@st.composite
+def scenarios(draw: Callable[..., Any]) -> Scenario:
+    """Experiments whose outcome does not depend on how fast anything is."""
+    kind = draw(st.sampled_from(sorted(STEERED)))
+    num_samples = draw(st.integers(1, 5))
+    kept = draw(st.sampled_from([None, 1, 2]))
+    return Scenario(
+        STEERED[kind],
+        num_samples=num_samples,
+        slots=draw(st.integers(1, 3)) if kind == "FIFO" else 1,
+        iterations=draw(st.integers(1, 7)),
+        checkpoint_every=draw(st.integers(0, 3)),
+        stop=draw(st.sampled_from([lambda: None, lambda: {"training_iteration": 4}])),
+        run={**retries(draw(st.integers(0, 2))), **(keep(kept) if kept else {})},
+        dies_at=draw(st.dictionaries(st.integers(0, num_samples - 1), st.integers(1, 7), max_size=2)),
+        more={"start_s": draw(st.sampled_from([0.0, 2.5])), "saves_on_request": draw(st.booleans())},
+    )
+
+
+#: Where the drivers die, each as a share of what its journal came to.
+KILLS = st.lists(st.floats(0, 1), min_size=1, max_size=4)
+#: Events that come from elsewhere, so that they may come twice, or in another order.
+ARRIVING = (TrialReported, CheckpointSaved, LeaseStarted, LeaseEnded)
+
+
+def killed(scenario: Scenario, shares: Sequence[float], spoil: Callable[[Records], Records]) -> SimulatedRun:
+    """Run one driver after the other, each for a part of what is left to do, and the last to the end."""
+    journal: Records = ()
+    for share in shares:
+        records = scenario.drive(journal).records
+        journal = spoil(records[: len(journal) + round(share * (len(records) - len(journal)))])
+    return scenario.drive(journal)
+
+
+def recorded(events: Sequence[Event], rules: Rules) -> Records:
+    """A journal of these events, with the commands that follow from them."""
+    controller = Controller(rules)
+    return [(event, tuple(map(describe, controller.handle(event)))) for event in events]
+
+
+@given(scenarios(), KILLS, st.randoms(use_true_random=False))
+def test_any_experiment_survives_the_deaths_of_its_drivers(
+    scenario: Scenario, shares: list[float], chance: random.Random
+) -> None:
+    whole = scenario.drive()
+
+    def doubled(records: Records) -> Records:
+        """Let some events arrive once more, at once or later."""
+        events = [event for event, _ in records]
+        for event in chance.sample(events, len(events) // 4):
+            if isinstance(event, ARRIVING):
+                events.insert(chance.randint(events.index(event) + 1, len(events)), event)
+        return recorded(events, whole.rules)
+
+    resumed = killed(scenario, shares, doubled)
+
+    check_invariants(resumed, scenario.num_samples)
+    assert outcome(resumed) == outcome(whole)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.booleans(),
+    KILLS,
+    st.randoms(use_true_random=False),
+)
+def test_invariants_hold_whatever_the_order_of_events(
+    seed: int, slots: int, every: int, saves: bool, shares: list[float], chance: random.Random
+) -> None:
+    scenario = Scenario(
+        lambda: RandomScheduler(seed, budget=40),
+        num_samples=6,
+        slots=slots,
+        checkpoint_every=every,
+        run={**retries(-1), **keep(1)},
+        dies_at={seed % 6: 1 + seed % 7},
+        dies_once=True,
+        more={"saves_on_request": saves},
+    )
+    rules = scenario.drive().rules
+
+    def is_movable(event: Any) -> bool:
+        """Whether it arrives from a trial, and its answer did not need what another one's said before."""
+        return isinstance(event, ARRIVING) and getattr(event, "exploit", None) is None
+
+    def shuffled(records: Records) -> Records:
+        """Let neighbours of different trials change places, where no answer comes before its question."""
+        events = [event for event, _ in records]
+        for place in chance.sample(range(1, len(events)), len(events) // 3) if events else ():
+            first, second = events[place - 1 : place + 1]
+            if not is_movable(first) or not is_movable(second) or first.trial_id == second.trial_id:
+                continue
+            changed = [*events[: place - 1], second, first, *events[place + 1 :]]
+            try:
+                recorded(changed, rules)
+            except IllegalTransition as error:
+                if "nobody asked" not in str(error):
+                    raise
+                continue
+            events = changed
+        return recorded(events, rules)
+
+    check_invariants(killed(scenario, shares, shuffled), scenario.num_samples)
