@@ -83,7 +83,7 @@ def start_seaweedfs(
     """
     root = Path(directory).resolve()
     (root / "data").mkdir(parents=True, exist_ok=True)
-    key, secret = "tune", secrets.token_hex(16)
+    key, secret = f"tune-{secrets.token_hex(8)}", secrets.token_hex(16)
     config = root / "s3.json"
     config.touch(mode=0o600)
     config.write_text(json.dumps({"identities": [_identity(key, secret)]}))
