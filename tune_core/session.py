@@ -366,6 +366,7 @@ class Session:
             iteration=self.iteration,
             rows=rows,
             metrics=metrics,
+            previous=self._checkpoint,
         )
         self._next_index = marker.index + 1
         self._saved_iteration = self.iteration

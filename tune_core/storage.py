@@ -34,6 +34,7 @@ from tune_core.commit import (
     CheckpointMarker,
     FileEntry,
     check_uploaded,
+    copies_from,
     read_marker,
     scan_source,
     upload_files,
@@ -137,6 +138,7 @@ class ExperimentStorage(ObjectStore):
         iteration: int,
         rows: Sequence[dict[str, Any]],
         metrics: dict[str, Any],
+        previous: Checkpoint | None = None,
         timeout_s: float = COMMIT_TIMEOUT_S,
     ) -> CheckpointMarker:
         """Upload a directory and make it a checkpoint of the trial, once and whole.
@@ -152,6 +154,8 @@ class ExperimentStorage(ObjectStore):
             iteration: The `training_iteration` of its report.
             rows: Report rows that the driver has not journaled.
             metrics: The report that the checkpoint comes with.
+            previous: A committed checkpoint of this experiment. What it has in common with this one is
+                not sent again where the storage can copy (S3): each checkpoint still has all of its files.
             timeout_s: Longest time on a remote storage, in seconds.
 
         Returns:
@@ -169,8 +173,9 @@ class ExperimentStorage(ObjectStore):
                 files = scan_source(source)
                 taken, write_id = self._reserve(trial, index, lease)
                 name = f"{trial}/{checkpoint_name(taken)}"
-                entries = upload_files(self.fs, files, self.absolute(name), stop)
-            check_uploaded(self.fs, self.absolute(name), entries)
+                copies = None if previous is None else copies_from(self.fs, previous.path, files)
+                entries = upload_files(self.fs, files, self.absolute(name), stop, copies)
+            entries = check_uploaded(self.fs, self.absolute(name), entries)
             if stop.is_set():
                 raise StorageError(f"{name} is not committed, since its time was up")
             now = time.time()
