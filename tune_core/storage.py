@@ -19,6 +19,8 @@ import builtins
 import contextlib
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -280,6 +282,34 @@ class ExperimentStorage(ObjectStore):
         self.delete(f"{name}/{COMMIT}")
         path = self.absolute(name)
         self.request(f"delete {name}", lambda: remove_tree(self.fs, path, last=WRITER))
+
+
+def staged_copy(checkpoint: Checkpoint) -> Path | None:
+    """Return a new directory with all that would be committed of one; None if that is not of this machine.
+
+    The caller removes it.
+
+    Raises:
+        CheckpointError: It is no directory, or holds what a checkpoint cannot.
+        OSError: It cannot be copied: no room, no right.
+    """
+    if not is_local(checkpoint.filesystem):
+        return None
+    with _as_source(checkpoint) as source:
+        files = scan_source(source)
+    copy = Path(tempfile.mkdtemp(prefix="checkpoint_staged_"))
+    try:
+        for file in files:
+            target = copy / file.name
+            if file.name.endswith("/"):
+                target.mkdir(parents=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.path, target)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    return copy
 
 
 def _reopen(filesystem: ProcessLocal, path: str, url: str, name: str, fencing: bool) -> ExperimentStorage:

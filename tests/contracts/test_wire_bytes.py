@@ -8,13 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.conftest import RawObjects, open_s3, raw_objects
+from tests.contracts.conftest import RawObjects, a_session, open_s3, raw_objects
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
 from tune_core.checkpoint import Checkpoint
-from tune_core.messages import Decision
-from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report, Session
 from tune_core.storage import ExperimentStorage
 
 MIB = 2**20
@@ -28,48 +25,6 @@ def storage(s3_server: S3Server, proxy: FaultProxy) -> ExperimentStorage:
 @pytest.fixture
 def raw(s3_server: S3Server) -> RawObjects:
     return raw_objects(s3_server)
-
-
-class Heard:
-    """The driver's end: it hears the reports and answers nothing."""
-
-    journaled = 0
-    stop_cause = None
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        raise AssertionError("every checkpoint comes with its report")
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None:
-        raise AssertionError("the window is never full")
-
-    def poll(self) -> bool:
-        return False
-
-
-def a_session(storage: ExperimentStorage, trial: str, start: int | None = None, source: str = "") -> Session:
-    lease = Lease(
-        experiment_name="wire",
-        trial_id=trial,
-        trial_name=trial,
-        dirname=trial,
-        lease=1,
-        config={},
-        resources=PlacementGroupFactory([{"CPU": 1}]),
-        storage=storage,
-        checkpoint=start,
-        checkpoint_dirname=source,
-        iteration=0 if start is None else 1,
-    )
-    return Session(lease, Heard())
 
 
 def write(directory: Path, files: dict[str, bytes]) -> Checkpoint:
