@@ -11,6 +11,7 @@ from tune_core.analysis import ExperimentAnalysis
 from tune_core.callbacks import Callback
 from tune_core.checkpoint import Checkpoint
 from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.context import TuneContext, get_checkpoint, get_context, report
 from tune_core.errors import TuneError
 from tune_core.parameters import with_parameters
 from tune_core.progress_reporter import CLIReporter, JupyterNotebookReporter, ProgressReporter
@@ -34,7 +35,6 @@ from tune_core.search.space import (
     sample_from,
     uniform,
 )
-from tune_core.session import TuneContext, get_checkpoint, get_context, report
 from tune_core.stoppers import Stopper
 from tune_core.trainable import Trainable
 from tune_core.tune import run

@@ -13,18 +13,20 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CheckpointCorrupted, CheckpointError, StorageError
-from tune_core.filesystems import brief, check_name, is_local, without_credentials
+from tune_core.filesystems import brief, check_name, copies_by_itself, is_local, without_credentials
 from tune_core.transfer import (
+    COPIED_FILE,
     MAX_LARGE_FILES,
     SMALL_FILE,
     TEMPORARY_PREFIX,
     FileChanged,
+    ServerCopies,
     digest_of,
     digest_of_file,
     download_file,
@@ -62,11 +64,17 @@ class FileEntry:
         name: Relative to the checkpoint, `/` between parts; an empty directory ends in `/`.
         size: Bytes.
         digest: blake2b with 16 bytes, in hexadecimal.
+        etag: What the storage called these bytes when they were there; "" where it does not say.
     """
 
     name: str
     size: int
     digest: str
+    etag: str = ""
+
+    def to_list(self) -> list[str | int]:
+        """Return what a marker holds of it: its arguments, without an empty ETag."""
+        return [self.name, self.size, self.digest, *filter(None, [self.etag])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,7 @@ class CheckpointMarker:
                 "iteration": self.iteration,
                 "write_id": self.write_id,
                 "time": self.time,
-                "files": [[entry.name, entry.size, entry.digest] for entry in self.files],
+                "files": [entry.to_list() for entry in self.files],
                 "metrics": self.metrics,
                 "rows": list(self.rows),
             }
@@ -237,8 +245,43 @@ def _check_file_name(name: str, path: Path) -> None:
         )
 
 
+def copies_from(filesystem: Any, directory: str, files: list[_SourceFile]) -> ServerCopies | None:
+    """Return what of a committed checkpoint could be copied for these files; None if nothing could.
+
+    Args:
+        filesystem: Where the checkpoint is.
+        directory: Its path inside the filesystem.
+        files: From `scan_source`.
+    """
+    if not copies_by_itself(filesystem) or not any(file.size >= COPIED_FILE for file in files):
+        return None
+    try:
+        marker = read_marker(filesystem, directory)
+        listed = find_files(filesystem, directory) if marker is not None else {}
+    except Exception as error:  # noqa: BLE001 - everything can be sent
+        logger.info("%s cannot be read, so nothing is copied from it: %s", directory, brief(error))
+        return None
+    if marker is None:
+        return None
+    known = {
+        (entry.size, entry.digest): (f"{directory}/{entry.name}", entry.etag)
+        for entry in marker.files
+        if _is_still(entry, listed.get(entry.name))
+    }
+    return ServerCopies(filesystem, known)
+
+
+def _is_still(entry: FileEntry, info: dict[str, Any] | None) -> bool:
+    """Whether a listed object is the one that was uploaded, as far as the storage says."""
+    return info is not None and (info["size"], info.get("ETag", "")) == (entry.size, entry.etag)
+
+
 def upload_files(
-    filesystem: Any, files: list[_SourceFile], directory: str, stop: threading.Event
+    filesystem: Any,
+    files: list[_SourceFile],
+    directory: str,
+    stop: threading.Event,
+    copies: ServerCopies | None = None,
 ) -> tuple[FileEntry, ...]:
     """Upload files below a directory, several at a time.
 
@@ -247,6 +290,7 @@ def upload_files(
         files: From `scan_source`.
         directory: Path inside the filesystem.
         stop: When set, no further file is begun.
+        copies: What may be copied on the server instead.
 
     Returns:
         What a marker lists: every file but the user's metadata, with size and digest as uploaded.
@@ -257,7 +301,9 @@ def upload_files(
 
     def upload(file: _SourceFile) -> FileEntry:
         try:
-            return FileEntry(file.name, *upload_file(filesystem, file.path, f"{directory}/{file.name}"))
+            return FileEntry(
+                file.name, *upload_file(filesystem, file.path, f"{directory}/{file.name}", copies)
+            )
         except OSError as error:
             if isinstance(error, FileChanged) or not file.path.exists():
                 raise CheckpointError(
@@ -278,8 +324,10 @@ def upload_files(
     return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
-def check_uploaded(filesystem: Any, directory: str, files: tuple[FileEntry, ...]) -> None:
-    """Compare names and sizes with what is listed now, before the marker is written.
+def check_uploaded(filesystem: Any, directory: str, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    """Compare names and sizes with what is listed now; return the files with the storage's ETags.
+
+    Called before the marker is written.
 
     Raises:
         StorageError: A file is missing or cut short, or the directory was swept meanwhile.
@@ -297,6 +345,7 @@ def check_uploaded(filesystem: Any, directory: str, files: tuple[FileEntry, ...]
                 f"{where}/{entry.name}: {entry.size} bytes were uploaded, the storage has "
                 f"{'no such file' if found is None else f'{found} bytes'}; it is not committed: report it again"
             )
+    return tuple(replace(entry, etag=listed.get(entry.name, {}).get("ETag", "")) for entry in files)
 
 
 def download_files(

@@ -65,6 +65,10 @@ class CheckpointConfig:
         checkpoint_frequency: Trainable classes save every so many iterations; 0 for never.
         checkpoint_at_end: Whether a trainable class saves when its trial ends; None: it does if it
             has a `save_checkpoint`. Functions save by `report(..., checkpoint=...)` alone.
+        async_upload: Beyond Ray Tune: whether a trial goes on while its checkpoint is uploaded: `report`
+            returns when the directory is copied to a private one on the same machine. Its row, and those
+            after it, are seen after the commit; the next checkpoint waits for the one before. Where a
+            scheduler or a stopper decides on reports, they wait for the upload all the same.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -83,6 +87,7 @@ class CheckpointConfig:
     checkpoint_at_end: bool | None = None
     _checkpoint_keep_all_ranks: Any = field(default=_Unset.UNSET, repr=False, compare=False)
     _checkpoint_upload_from_workers: Any = field(default=_Unset.UNSET, repr=False, compare=False)
+    async_upload: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         faults = Faults("CheckpointConfig")
@@ -96,6 +101,7 @@ class CheckpointConfig:
         faults.check_integer("checkpoint_frequency", self.checkpoint_frequency, minimum=0)
         if self.checkpoint_at_end is not None:
             faults.check_bool("checkpoint_at_end", self.checkpoint_at_end)
+        faults.check_bool("async_upload", self.async_upload)
         if self._checkpoint_keep_all_ranks is not _Unset.UNSET:
             faults.note(
                 "_checkpoint_keep_all_ranks is gone: report checkpoint=None where none should be kept"

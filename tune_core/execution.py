@@ -104,7 +104,7 @@ def _run(
         is_class = is_trainable_class(trainable)
         session = Session(lease, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
         session.trial_dir = str(directory)
-        with _working_directory(session.trial_dir), bind(session):
+        with _working_directory(session.trial_dir), bind(session), session.finishing_upload():
             session.restart_clock()
             try:
                 if is_class:
@@ -210,6 +210,7 @@ def _train(trainable: Trainable, session: Session) -> NoReturn:
             else:
                 session.publish(row)
     except StopTrial:
+        session.finish_upload()
         if _wants_save(type(trainable), session):
             with _saved(trainable) as checkpoint:
                 session.save(checkpoint)

@@ -165,6 +165,7 @@ class Experiment:
             keeps_artifacts="never" if not sync.sync_artifacts else when,
             checkpoint_frequency=checkpoints.checkpoint_frequency if saves else 0,
             reuse=self._reuse_rule(trial),
+            async_upload=checkpoints.async_upload,
             checkpoint_at_end=saves and checkpoints.checkpoint_at_end is not False,
         )
 

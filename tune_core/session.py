@@ -1,13 +1,16 @@
-"""What a trainable sees of its trial: `report`, `get_checkpoint`, `get_context`.
+"""One attempt at a trial, as its trainable sees it.
 
 A `Session` turns metrics into a report row, commits the checkpoint before the row is sent,
 and stops the trainable when it is told to. It keeps the rows that the driver has not yet
 journaled, so that a commit marker can carry them. It knows the driver only as an `Uplink`.
+Uploads in the background: docs/design/007-asynchronous-checkpoints.md.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -18,17 +21,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from tune_core.autofill import Counters
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import MetricMissing
+from tune_core.errors import CheckpointError, MetricMissing
+from tune_core.filesystems import brief
 from tune_core.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
+from tune_core.outbox import Outbox
 from tune_core.resources import PlacementGroupFactory
 from tune_core.stoppers import DictStopper
-from tune_core.storage import ExperimentStorage
+from tune_core.storage import ExperimentStorage, staged_copy
 from tune_core.trial import checkpoint_name
 
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
@@ -39,6 +45,8 @@ WINDOW = 8192
 _SAID_OTHERWISE = frozenset({"trial_id", "date", "pid", "hostname", "node_ip", "config"})
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class StopTrial(SystemExit):
@@ -87,6 +95,7 @@ class Lease:
             "always" is with each checkpoint and at the end.
         checkpoint_frequency: A trainable class saves every so many iterations; 0 for never.
         checkpoint_at_end: Whether a trainable class saves when its trial ends.
+        async_upload: Whether the trial goes on while a checkpoint is uploaded, where no answer is waited for.
         reuse: What may be kept for later attempts; None: nothing.
     """
 
@@ -111,6 +120,7 @@ class Lease:
     keeps_artifacts: Literal["never", "at_end", "always"] = "never"
     checkpoint_frequency: int = 0
     checkpoint_at_end: bool = False
+    async_upload: bool = False
     reuse: ReuseRule | None = None
 
 
@@ -122,6 +132,10 @@ class Report:
     row: dict[str, Any]
     checkpoint: int | None = None
     wants_decision: bool = False
+
+
+#: What an upload in the background comes to.
+_Uploaded = tuple[Report, CheckpointError | None]
 
 
 class Uplink(Protocol):
@@ -195,6 +209,7 @@ class Session:
         self.takes_reports = takes_reports
         self._refused: set[str] = set()
         self._uplink = uplink
+        self._outbox: Outbox[Report] = Outbox(uplink.send)
         self._lock = threading.RLock()
         self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
         self._last_row: dict[str, Any] = {}
@@ -233,15 +248,10 @@ class Session:
             self.check_stop()
             user_metrics = validate_metrics(metrics)
             _require_checkpoint(checkpoint)
-            before = self._counters.snapshot()
-            try:
+            with self._counted():
                 row = self._resolve_done(self._counters.fill(user_metrics))
-                index = None if checkpoint is None else self._commit(checkpoint, row)
-            except BaseException:
-                # No row is sent, so its number stays free: rows in a marker are counted back from its own.
-                self._counters.put_back(before)
-                raise
-            self._send(row, index)
+                commit = self._commit(checkpoint, row)
+            self._send(row, commit)
 
     def check_stop(self) -> None:
         """Return if the trial may go on.
@@ -249,8 +259,9 @@ class Session:
         Raises:
             StopTrial: It was told to stop.
         """
-        if self.stopped_by is not None or self._uplink.poll():
-            self._stop(self._uplink.stop_cause or "stop")
+        with self._outbox.lock:
+            if self.stopped_by is not None or self._uplink.poll():
+                self._stop(self._uplink.stop_cause or "stop")
 
     def row_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row for what `Trainable.train` returned; its `done` says whether a stop rule was hit.
@@ -274,14 +285,10 @@ class Session:
             CheckpointError: The checkpoint cannot be stored; no row is sent.
         """
         with self._lock:
-            before = self._counters.snapshot()
-            self._counters.iteration += 1
-            try:
-                index = None if checkpoint is None else self._commit(checkpoint, row)
-            except BaseException:
-                self._counters.put_back(before)
-                raise
-            self._send(row, index)
+            with self._counted():
+                self._counters.iteration += 1
+                commit = self._commit(checkpoint, row)
+            self._send(row, commit)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Commit a checkpoint after the report that it belongs to, the latest one, was sent.
@@ -292,16 +299,61 @@ class Session:
             CheckpointError: It cannot be stored.
         """
         with self._lock:
+            self.finish_upload()
             self._forget_journaled()
             rows = [row for _, row in self._unjournaled]
-            self._uplink.send_checkpoint(self.iteration, self._store(checkpoint, rows, self._last_row))
+            index = self._store(checkpoint, rows, self._last_row, self.iteration)
+            self._uplink.send_checkpoint(self.iteration, index)
 
-    def _send(self, row: dict[str, Any], index: int | None) -> None:
+    def finish_upload(self) -> None:
+        """Wait until the latest checkpoint is committed, and all rows are on their way.
+
+        Raises:
+            CheckpointError: It could not be stored; this is said once.
+        """
+        self._outbox.wait()
+        self._raise_failure()
+
+    @contextmanager
+    def finishing_upload(self) -> Iterator[None]:
+        """Wait at the end of an attempt for what is uploaded; it fails with that, if not with something else."""
+        try:
+            yield
+        except StopTrial:
+            self.finish_upload()
+            raise
+        except BaseException:
+            self._outbox.wait()
+            if (failure := self._outbox.take_failure()) is not None:
+                logger.warning("%s, besides what follows", failure)
+            raise
+        self.finish_upload()
+
+    def _raise_failure(self) -> None:
+        failure = self._outbox.take_failure()
+        if failure is not None:
+            raise failure
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """No row is sent if this raises, so its number stays free: rows in a marker are counted back from its own."""
+        before = self._counters.snapshot()
+        try:
+            yield
+        except BaseException:
+            self._counters.put_back(before)
+            raise
+
+    def _send(self, row: dict[str, Any], commit: int | Callable[[], _Uploaded] | None) -> None:
+        index = commit if isinstance(commit, int) else None
         report = Report(self.iteration, row, index, self.lease.waits_for_decisions and not row["done"])
         self._unjournaled.append((self.iteration, row))
         self._last_row = row
-        self._uplink.send(report)
-        if index is not None and self.lease.keeps_artifacts == "always":
+        if callable(commit):
+            self._outbox.put_after(commit)
+        else:
+            self._outbox.put(report)
+        if commit is not None and self.lease.keeps_artifacts == "always":
             self.keep_artifacts()
         self._require_metric(row)
         if row["done"]:
@@ -316,6 +368,7 @@ class Session:
                 self._stop(told or str(decision))
         self._forget_journaled()
         if len(self._unjournaled) >= WINDOW:
+            self._outbox.wait()  # what is held back is not on its way to the journal
             self._uplink.wait_for_journal(self._unjournaled[WINDOW // 2][0])
             self._forget_journaled()
 
@@ -349,26 +402,56 @@ class Session:
         row["checkpoint_dir_name"] = None
         return row
 
-    def _commit(self, checkpoint: Checkpoint, row: dict[str, Any]) -> int:
+    def _commit(
+        self, checkpoint: Checkpoint | None, row: dict[str, Any]
+    ) -> int | Callable[[], _Uploaded] | None:
+        """Commit what comes with a row; return its index, or what commits a private copy of it in the background."""
+        if checkpoint is None:
+            self._raise_failure()
+            return None
+        self.finish_upload()
         self._forget_journaled()
         row["should_checkpoint"] = True
         row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
-        index = self._store(checkpoint, [*(earlier for _, earlier in self._unjournaled), row], row)
+        rows = [*(earlier for _, earlier in self._unjournaled), row]
+        if self.lease.async_upload and not self.lease.waits_for_decisions and not row["done"]:
+            staged = _staged(checkpoint)
+            if staged is not None:
+                return partial(self._upload, staged, rows, self.iteration)
+        index = self._store(checkpoint, rows, row, self.iteration)
         row["checkpoint_dir_name"] = checkpoint_name(index)
         return index
 
-    def _store(self, checkpoint: Checkpoint, rows: list[dict[str, Any]], metrics: dict[str, Any]) -> int:
+    def _upload(self, staged: Path, rows: list[dict[str, Any]], iteration: int) -> _Uploaded:
+        """Commit a private copy, in a thread; return the report to send then, and what went wrong."""
+        row, index, failure = rows[-1], None, None
+        try:
+            index = self._store(Checkpoint.from_directory(staged), rows, row, iteration)
+        except BaseException as error:  # noqa: BLE001 - the next report raises it
+            failure = CheckpointError(
+                f"the checkpoint of iteration {iteration} was not stored: {brief(error)}"
+            )
+            failure.__cause__ = error
+            del row["should_checkpoint"]
+        row["checkpoint_dir_name"] = None if index is None else checkpoint_name(index)
+        shutil.rmtree(staged, ignore_errors=True)
+        return Report(iteration, row, index), failure
+
+    def _store(
+        self, checkpoint: Checkpoint, rows: list[dict[str, Any]], metrics: dict[str, Any], iteration: int
+    ) -> int:
         marker = self.lease.storage.commit_checkpoint(
             self.lease.dirname,
             checkpoint,
             index=self._next_index,
             lease=self.lease.lease,
-            iteration=self.iteration,
+            iteration=iteration,
             rows=rows,
             metrics=metrics,
+            previous=self._checkpoint,
         )
         self._next_index = marker.index + 1
-        self._saved_iteration = self.iteration
+        self._saved_iteration = iteration
         self._checkpoint = self.lease.storage.checkpoint(self.lease.dirname, marker.index)
         return marker.index
 
@@ -387,6 +470,20 @@ class Session:
         raise self.metric_missing
 
 
+def _staged(checkpoint: Checkpoint) -> Path | None:
+    """Copy a directory to a private one; None if it has to be committed from where it is."""
+    try:
+        return staged_copy(checkpoint)
+    except OSError as error:
+        logger.warning(
+            "a checkpoint is uploaded before report returns, since it cannot be copied to %s: %s "
+            "(CheckpointConfig.async_upload needs room there for one checkpoint of each trial; TMPDIR moves it)",
+            tempfile.gettempdir(),
+            brief(error),
+        )
+        return None
+
+
 def _require_checkpoint(checkpoint: Any) -> None:
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
@@ -396,7 +493,6 @@ def _require_checkpoint(checkpoint: Any) -> None:
 _bound: ContextVar[Session | None] = ContextVar("tune_session", default=None)
 #: Sessions bound in this process, for threads that a trainable starts: their context is empty.
 _in_process: list[Session] = []
-_warned: set[str] = set()
 
 
 @contextmanager
@@ -420,165 +516,6 @@ def current_session() -> Session | None:
     if bound is None and len(_in_process) == 1:
         return _in_process[0]
     return bound
-
-
-def _outside(name: str, default: T, stacklevel: int = 3) -> T:
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            f"`{name}` is meant to be called inside a function that a Tuner runs. Returning `{default}`.",
-            stacklevel=stacklevel,
-        )
-    return default
-
-
-def report(metrics: Mapping[str, Any], *, checkpoint: Checkpoint | None = None) -> None:
-    """Report metrics of one training iteration, and optionally a checkpoint.
-
-    When this returns, the checkpoint is committed to the experiment's storage and the row is
-    on its way to the driver. The call counts as one `training_iteration`. If a scheduler or
-    a stop rule ends the trial, this call does not return: it raises `SystemExit`, so that
-    `finally` blocks run.
-
-    Args:
-        metrics: A dict of metrics; nested dicts are fine, names are strings. numpy scalars become
-            numbers. NaN and infinities are kept.
-        checkpoint: A directory to keep, by `Checkpoint.from_directory(path)`; it is uploaded
-            before this call returns, so the directory may be removed afterwards.
-
-    Raises:
-        TypeError: `metrics` is no dict, or `checkpoint` no `Checkpoint`.
-        ValueError: A torch tensor is among the metrics.
-        CheckpointError: The checkpoint cannot be stored; no row is sent.
-        MetricMissing: `TuneConfig(metric=…)` is not among the metrics; the row is kept.
-
-    Example:
-        >>> import tune_core as tune
-        >>> def train(config):
-        ...     for epoch in range(3):
-        ...         tune.report({"loss": config["lr"] / (epoch + 1)})
-
-    Source: as Ray Tune 2.60. Outside a trial, and inside a `Trainable` class, it warns once and does nothing.
-    """
-    session = current_session()
-    if session is None:
-        return _outside("report", None)
-    if session.takes_reports:
-        session.report(metrics, checkpoint)
-    else:
-        session.refuse("report", "return the metrics from step()")
-    return None
-
-
-def get_checkpoint() -> Checkpoint | None:
-    """Return the newest committed checkpoint of this trial, to resume from.
-
-    That is the one that this attempt was started from, until `report(checkpoint=…)` makes a newer one.
-
-    Returns:
-        None in a trial that has no checkpoint yet.
-
-    Example:
-        >>> import tune_core as tune
-        >>> def train(config):
-        ...     checkpoint = tune.get_checkpoint()
-        ...     if checkpoint:
-        ...         with checkpoint.as_directory() as directory:
-        ...             ...  # load from directory
-
-    Source: as Ray Tune 2.60.
-    """
-    session = current_session()
-    if session is None:
-        return _outside("get_checkpoint", None)
-    if not session.takes_reports:
-        session.refuse("get_checkpoint", "load_checkpoint() is called with it")
-        return None
-    return session.checkpoint
-
-
-class TuneContext:
-    """Metadata of the running trial; get it with `get_context()`.
-
-    Source: as Ray Tune 2.60; differs: `get_trial_dir` is always the trial's working directory.
-    """
-
-    def get_experiment_name(self) -> str | None:
-        """Return the experiment's name; None outside a trial."""
-        return self._of("get_experiment_name", lambda session: session.lease.experiment_name)
-
-    def get_trial_name(self) -> str | None:
-        """Return the trial's name, `<trainable>_<trial id>`; None outside a trial."""
-        return self._of("get_trial_name", lambda session: session.lease.trial_name)
-
-    def get_trial_id(self) -> str | None:
-        """Return the trial's id; None outside a trial."""
-        return self._of("get_trial_id", lambda session: session.lease.trial_id)
-
-    def get_trial_resources(self) -> PlacementGroupFactory | None:
-        """Return the bundles that this trial was given; None outside a trial."""
-        return self._of("get_trial_resources", lambda session: session.lease.resources)
-
-    def get_trial_dir(self) -> str | None:
-        """Return the trial's working directory on this node; None outside a trial."""
-        return self._of("get_trial_dir", lambda session: session.trial_dir)
-
-    def get_storage(self) -> ExperimentStorage | None:
-        """Return the experiment's storage; None outside a trial."""
-        return self._of("get_storage", lambda session: session.lease.storage)
-
-    def get_world_size(self) -> int | None:
-        """Return None inside a trial, as Ray Tune 2.60 does; 1 outside."""
-        return self._rank("get_world_size", 1)
-
-    def get_local_world_size(self) -> int | None:
-        """Return None inside a trial, as Ray Tune 2.60 does; 1 outside."""
-        return self._rank("get_local_world_size", 1)
-
-    def get_world_rank(self) -> int | None:
-        """Return None inside a trial, as Ray Tune 2.60 does; 0 outside."""
-        return self._rank("get_world_rank", 0)
-
-    def get_local_rank(self) -> int | None:
-        """Return None inside a trial, as Ray Tune 2.60 does; 0 outside."""
-        return self._rank("get_local_rank", 0)
-
-    def get_node_rank(self) -> int | None:
-        """Return None inside a trial, as Ray Tune 2.60 does; 0 outside."""
-        return self._rank("get_node_rank", 0)
-
-    def get_metadata(self) -> dict[str, Any]:
-        """Raise: there is no metadata in Tune.
-
-        Raises:
-            DeprecationWarning: Always, as in Ray Tune 2.60; pass what is needed in the config.
-        """
-        raise DeprecationWarning("`get_metadata` is deprecated for Ray Tune: put the values into param_space")
-
-    @staticmethod
-    def _of(name: str, get: Callable[[Session], T]) -> T | None:
-        session = current_session()
-        return _outside(name, None, stacklevel=4) if session is None else get(session)
-
-    @staticmethod
-    def _rank(name: str, outside: int) -> int | None:
-        return _outside(name, outside, stacklevel=4) if current_session() is None else None
-
-
-_context = TuneContext()
-
-
-def get_context() -> TuneContext:
-    """Return the context object, from which a trainable reads its trial's id, name and directory.
-
-    Example:
-        >>> import tune_core as tune
-        >>> def train(config):
-        ...     print(tune.get_context().get_trial_id())
-
-    Source: as Ray Tune 2.60.
-    """
-    return _context
 
 
 def working_directory(lease: Lease) -> str:

@@ -19,6 +19,8 @@ import builtins
 import contextlib
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -34,6 +36,7 @@ from tune_core.commit import (
     CheckpointMarker,
     FileEntry,
     check_uploaded,
+    copies_from,
     read_marker,
     scan_source,
     upload_files,
@@ -137,6 +140,7 @@ class ExperimentStorage(ObjectStore):
         iteration: int,
         rows: Sequence[dict[str, Any]],
         metrics: dict[str, Any],
+        previous: Checkpoint | None = None,
         timeout_s: float = COMMIT_TIMEOUT_S,
     ) -> CheckpointMarker:
         """Upload a directory and make it a checkpoint of the trial, once and whole.
@@ -152,6 +156,8 @@ class ExperimentStorage(ObjectStore):
             iteration: The `training_iteration` of its report.
             rows: Report rows that the driver has not journaled.
             metrics: The report that the checkpoint comes with.
+            previous: A committed checkpoint of this experiment. What it has in common with this one is
+                not sent again where the storage can copy (S3): each checkpoint still has all of its files.
             timeout_s: Longest time on a remote storage, in seconds.
 
         Returns:
@@ -169,8 +175,9 @@ class ExperimentStorage(ObjectStore):
                 files = scan_source(source)
                 taken, write_id = self._reserve(trial, index, lease)
                 name = f"{trial}/{checkpoint_name(taken)}"
-                entries = upload_files(self.fs, files, self.absolute(name), stop)
-            check_uploaded(self.fs, self.absolute(name), entries)
+                copies = None if previous is None else copies_from(self.fs, previous.path, files)
+                entries = upload_files(self.fs, files, self.absolute(name), stop, copies)
+            entries = check_uploaded(self.fs, self.absolute(name), entries)
             if stop.is_set():
                 raise StorageError(f"{name} is not committed, since its time was up")
             now = time.time()
@@ -275,6 +282,34 @@ class ExperimentStorage(ObjectStore):
         self.delete(f"{name}/{COMMIT}")
         path = self.absolute(name)
         self.request(f"delete {name}", lambda: remove_tree(self.fs, path, last=WRITER))
+
+
+def staged_copy(checkpoint: Checkpoint) -> Path | None:
+    """Return a new directory with all that would be committed of one; None if that is not of this machine.
+
+    The caller removes it.
+
+    Raises:
+        CheckpointError: It is no directory, or holds what a checkpoint cannot.
+        OSError: It cannot be copied: no room, no right.
+    """
+    if not is_local(checkpoint.filesystem):
+        return None
+    with _as_source(checkpoint) as source:
+        files = scan_source(source)
+    copy = Path(tempfile.mkdtemp(prefix="checkpoint_staged_"))
+    try:
+        for file in files:
+            target = copy / file.name
+            if file.name.endswith("/"):
+                target.mkdir(parents=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.path, target)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    return copy
 
 
 def _reopen(filesystem: ProcessLocal, path: str, url: str, name: str, fencing: bool) -> ExperimentStorage:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ from fsspec import AbstractFileSystem
 from tune_core.errors import StorageError
 from tune_core.filesystems import brief, has_directories, is_local, is_memory, is_s3
 
+logger = logging.getLogger(__name__)
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -34,6 +37,8 @@ PART_SIZE = 8 * 2**20
 PARTS_IN_FLIGHT = 4
 #: Files up to this size travel in one request, from memory, in bytes.
 SMALL_FILE = 8 * 2**20
+#: Files of at least this size are worth two requests for a copy on the server, in bytes.
+COPIED_FILE = 64 * 2**10
 #: S3 takes no more parts than this for one object.
 _MAX_PARTS = 10_000
 #: Large files that are in transfer at the same time: with the above, 64 MiB of parts.
@@ -221,8 +226,46 @@ class FileChanged(OSError):
     """A file was written to while it was uploaded."""
 
 
-def upload_file(filesystem: Any, source: Path, path: str) -> tuple[int, str]:
-    """Upload a file; return size in bytes and digest of what was uploaded.
+class ServerCopies:
+    """Objects that need not be sent again, since the server has equal ones and can copy them.
+
+    If a copy fails for whatever reason (the original may have been deleted), no other is tried.
+
+    Args:
+        filesystem: Where the objects are, and where the copies go.
+        known: `(path, etag)` by size in bytes and digest; an object is copied while it has that ETag.
+    """
+
+    def __init__(self, filesystem: Any, known: Mapping[tuple[int, str], tuple[str, str]]) -> None:
+        self._filesystem = filesystem
+        self._known = known
+
+    def copy(self, size: int, digest: str, path: str) -> bool:
+        """Make a copy of what has this size and digest; return False if it has to be sent."""
+        source, etag = self._known.get((size, digest), ("", ""))
+        if size < COPIED_FILE or not source:
+            return False
+        # Not all servers look at it, and s3fs leaves it out above 5 GB, where it copies in parts.
+        condition = {"CopySourceIfMatch": etag} if is_s3(self._filesystem) else {}
+        try:
+            self._filesystem.cp_file(source, path, **condition)
+        except Exception as error:  # noqa: BLE001 - sending it is always possible
+            self._known = {}
+            logger.info("%s cannot be copied on the server, so it is sent: %s", source, brief(error))
+            return False
+        return True
+
+
+def upload_file(
+    filesystem: Any, source: Path, path: str, copies: ServerCopies | None = None
+) -> tuple[int, str]:
+    """Bring a file to the storage; return size in bytes and digest of what is there then.
+
+    Args:
+        filesystem: Where to.
+        source: The file of this machine.
+        path: Path inside the filesystem.
+        copies: What may be copied there instead of being sent.
 
     Raises:
         FileChanged: It was written to meanwhile.
@@ -231,10 +274,13 @@ def upload_file(filesystem: Any, source: Path, path: str) -> tuple[int, str]:
     before = source.stat()
     if before.st_size <= SMALL_FILE:
         data = source.read_bytes()
-        filesystem.pipe_file(path, data)
-        return len(data), digest_of(data)
-    filesystem.put_file(str(source), path, **_upload_options(filesystem, before.st_size))
+        digest = digest_of(data)
+        if copies is None or not copies.copy(len(data), digest, path):
+            filesystem.pipe_file(path, data)
+        return len(data), digest
     digest = digest_of_file(source)
+    if copies is None or not copies.copy(before.st_size, digest, path):
+        filesystem.put_file(str(source), path, **_upload_options(filesystem, before.st_size))
     after = source.stat()
     if (before.st_size, before.st_mtime_ns, before.st_ino) != (
         after.st_size,

@@ -16,6 +16,9 @@ import pytest
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_servers import S3Server, start_moto, start_seaweedfs
+from tune_core.messages import Decision
+from tune_core.resources import PlacementGroupFactory
+from tune_core.session import Lease, Report, Session
 from tune_core.storage import ExperimentStorage
 
 
@@ -176,3 +179,53 @@ def _connect(url: str, key: str, secret: str, number: int) -> Any:
 @cache
 def raw_objects(server: S3Server) -> RawObjects:
     return RawObjects(server)
+
+
+class Heard:
+    """The driver's end: it hears the reports and answers nothing."""
+
+    journaled = 0
+    stop_cause = None
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def send(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def send_checkpoint(self, iteration: int, index: int) -> None:
+        raise AssertionError("every checkpoint comes with its report")
+
+    def wait_for_decision(self, iteration: int) -> Decision:
+        return Decision.CONTINUE
+
+    def wait_for_journal(self, iteration: int) -> None:
+        raise AssertionError("the window is never full")
+
+    def poll(self) -> bool:
+        return False
+
+
+def a_session(
+    storage: ExperimentStorage,
+    trial: str,
+    start: int | None = None,
+    source: str = "",
+    uplink: Heard | None = None,
+    **changes: Any,
+) -> Session:
+    lease = Lease(
+        experiment_name="wire",
+        trial_id=trial,
+        trial_name=trial,
+        dirname=trial,
+        lease=1,
+        config={},
+        resources=PlacementGroupFactory([{"CPU": 1}]),
+        storage=storage,
+        checkpoint=start,
+        checkpoint_dirname=source,
+        iteration=0 if start is None else 1,
+        **changes,
+    )
+    return Session(lease, uplink or Heard())

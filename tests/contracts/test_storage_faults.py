@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.conftest import RawObjects, open_s3, raw_objects
+from tests.contracts.conftest import Heard, RawObjects, a_session, open_s3, raw_objects
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
+from tune_core.checkpoint import Checkpoint
 from tune_core.commit import COMMIT, WRITER
-from tune_core.errors import CheckpointCorrupted, CreateConflict, StorageError
+from tune_core.errors import CheckpointCorrupted, CheckpointError, CreateConflict, StorageError
 from tune_core.storage import CheckpointMarker, ExperimentStorage
 
 # s3fs forgets the response of a part that breaks off; aiohttp notices when it is collected.
@@ -256,6 +257,39 @@ class TestGivingUp:
             commit(storage, small)
 
         assert rule.fired == 1
+        assert storage.committed("trial_1") == []
+
+
+class TestUploadsInTheBackground:
+    def test_rows_wait_for_an_upload_through_passing_faults(
+        self, storage: ExperimentStorage, proxy: FaultProxy, large: Path
+    ) -> None:
+        uplink = Heard()
+        session = a_session(storage, "trial_1", uplink=uplink, async_upload=True)
+        hung = proxy.add(Rule("reset_body", path="partNumber=2", times=1, after=2**20))
+        refused = proxy.add(Rule("status", method="PUT", path=COMMIT, times=2))
+
+        session.report({"loss": 2}, Checkpoint.from_directory(large))
+        (large / "model.pt").write_bytes(b"the next state")
+        session.report({"loss": 1})
+        session.finish_upload()
+
+        assert (hung.fired, refused.fired) == (1, 2)
+        assert [(report.iteration, report.checkpoint) for report in uplink.reports] == [(1, 0), (2, None)]
+        assert content(storage) == LARGE
+
+    def test_upload_that_is_refused_fails_the_next_report_and_not_its_row(
+        self, storage: ExperimentStorage, proxy: FaultProxy, small: Path
+    ) -> None:
+        uplink = Heard()
+        session = a_session(storage, "trial_1", uplink=uplink, async_upload=True)
+        proxy.add(Rule("status", method="PUT", path="optimizer", status=403, code="AccessDenied"))
+        session.report({"loss": 2}, Checkpoint.from_directory(small))
+
+        with pytest.raises(CheckpointError, match=r"iteration 1 was not stored: StorageError.*credentials"):
+            session.report({"loss": 1}, Checkpoint.from_directory(small))
+
+        assert [(report.iteration, report.checkpoint) for report in uplink.reports] == [(1, None)]
         assert storage.committed("trial_1") == []
 
 

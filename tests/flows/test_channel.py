@@ -18,11 +18,14 @@ import zmq
 import tune_core as tune
 from flows import channel as channels
 from flows.channel import Channel, ChannelAddress, ChannelUplink, Message
+from tune_core.checkpoint import Checkpoint
 from tune_core.encoding import dumps
 from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
 from tune_core.messages import Outcome
-from tune_core.session import Report
+from tune_core.resources import PlacementGroupFactory
+from tune_core.session import Lease, Report, Session
+from tune_core.storage import ExperimentStorage
 
 
 @pytest.fixture
@@ -378,6 +381,35 @@ def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
 
 
 # Order and counts.
+
+
+def test_rows_behind_uploads_in_the_background_arrive_in_order(channel: Channel, tmp_path: Path) -> None:
+    uplink = ChannelUplink(channel.address, "trial", 1)
+    lease = Lease(
+        experiment_name="e",
+        trial_id="trial",
+        trial_name="trial",
+        dirname="trial",
+        lease=1,
+        config={},
+        resources=PlacementGroupFactory([{"CPU": 1}]),
+        storage=ExperimentStorage.open(tmp_path / "storage", "e"),
+        async_upload=True,
+    )
+    session = Session(lease, uplink)
+    model = tmp_path / "model"
+    model.mkdir()
+
+    # Two threads use the socket, one after the other: the one that reports, and the one that uploads.
+    for number in range(300):
+        (model / "state").write_text(str(number))
+        session.report({}, Checkpoint.from_directory(model) if number % 5 == 0 else None)
+    session.finish_upload()
+    heard = received(channel, 300)
+    uplink.close()
+
+    assert [message.content[0] for message in heard] == list(range(1, 301))
+    assert [message.content[1] for message in heard if message.content[1] is not None] == list(range(60))
 
 
 def test_rows_survive_breaks_of_the_connection_once_each_and_in_order(

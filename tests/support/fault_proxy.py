@@ -92,6 +92,11 @@ class FaultProxy:
 
     Args:
         upstream: URL of the server behind it.
+
+    Attributes:
+        requests: Method, path and fault of every request so far.
+        bytes_sent: What clients have sent, headers and bodies.
+        bytes_received: What they got back.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -99,6 +104,7 @@ class FaultProxy:
         self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.rules: list[Rule] = []
         self.requests: list[tuple[str, str, Kind | None]] = []
+        self.bytes_sent = self.bytes_received = 0
         self.url = ""
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -109,6 +115,7 @@ class FaultProxy:
     def clear(self) -> None:
         self.rules.clear()
         self.requests.clear()
+        self.bytes_sent = self.bytes_received = 0
 
     def __enter__(self) -> Self:
         ready = threading.Event()
@@ -147,7 +154,9 @@ class FaultProxy:
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = _Request.parse(await reader.readuntil(b"\r\n\r\n"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.bytes_sent += len(head)
+        request = _Request.parse(head)
         method, path, _ = request.line.split(" ", 2)
         rule = next((rule for rule in self.rules if rule.takes(method, path)), None)
         self.requests.append((method, path, rule.kind if rule else None))
@@ -196,6 +205,7 @@ class FaultProxy:
             data = await reader.read(min(left - sent, 1 << 16))
             if not data:
                 return False
+            self.bytes_sent += len(data)
             if rule is not None and rule.kind == "reset_body" and sent + len(data) > rule.after:
                 to_server.write(data[: rule.after - sent])
                 await to_server.drain()
@@ -219,7 +229,9 @@ class FaultProxy:
             return
         if kind == "drop_reply":
             await asyncio.sleep(3600)
-        writer.write(_Request.parse(head).forwarded("connection"))
+        head = _Request.parse(head).forwarded("connection")
+        writer.write(head)
+        self.bytes_received += len(head)
         passed, cut = 0, rule.after if rule is not None else 0
         while data := await from_server.read(1 << 16):
             if kind in ("truncate", "hang", "corrupt") and passed + len(data) > cut:
@@ -237,3 +249,4 @@ class FaultProxy:
             writer.write(data)
             await writer.drain()
             passed += len(data)
+            self.bytes_received += len(data)

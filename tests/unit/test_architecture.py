@@ -47,6 +47,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
     ("tune_core.progress_reporter",),
     ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
+    ("tune_core.outbox",),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     (
         "tune_core.session",
@@ -55,7 +56,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.progress",
         "tune_core.spec",
     ),
-    ("tune_core.trainable",),
+    ("tune_core.trainable", "tune_core.context"),
     ("tune_core.reuse",),
     ("tune_core.execution",),
     ("tune_core.runtime",),

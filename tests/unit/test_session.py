@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tune_core as tune
+from tune_core import context as context_module
 from tune_core import session as session_module
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, ConfigError, MetricMissing
@@ -814,7 +815,7 @@ def bound(local: ExperimentStorage, uplink: FakeUplink) -> Iterator[Session]:
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "_warned", set())
+    monkeypatch.setattr(context_module, "_warned", set())
     assert current_session() is None
 
 
