@@ -16,6 +16,7 @@ from flows.slots import Slot
 from flows.task_runner import use_actor
 from flows.trial import pack_ticket
 from flows.trial import trial as trial_task
+from tune_core.config import RunConfig
 from tune_core.messages import StartLease
 from tune_core.reuse import Leftover
 from tune_core.runtime import Experiment
@@ -50,6 +51,8 @@ class Attempt:
         final_message: What Prefect says of how the task run ended.
         leaves: What it left in its process, a `Leftover`.
         deadline: When patience ends, in monotonic seconds; None: no limit.
+        started: When it was submitted, in monotonic seconds.
+        heard: When it last reported, or was submitted.
     """
 
     order: StartLease
@@ -64,6 +67,26 @@ class Attempt:
     final_message: str = ""
     leaves: str = Leftover.NOTHING
     deadline: float | None = None
+    started: float = 0.0
+    heard: float = 0.0
+
+    def overrun(self, now: float, run: RunConfig) -> str | None:
+        """Say which time limit it has passed; None: none, or it is ending anyway.
+
+        Args:
+            now: Monotonic seconds.
+            run: Says what the limits are.
+        """
+        if self.deadline is not None or self.has_ended:
+            return None
+        for name, since, what in (
+            ("trial_timeout_s", self.started, "it ran"),
+            ("report_timeout_s", self.heard, "it did not report"),
+        ):
+            limit: float | None = getattr(run, name)
+            if limit is not None and now - since > limit:
+                return f"{what} for {now - since:.1f} s (RunConfig.{name}={limit:g})"
+        return None
 
 
 def start_attempt(
@@ -76,6 +99,7 @@ def start_attempt(
     parameters: SharedParameters,
     *,
     fresh_process: bool,
+    now: float,
 ) -> Attempt:
     """Submit the task run of a lease; `TaskEnded` is posted to the channel when it is over.
 
@@ -88,6 +112,7 @@ def start_attempt(
         channel: Where it reports.
         parameters: Where the values of `with_parameters` are.
         fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
+        now: Monotonic seconds.
     """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
     lease = experiment.lease(steering, trial, order)
@@ -110,4 +135,6 @@ def start_attempt(
         channel.post(TaskEnded(order.trial_id, order.lease, None if error else done.result(), error))
 
     future.wrapped_future.future().add_done_callback(over)
-    return Attempt(order, slot, future.task_run_id, run_name)
+    return Attempt(
+        order, slot, future.task_run_id, run_name, journaled=order.iteration, started=now, heard=now
+    )

@@ -32,6 +32,8 @@ from tune_core.session import Report
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
 #: How long a trial that has to wait for its driver bears a lost connection.
 LOST_AFTER_S = 60.0
+#: How long the flow reads what lies in its socket when a process has died, in seconds.
+DRAIN_TIMEOUT_S = 1.0
 #: How often a trial that does not wait makes sure of its connection, in seconds.
 _LOOK_S = 0.5
 #: Messages that one turn of the loop takes in before it looks at anything else.
@@ -120,7 +122,8 @@ class Channel:
 
     def drain(self) -> Iterator[Message]:
         """Yield what lies in the socket now: the last words of a process that died."""
-        while self._socket.poll(50):
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S  # others may send faster than this ends
+        while time.monotonic() < deadline and self._socket.poll(50):
             yield from self._messages()
 
     def send(self, trial_id: str, lease: int, *content: Any) -> bool:

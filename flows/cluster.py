@@ -7,15 +7,20 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import ray
 from ray._private import ray_logging
+from ray._private.state import state
 
 from tune_core.config import RunConfig
 from tune_core.errors import ConfigError, PlacementError
 from tune_core.storage import ExperimentStorage
 
 _NODES_TTL_S = 1.0
+#: How long a node may take to accept a connection before it counts as gone.
+_ANSWER_TIMEOUT_S = 2.0
 _nodes: tuple[float, list[dict[str, float]]] = (float("-inf"), [])
 
 
@@ -68,6 +73,38 @@ def nodes() -> list[dict[str, float]]:
     if now - _nodes[0] > _NODES_TTL_S:
         _nodes = (now, [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]])
     return _nodes[1]
+
+
+def lost_nodes(node_ids: Iterable[str]) -> set[str]:
+    """Return which of these nodes are gone: dead for Ray, or, since that takes it 15 s to say, not answering.
+
+    May block for some seconds.
+
+    Args:
+        node_ids: Ray's ids of nodes.
+    """
+    alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    return {each for each in node_ids if each not in alive or not _answers(alive[each])}
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    try:
+        address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        socket.create_connection(address, timeout=_ANSWER_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def leaving_nodes() -> frozenset[str]:
+    """Return the ids of nodes that are not to be used any more: Ray drains them, or they are dead."""
+    return frozenset(_draining()) | {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
+def _draining() -> Iterable[str]:
+    # Private, but what Ray Serve and Ray Train go by; since Ray 2.10.
+    ask = getattr(state, "get_draining_nodes", None)
+    return ask() if ask is not None else ()
 
 
 def total_resources() -> dict[str, float]:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 
-from flows import parking
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.best import Best
 from flows.channel import Message
-from flows.cluster import nodes
+from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
 from flows.history import show_history
 from flows.parts import Journaled, Parts, ShellFailed
-from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
-from tune_core.errors import ExperimentConflict, PlacementError
+from flows.placement import Placement
+from flows.slots import Slot, SlotAnswered
+from tune_core.commit import CheckpointMarker
+from tune_core.errors import ExperimentConflict
 from tune_core.journal import read_journal
 from tune_core.messages import (
     Answer,
@@ -49,7 +50,8 @@ from tune_core.messages import (
 )
 from tune_core.resume import Replay, take_up, unreported
 from tune_core.reuse import Leftover
-from tune_core.trial import Trial
+from tune_core.session import WINDOW
+from tune_core.trial import LeasePhase, Trial
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25
@@ -62,6 +64,12 @@ LAST_WORDS_TIMEOUT_S = 10.0
 #: How long after a journal write a driver may write the trials' files, which have no fence of their own: it
 #: learns that its place was taken when it writes the journal. Longer than uploads wait for each other.
 OWNS_FILES_S = 15.0
+
+_WHAT_HAPPENED = {
+    Outcome.CRASHED: "the trial's process died",
+    Outcome.TIMED_OUT: "the trial was killed",
+    Outcome.LOST: "the trial's process was lost with what it ran on",
+}
 
 logger = logging.getLogger("prefect.tune")
 
@@ -85,21 +93,19 @@ class Driver:
         #: What was before, and all trials in creation order; handed out for reading.
         self._replay = Replay(parts.controller, parts.steering, parts.experiment.loaded_config)
         self._trials: list[Trial] = self._replay.trials
-        self._orders: dict[str, StartLease] = {}
-        #: Who waits for a slot, and why.
-        self._waiting: dict[str, str] = {}
+        self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._upkeep_due = self._owns_files_until = -math.inf
         self._turn = 0
         self._num_finished = 0
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
         self._best = Best(tune.metric, tune.mode)
-        self._stop_timeout_s, self._placement_timeout_s = run.stop_timeout_s, run.placement_timeout_s
+        self._stop_timeout_s = run.stop_timeout_s
         self._has_user_callbacks = bool(run.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
             ChoosePaused: self._choose_paused,
-            StartLease: self._start_lease,
+            StartLease: self._placement.order,
             Answer: self._answer,
             StopLease: self._stop_lease,
             DeleteCheckpoint: self._delete_checkpoint,
@@ -122,7 +128,7 @@ class Driver:
             for item in parts.channel.receive(TURN_S):
                 self._take(item)
             self._look_at_timers()
-            parts.progress.update(self._trials, self._waiting, parts.clock())
+            parts.progress.update(self._trials, self._placement.waiting, parts.clock())
         if self._failure is not None:
             raise self._failure
         return self._end
@@ -144,7 +150,7 @@ class Driver:
             self._experiment,
             self._replay,
             lambda event: self.apply(event, urgent=True),
-            recover=self._recover_rows,
+            recover=lambda trial: self._recover_rows(trial, storage.committed(trial.dirname)),
             clock=parts.wall_clock,
             capacity=parts.capacity,
         )
@@ -195,9 +201,9 @@ class Driver:
         elif isinstance(item, Journaled):
             self._pass_on_journaled(item)
         elif isinstance(item, SlotAnswered):
-            for (trial_id, lease), error in self._parts.pool.answered(item):
-                self._unplaced(trial_id, lease, error)
-            self._submit_granted()
+            self._placement.answered(item)
+        elif isinstance(item, Recovered):
+            self._take_recovered(item)
         elif isinstance(item, TaskEnded):
             self._take_task_ended(item)
         elif isinstance(item, StopRequested):
@@ -230,7 +236,9 @@ class Driver:
             attempt.leaves = Leftover.WORN if is_worn else leaves
             reuses = self._experiment.tune_config.reuse_actors
             attempt.slot.is_returning = reuses and attempt.leaves != Leftover.WORN
-        self._lease_ended(message.trial_id, message.lease, Outcome(outcome), error, traceback, retryable)
+        nodes = attempt.slot.nodes if attempt is not None else frozenset()
+        how = (Outcome(outcome), error, traceback, retryable)
+        self._lease_ended(Ended(message.trial_id, message.lease, *how, nodes=nodes))
 
     def _take_hello(self, message: Message) -> None:
         attempt = self._attempts.get((message.trial_id, message.lease))
@@ -270,7 +278,10 @@ class Driver:
 
     def _answer_again(self, trial: Trial, iteration: int) -> None:
         """A row that has been heard came again over a new connection: what was answered may be lost."""
-        send, journaled = self._parts.channel.send, self._attempts[trial.trial_id, trial.lease].journaled
+        attempt = self._attempts.get((trial.trial_id, trial.lease))
+        if attempt is None:
+            return  # its process has died
+        send, journaled = self._parts.channel.send, attempt.journaled
         if journaled >= iteration:
             send(trial.trial_id, trial.lease, "journaled", journaled)
         if iteration == trial.iteration:
@@ -279,6 +290,8 @@ class Driver:
     def _reported(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
         """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
         parts, trials = self._parts, self._trials
+        if attempt := self._attempts.get((trial.trial_id, trial.lease)):
+            attempt.heard = parts.clock()
         result = trial.result_of(row)
         decided = parts.steering.decide(trials, trial, row, result, checkpoint)
         if self._has_user_callbacks:
@@ -326,7 +339,7 @@ class Driver:
         for message in self._parts.channel.drain() if item.error is not None else ():
             self._take_message(message)
         if item.error is not None:
-            self._died(key, attempt, item.error)
+            self._died(key, attempt, outcome_of(item.error), describe_death(item.error))
         elif attempt.has_ended:
             self._forget(key, attempt)
         else:
@@ -334,83 +347,82 @@ class Driver:
             attempt.deadline = self._parts.clock() + LAST_WORDS_TIMEOUT_S
             attempt.final_message = (item.state.message if item.state else None) or "no message"
 
-    def _died(self, key: tuple[str, int], attempt: Attempt, error: BaseException) -> None:
-        """The process of an attempt is gone, and its task run will say RUNNING for ever unless told otherwise."""
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        state: State[Any] = (
-            Cancelled(message=f"Stopped ({attempt.stop_cause}).")
-            if attempt.stop_cause
-            else Crashed(message=text)
-        )
+    def _died(self, key: tuple[str, int], attempt: Attempt, outcome: Outcome, text: str) -> None:
+        """The process of an attempt is gone, or is to go: it is made sure of."""
         self._attempts.pop(key, None)
         self._parts.pool.discard(attempt.slot)
-        if attempt.slot.uses and not (
-            attempt.has_ended or attempt.stop_cause or self._has_begun(key, attempt)
-        ):
-            # The process of an idle slot had died unnoticed: this attempt costs nothing.
-            self._start_lease(attempt.order)
-            return
-        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
+        # The process of an idle slot may have died unnoticed, or its first words with it: its checkpoints tell.
+        may_be_unused = attempt.slot.uses > 0 and not (attempt.is_connected or attempt.stop_cause)
+        if not may_be_unused or attempt.has_ended:
+            self._force_state(attempt, outcome, text)
         if not attempt.has_ended:
-            self._lease_ended(*key, Outcome.CRASHED, f"the trial's process died: {text}")
-        self._submit_granted()
+            unused = attempt if may_be_unused else None
+            error = f"{_WHAT_HAPPENED[outcome]}: {text}"
+            self._lease_ended(Ended(*key, outcome, error, nodes=attempt.slot.nodes, unused=unused))
+        self._placement.grant()
 
-    def _has_begun(self, key: tuple[str, int], attempt: Attempt) -> bool:
-        """Whether the trainable ran, as far as anybody can see: its first words may have died with its process."""
-        if attempt.is_connected:
-            return True
-        trial_id, lease = key
-        directory = self._controller.trials[trial_id].dirname
-        return any(marker.lease == lease for marker in self._experiment.storage.committed(directory))
+    def _force_state(self, attempt: Attempt, outcome: Outcome, text: str) -> None:
+        """End a task run whose process cannot say so: it would be RUNNING for ever."""
+        state: State[Any] = Crashed(message=text)
+        if attempt.stop_cause:
+            state = Cancelled(message=f"Stopped ({attempt.stop_cause}).")
+        elif outcome is Outcome.TIMED_OUT:  # as Prefect calls it when its own `timeout_seconds` are over
+            state = State(type=StateType.FAILED, name="TimedOut", message=text)
+        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
 
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
         """An attempt is over and so is its task run: its slot is free."""
         del self._attempts[key]
-        if attempt.leaves == Leftover.WORN or self._needs_fresh_process(attempt.slot):
+        if attempt.leaves == Leftover.WORN or self._placement.needs_fresh_process(attempt.slot):
             self._parts.pool.renew(attempt.slot)
         else:
             self._parts.pool.release(attempt.slot, keeps_object=attempt.leaves == Leftover.OBJECT)
-        self._submit_granted()
+        self._placement.grant()
 
-    def _lease_ended(
-        self,
-        trial_id: str,
-        lease: int,
-        outcome: Outcome,
-        error: str | None = None,
-        traceback: str = "",
-        retryable: bool = True,
-    ) -> None:
-        attempt = self._attempts.get((trial_id, lease))
+    def _lease_ended(self, ended: Ended) -> None:
+        """An attempt is over; if it ended badly, the controller hears of it once all that it committed is known."""
+        attempt = self._attempts.get((ended.trial_id, ended.lease))
         if attempt is not None:
             attempt.has_ended = True
-        trial = self._controller.live_trial(trial_id, lease)
+        trial = self._controller.live_trial(ended.trial_id, ended.lease)
         if trial is None:
             return
-        self._waiting.pop(trial_id, None)
-        self._orders.pop(trial_id, None)
-        if outcome in (Outcome.CRASHED, Outcome.ERROR):
-            self._recover_rows(trial)
-        self.apply(
-            LeaseEnded(self._parts.wall_clock(), trial_id, lease, outcome, error, traceback, retryable),
-            urgent=True,
-        )
-        if trial.num_failures and not trial.is_finished and trial.lease > lease:
+        self._placement.forget(ended.trial_id)
+        if ended.outcome in UNHEARD:
+            self._parts.recovery.begin(ended, trial.dirname)
+        else:
+            self._end_lease(trial, ended)
+
+    def _take_recovered(self, item: Recovered) -> None:
+        """Take up checkpoints that were committed but whose reports never arrived; then the attempt is over."""
+        ended = item.ended
+        trial = self._controller.live_trial(ended.trial_id, ended.lease)
+        if trial is None:
+            return
+        if ended.unused is not None:
+            has_begun = any(marker.lease == trial.lease for marker in item.markers)
+            if not has_begun and trial.phase is not LeasePhase.STOPPING:
+                self._placement.order(ended.unused.order)  # it never began, so it costs nothing
+                return
+            self._force_state(ended.unused, ended.outcome, ended.error or "")
+        self._recover_rows(trial, item.markers)
+        self._end_lease(trial, ended)
+
+    def _end_lease(self, trial: Trial, ended: Ended) -> None:
+        failed_before = trial.num_failures + trial.num_losses
+        how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
+        self.apply(LeaseEnded(self._parts.wall_clock(), ended.trial_id, ended.lease, *how), urgent=True)
+        if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
 
-    def _recover_rows(self, trial: Trial) -> None:
-        """Take up checkpoints that were committed but whose reports never arrived."""
-        for iteration, index, row in unreported(self._experiment.storage, trial):
+    def _recover_rows(self, trial: Trial, markers: Sequence[CheckpointMarker]) -> None:
+        for iteration, index, row in unreported(markers, trial):
             if row is not None:
                 self._reported(trial, iteration, index, row)
             elif index is not None:
                 self._take_checkpoint(trial.trial_id, trial.lease, iteration, index)
-
-    def _unplaced(self, trial_id: str, lease: int, error: Exception) -> None:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
-        self._lease_ended(trial_id, lease, Outcome.UNPLACED, message, retryable=False)
 
     def _pass_on_journaled(self, item: Journaled) -> None:
         self._owns_files_until = item.time + OWNS_FILES_S
@@ -437,38 +449,21 @@ class Driver:
     def _choose_paused(self, _: ChoosePaused) -> None:
         self.apply(self._parts.steering.choose(self._trials))
 
-    def _start_lease(self, command: StartLease) -> None:
-        trial = self._controller.trials[command.trial_id]
-        reason = shortfall(trial.resources, nodes()) if self._placement_timeout_s is None else None
-        if reason is not None:
-            message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
-            self._unplaced(command.trial_id, command.lease, PlacementError(message))
-            return
-        self._orders[command.trial_id] = command
-        self._show_waiting(trial, f"waits for {amounts_of(trial.resources)}")
-        self._parts.pool.request((command.trial_id, command.lease), trial.resources)
-        self._submit_granted()
-
-    def _submit_granted(self) -> None:
+    def _begin_attempt(self, trial: Trial, order: StartLease, slot: Slot, *, fresh_process: bool) -> None:
         parts = self._parts
-        for (trial_id, lease), slot in parts.pool.take_granted():
-            trial = self._controller.live_trial(trial_id, lease)
-            if trial is None:
-                parts.pool.release(slot)
-                continue
-            self._waiting.pop(trial_id, None)
-            attempt = start_attempt(
-                self._experiment,
-                parts.steering,
-                trial,
-                self._orders.pop(trial_id),
-                slot,
-                parts.channel,
-                parts.parameters,
-                fresh_process=self._needs_fresh_process(slot),
-            )
-            self._attempts[trial_id, lease] = attempt
-            parts.artifacts.begin_attempt(trial, attempt.task_run_id)
+        attempt = start_attempt(
+            self._experiment,
+            parts.steering,
+            trial,
+            order,
+            slot,
+            parts.channel,
+            parts.parameters,
+            fresh_process=fresh_process,
+            now=parts.clock(),
+        )
+        self._attempts[trial.trial_id, order.lease] = attempt
+        parts.artifacts.begin_attempt(trial, attempt.task_run_id)
 
     def _answer(self, command: Answer) -> None:
         attempt = self._attempts.get((command.trial_id, command.lease))
@@ -484,7 +479,7 @@ class Driver:
     def _stop_lease(self, command: StopLease) -> None:
         key = (command.trial_id, command.lease)
         if self._parts.pool.cancel(key):
-            self._lease_ended(*key, Outcome.STOPPED)
+            self._lease_ended(Ended(*key, Outcome.STOPPED))
             return
         attempt = self._attempts.get(key)
         if attempt is None:
@@ -543,15 +538,17 @@ class Driver:
         for key, attempt in list(self._attempts.items()):
             if attempt.deadline is not None and now >= attempt.deadline:
                 self._out_of_patience(key, attempt)
+            elif attempt.overrun(now, self._experiment.run_config):
+                self._overrun(key, attempt)
         if now >= self._upkeep_due:
             self._upkeep_due = now + UPKEEP_S
-            self._look_at_slots(now)
+            self._placement.look()
 
     def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
         if attempt.is_over and not attempt.has_ended:
             self._forget(key, attempt)
             message = f"the task run ended before the trial began: {attempt.final_message}"
-            self._lease_ended(*key, Outcome.CRASHED, message)
+            self._lease_ended(Ended(*key, Outcome.CRASHED, message))
             return
         if attempt.stop_cause is not None and not attempt.has_ended:
             logger.warning(
@@ -559,31 +556,20 @@ class Driver:
                 key[0],
                 self._stop_timeout_s,
             )
-        self._died(key, attempt, TimeoutError("it did not stop in time, so it was killed"))
+        self._died(key, attempt, Outcome.CRASHED, "it did not stop in time, so it was killed")
 
-    def _look_at_slots(self, now: float) -> None:
-        """Give up slots that nobody uses, say why trials wait, and fail those that wait in vain."""
-        pool = self._parts.pool
-        pool.give_up_idle(parking.SLOT_IDLE_S)
-        waiting = pool.waiting()
-        reasons = {shape: pool.why_waiting(shape) for shape in dict.fromkeys(waiting.values())}
-        for (trial_id, _), shape in waiting.items():
-            if self._waiting[trial_id] != reasons[shape]:
-                self._show_waiting(self._controller.trials[trial_id], reasons[shape])
-        if self._placement_timeout_s is not None:
-            for (trial_id, lease), reason in pool.give_up_waiting(self._placement_timeout_s):
-                message = f"{reason}; waited {self._placement_timeout_s:g} s (placement_timeout_s)"
-                self._unplaced(trial_id, lease, PlacementError(message))
-
-    def _show_waiting(self, trial: Trial, reason: str) -> None:
-        self._waiting[trial.trial_id] = reason
-        self._parts.artifacts.show_trial(trial, reason)
-
-    def _needs_fresh_process(self, slot: Slot) -> bool:
-        tune = self._experiment.tune_config
-        if tune.fresh_process is not None:
-            return tune.fresh_process
-        return not tune.reuse_actors and slot.outlives_no_trial
+    def _overrun(self, key: tuple[str, int], attempt: Attempt) -> None:
+        """Kill an attempt that is over a time limit, unless what it said lies unheard: the loop may have been slow."""
+        for message in self._parts.channel.drain():
+            self._take_message(message)
+        trial = self._controller.live_trial(*key)
+        now = self._parts.clock()
+        if trial is not None and trial.iteration - attempt.journaled >= WINDOW:
+            attempt.heard = now  # it is the journal that holds it up
+        limit = attempt.overrun(now, self._experiment.run_config)
+        if limit is not None:
+            logger.warning("trial %s: %s: its process is killed", key[0], limit)
+            self._died(key, attempt, Outcome.TIMED_OUT, limit)
 
     def _fail(self, error: Exception) -> None:
         """Give up in order: without its journal or its storage the experiment cannot go on."""

@@ -30,6 +30,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
+from flows.deaths import Recovery
 from flows.driver import OWNS_FILES_S, Driver
 from flows.hosting import hosted
 from flows.ownership import driving, identity, is_earlier, may_be_alive, this_process
@@ -301,6 +302,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         on_failure=lambda error: channel.post(ShellFailed(error)),
     )
     stack.callback(journal.close)
+    recovery = Recovery(current.storage, channel.post, lambda error: channel.post(ShellFailed(error)))
+    stack.callback(recovery.close)
     users = run.callbacks or []
     loggers = default_loggers(files, users)
     parts = Parts(
@@ -312,6 +315,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         pool=pool,
         journal=journal,
         artifacts=artifacts,
+        recovery=recovery,
         files=files,
         default_loggers=loggers,
         loggers=CallbackList(loggers),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
+from flows.deaths import Recovery
 from flows.parameters import SharedParameters
 from flows.slots import SlotPool
 from tune_core.callbacks import CallbackList
@@ -53,6 +54,7 @@ class Parts:
     pool: SlotPool
     journal: Journal
     artifacts: ArtifactWriter
+    recovery: Recovery
     files: TrialFiles
     default_loggers: list[LoggerCallback]
     loggers: CallbackList

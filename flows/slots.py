@@ -13,7 +13,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Slot:
         actor: Handle of its `TaskActor`; None under the stock task runner.
         is_ready: Whether the group is placed and the actor answers.
         worker: Where the actor is: `pid`, `hostname`, `node_ip`.
+        nodes: Ray's ids of the nodes that its bundles are on.
         uses: How many attempts have ended in it.
         idle_since: When it was last given back, in monotonic seconds.
         keeps_object: Whether its process keeps an object that is to be cleaned up before it ends.
@@ -57,6 +58,7 @@ class Slot:
     actor: Any = None
     is_ready: bool = False
     worker: dict[str, Any] = field(default_factory=dict)
+    nodes: frozenset[str] = frozenset()
     uses: int = 0
     idle_since: float = 0.0
     keeps_object: bool = False
@@ -168,6 +170,7 @@ class SlotPool:
             return []
         if answer.error is None:
             slot.is_ready, slot.worker = True, answer.worker or {}
+            slot.nodes = frozenset(placement_group_table(slot.group)["bundles_to_node_id"].values())
             self._make_idle(slot)
             return []
         failed = [key for key, shape in self._waiting.items() if shape == slot.resources][:1]
@@ -207,6 +210,11 @@ class SlotPool:
             if overdue < time.monotonic():
                 ray.kill(actor)  # a thread that the trainable left behind keeps it alive
         self._leaving = [(overdue, actor) for overdue, actor in self._leaving if overdue >= time.monotonic()]
+
+    def leave_nodes(self, gone: Set[str]) -> None:
+        """Remove idle slots that are on these nodes; to be called regularly."""
+        for slot in [slot for slot in self._idle if slot.nodes & gone]:
+            self._remove(slot)
 
     def flush(self, timeout_s: float = 5.0) -> None:
         """Let the idle actors send what they have logged, before they are removed."""

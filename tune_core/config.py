@@ -122,6 +122,10 @@ class FailureConfig:
             one; 0 for never, -1 for ever.
         fail_fast: True ends the experiment with the first trial that fails; "raise" does so
             and raises the error out of `fit()`. Both need `max_failures=0`.
+        max_infrastructure_failures: Beyond Ray Tune: how often a trial is tried again after it was lost with
+            what it ran on (its node, its placement group, a process that Ray killed because memory ran out),
+            one time after the other without a new checkpoint; 0 for never, -1 for ever. Such losses are
+            not counted in `max_failures`.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -130,15 +134,17 @@ class FailureConfig:
         >>> FailureConfig(max_failures=3)
         FailureConfig(max_failures=3)
 
-    Source: as Ray Tune 2.60.
+    Source: as Ray Tune 2.60. Differs: there, a lost node is a failure like any other.
     """
 
     max_failures: int = 0
     fail_fast: bool | Literal["raise"] = False
+    max_infrastructure_failures: int = field(default=16, kw_only=True)
 
     def __post_init__(self) -> None:
         faults = Faults("FailureConfig")
-        faults.check_integer("max_failures", self.max_failures, minimum=-1, also=" (-1 for no end)")
+        for name in ("max_failures", "max_infrastructure_failures"):
+            faults.check_integer(name, getattr(self, name), minimum=-1, also=" (-1 for no end)")
         fail_fast: object = self.fail_fast
         if isinstance(fail_fast, str) and fail_fast.lower() == "raise":
             self.fail_fast = "raise"
@@ -404,6 +410,13 @@ class RunConfig:
             cluster as it is can never give, for the sake of an autoscaler; None: not at all.
         stop_timeout_s: Beyond Ray Tune: for how long a trainable may go on after it was told to
             stop, to run its `finally` blocks.
+        trial_timeout_s: Beyond Ray Tune: for how long an attempt at a trial may run before its process is
+            killed, whatever it is doing; None: for ever. To end trials at a report, which counts as
+            success, use `stop={"time_total_s": ...}`.
+        report_timeout_s: Beyond Ray Tune: how long an attempt may take to its first report, or from one
+            report to the next or to its end, before its process is killed; None: for ever. Checkpoints are
+            uploaded meanwhile, so allow for a storage that is slow. After either, the trial is tried
+            again as `max_failures` allows.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -434,6 +447,8 @@ class RunConfig:
     every_report: bool = field(default=False, kw_only=True)
     placement_timeout_s: float | None = field(default=None, kw_only=True)
     stop_timeout_s: float = field(default=10.0, kw_only=True)
+    trial_timeout_s: float | None = field(default=None, kw_only=True)
+    report_timeout_s: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._fill_defaults()
@@ -522,6 +537,10 @@ class RunConfig:
         if self.placement_timeout_s is not None:
             faults.check_number("placement_timeout_s", self.placement_timeout_s, also=" seconds, or None")
         faults.check_number("stop_timeout_s", self.stop_timeout_s, also=" seconds")
+        for name in ("trial_timeout_s", "report_timeout_s"):
+            limit = getattr(self, name)
+            if limit is not None and (not is_number(limit) or limit <= 0):
+                faults.add(name, limit, "expected seconds above 0, or None for no limit")
 
     __repr__ = _shown
 

@@ -59,6 +59,8 @@ class Rules:
     Attributes:
         experiment_id: Five hex digits in front of every trial id.
         max_failures: Failed attempts that each trial may have and go on; -1: any number.
+        max_infrastructure_failures: Attempts that each trial may lose with a node or the like, one after
+            the other without a new checkpoint, and go on; -1: any number.
         fail_fast: Stop everything at the first trial that is out of retries.
         max_concurrent: Trials that may be pending or running at once; None: as many as fit.
         num_to_keep: Checkpoints to keep per trial; None: all. The latest is kept besides.
@@ -70,6 +72,7 @@ class Rules:
 
     experiment_id: str
     max_failures: int = 0
+    max_infrastructure_failures: int = 16
     fail_fast: Literal["no", "yes", "raise"] = "no"
     max_concurrent: int | None = None
     num_to_keep: int | None = None
@@ -371,12 +374,20 @@ class Controller:
         return self._release(released)
 
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
-        trial.num_failures += 1
         trial.error, trial.traceback = event.error or str(event.outcome), event.traceback
-        may_retry = self.rules.max_failures < 0 or trial.num_failures <= self.rules.max_failures
+        if event.outcome is Outcome.LOST:
+            trial.num_losses += 1
+            trial.num_losses_in_row += 1
+            count, limit = trial.num_losses_in_row, self.rules.max_infrastructure_failures
+        else:
+            trial.num_failures += 1
+            count, limit = trial.num_failures, self.rules.max_failures
+        may_retry = limit < 0 or count <= limit
         if event.retryable and may_retry and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
             return self._start_lease(trial)
+        if event.outcome is Outcome.LOST and not may_retry:
+            trial.error += f" (loss {count} in a row, max_infrastructure_failures={limit})"
         commands = self._finish(trial, Status.ERROR, event)
         if self.rules.fail_fast != "no" and self.stop_request is None:
             self._first_failure = trial
@@ -408,6 +419,7 @@ class Controller:
     def _keep(self, trial: Trial, index: int, iteration: int) -> StartPoint | None:
         """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
         trial.last_checkpoint_index = index
+        trial.num_losses_in_row = 0
         trial.checkpoints.append(CheckpointRecord(index, iteration, trial.last_row))
         released, trial.borrowed = trial.borrowed, None
         return released

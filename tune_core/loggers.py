@@ -206,13 +206,14 @@ class ErrorLoggerCallback(_FileLogger):
         """Append the failure that ended the trial, or that it ended well after failures."""
         if failed:
             self._append_failure(trial)
-        elif trial.num_failures > 0:
+        elif trial.num_failures + trial.num_losses > 0:
             self._append(trial, f"{RECOVERED} (at {_date()})")
         super().log_trial_end(trial, failed)
 
     def _append_failure(self, trial: Trial) -> None:
         summary = " ".join((trial.error or "unknown error").splitlines())
-        text = f"{FAILED}{trial.num_failures} (occurred at {_date()})\n{summary}\n{trial.traceback}"
+        number = trial.num_failures + trial.num_losses
+        text = f"{FAILED}{number} (occurred at {_date()})\n{summary}\n{trial.traceback}"
         self._append(trial, text.rstrip("\n"))
 
     def _append(self, trial: Trial, text: str) -> None:

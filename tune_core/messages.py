@@ -23,6 +23,10 @@ class Outcome(StrEnum):
     ERROR = "error"
     #: Its process died.
     CRASHED = "crashed"
+    #: It took longer than a time limit allows, so it was killed.
+    TIMED_OUT = "timed_out"
+    #: What it ran on was lost (its node, its placement group, memory that others used): it did nothing wrong.
+    LOST = "lost"
     #: Its bundles cannot be had, or its process cannot be started.
     UNPLACED = "unplaced"
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller, Rules
 from tune_core.errors import SpecError, StorageError
@@ -324,15 +325,15 @@ class _Written:
 
 
 def unreported(
-    storage: ExperimentStorage, trial: Trial
+    markers: Iterable[CheckpointMarker], trial: Trial
 ) -> Iterator[tuple[int, int | None, dict[str, Any] | None]]:
-    """Yield what a trial's latest attempt has committed and the controller does not know.
+    """Yield what a trial's latest attempt has committed, by the trial's markers, and the controller does not know.
 
     Each is an iteration, the index of the checkpoint that came with it or None, and its row; None
     instead of the row if that is known and the checkpoint is not. The trial is looked at between
     them: let the controller take each one before the next is asked for.
     """
-    for marker in storage.committed(trial.dirname):
+    for marker in markers:
         if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
             continue
         first = marker.iteration - len(marker.rows) + 1

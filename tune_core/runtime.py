@@ -193,6 +193,7 @@ def rules_of(
     return Rules(
         experiment_id=experiment_id,
         max_failures=failures.max_failures,
+        max_infrastructure_failures=failures.max_infrastructure_failures,
         fail_fast="raise" if fail_fast == "raise" else "yes" if fail_fast else "no",
         max_concurrent=max_concurrent,
         num_to_keep=checkpoints.num_to_keep,

@@ -121,6 +121,8 @@ class Trial:
         lease: Number of the latest attempt; 0 before the first.
         order: Place of its latest attempt among those of all trials, in the order in which they were ordered.
         num_failures: Attempts that failed so far.
+        num_losses: Attempts that were lost with what they ran on, which is no failure of the trial.
+        num_losses_in_row: Those of them since its newest checkpoint was committed.
         iteration: `training_iteration` of the latest report that counts.
         last_row: The latest report, compact: see `result_of`; {} before the first.
         worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
@@ -147,6 +149,8 @@ class Trial:
     lease: int = 0
     order: int = 0
     num_failures: int = 0
+    num_losses: int = 0
+    num_losses_in_row: int = 0
     iteration: int = 0
     last_row: dict[str, Any] = field(default_factory=dict)
     worker: dict[str, Any] = field(default_factory=dict)

@@ -150,6 +150,8 @@ def test_checkpoint_arguments_that_ray_removed_are_refused(name: str, value: Any
 @pytest.mark.parametrize("max_failures", [0, 3, -1])
 def test_failures_may_be_few_or_without_end(max_failures: int) -> None:
     assert FailureConfig(max_failures).max_failures == max_failures
+    losses = FailureConfig(max_infrastructure_failures=max_failures)
+    assert (losses.max_failures, losses.max_infrastructure_failures) == (0, max_failures)
 
 
 @pytest.mark.parametrize("fail_fast", ["raise", "RAISE", "Raise"])
@@ -369,6 +371,7 @@ def test_defaults_beyond_ray_tune_change_nothing() -> None:
 
     assert (config.storage_options, config.ray_address, config.runtime_env, config.tags) == (None,) * 4
     assert (config.every_report, config.placement_timeout_s, config.stop_timeout_s) == (False, None, 10.0)
+    assert (config.trial_timeout_s, config.report_timeout_s) == (None, None)
 
 
 def test_none_means_the_default_as_in_ray_tune() -> None:
@@ -502,10 +505,12 @@ def test_every_fault_of_the_rest_is_named() -> None:
         every_report=1,
         placement_timeout_s=-1,
         stop_timeout_s="10",
+        trial_timeout_s=0,
+        report_timeout_s=float("nan"),
         local_dir="/tmp/runs",
     )
 
-    assert len(faults) == 6
+    assert len(faults) == 8
     assert "local_dir is gone: give the directory as storage_path" in faults[0]
 
 

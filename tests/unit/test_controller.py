@@ -41,7 +41,7 @@ from tune_core.messages import (
 from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
 
 CONTINUE, STOP, PAUSE, EXPLOIT = Decision
-COMPLETED, STOPPED, ERROR, CRASHED, UNPLACED = Outcome
+COMPLETED, STOPPED, ERROR, CRASHED, TIMED_OUT, LOST, UNPLACED = Outcome
 
 
 def tid(number: int) -> str:
@@ -163,6 +163,8 @@ TABLES = {
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
+        ended, lost       | PENDING starting | StartLease 2 None 0 -1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | PENDING starting |
         stop, interrupt   | PENDING stopping | StopLease 1
@@ -186,6 +188,8 @@ TABLES = {
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
+        ended, lost       | PENDING starting | StartLease 2 None 0 -1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
         stop, interrupt   | RUNNING stopping | StopLease 1
@@ -209,6 +213,8 @@ TABLES = {
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, crashed    | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, timed_out  | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, lost       | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, unplaced   | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -232,6 +238,8 @@ TABLES = {
         ended, stopped    | PAUSED none      | Suggest #1
         ended, error      | PAUSED none      | Suggest #1
         ended, crashed    | PAUSED none      | Suggest #1
+        ended, timed_out  | PAUSED none      | Suggest #1
+        ended, lost       | PAUSED none      | Suggest #1
         ended, unplaced   | PAUSED none      | Suggest #1
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -255,6 +263,8 @@ TABLES = {
         ended, stopped    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
+        ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
+        ended, lost       | PENDING starting | StartLease 2 0 1 0
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
         stop, interrupt   | RUNNING stopping | StopLease 1
@@ -278,6 +288,8 @@ TABLES = {
         ended, stopped    | PENDING starting | StartLease 2 0 1 0
         ended, error      | PENDING starting | StartLease 2 0 1 0
         ended, crashed    | PENDING starting | StartLease 2 0 1 0
+        ended, timed_out  | PENDING starting | StartLease 2 0 1 0
+        ended, lost       | PENDING starting | StartLease 2 0 1 0
         ended, unplaced   | PENDING starting | StartLease 2 0 1 0
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -301,6 +313,8 @@ TABLES = {
         ended, stopped    | PAUSED none      | EndExperiment stopped by interrupt None
         ended, error      | PAUSED none      | EndExperiment stopped by interrupt None
         ended, crashed    | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, timed_out  | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, lost       | PAUSED none      | EndExperiment stopped by interrupt None
         ended, unplaced   | PAUSED none      | EndExperiment stopped by interrupt None
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -324,6 +338,8 @@ TABLES = {
         ended, stopped    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, error      | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, crashed    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, timed_out  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, lost       | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, unplaced   | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -347,6 +363,8 @@ TABLES = {
         ended, stopped    | PAUSED none      |
         ended, error      | PAUSED none      |
         ended, crashed    | PAUSED none      |
+        ended, timed_out  | PAUSED none      |
+        ended, lost       | PAUSED none      |
         ended, unplaced   | PAUSED none      |
         ended, stale      | PAUSED none      |
         stop, interrupt   | PAUSED none      |
@@ -493,7 +511,7 @@ def test_later_pause_does_not_take_back_a_stop() -> None:
 # Failures.
 
 
-@pytest.mark.parametrize("outcome", [ERROR, CRASHED])
+@pytest.mark.parametrize("outcome", [ERROR, CRASHED, TIMED_OUT])
 def test_failed_trial_is_tried_again_as_often_as_allowed(outcome: Outcome) -> None:
     controller = controller_after(ONE, max_failures=2, max_concurrent=1)
     trial = controller.trials[tid(0)]
@@ -511,6 +529,27 @@ def test_trial_without_a_limit_is_tried_again_for_ever() -> None:
 
     for lease in range(1, 50):
         assert controller.handle(ended(ERROR, lease=lease)) == [start_lease(lease + 1)]
+
+
+def test_lost_attempt_is_tried_again_without_using_up_the_retries_for_failures() -> None:
+    controller = controller_after(ONE, max_failures=0, fail_fast="yes", max_concurrent=1)
+    trial = controller.trials[tid(0)]
+
+    for lease in range(1, 17):
+        assert controller.handle(ended(LOST, lease=lease)) == [start_lease(lease + 1)]
+    assert (trial.num_failures, trial.num_losses) == (0, 16)
+    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, lease=17))
+    assert trial.error == "ValueError: attempt 17 (loss 17 in a row, max_infrastructure_failures=16)"
+
+
+def test_losses_are_counted_anew_after_a_checkpoint() -> None:
+    rules = {"max_infrastructure_failures": 1, "max_concurrent": 1}
+    events = [*ONE, ended(LOST), running(lease=2), reported(1, lease=2, checkpoint=0)]
+    controller = controller_after(events, **rules)
+
+    assert controller.handle(ended(LOST, lease=2)) == [start_lease(3, checkpoint=0, iteration=1, highest=0)]
+    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, lease=3))
+    assert controller.trials[tid(0)].num_losses == 3
 
 
 @pytest.mark.parametrize("outcome", [ERROR, CRASHED, UNPLACED])

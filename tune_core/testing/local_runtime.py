@@ -161,7 +161,7 @@ class LocalRuntime:
 
     def _recover(self, trial: Trial) -> None:
         """Take up what an attempt of a dead process has committed and not reported."""
-        for iteration, index, row in unreported(self._experiment.storage, trial):
+        for iteration, index, row in unreported(self._experiment.storage.committed(trial.dirname), trial):
             if row is not None:
                 self.report(trial, trial.lease, Report(iteration, row, index))
             elif index is not None:

@@ -1,0 +1,193 @@
+"""What an attempt that ended badly died of, and what its storage still knows of it.
+
+Both are found out in threads of their own: a node that does not answer and a storage that is
+away must not keep the other trials waiting. The loop learns the outcome as `Recovered`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray import exceptions
+
+from flows import cluster
+from tune_core.commit import CheckpointMarker
+from tune_core.errors import CheckpointCorrupted, StorageError
+from tune_core.execution import describe_error
+from tune_core.messages import Outcome
+from tune_core.storage import ExperimentStorage
+
+#: How long the storage is asked for an attempt's checkpoints while it does not answer, in seconds: as
+#: long as the journal is tried, without which the experiment could not go on either.
+RETRY_FOR_S = 300.0
+#: How long a commit marker that is damaged is read again: on its way it may have been, not for ever.
+REREAD_FOR_S = 15.0
+#: How many attempts are looked into at once.
+_THREADS = 4
+
+#: Ends after which the storage may know more of an attempt than was heard of it.
+UNHEARD = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.LOST})
+
+#: Errors by which Ray says that it was not the process's own doing.
+_LOSSES = (
+    exceptions.NodeDiedError,
+    exceptions.ActorUnavailableError,
+    exceptions.OutOfMemoryError,
+    exceptions.ActorPlacementGroupRemoved,
+    exceptions.TaskPlacementGroupRemoved,
+    exceptions.ActorUnschedulableError,
+    exceptions.TaskUnschedulableError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OwnerDiedError,
+)
+#: The same, as the texts of an `ActorDiedError` have it: it carries nothing else (Ray 2.50 to 2.60).
+_LOSS_TEXTS = (
+    "its node has died",
+    "placement group was removed",
+    "the node was running low on memory",
+    "NODE_OUT_OF_MEMORY",
+)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Tell a process that died from one that was lost with what it ran on.
+
+    Args:
+        error: What Ray raised instead of the attempt's result.
+
+    Returns:
+        LOST, or CRASHED: the process died, and for all that Ray knows it did so by itself. A bare SIGKILL is that.
+    """
+    if isinstance(error, _LOSSES) or getattr(error, "preempted", False):
+        return Outcome.LOST
+    if isinstance(error, exceptions.RayActorError) and any(text in str(error) for text in _LOSS_TEXTS):
+        return Outcome.LOST
+    return Outcome.CRASHED
+
+
+def is_lost_at_start(error: BaseException) -> bool:
+    """Whether a slot's process ended before it could run anything, for no reason that lies in what it was to load."""
+    if isinstance(error, exceptions.RayActorError):
+        return not error.actor_init_failed
+    return isinstance(error, _LOSSES)
+
+
+def describe_death(error: BaseException) -> str:
+    """Return what Ray says of a death, on one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, as far as the loop knows.
+
+    Attributes:
+        nodes: Ray's ids of the nodes that its bundles were on.
+        unused: What to do with it if it never began; None: it did.
+    """
+
+    trial_id: str
+    lease: int
+    outcome: Outcome
+    error: str | None = None
+    traceback: str = ""
+    retryable: bool = True
+    nodes: frozenset[str] = frozenset()
+    unused: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found out about an attempt: how it ended, and all that it and earlier ones have committed."""
+
+    ended: Ended
+    markers: Sequence[CheckpointMarker]
+
+
+class Recovery:
+    """Looks into attempts that ended badly.
+
+    Args:
+        storage: The experiment's storage.
+        post: Called from its threads with a `Recovered` for each attempt.
+        fail: Called instead if the storage does not answer for `RETRY_FOR_S`.
+        lost_nodes: Tells which of these nodes are gone.
+    """
+
+    def __init__(
+        self,
+        storage: ExperimentStorage,
+        post: Callable[[Recovered], None],
+        fail: Callable[[Exception], None],
+        *,
+        lost_nodes: Callable[[Iterable[str]], set[str]] = cluster.lost_nodes,
+        pause_s: float = 0.5,
+    ) -> None:
+        self._storage, self._post, self._fail = storage, post, fail
+        self._lost_nodes, self._pause_s = lost_nodes, pause_s
+        self._closing = threading.Event()
+        self._threads = ThreadPoolExecutor(_THREADS, "tune-recovery")
+
+    def begin(self, ended: Ended, dirname: str) -> None:
+        """Find out what became of an attempt; returns at once.
+
+        Args:
+            ended: How it ended.
+            dirname: Its trial's directory.
+        """
+        self._threads.submit(self._look_into, ended, dirname)
+
+    def close(self) -> None:
+        """Stop; what is not known yet stays unknown."""
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _look_into(self, ended: Ended, dirname: str) -> None:
+        try:
+            ended = self._with_lost_nodes(ended)
+            found = self._markers(dirname)
+        except CheckpointCorrupted as error:
+            text = f"{ended.error}; besides, {describe_error(error)}"
+            self._post(Recovered(replace(ended, outcome=Outcome.ERROR, error=text, retryable=False), ()))
+        except Exception as error:  # noqa: BLE001 - handed to the driver's loop, which stops the experiment
+            self._fail(error)
+        else:
+            if found is not None:
+                self._post(Recovered(ended, found))
+
+    def _with_lost_nodes(self, ended: Ended) -> Ended:
+        """An attempt that failed because a node of its group went away was lost, whatever it raised."""
+        is_plain = ended.outcome in (Outcome.LOST, Outcome.TIMED_OUT) or not ended.retryable
+        # Whoever raises an error lives, and so does its own node: another one must have gone.
+        if is_plain or (ended.outcome is Outcome.ERROR and len(ended.nodes) < 2):
+            return ended
+        lost = self._lost_nodes(ended.nodes)
+        if not lost:
+            return ended
+        text = f"node {', '.join(sorted(lost))} was lost: {ended.error}"
+        return replace(ended, outcome=Outcome.LOST, error=text)
+
+    def _markers(self, dirname: str) -> Sequence[CheckpointMarker] | None:
+        """Read a trial's commit markers, again and again if need be; None: there is no more time."""
+        began = time.monotonic()
+        pause_s = self._pause_s
+        while True:
+            try:
+                return self._storage.committed(dirname)
+            except (CheckpointCorrupted, StorageError, OSError) as error:
+                waited = time.monotonic() - began + pause_s
+                if isinstance(error, CheckpointCorrupted) and waited > REREAD_FOR_S:
+                    raise
+                if waited > RETRY_FOR_S:
+                    message = (
+                        f"the checkpoints of {dirname} could not be listed for {RETRY_FOR_S:.0f} s: {error}"
+                    )
+                    raise StorageError(f"{self._storage.url}: {message}") from error
+                if self._closing.wait(pause_s):
+                    return None
+                pause_s = min(2 * pause_s, 10.0)

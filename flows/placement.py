@@ -1,0 +1,109 @@
+"""Which trial gets which slot: an order waits here until it has one, or never can have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from flows import parking
+from flows.cluster import leaving_nodes, nodes
+from flows.deaths import Ended, is_lost_at_start
+from flows.parts import Parts
+from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
+from tune_core.errors import PlacementError
+from tune_core.messages import Outcome, StartLease
+from tune_core.trial import Trial
+
+
+class Begin(Protocol):
+    """Begins an attempt in the slot that it was given."""
+
+    def __call__(self, trial: Trial, order: StartLease, slot: Slot, *, fresh_process: bool) -> None:
+        """Submit the attempt's task run."""
+
+
+class Placement:
+    """Gives slots to orders, in the order in which they came.
+
+    Args:
+        parts: What the driver works with.
+        begin: Called with each order that has got its slot.
+        end: Called with each order that cannot have one.
+
+    Attributes:
+        waiting: Who waits for a slot, by trial id, and why.
+    """
+
+    def __init__(self, parts: Parts, begin: Begin, end: Callable[[Ended], None]) -> None:
+        self._parts, self._begin, self._end = parts, begin, end
+        self._pool, self._controller = parts.pool, parts.controller
+        self._timeout_s = parts.experiment.run_config.placement_timeout_s
+        self._orders: dict[str, StartLease] = {}
+        self.waiting: dict[str, str] = {}
+
+    def order(self, command: StartLease) -> None:
+        """Find a slot for a new attempt; what the cluster can never hold ends at once, unless it may grow."""
+        trial = self._controller.trials[command.trial_id]
+        reason = shortfall(trial.resources, nodes()) if self._timeout_s is None else None
+        if reason is not None:
+            message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
+            self._fail(command.trial_id, command.lease, PlacementError(message))
+            return
+        self._orders[command.trial_id] = command
+        self._show(trial, f"waits for {amounts_of(trial.resources)}")
+        self._pool.request((command.trial_id, command.lease), trial.resources)
+        self.grant()
+
+    def grant(self) -> None:
+        """Begin what has got its slot since."""
+        for (trial_id, lease), slot in self._pool.take_granted():
+            trial = self._controller.live_trial(trial_id, lease)
+            if trial is None:
+                self._pool.release(slot)
+                continue
+            self.waiting.pop(trial_id, None)
+            fresh = self.needs_fresh_process(slot)
+            self._begin(trial, self._orders.pop(trial_id), slot, fresh_process=fresh)
+
+    def answered(self, answer: SlotAnswered) -> None:
+        """Take in that a slot is ready, or cannot be."""
+        for (trial_id, lease), error in self._pool.answered(answer):
+            self._fail(trial_id, lease, error)
+        self.grant()
+
+    def forget(self, trial_id: str) -> None:
+        """An order is void: its attempt is over."""
+        self.waiting.pop(trial_id, None)
+        self._orders.pop(trial_id, None)
+
+    def look(self) -> None:
+        """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
+        self._pool.give_up_idle(parking.SLOT_IDLE_S)
+        self._pool.leave_nodes(leaving_nodes())
+        waiting = self._pool.waiting()
+        reasons = {shape: self._pool.why_waiting(shape) for shape in dict.fromkeys(waiting.values())}
+        for (trial_id, _), shape in waiting.items():
+            if self.waiting[trial_id] != reasons[shape]:
+                self._show(self._controller.trials[trial_id], reasons[shape])
+        if self._timeout_s is not None:
+            for (trial_id, lease), reason in self._pool.give_up_waiting(self._timeout_s):
+                message = f"{reason}; waited {self._timeout_s:g} s (placement_timeout_s)"
+                self._fail(trial_id, lease, PlacementError(message))
+
+    def needs_fresh_process(self, slot: Slot) -> bool:
+        """Whether the next attempt in this slot needs a process of its own."""
+        tune = self._parts.experiment.tune_config
+        if tune.fresh_process is not None:
+            return tune.fresh_process
+        return not tune.reuse_actors and slot.outlives_no_trial
+
+    def _fail(self, trial_id: str, lease: int, error: Exception) -> None:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+        if is_lost_at_start(error):
+            self._end(Ended(trial_id, lease, Outcome.LOST, text))
+        else:
+            self._end(Ended(trial_id, lease, Outcome.UNPLACED, text, retryable=False))
+
+    def _show(self, trial: Trial, reason: str) -> None:
+        self.waiting[trial.trial_id] = reason
+        self._parts.artifacts.show_trial(trial, reason)
