@@ -216,7 +216,8 @@ class Trial:
             dirname: Begin anew, in this directory; None: go on from the last checkpoint.
         """
         self.status, self.phase = Status.PENDING, LeasePhase.NONE
-        self.num_failures, self.error, self.traceback = 0, None, ""
+        self.num_failures = self.num_losses = self.num_losses_in_row = 0
+        self.error, self.traceback = None, ""
         self.exploit = None
         if dirname is not None:
             self.dirname, self.iteration, self.last_row = dirname, 0, {}

@@ -13,7 +13,7 @@ def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Cont
 
     Args:
         records: Events, each with the texts of the commands that followed when it was new.
-        rules: What the experiment's controller obeyed: `Experiment.rules`.
+        rules: What the experiment's controller obeyed before its journal says so: `Experiment.rules`.
 
     Raises:
         AssertionError: An event leads to other commands now; the message shows it with both.
