@@ -358,7 +358,10 @@ class Driver:
             return True
         trial_id, lease = key
         directory = self._controller.trials[trial_id].dirname
-        return any(marker.lease == lease for marker in self._experiment.storage.committed(directory))
+        return any(
+            marker.lease == lease
+            for marker in self._experiment.storage.committed(directory, skip_damaged=True)
+        )
 
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
         """An attempt is over and so is its task run: its slot is free."""
@@ -388,10 +391,16 @@ class Driver:
         self._orders.pop(trial_id, None)
         if outcome in (Outcome.CRASHED, Outcome.ERROR):
             self._recover_rows(trial)
+        before = trial.start_point
         self.apply(
             LeaseEnded(self._parts.wall_clock(), trial_id, lease, outcome, error, traceback, retryable),
             urgent=True,
         )
+        now = trial.start_point
+        if outcome is Outcome.CORRUPTED and now is not None and now != before:
+            logger.warning(
+                "trial %s falls back to %s of %s: %s", trial_id, now.record.name, now.dirname, error
+            )
         if trial.num_failures and not trial.is_finished and trial.lease > lease:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._turn, self._trials, trial)

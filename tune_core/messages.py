@@ -23,6 +23,8 @@ class Outcome(StrEnum):
     ERROR = "error"
     #: Its process died.
     CRASHED = "crashed"
+    #: The checkpoint that it starts from is damaged or gone; nothing was saved since.
+    CORRUPTED = "corrupted"
     #: Its bundles cannot be had, or its process cannot be started.
     UNPLACED = "unplaced"
 

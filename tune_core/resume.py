@@ -332,7 +332,7 @@ def unreported(
     instead of the row if that is known and the checkpoint is not. The trial is looked at between
     them: let the controller take each one before the next is asked for.
     """
-    for marker in storage.committed(trial.dirname):
+    for marker in storage.committed(trial.dirname, skip_damaged=True):
         if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
             continue
         first = marker.iteration - len(marker.rows) + 1
