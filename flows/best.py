@@ -40,7 +40,7 @@ class Best:
         kept = [
             (value, trial, record)
             for trial in trials
-            for record in trial.checkpoints
+            for record in trial.usable_checkpoints
             if isinstance(value := lookup(record.metrics, self.metric), (int, float)) and math.isfinite(value)
         ]
         return min(kept, key=lambda item: self._sign * item[0], default=None)

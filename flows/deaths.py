@@ -18,14 +18,14 @@ from ray import exceptions
 from flows import cluster
 from tune_core.commit import CheckpointMarker
 from tune_core.errors import CheckpointCorrupted, StorageError
-from tune_core.execution import describe_error
 from tune_core.messages import Outcome
 from tune_core.storage import ExperimentStorage
 
 #: How long the storage is asked for an attempt's checkpoints while it does not answer, in seconds: as
 #: long as the journal is tried, without which the experiment could not go on either.
 RETRY_FOR_S = 300.0
-#: How long a commit marker that is damaged is read again: on its way it may have been, not for ever.
+#: How long a commit marker that is damaged is read again, since it may have been on its way; then it is
+#: left out: the trial goes on from what the journal knows.
 REREAD_FOR_S = 15.0
 #: How many attempts are looked into at once.
 _THREADS = 4
@@ -151,9 +151,6 @@ class Recovery:
         try:
             ended = self._with_lost_nodes(ended)
             found = self._markers(dirname)
-        except CheckpointCorrupted as error:
-            text = f"{ended.error}; besides, {describe_error(error)}"
-            self._post(Recovered(replace(ended, outcome=Outcome.ERROR, error=text, retryable=False), ()))
         except Exception as error:  # noqa: BLE001 - handed to the driver's loop, which stops the experiment
             self._fail(error)
         else:
@@ -182,7 +179,7 @@ class Recovery:
             except (CheckpointCorrupted, StorageError, OSError) as error:
                 waited = time.monotonic() - began + pause_s
                 if isinstance(error, CheckpointCorrupted) and waited > REREAD_FOR_S:
-                    raise
+                    return self._storage.committed(dirname, skip_damaged=True)
                 if waited > RETRY_FOR_S:
                     message = (
                         f"the checkpoints of {dirname} could not be listed for {RETRY_FOR_S:.0f} s: {error}"

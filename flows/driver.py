@@ -150,7 +150,7 @@ class Driver:
             self._experiment,
             self._replay,
             lambda event: self.apply(event, urgent=True),
-            recover=lambda trial: self._recover_rows(trial, storage.committed(trial.dirname)),
+            recover=self._recover_committed,
             clock=parts.wall_clock,
             capacity=parts.capacity,
         )
@@ -409,13 +409,20 @@ class Driver:
         self._end_lease(trial, ended)
 
     def _end_lease(self, trial: Trial, ended: Ended) -> None:
-        failed_before = trial.num_failures + trial.num_losses
+        failed_before, before = trial.num_failures + trial.num_losses, trial.start_point
         how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
         self.apply(LeaseEnded(self._parts.wall_clock(), ended.trial_id, ended.lease, *how), urgent=True)
+        start = trial.start_point
+        if ended.outcome is Outcome.CORRUPTED and start is not None and start != before:
+            place = f"{start.record.name} of {start.dirname}"
+            logger.warning("trial %s falls back to %s: %s", trial.trial_id, place, ended.error)
         if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
+
+    def _recover_committed(self, trial: Trial) -> None:
+        self._recover_rows(trial, self._experiment.storage.committed(trial.dirname, skip_damaged=True))
 
     def _recover_rows(self, trial: Trial, markers: Sequence[CheckpointMarker]) -> None:
         for iteration, index, row in unreported(markers, trial):

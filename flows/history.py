@@ -35,7 +35,7 @@ def show_history(parts: Parts, replay: Replay) -> None:
 def _sweep(parts: Parts, dirname: str, keep: set[int], last_index: int) -> None:
     storage = parts.experiment.storage
     try:
-        for marker in storage.committed(dirname):
+        for marker in storage.committed(dirname, skip_damaged=True):
             if marker.index <= last_index and marker.index not in keep:
                 storage.delete_checkpoint(dirname, marker.index)  # ordered before, and not done
         # What is younger may be an upload that a process of the dead driver has not given up.

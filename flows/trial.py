@@ -59,7 +59,7 @@ def _trial(run_name: str, ticket: bytes, parameters: SharedParameters) -> State[
     finally:
         parameters.release()  # not when this object goes: the process lives on, and something may hold it
         uplink.close()
-    if ending.outcome is Outcome.ERROR:
+    if ending.outcome in (Outcome.ERROR, Outcome.CORRUPTED):
         raise TrialError(ending.error or "failed", ending.traceback)
     if ending.outcome is Outcome.STOPPED and cause in _CANCELLING:
         return Cancelled(message=f"The experiment was stopped ({cause}).")

@@ -17,7 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tune_core.commit import METADATA, WRITER, CheckpointMarker, download_files, read_marker
+from tune_core.commit import (
+    COMMIT,
+    METADATA,
+    WRITER,
+    CheckpointMarker,
+    check_stored,
+    download_files,
+    read_marker,
+)
 from tune_core.errors import CheckpointCorrupted, CheckpointError, CheckpointNotFound
 from tune_core.filesystems import ProcessLocal, is_local, protocols, resolve
 from tune_core.sharing import fill_once, shared_directory
@@ -175,6 +183,28 @@ class Checkpoint:
         with shared_directory(target, lambda partial: self._download(marker, partial)):
             yield str(target)
 
+    def check(self) -> None:
+        """Make sure that a committed checkpoint is whole, as far as that shows without a download.
+
+        When this returns, every file that its marker names is there with its size; on a local filesystem,
+        where `as_directory` compares nothing, with its digest too.
+
+        Raises:
+            CheckpointNotFound: It does not exist, or was never committed.
+            CheckpointCorrupted: A file is missing, or differs from the marker.
+            StorageError: The storage does not answer.
+        """
+        marker = self._require()
+        with self._named_in_errors():
+            if marker is None:
+                raise CheckpointNotFound(f"{self._url} has no {COMMIT}: it was deleted, or never committed")
+            try:
+                check_stored(self.filesystem, self.path, marker)
+            except CheckpointError:
+                raise
+            except Exception as error:  # filesystems raise what their client libraries raise
+                raise explain(error, self._url, "look at its files") from error
+
     def get_metadata(self) -> dict[str, Any]:
         """Return the metadata stored with the checkpoint; {} if there is none."""
         try:
@@ -207,7 +237,25 @@ class Checkpoint:
         """Add to the metadata stored with the checkpoint; equal keys are replaced."""
         self.set_metadata(self.get_metadata() | metadata)
 
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        """Let errors say which checkpoint is damaged or gone: a trial may read several."""
+        try:
+            yield
+        except (CheckpointCorrupted, CheckpointNotFound) as error:
+            error.path = self.path
+            raise
+
     def _require(self) -> CheckpointMarker | None:
+        """Return the marker, None for a plain directory.
+
+        Raises:
+            CheckpointNotFound: There is neither.
+        """
+        with self._named_in_errors():
+            return self._find_marker()
+
+    def _find_marker(self) -> CheckpointMarker | None:
         """Return the marker, None for a plain directory.
 
         Raises:
@@ -236,6 +284,10 @@ class Checkpoint:
         return None
 
     def _download(self, marker: CheckpointMarker | None, target: Path) -> None:
+        with self._named_in_errors():
+            self._fetch(marker, target)
+
+    def _fetch(self, marker: CheckpointMarker | None, target: Path) -> None:
         try:
             download_files(self.filesystem, self.path, marker, target)
         except CheckpointCorrupted as error:

@@ -52,6 +52,10 @@ METADATA = ".metadata.json"
 _ATTEMPTS = 3
 #: … but not after this time, in seconds: the retries within each attempt are long enough.
 _RETRY_FOR_S = 60.0
+_REMEDY = (
+    "it was damaged after its commit: restore it from a copy, or let trials go on from the checkpoint before "
+    "with FailureConfig(on_corrupted_checkpoint='previous')"
+)
 _DIGEST_KEY = b'{"digest":"'
 _DIGEST_LENGTH = 32
 
@@ -348,6 +352,27 @@ def check_uploaded(filesystem: Any, directory: str, files: tuple[FileEntry, ...]
     return tuple(replace(entry, etag=listed.get(entry.name, {}).get("ETag", "")) for entry in files)
 
 
+def check_stored(filesystem: Any, directory: str, marker: CheckpointMarker) -> None:
+    """Compare a checkpoint with its marker: names and sizes, on a local filesystem digests too.
+
+    Raises:
+        CheckpointCorrupted: A file is missing, or differs.
+    """
+    listed = find_files(filesystem, directory)
+
+    def check(entry: FileEntry) -> None:
+        path, size = f"{directory}/{entry.name}", listed.get(entry.name, {}).get("size")
+        fault = f"{size} bytes" if size != entry.size else None
+        if size == entry.size and is_local(filesystem):
+            fault = _fault(Path(path), entry)
+        if fault is not None:
+            raise CheckpointCorrupted(
+                f"{path}: expected {_expected(entry)}, found {'nothing' if size is None else fault}; {_REMEDY}"
+            )
+
+    in_parallel(check, [entry for entry in marker.files if not entry.name.endswith("/")])
+
+
 def download_files(
     filesystem: Any, directory: str, marker: CheckpointMarker | None, destination: Path
 ) -> None:
@@ -410,8 +435,7 @@ def _fetch(filesystem: Any, path: str, destination: Path, entry: FileEntry) -> N
     finally:
         partial.unlink(missing_ok=True)
     raise CheckpointCorrupted(
-        f"{path}: expected {_expected(entry)}, found {fault}, {attempt} times; "
-        "it was damaged after its commit: restore it from a copy, or go on from another checkpoint"
+        f"{path}: expected {_expected(entry)}, found {fault}, {attempt} times; {_REMEDY}"
     )
 
 
@@ -420,7 +444,7 @@ def _download(filesystem: Any, path: str, partial: Path, entry: FileEntry, *, is
     try:
         download_file(filesystem, path, partial)
     except FileNotFoundError as error:
-        raise CheckpointCorrupted(f"{path} is missing: expected {_expected(entry)}") from error
+        raise CheckpointCorrupted(f"{path} is missing: expected {_expected(entry)}; {_REMEDY}") from error
     except PermissionError:
         raise
     except Exception as error:

@@ -126,6 +126,10 @@ class FailureConfig:
             what it ran on (its node, its placement group, a process that Ray killed because memory ran out),
             one time after the other without a new checkpoint; 0 for never, -1 for ever. Such losses are
             not counted in `max_failures`.
+        on_corrupted_checkpoint: Beyond Ray Tune: what happens when the checkpoint that an attempt starts
+            from is not what was committed (a file is missing, cut, or has other bytes). "fail": the
+            attempt fails, which counts; "previous": the trial goes on from the checkpoint before that
+            one, which does not count. Without one before it fails: no trial starts over unasked.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -140,6 +144,7 @@ class FailureConfig:
     max_failures: int = 0
     fail_fast: bool | Literal["raise"] = False
     max_infrastructure_failures: int = field(default=16, kw_only=True)
+    on_corrupted_checkpoint: Literal["fail", "previous"] = field(default="fail", kw_only=True)
 
     def __post_init__(self) -> None:
         faults = Faults("FailureConfig")
@@ -154,6 +159,7 @@ class FailureConfig:
             faults.add(
                 "max_failures", self.max_failures, f"must be 0 with fail_fast={self.fail_fast!r}: choose one"
             )
+        faults.check_choice("on_corrupted_checkpoint", self.on_corrupted_checkpoint, ("fail", "previous"))
         faults.raise_any()
 
     __repr__ = _shown

@@ -66,6 +66,8 @@ class Rules:
         num_to_keep: Checkpoints to keep per trial; None: all. The latest is kept besides.
         score_attribute: Metric that ranks checkpoints, nested with "/"; None: the time.
         score_order: Whether more or less of it is better.
+        falls_back: Whether an attempt whose checkpoint is damaged is followed by one from the checkpoint
+            before, if there is one; no failure is counted then.
         saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
             A function is paused at a report that carries a checkpoint.
     """
@@ -79,6 +81,7 @@ class Rules:
     score_attribute: str | None = None
     score_order: Literal["max", "min"] = "max"
     saves_on_request: bool = False
+    falls_back: bool = False
 
 
 class Controller:
@@ -373,7 +376,31 @@ class Controller:
         trial.config, trial.experiment_tag, trial.exploit = choice.config, choice.experiment_tag, None
         return self._release(released)
 
+    def _fall_back(self, trial: Trial, event: LeaseEnded) -> list[Command] | None:
+        """Start from the checkpoint before the damaged one; None if there is none."""
+        start = trial.start_point
+        if start is None or not self.rules.falls_back or self.stop_request is not None:
+            return None
+        borrowed, owner, earlier = trial.borrowed, self.trials[start.trial_id], []
+        if owner.dirname == start.dirname:  # else it has begun anew since it was borrowed from
+            earlier = [r for r in owner.usable_checkpoints if r.index < start.record.index]
+        if earlier:
+            owner.mark_damaged(start.record.index)
+            if borrowed is not None:
+                trial.borrowed = StartPoint(owner.trial_id, owner.dirname, earlier[-1])
+        elif trial.checkpoint is not None and owner is not trial:
+            trial.borrowed = None  # what it has saved itself is left
+        else:
+            return None
+        trial.error, trial.traceback = event.error, event.traceback
+        trial.move_to(Status.PENDING, because=event)
+        return [*self._release(borrowed), *self._start_lease(trial)]
+
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
+        if event.outcome is Outcome.CORRUPTED:
+            commands = self._fall_back(trial, event)
+            if commands is not None:
+                return commands
         trial.error, trial.traceback = event.error or str(event.outcome), event.traceback
         if event.outcome is Outcome.LOST:
             trial.num_losses += 1
@@ -428,8 +455,9 @@ class Controller:
         keep = self.rules.num_to_keep
         if keep is None or len(trial.checkpoints) <= keep:
             return []
-        ranked = sorted(trial.checkpoints, key=self.rank_checkpoint)
-        kept = {record.index for record in ranked[-keep:]} | {trial.checkpoints[-1].index}
+        usable = trial.usable_checkpoints
+        kept = {record.index for record in sorted(usable, key=self.rank_checkpoint)[-keep:]}
+        kept |= {record.index for record in usable[-1:]}
         kept |= {
             point.record.index
             for borrower in self._unfinished.values()

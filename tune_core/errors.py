@@ -73,7 +73,13 @@ class CreateConflict(StorageError):
 
 
 class CheckpointError(TuneError):
-    """A checkpoint cannot be read or written."""
+    """A checkpoint cannot be read or written.
+
+    Attributes:
+        path: Where the checkpoint is that could not be read; "" if that is not the point.
+    """
+
+    path = ""
 
 
 class CheckpointNotFound(CheckpointError, ValueError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import TrainableError
+from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
 from tune_core.messages import Decision, Outcome, StopCause
 from tune_core.reuse import Keeper, Leftover
 from tune_core.session import Lease, Session, StopTrial, Uplink, bind
@@ -39,6 +39,7 @@ from tune_core.trainable import (
 ORIGINAL_DIRECTORY = "TUNE_ORIG_WORKING_DIR"
 #: Stops after which a trial goes on later: its object is saved if it can be.
 _SAVING = frozenset({Decision.PAUSE, StopCause.INTERRUPT, StopCause.FAILURE})
+_FAILED = frozenset({Outcome.ERROR, Outcome.CORRUPTED})
 #: Stops after which its state is of no use: another trial's is taken, or a newer attempt runs.
 _FORGETTING = frozenset({"EXPLOIT", "stale"})
 
@@ -87,7 +88,7 @@ def run_lease(
     """
     keeper = keeper or Keeper()
     ending = _run(lease, trainable, uplink, directory, keeper, wall_clock, clock)
-    return replace(ending, leaves=keeper.end(has_failed=ending.outcome is Outcome.ERROR))
+    return replace(ending, leaves=keeper.end(has_failed=ending.outcome in _FAILED))
 
 
 def _run(
@@ -100,11 +101,15 @@ def _run(
     clock: Callable[[], float],
 ) -> Ending:
     session: Session | None = None
+    start: Checkpoint | None = None
     try:
         is_class = is_trainable_class(trainable)
         session = Session(lease, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
         session.trial_dir = str(directory)
+        start = session.checkpoint
         with _working_directory(session.trial_dir), bind(session), session.finishing_upload():
+            if start is not None:
+                start.check()
             session.restart_clock()
             try:
                 if is_class:
@@ -120,8 +125,22 @@ def _run(
         failed = session.metric_missing if session else None
         if error is failed:
             return Ending(Outcome.ERROR, describe_error(error), retryable=False)
-        return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, trainable))
+        is_start = session is not None and session.checkpoint is start and _is_about(error, start)
+        outcome = Outcome.CORRUPTED if is_start else Outcome.ERROR
+        return Ending(outcome, describe_error(error), format_traceback(error, trainable))
     return Ending(Outcome.COMPLETED)
+
+
+def _is_about(error: BaseException, start: Checkpoint | None) -> bool:
+    """Whether an exception, or what led to it, says that this checkpoint is damaged or gone."""
+    cause: BaseException | None = error
+    seen: set[int] = set()
+    while start is not None and cause is not None and id(cause) not in seen:
+        if isinstance(cause, (CheckpointCorrupted, CheckpointNotFound)) and cause.path == start.path:
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def describe_error(error: BaseException) -> str:

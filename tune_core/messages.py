@@ -27,6 +27,8 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     #: What it ran on was lost (its node, its placement group, memory that others used): it did nothing wrong.
     LOST = "lost"
+    #: The checkpoint that it starts from is damaged or gone; nothing was saved since.
+    CORRUPTED = "corrupted"
     #: Its bundles cannot be had, or its process cannot be started.
     UNPLACED = "unplaced"
 

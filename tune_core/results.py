@@ -103,7 +103,7 @@ class Result:
         def refer(record: CheckpointRecord) -> Checkpoint:
             return storage.checkpoint(trial.dirname, record.index)
 
-        ranked = sorted(trial.checkpoints, key=rank) if rank else list(trial.checkpoints)
+        ranked = sorted(trial.usable_checkpoints, key=rank) if rank else trial.usable_checkpoints
         best = ranked if num_to_keep is None else ranked[-num_to_keep:]
         failed = trial.error is not None and trial.status is not Status.TERMINATED
         return cls(
@@ -160,7 +160,7 @@ class Result:
             metrics.setdefault("config", json.loads(params))
         parent, _, trial = trial_path.rpartition("/")
         storage = ExperimentStorage(filesystem, parent or "/", url, parent)
-        markers = storage.committed(trial)
+        markers = storage.committed(trial, skip_damaged=True)
         checkpoints = [(storage.checkpoint(trial, marker.index), marker.metrics) for marker in markers]
         return cls(
             metrics=metrics,

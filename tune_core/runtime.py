@@ -200,6 +200,7 @@ def rules_of(
         score_attribute=checkpoints.checkpoint_score_attribute,
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
+        falls_back=failures.on_corrupted_checkpoint == "previous",
     )
 
 

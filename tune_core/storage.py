@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -42,7 +43,7 @@ from tune_core.commit import (
     upload_files,
 )
 from tune_core.encoding import dumps
-from tune_core.errors import CheckpointError, ConfigError, CreateConflict, StorageError
+from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
 from tune_core.filesystems import ProcessLocal, check_name, is_local, resolve
 from tune_core.objects import ObjectStore
 from tune_core.transfer import changed_at, find_files, in_parallel, remove_tree
@@ -55,6 +56,8 @@ __all__ = [
     "ExperimentStorage",
     "FileEntry",
 ]
+
+logger = logging.getLogger(__name__)
 
 #: Where experiments go when RunConfig names no storage_path; as Ray Tune 2.60.
 DEFAULT_STORAGE_PATH = "~/ray_results"
@@ -189,8 +192,12 @@ class ExperimentStorage(ObjectStore):
 
         return self.request(f"commit a checkpoint of {trial}", commit, timeout_s, stop)
 
-    def committed(self, trial: str) -> builtins.list[CheckpointMarker]:
+    def committed(self, trial: str, *, skip_damaged: bool = False) -> builtins.list[CheckpointMarker]:
         """Return the markers of all committed checkpoints of a trial, by index.
+
+        Args:
+            trial: The trial's directory below the experiment's.
+            skip_damaged: Whether a damaged marker is left out, with a warning.
 
         Raises:
             CheckpointCorrupted: A marker is damaged.
@@ -208,10 +215,18 @@ class ExperimentStorage(ObjectStore):
             }
             known = {name: self._remembered[key] for name, key in keys.items() if key in self._remembered}
             new = [name for name in keys if name not in known]
-            read = in_parallel(
-                lambda name: read_marker(self.fs, f"{directory}/{name.partition('/')[0]}"), new
-            )
-            # None: deleted since the listing.
+
+            def read_one(name: str) -> CheckpointMarker | None:
+                try:
+                    return read_marker(self.fs, f"{directory}/{name.partition('/')[0]}")
+                except CheckpointCorrupted as error:
+                    if not skip_damaged:
+                        raise
+                    logger.warning("a checkpoint is left out: %s", error)
+                    return None
+
+            read = in_parallel(read_one, new)
+            # None: deleted since the listing, or damaged.
             known |= {name: marker for name, marker in zip(new, read, strict=True) if marker is not None}
             self._remember({keys[name]: marker for name, marker in known.items()})
             return sorted(known.values(), key=lambda marker: marker.index)

@@ -7,7 +7,7 @@ reporters read it. How far the current attempt has come is the lease's phase, no
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -64,11 +64,13 @@ class CheckpointRecord:
         index: The number in `checkpoint_000007`.
         iteration: The `training_iteration` of the report that it came with.
         metrics: The report that it came with.
+        is_damaged: An attempt could not start from it: nothing starts from it any more.
     """
 
     index: int
     iteration: int
     metrics: dict[str, Any] = field(default_factory=dict)
+    is_damaged: bool = False
 
     @property
     def name(self) -> str:
@@ -167,16 +169,29 @@ class Trial:
         return self.name or f"{self.trainable_name}_{self.trial_id}"
 
     @property
+    def usable_checkpoints(self) -> list[CheckpointRecord]:
+        """Its own checkpoints that still exist and were not found damaged, oldest first."""
+        return [record for record in self.checkpoints if not record.is_damaged]
+
+    @property
     def checkpoint(self) -> CheckpointRecord | None:
-        """The latest checkpoint that it committed itself and that still exists."""
-        return self.checkpoints[-1] if self.checkpoints else None
+        """The latest of them."""
+        usable = self.usable_checkpoints
+        return usable[-1] if usable else None
 
     @property
     def start_point(self) -> StartPoint | None:
         """Where its next attempt would start: a borrowed checkpoint, or its own latest."""
-        if self.borrowed is not None or not self.checkpoints:
+        if self.borrowed is not None or self.checkpoint is None:
             return self.borrowed
-        return StartPoint(self.trial_id, self.dirname, self.checkpoints[-1])
+        return StartPoint(self.trial_id, self.dirname, self.checkpoint)
+
+    def mark_damaged(self, index: int) -> None:
+        """Let nothing start any more from a checkpoint of it."""
+        self.checkpoints = [
+            replace(record, is_damaged=True) if record.index == index else record
+            for record in self.checkpoints
+        ]
 
     @property
     def last_result(self) -> dict[str, Any]:

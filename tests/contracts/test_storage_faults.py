@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,9 +14,12 @@ import pytest
 from tests.contracts.conftest import Heard, RawObjects, a_session, open_s3, raw_objects
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
+from tune_core import get_checkpoint
 from tune_core.checkpoint import Checkpoint
 from tune_core.commit import COMMIT, WRITER
 from tune_core.errors import CheckpointCorrupted, CheckpointError, CreateConflict, StorageError
+from tune_core.execution import run_lease
+from tune_core.messages import Outcome
 from tune_core.storage import CheckpointMarker, ExperimentStorage
 
 # s3fs forgets the response of a part that breaks off; aiohttp notices when it is collected.
@@ -258,6 +262,25 @@ class TestGivingUp:
 
         assert rule.fired == 1
         assert storage.committed("trial_1") == []
+
+
+def test_start_from_bytes_that_stay_flipped_is_told_from_other_errors(
+    storage: ExperimentStorage, proxy: FaultProxy, large: Path, tmp_path: Path
+) -> None:
+    commit(storage, large)
+    proxy.add(Rule("corrupt", method="GET", path=r"model\.pt", after=2**20))
+    session = a_session(storage, "trial_1", start=0)
+
+    def load(config: dict[str, Any]) -> None:
+        checkpoint = get_checkpoint()
+        assert checkpoint is not None
+        with checkpoint.as_directory():
+            raise AssertionError("it was read")
+
+    ending = run_lease(session.lease, load, Heard(), tmp_path / "work")
+
+    assert ending.outcome is Outcome.CORRUPTED
+    assert "model.pt: expected 16777217 bytes with digest" in str(ending.error)
 
 
 class TestUploadsInTheBackground:

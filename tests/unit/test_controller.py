@@ -41,7 +41,7 @@ from tune_core.messages import (
 from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
 
 CONTINUE, STOP, PAUSE, EXPLOIT = Decision
-COMPLETED, STOPPED, ERROR, CRASHED, TIMED_OUT, LOST, UNPLACED = Outcome
+COMPLETED, STOPPED, ERROR, CRASHED, TIMED_OUT, LOST, CORRUPTED, UNPLACED = Outcome
 
 
 def tid(number: int) -> str:
@@ -165,6 +165,7 @@ TABLES = {
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
         ended, lost       | PENDING starting | StartLease 2 None 0 -1
+        ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | PENDING starting |
         stop, interrupt   | PENDING stopping | StopLease 1
@@ -190,6 +191,7 @@ TABLES = {
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
         ended, lost       | PENDING starting | StartLease 2 None 0 -1
+        ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
         stop, interrupt   | RUNNING stopping | StopLease 1
@@ -215,6 +217,7 @@ TABLES = {
         ended, crashed    | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, timed_out  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, lost       | TERMINATED none  | CompleteTrial False; Suggest #1
+        ended, corrupted  | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, unplaced   | TERMINATED none  | CompleteTrial False; Suggest #1
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -240,6 +243,7 @@ TABLES = {
         ended, crashed    | PAUSED none      | Suggest #1
         ended, timed_out  | PAUSED none      | Suggest #1
         ended, lost       | PAUSED none      | Suggest #1
+        ended, corrupted  | PAUSED none      | Suggest #1
         ended, unplaced   | PAUSED none      | Suggest #1
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -265,6 +269,7 @@ TABLES = {
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
         ended, lost       | PENDING starting | StartLease 2 0 1 0
+        ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
         stop, interrupt   | RUNNING stopping | StopLease 1
@@ -290,6 +295,7 @@ TABLES = {
         ended, crashed    | PENDING starting | StartLease 2 0 1 0
         ended, timed_out  | PENDING starting | StartLease 2 0 1 0
         ended, lost       | PENDING starting | StartLease 2 0 1 0
+        ended, corrupted  | PENDING starting | StartLease 2 0 1 0
         ended, unplaced   | PENDING starting | StartLease 2 0 1 0
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -315,6 +321,7 @@ TABLES = {
         ended, crashed    | PAUSED none      | EndExperiment stopped by interrupt None
         ended, timed_out  | PAUSED none      | EndExperiment stopped by interrupt None
         ended, lost       | PAUSED none      | EndExperiment stopped by interrupt None
+        ended, corrupted  | PAUSED none      | EndExperiment stopped by interrupt None
         ended, unplaced   | PAUSED none      | EndExperiment stopped by interrupt None
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -340,6 +347,7 @@ TABLES = {
         ended, crashed    | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, timed_out  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, lost       | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
+        ended, corrupted  | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, unplaced   | TERMINATED none  | CompleteTrial False; EndExperiment stopped by time_budget None
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
@@ -365,6 +373,7 @@ TABLES = {
         ended, crashed    | PAUSED none      |
         ended, timed_out  | PAUSED none      |
         ended, lost       | PAUSED none      |
+        ended, corrupted  | PAUSED none      |
         ended, unplaced   | PAUSED none      |
         ended, stale      | PAUSED none      |
         stop, interrupt   | PAUSED none      |
@@ -946,6 +955,103 @@ def test_choice_of_a_trial_that_is_not_paused_is_a_defect() -> None:
 
 def test_scheduler_that_gave_a_paused_trial_up_is_asked_for_the_others() -> None:
     assert two_paused().handle(chosen(None, 0)) == [CompleteTrial(tid(0), failed=False), ChoosePaused()]
+
+
+# Checkpoints that are damaged.
+
+
+SAVED_THREE = [*ALONE, *(reported(n + 1, checkpoint=n, n=n) for n in range(3)), ended(CRASHED)]
+
+
+def damaged_at(lease: int) -> list[Event]:
+    return [running(lease=lease), ended(CORRUPTED, lease=lease)]
+
+
+def test_damaged_checkpoint_is_a_failure_like_others_unless_the_user_allows_more() -> None:
+    assert after_last([*SAVED_THREE, *damaged_at(2)], max_failures=2) == [start_lease(3, 2, 3, 2)]
+    assert after_last([*SAVED_THREE, *damaged_at(2)], max_failures=1)[0] == CompleteTrial(tid(0), failed=True)
+
+
+def test_trial_falls_back_to_the_checkpoint_before_and_that_is_no_failure() -> None:
+    controller = controller_after(SAVED_THREE, max_failures=1, falls_back=True)
+    trial = controller.trials[tid(0)]
+
+    controller.handle(running(lease=2))
+    assert controller.handle(ended(CORRUPTED, lease=2)) == [start_lease(3, 1, 2, 2)]
+    assert (trial.num_failures, trial.status, trial.iteration) == (1, Status.PENDING, 2)
+    assert [record.index for record in trial.usable_checkpoints] == [0, 1]
+    controller.handle(running(lease=3))
+    assert controller.handle(ended(CORRUPTED, lease=3)) == [start_lease(4, 0, 1, 2)]
+    controller.handle(running(lease=4))
+    # The last one: it does not start over unasked.
+    assert controller.handle(ended(CORRUPTED, lease=4))[0] == CompleteTrial(tid(0), failed=True)
+    assert trial.error == "ValueError: attempt 4"
+
+
+def test_trial_that_fell_back_goes_on_and_its_new_checkpoint_counts() -> None:
+    controller = controller_after([*SAVED_THREE, *damaged_at(2)], max_failures=2, falls_back=True)
+    controller.handle(running(lease=3))
+    controller.handle(reported(3, lease=3, checkpoint=3))
+
+    assert controller.handle(ended(CRASHED, lease=3)) == [start_lease(4, 3, 3, 3)]
+
+
+def test_damaged_checkpoint_is_neither_among_the_best_nor_the_latest() -> None:
+    rules = {"num_to_keep": 1, "score_attribute": "n", "max_failures": 1, "falls_back": True}
+    controller = controller_after(
+        [*ALONE, reported(1, checkpoint=0, n=5), reported(2, checkpoint=1, n=9)], **rules
+    )
+    # 0 is no longer among the best one, but is kept as long as 1 is the latest.
+    assert [record.index for record in controller.trials[tid(0)].checkpoints] == [1]
+    controller.handle(reported(3, checkpoint=2, n=1))
+    controller.handle(ended(CRASHED))
+    controller.handle(running(lease=2))
+
+    assert controller.handle(ended(CORRUPTED, lease=2)) == [start_lease(3, 1, 2, 2)]
+    controller.handle(running(lease=3))
+    assert controller.handle(reported(3, lease=3, checkpoint=3, n=2)) == [DeleteCheckpoint(tid(0), 2)]
+
+
+def test_borrower_falls_back_to_an_earlier_checkpoint_of_the_donor_and_then_to_its_own() -> None:
+    controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), falls_back=True)
+    donor, trial = controller.trials[tid(0)], controller.trials[tid(1)]
+
+    assert controller.handle(ended(CORRUPTED, number=1, lease=2)) == [
+        start_lease(3, checkpoint=0, iteration=1, highest=0, number=1, source=tid(0))
+    ]
+    assert [record.index for record in donor.usable_checkpoints] == [0]
+    controller.handle(running(1, 3))
+    assert controller.handle(ended(CORRUPTED, number=1, lease=3)) == [
+        start_lease(4, checkpoint=0, iteration=1, highest=0, number=1)
+    ]
+    assert [record.index for record in donor.usable_checkpoints] == [0]  # else it would start over itself
+    controller.handle(running(1, 4))
+    assert controller.handle(ended(CORRUPTED, number=1, lease=4)) == [CompleteTrial(tid(1), failed=True)]
+    assert trial.num_failures == 1
+
+
+def test_what_a_borrower_falls_back_to_is_kept_for_it() -> None:
+    controller = two_trials(
+        exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=2, falls_back=True
+    )
+    controller.handle(ended(CORRUPTED, number=1, lease=2))
+
+    # 1 is damaged; 0 is borrowed; 2 and 3 are the latest.
+    assert controller.handle(reported(3, checkpoint=2)) == [DeleteCheckpoint(tid(0), 1)]
+    assert controller.handle(reported(4, checkpoint=3)) == []
+    controller.handle(running(1, 3))
+    assert controller.handle(reported(2, number=1, lease=3, checkpoint=1)) == [DeleteCheckpoint(tid(0), 0)]
+
+
+def test_trial_that_is_stopped_does_not_fall_back() -> None:
+    controller = controller_after([*SAVED_THREE, running(lease=2)], max_failures=1, falls_back=True)
+    controller.handle(stop(StopCause.INTERRUPT))
+
+    controller.handle(ended(CORRUPTED, lease=2))
+
+    trial = controller.trials[tid(0)]
+    assert trial.status is Status.PAUSED
+    assert trial.checkpoint == trial.checkpoints[-1]
 
 
 # EXPLOIT.

@@ -57,6 +57,7 @@ rules = st.builds(
     score_attribute=st.sampled_from([None, "score"]),
     score_order=st.sampled_from(["min", "max"]),
     saves_on_request=st.booleans(),
+    falls_back=st.booleans(),
 )
 decisions = st.sampled_from(
     [*[Decision.CONTINUE] * 4, Decision.STOP, *[Decision.PAUSE] * 2, *[Decision.EXPLOIT] * 2]
@@ -78,6 +79,8 @@ class ControllerMachine(RuleBasedStateMachine):
         self.live: dict[str, int] = {}
         self.with_slot: set[str] = set()
         self.checkpoints: dict[str, set[int]] = {}
+        #: Those of them that an attempt found damaged, and that had one before them.
+        self.damaged: dict[str, set[int]] = {}
         #: Checkpoints of others that a trial needs: promised, then borrowed until it has saved itself.
         self.promised: dict[str, tuple[str, int]] = {}
         self.borrowed: dict[str, tuple[str, int]] = {}
@@ -119,15 +122,15 @@ class ControllerMachine(RuleBasedStateMachine):
                     assert (source or trial_id, checkpoint) == self.borrowed[trial_id]
                 else:
                     assert source == ""
-                    assert checkpoint == max(known, default=None)
+                    assert checkpoint == max(self.usable(trial_id), default=None)
                 self.live[trial_id] = lease
             case Answer(trial_id, lease) | StopLease(trial_id, lease):
                 assert self.live[trial_id] == lease
             case DeleteCheckpoint(trial_id, index):
                 self.checkpoints[trial_id].remove(index)
                 assert (trial_id, index) not in [*self.promised.values(), *self.borrowed.values()]
-                assert self.checkpoints[trial_id]
-                assert index < max(self.checkpoints[trial_id])
+                assert self.usable(trial_id)
+                assert index < max(self.usable(trial_id)) or index in self.damaged[trial_id]
             case CompleteTrial(trial_id, failed):
                 assert trial_id not in self.completed
                 status = self.controller.trials[trial_id].status
@@ -140,6 +143,9 @@ class ControllerMachine(RuleBasedStateMachine):
                 assert not self.is_choice_asked
                 assert self.asked_for is None
                 self.end = command
+
+    def usable(self, trial_id: str) -> set[int]:
+        return self.checkpoints.get(trial_id, set()) - self.damaged.get(trial_id, set())
 
     # What happens.
 
@@ -238,8 +244,23 @@ class ControllerMachine(RuleBasedStateMachine):
         self.with_slot.discard(trial_id)
         if trial_id in self.promised:  # which takes the place of what is borrowed
             self.borrowed.pop(trial_id, None)
+        trial = self.controller.trials[trial_id]
+        may_fall_back = self.controller.rules.falls_back and self.controller.stop_request is None
+        if outcome is Outcome.CORRUPTED and may_fall_back and trial.phase is not LeasePhase.STOPPING:
+            self.fall_back(trial_id)
         lease = self.live.pop(trial_id)
         self.lease_event(LeaseEnded(self.time, trial_id, lease, outcome, "E: text", "", is_retryable))
+
+    def fall_back(self, trial_id: str) -> None:
+        latest = max(self.usable(trial_id), default=None)
+        owner, index = self.borrowed.get(trial_id, (trial_id, latest))
+        earlier = {each for each in self.usable(owner) if index is not None and each < index}
+        if earlier and index is not None:
+            self.damaged.setdefault(owner, set()).add(index)
+            if trial_id in self.borrowed:
+                self.borrowed[trial_id] = (owner, max(earlier))
+        elif latest is not None and owner != trial_id:
+            del self.borrowed[trial_id]
 
     @precondition(lambda self: self.lease_events and len(self.history) % 4 == 3)
     @rule(data=st.data())

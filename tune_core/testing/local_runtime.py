@@ -161,7 +161,8 @@ class LocalRuntime:
 
     def _recover(self, trial: Trial) -> None:
         """Take up what an attempt of a dead process has committed and not reported."""
-        for iteration, index, row in unreported(self._experiment.storage.committed(trial.dirname), trial):
+        markers = self._experiment.storage.committed(trial.dirname, skip_damaged=True)
+        for iteration, index, row in unreported(markers, trial):
             if row is not None:
                 self.report(trial, trial.lease, Report(iteration, row, index))
             elif index is not None:
