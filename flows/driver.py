@@ -156,8 +156,17 @@ class Driver:
     def _note_best(self, _: Trial, report: TrialReported) -> None:
         self._best.is_new(report.row)
 
-    def request_stop(self, cause: StopCause, reason: str) -> None:
-        """Ask the loop, from any thread or signal handler, to stop the experiment in order."""
+    def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
+        """Ask the loop, from any thread or signal handler, to stop the experiment in order.
+
+        Args:
+            cause: Decides what becomes of unfinished trials.
+            reason: Is shown.
+            patience_s: How long trials may take to stop, at most, in seconds; None: `stop_timeout_s`.
+        """
+        if patience_s is not None:
+            self._stop_timeout_s = min(self._stop_timeout_s, patience_s)
+            self._parts.pool.cleanup_timeout_s = self._stop_timeout_s
         self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
 
     def link_best_checkpoint(self) -> None:

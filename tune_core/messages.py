@@ -44,7 +44,7 @@ class Decision(StrEnum):
 class StopCause(StrEnum):
     """Why a whole experiment is told to stop."""
 
-    #: Ctrl-C or SIGTERM: unfinished trials stay PAUSED, able to go on.
+    #: Ctrl-C, SIGTERM, or cancelled in Prefect: unfinished trials stay PAUSED, able to go on.
     INTERRUPT = "interrupt"
     #: `time_budget_s` is used up.
     TIME_BUDGET = "time_budget"

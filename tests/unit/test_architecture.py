@@ -67,6 +67,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     (
         "flows.server",
         "flows.best",
+        "flows.cancellation",
         "flows.cluster",
         "flows.channel",
         "flows.children",
