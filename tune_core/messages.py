@@ -221,6 +221,15 @@ class LeaseEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MoveRequested(Event):
+    """A node that holds bundles of this attempt is about to go: the trial shall save, and go on elsewhere."""
+
+    trial_id: str
+    lease: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PausedChosen(Event):
     """The scheduler chose which paused trial goes on (None: none now), or which ones never will."""
 
@@ -326,6 +335,7 @@ _EVENTS: dict[str, type[Event]] = {
         TrialReported,
         CheckpointSaved,
         LeaseEnded,
+        MoveRequested,
         PausedChosen,
         StopRequested,
     )
