@@ -49,6 +49,7 @@ class Attempt:
         has_ended: Whether `LeaseEnded` was handled.
         is_over: Whether Ray says that its task is over.
         final_message: What Prefect says of how the task run ended.
+        is_leaving: Whether its node is about to go, and the controller knows.
         leaves: What it left in its process, a `Leftover`.
         deadline: When patience ends, in monotonic seconds; None: no limit.
         started: When it was submitted, in monotonic seconds.
@@ -65,6 +66,7 @@ class Attempt:
     has_ended: bool = False
     is_over: bool = False
     final_message: str = ""
+    is_leaving: bool = False
     leaves: str = Leftover.NOTHING
     deadline: float | None = None
     started: float = 0.0

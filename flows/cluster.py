@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -45,6 +48,23 @@ def connect(run_config: RunConfig) -> None:
     if ray.is_initialized():
         return
     _nodes = (float("-inf"), [])
+    with _kept_sigterm():
+        _start(address)
+
+
+@contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Put a handler of SIGTERM back that Ray replaces, such as the one of the Prefect flow around us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before not in (None, signal.SIG_DFL):  # else Ray's is better: it ends what Ray has started
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(address: str | None) -> None:
     if address:
         ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level=logging.ERROR)
     else:

@@ -39,6 +39,7 @@ from tune_core.messages import (
     Event,
     LeaseEnded,
     LeaseStarted,
+    MoveRequested,
     Outcome,
     StartLease,
     StopCause,
@@ -159,8 +160,17 @@ class Driver:
     def _note_best(self, _: Trial, report: TrialReported) -> None:
         self._best.is_new(report.row)
 
-    def request_stop(self, cause: StopCause, reason: str) -> None:
-        """Ask the loop, from any thread or signal handler, to stop the experiment in order."""
+    def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
+        """Ask the loop, from any thread or signal handler, to stop the experiment in order.
+
+        Args:
+            cause: Decides what becomes of unfinished trials.
+            reason: Is shown.
+            patience_s: How long trials may take to stop, at most, in seconds; None: `stop_timeout_s`.
+        """
+        if patience_s is not None:
+            self._stop_timeout_s = min(self._stop_timeout_s, patience_s)
+            self._parts.pool.cleanup_timeout_s = self._stop_timeout_s
         self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
 
     def link_best_checkpoint(self) -> None:
@@ -550,6 +560,7 @@ class Driver:
         if now >= self._upkeep_due:
             self._upkeep_due = now + UPKEEP_S
             self._placement.look()
+            self._leave_nodes()
 
     def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
         if attempt.is_over and not attempt.has_ended:
@@ -577,6 +588,15 @@ class Driver:
         if limit is not None:
             logger.warning("trial %s: %s: its process is killed", key[0], limit)
             self._died(key, attempt, Outcome.TIMED_OUT, limit)
+
+    def _leave_nodes(self) -> None:
+        """Have trials on nodes that are about to go save, and go on elsewhere."""
+        for (trial_id, lease), attempt in list(self._attempts.items()):
+            gone = attempt.slot.nodes & self._placement.leaving
+            if gone and not (attempt.is_leaving or attempt.has_ended or attempt.stop_cause):
+                attempt.is_leaving = True
+                reason = f"node {', '.join(sorted(gone))} is about to go"
+                self.apply(MoveRequested(self._parts.wall_clock(), trial_id, lease, reason))
 
     def _fail(self, error: Exception) -> None:
         """Give up in order: without its journal or its storage the experiment cannot go on."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +27,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows import cluster
 from flows.artifacts import ArtifactWriter
+from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.driver import OWNS_FILES_S, Driver
@@ -58,6 +57,8 @@ from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner
 
+_HOW_TO_GO_ON = "Tuner.restore continues it"
+
 logger = logging.getLogger("prefect.tune")
 
 
@@ -67,8 +68,10 @@ class _Live:
 
     experiment: Experiment
     server: PrefectServer
+    signals: StopSignals = field(default_factory=StopSignals)
     results: ResultGrid | None = None
     error: BaseException | None = None
+    was_interrupted: bool = False
 
 
 _live: dict[str, _Live] = {}
@@ -130,6 +133,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                 )
         finally:
             del _live[token]
+        live.signals.pass_on()
         if live.error is not None:
             raise live.error
         if live.results is None:
@@ -201,10 +205,13 @@ def _experiment(
         ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
             raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
+    except KeyboardInterrupt as error:
+        live.error = error  # it leaves `fit` when Prefect has been told
+        return Cancelled(message=f"stopped at once; {_HOW_TO_GO_ON}")
     except BaseException as error:
         live.error = error
         raise
-    return _final_state(ended, trials, live.results)
+    return _final_state(ended, trials, live)
 
 
 experiment = ExperimentFlow(
@@ -230,10 +237,14 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
     """Set everything up, run the loop, and take everything down again, whatever happens."""
     current = live.experiment
     tune = current.tune_config
-    with ExitStack() as stack:
+    with live.signals.caught(), ExitStack() as stack:
         driver, parts = _set_up(live, context, stack)
+
+        def stop(reason: str, patience_s: float | None) -> None:
+            driver.request_stop(StopCause.INTERRUPT, f"{reason}; {_HOW_TO_GO_ON}", patience_s=patience_s)
+
         try:
-            with _stop_signals(driver):
+            with live.signals.stopping(stop), cancellation_watched(context.flow_run.id, stop):  # type: ignore[union-attr]
                 ended = driver.run()
         except BaseException:
             driver.abandon()
@@ -241,7 +252,8 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
             raise
         controller = parts.controller
         trials = list(controller.trials.values())
-        if controller.stop_request is not None and controller.stop_request.cause is StopCause.INTERRUPT:
+        live.was_interrupted = controller.is_interrupted
+        if live.was_interrupted:
             parts.pool.flush()
             parts.pool.clear()
         parts.user_callbacks.on_experiment_end(trials)
@@ -411,39 +423,15 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
     return capacity
 
 
-def _final_state(ended: EndExperiment, trials: list[Trial], results: ResultGrid) -> State[Any]:
+def _final_state(ended: EndExperiment, trials: list[Trial], live: _Live) -> State[Any]:
     failed = [trial for trial in trials if trial.status is Status.ERROR]
     paused = [trial for trial in trials if trial.status is Status.PAUSED]
     counts = f"{len(trials)} trials, {len(failed)} failed"
-    if paused:
+    if paused or live.was_interrupted:
         return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}")
     if trials and len(failed) == len(trials):
         return Failed(message=f"All {counts}; the first: {failed[0].error}")
-    return Completed(message=f"{counts}: {ended.reason}", data=results)
-
-
-@contextmanager
-def _stop_signals(driver: Driver) -> Iterator[None]:
-    """Stop in order at the first Ctrl-C or SIGTERM, at once at the second; only in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        name = signal.Signals(number).name
-        driver.request_stop(StopCause.INTERRUPT, f"stopped by {name}; Tuner.restore continues it")
-
-    # After ray.init, which puts its own handler for SIGTERM in place.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return Completed(message=f"{counts}: {ended.reason}", data=live.results)
 
 
 def _has_server() -> bool:

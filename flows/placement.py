@@ -12,7 +12,11 @@ from flows.parts import Parts
 from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
 from tune_core.messages import Outcome, StartLease
+from tune_core.resources import PlacementGroupFactory
 from tune_core.trial import Trial
+
+#: How long a trial waits, without `placement_timeout_s`, for nodes in place of lost ones, in seconds.
+REPLACEMENT_TIMEOUT_S = 300.0
 
 
 class Begin(Protocol):
@@ -38,14 +42,20 @@ class Placement:
         self._parts, self._begin, self._end = parts, begin, end
         self._pool, self._controller = parts.pool, parts.controller
         self._timeout_s = parts.experiment.run_config.placement_timeout_s
+        #: What the cluster could hold once: if a node goes, another may come.
+        self._have_fitted: set[PlacementGroupFactory] = set()
+        #: Nodes that are dead or about to go.
+        self.leaving: frozenset[str] = frozenset()
         self._orders: dict[str, StartLease] = {}
         self.waiting: dict[str, str] = {}
 
     def order(self, command: StartLease) -> None:
         """Find a slot for a new attempt; what the cluster can never hold ends at once, unless it may grow."""
         trial = self._controller.trials[command.trial_id]
-        reason = shortfall(trial.resources, nodes()) if self._timeout_s is None else None
-        if reason is not None:
+        reason = shortfall(trial.resources, nodes())
+        if reason is None:
+            self._have_fitted.add(trial.resources)
+        elif self._timeout_s is None and trial.resources not in self._have_fitted:
             message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
             self._fail(command.trial_id, command.lease, PlacementError(message))
             return
@@ -79,16 +89,17 @@ class Placement:
     def look(self) -> None:
         """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
         self._pool.give_up_idle(parking.SLOT_IDLE_S)
-        self._pool.leave_nodes(leaving_nodes())
+        self.leaving = leaving_nodes()
+        self._pool.leave_nodes(self.leaving)
         waiting = self._pool.waiting()
         reasons = {shape: self._pool.why_waiting(shape) for shape in dict.fromkeys(waiting.values())}
         for (trial_id, _), shape in waiting.items():
             if self.waiting[trial_id] != reasons[shape]:
                 self._show(self._controller.trials[trial_id], reasons[shape])
-        if self._timeout_s is not None:
-            for (trial_id, lease), reason in self._pool.give_up_waiting(self._timeout_s):
-                message = f"{reason}; waited {self._timeout_s:g} s (placement_timeout_s)"
-                self._fail(trial_id, lease, PlacementError(message))
+        timeout_s = REPLACEMENT_TIMEOUT_S if self._timeout_s is None else self._timeout_s
+        for (trial_id, lease), reason in self._pool.give_up_waiting(timeout_s):
+            message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
+            self._fail(trial_id, lease, PlacementError(message))
 
     def needs_fresh_process(self, slot: Slot) -> bool:
         """Whether the next attempt in this slot needs a process of its own."""

@@ -124,6 +124,7 @@ class SlotPool:
         self._wanted_ahead: dict[PlacementGroupFactory, int] = {}
         self._granted: list[tuple[Any, Slot]] = []
         self._short_since: dict[PlacementGroupFactory, float] = {}
+        self._leaving_nodes: Set[str] = frozenset()
         #: Actors that were asked to leave, and when they are made to.
         self._leaving: list[tuple[float, Any]] = []
         self.cleanup_timeout_s = LEAVE_TIMEOUT_S
@@ -188,6 +189,9 @@ class SlotPool:
     def renew(self, slot: Slot) -> None:
         """Give a slot back with its process replaced; its group stays."""
         slot.uses += 1
+        if slot.nodes & self._leaving_nodes:
+            self.discard(slot)
+            return
         if slot.actor is not None:
             # In order: Prefect sends the last states and logs as the process ends.
             slot.actor.__ray_terminate__.remote()
@@ -212,7 +216,8 @@ class SlotPool:
         self._leaving = [(overdue, actor) for overdue, actor in self._leaving if overdue >= time.monotonic()]
 
     def leave_nodes(self, gone: Set[str]) -> None:
-        """Remove idle slots that are on these nodes; to be called regularly."""
+        """Use no slot on these nodes for another trial, nor keep one; to be called regularly."""
+        self._leaving_nodes = gone
         for slot in [slot for slot in self._idle if slot.nodes & gone]:
             self._remove(slot)
 
@@ -286,7 +291,10 @@ class SlotPool:
 
     def _make_idle(self, slot: Slot) -> None:
         slot.idle_since = time.monotonic()
-        self._idle.append(slot)
+        if slot.nodes & self._leaving_nodes:
+            self._remove(slot)
+        else:
+            self._idle.append(slot)
         self._balance()
 
     def _balance(self) -> None:

@@ -415,7 +415,7 @@ class RunConfig:
         placement_timeout_s: Beyond Ray Tune: for how long a trial waits for bundles that the
             cluster as it is can never give, for the sake of an autoscaler; None: not at all.
         stop_timeout_s: Beyond Ray Tune: for how long a trainable may go on after it was told to
-            stop, to run its `finally` blocks.
+            stop, to run its `finally` blocks; after SIGTERM at most 12 s, since whoever sends it kills soon.
         trial_timeout_s: Beyond Ray Tune: for how long an attempt at a trial may run before its process is
             killed, whatever it is doing; None: for ever. To end trials at a report, which counts as
             success, use `stop={"time_total_s": ...}`.

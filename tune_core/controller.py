@@ -30,6 +30,7 @@ from tune_core.messages import (
     ExploitChoice,
     LeaseEnded,
     LeaseStarted,
+    MoveRequested,
     Outcome,
     PausedChosen,
     SearchEnded,
@@ -125,6 +126,7 @@ class Controller:
             TrialReported: self._on_reported,
             CheckpointSaved: self._on_checkpoint_saved,
             LeaseEnded: self._on_lease_ended,
+            MoveRequested: self._on_move_requested,
             PausedChosen: self._on_paused_chosen,
             StopRequested: self._on_stop_requested,
         }
@@ -273,6 +275,10 @@ class Controller:
         decision = event.decision
         if decision is Decision.CONTINUE and trial.wants_pause and event.checkpoint is not None:
             decision = Decision.PAUSE
+        if trial.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:
+            trial.wants_move = False  # it leaves anyway, and not to go on at once
+        if trial.wants_move and (self.rules.saves_on_request or event.checkpoint is not None):
+            decision = Decision.PAUSE
         if decision is Decision.PAUSE and not self._can_pause(trial, event):
             trial.wants_pause, decision = True, Decision.CONTINUE
         if decision is Decision.STOP or trial.decision is Decision.CONTINUE:  # else the earlier one stands
@@ -313,6 +319,12 @@ class Controller:
             commands = self._failed(trial, event)
         return [*commands, *self._next_steps()]
 
+    def _on_move_requested(self, event: MoveRequested) -> list[Command]:
+        trial = self.live_trial(event.trial_id, event.lease)
+        if trial is not None and trial.phase is not LeasePhase.STOPPING:
+            trial.wants_move = True
+        return []
+
     def _on_paused_chosen(self, event: PausedChosen) -> list[Command]:
         if self._choice != "asked":
             raise IllegalTransition(f"{event!r}: nobody asked for this choice")
@@ -348,7 +360,7 @@ class Controller:
         trial.order = self._num_orders
         trial.phase = LeasePhase.STARTING
         trial.decision = Decision.CONTINUE
-        trial.wants_pause = False
+        trial.wants_pause = trial.wants_move = False
         start = trial.start_point
         trial.iteration = start.record.iteration if start else 0
         index = start.record.index if start else None
@@ -364,7 +376,8 @@ class Controller:
         if not can_go_on:
             return self._finish(trial, Status.TERMINATED, event)
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
-        if trial.decision is Decision.EXPLOIT and self.stop_request is None:
+        goes_on = trial.decision is Decision.EXPLOIT or trial.wants_move
+        if goes_on and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
             return [*commands, *self._start_lease(trial)]
         trial.move_to(Status.PAUSED, because=event)

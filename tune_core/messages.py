@@ -46,7 +46,7 @@ class Decision(StrEnum):
 class StopCause(StrEnum):
     """Why a whole experiment is told to stop."""
 
-    #: Ctrl-C or SIGTERM: unfinished trials stay PAUSED, able to go on.
+    #: Ctrl-C, SIGTERM, or cancelled in Prefect: unfinished trials stay PAUSED, able to go on.
     INTERRUPT = "interrupt"
     #: `time_budget_s` is used up.
     TIME_BUDGET = "time_budget"
@@ -223,6 +223,15 @@ class LeaseEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MoveRequested(Event):
+    """A node that holds bundles of this attempt is about to go: the trial shall save, and go on elsewhere."""
+
+    trial_id: str
+    lease: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PausedChosen(Event):
     """The scheduler chose which paused trial goes on (None: none now), or which ones never will."""
 
@@ -328,6 +337,7 @@ _EVENTS: dict[str, type[Event]] = {
         TrialReported,
         CheckpointSaved,
         LeaseEnded,
+        MoveRequested,
         PausedChosen,
         StopRequested,
     )

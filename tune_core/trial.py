@@ -132,6 +132,7 @@ class Trial:
         last_checkpoint_index: The highest index ever committed; -1 before the first.
         decision: What the current attempt was told; CONTINUE until it is told to stop.
         wants_pause: It shall pause, as soon as it has reported with a checkpoint.
+        wants_move: It shall leave its node, as soon as it has saved or can save on request.
         exploit: Told EXPLOIT: from where it goes on, and how, once its attempt has ended.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
@@ -160,6 +161,7 @@ class Trial:
     last_checkpoint_index: int = -1
     decision: Decision = Decision.CONTINUE
     wants_pause: bool = False
+    wants_move: bool = False
     exploit: ExploitChoice | None = None
     borrowed: StartPoint | None = None
     error: str | None = None

@@ -68,6 +68,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     (
         "flows.server",
         "flows.best",
+        "flows.cancellation",
         "flows.cluster",
         "flows.channel",
         "flows.children",

@@ -26,6 +26,7 @@ from tune_core.messages import (
     ExploitChoice,
     LeaseEnded,
     LeaseStarted,
+    MoveRequested,
     Outcome,
     PausedChosen,
     SearchEnded,
@@ -223,6 +224,12 @@ class ControllerMachine(RuleBasedStateMachine):
         iteration = trial.iteration + 1
         key = (trial.trial_id, trial.lease)
         self.lease_event(TrialReported(self.time, *key, iteration, row, checkpoint, decision, exploit))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def lose_node_soon(self, data: st.DataObject) -> None:
+        trial_id = data.draw(st.sampled_from(sorted(self.live)))
+        self.lease_event(MoveRequested(self.time, trial_id, self.live[trial_id], "its node goes"))
 
     @precondition(lambda self: self.with_slot)
     @rule(data=st.data())

@@ -1,0 +1,147 @@
+"""Cancelled from Prefect, or by SIGTERM with its thirty seconds: nothing is left, and the states say so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State, StateType
+
+from tests.flows.conftest import Recorded, wait_for
+from tests.flows.test_interrupt import press_ctrl_c, processes_of, start, wait_until_gone
+
+pytestmark = pytest.mark.slow
+
+#: What Kubernetes and Prefect's worker wait before they kill.
+GRACE_S = 30.0
+
+
+def started(tmp_path: Path, api: str, trainable: str, name: str, **options: float) -> subprocess.Popen[str]:
+    process = start(tmp_path, api, trainable, name, **options)
+    wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=150)
+    return process
+
+
+def cancelled(seen: Recorded) -> bool:
+    return seen.flow_run.state_name == "Cancelled" and {run.state_name for run in seen.task_runs(2)} == {
+        "Cancelled"
+    }
+
+
+@pytest.mark.parametrize("trainable", ["endless", "deaf"])
+def test_sigterm_stops_in_order_within_its_grace_and_ends_the_process(
+    trainable: str, tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"terminated-{trainable}-{tmp_path.name[-6:]}"
+    process = started(tmp_path, api, trainable, name, stop_timeout_s=600)
+    family = processes_of(process.pid)
+
+    process.terminate()
+    began = time.monotonic()
+    printed, _ = process.communicate(timeout=90)
+    took_s = time.monotonic() - began
+
+    assert took_s < GRACE_S, printed
+    assert process.returncode == signal.SIGTERM, printed  # as Ray's own handler ends a process
+    assert "stopped by SIGTERM; Tuner.restore continues it" in printed
+    assert (
+        "groups left" not in printed
+    )  # `fit` does not return: whoever sends SIGTERM wants the process to end
+    if trainable == "endless":
+        assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
+    assert cancelled(recorded(name))
+    wait_until_gone(family)
+
+
+def cancel(how: str, client: SyncPrefectClient, name: str, api: str) -> None:
+    (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
+    if how == "command line":
+        command = [sys.executable, "-m", "prefect", "flow-run", "cancel", str(run.id)]
+        subprocess.run(command, env={**os.environ, "PREFECT_API_URL": api}, check=True, capture_output=True)
+    elif how == "UI":  # what its button sends
+        client.set_flow_run_state(run.id, State(type=StateType.CANCELLING, name="Cancelling"))
+    else:
+        client.set_flow_run_state(run.id, State(type=StateType.CANCELLED, name="Cancelled"), force=True)
+
+
+@pytest.mark.parametrize("how", ["UI", "command line", "forced"])
+def test_run_that_is_cancelled_in_prefect_stops_in_order_and_returns_what_there_is(
+    how: str, tmp_path: Path, api: str, client: SyncPrefectClient, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"cancelled-{how[:2].lower()}-{tmp_path.name[-6:]}"
+    process = started(tmp_path, api, "endless", name)
+    family = processes_of(process.pid)
+
+    cancel(how, client, name, api)
+    printed, _ = process.communicate(timeout=90)
+
+    assert process.returncode == 0, printed
+    assert "cancelled in Prefect" in printed
+    assert "groups left: 0" in printed
+    assert "trials: [(True, 'PAUSED'), (True, 'PAUSED')" in printed
+    assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
+    assert cancelled(recorded(name))
+    wait_until_gone(family)
+
+
+def test_ctrl_c_before_the_first_trial_leaves_nothing(
+    tmp_path: Path, api: str, client: SyncPrefectClient, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"early-{tmp_path.name[-6:]}"
+    process = start(tmp_path, api, "endless", name)
+    wait_for(
+        lambda: client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]})),
+        what="the flow run",
+        timeout_s=120,
+    )
+    family = processes_of(process.pid)
+
+    press_ctrl_c(process)
+    process.communicate(timeout=90)
+
+    wait_for(lambda: recorded(name).flow_run.state_name == "Cancelled", what="the flow run to end")
+    wait_until_gone(family)
+
+
+def test_sigterm_reaches_the_flow_that_the_experiment_is_part_of(
+    tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"parent-{tmp_path.name[-6:]}"
+    process = start(tmp_path, api, "endless", name)
+    process.kill()  # it is the script that is wanted
+    process.communicate(timeout=60)
+    script = tmp_path / "script.py"
+    text = script.read_text().replace("results = tune", "from prefect import flow\n    run = tune")
+    text = text.replace(").fit()", ")")
+    text = text[: text.index("    print(")] + (
+        f"    flow(name='parent', flow_run_name={name + '-flow'!r})(lambda: [run.fit(), print('went on')] and None)()\n"
+    )
+    script.write_text(text)
+    for mark in tmp_path.glob("running-*"):
+        mark.unlink()
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PREFECT_API_URL": api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=150)
+    family = processes_of(process.pid)
+
+    process.terminate()
+    printed, _ = process.communicate(timeout=90)
+
+    assert process.returncode != 0, printed
+    assert "went on" not in printed
+    assert cancelled(recorded(name))
+    assert recorded(f"{name}-flow").flow_run.state_name == "Crashed"
+    wait_until_gone(family)
