@@ -8,6 +8,7 @@ signature with the header, not with their socket.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import threading
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ Kind = Literal[
     "truncate",  # the reply is cut
     "corrupt",  # one byte of the reply is another
     "hang",  # the reply stops coming
+    "delay",  # passed on later
 ]
 
 
@@ -40,6 +42,9 @@ class Rule:
         status: For `status`: its code.
         code: For `status`: the S3 error code in its body.
         after: Bytes of a body that pass before it is cut or changed.
+        chance: How likely it is for each request that matches, by `dice`.
+        dice: Where chances come from.
+        delay_s: For `delay`: how much later.
         fired: How often it has happened.
     """
 
@@ -51,6 +56,9 @@ class Rule:
     status: int = 503
     code: str = "SlowDown"
     after: int = 0
+    chance: float = 1.0
+    dice: random.Random = field(default_factory=random.Random)
+    delay_s: float = 0.0
     fired: int = field(default=0, init=False)
 
     def takes(self, method: str, path: str) -> bool:
@@ -60,6 +68,8 @@ class Rule:
             return False
         if self.skip > 0:
             self.skip -= 1
+            return False
+        if self.chance < 1 and self.dice.random() >= self.chance:
             return False
         self.fired += 1
         return True
@@ -166,6 +176,8 @@ class FaultProxy:
         if rule is not None and rule.kind == "status":
             await self._refuse(request, rule, reader, writer)
             return
+        if rule is not None and rule.kind == "delay":
+            await asyncio.sleep(rule.delay_s)
         from_server, to_server = await asyncio.open_connection(*self._upstream, limit=1 << 20)
         try:
             # One request per upstream connection. botocore signs neither of the headers that are dropped.

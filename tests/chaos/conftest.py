@@ -1,0 +1,158 @@
+"""Servers of the chaos tier, and its table: case, runs, recovered, lost, left behind, seconds to recover.
+
+`CHAOS_RUNS` (4), `CHAOS_SEED` and `CHAOS_TABLE`, a file that the table is written to as Markdown, come
+from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.seaweedfs import S3Server, start_seaweedfs
+from tests.chaos.harness import ROOT, ApiServer, Chaos, Outcome, wait_for
+from tests.support.fault_proxy import FaultProxy
+
+RUNS = int(os.environ.get("CHAOS_RUNS", "4"))
+SEED = int(os.environ.get("CHAOS_SEED", "2026"))
+
+_outcomes: dict[str, list[Outcome]] = defaultdict(list)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "run" in metafunc.fixturenames:
+        metafunc.parametrize("run", range(1, RUNS + 1))
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ApiServer(tmp_path_factory.mktemp("prefect"), port)
+    server.start()
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        wait_until_healthy(server)
+        yield server
+    server.kill()
+
+
+def wait_until_healthy(server: ApiServer) -> None:
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"{server.url}/health", timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    wait_for(answers, "the Prefect server")
+
+
+@pytest.fixture
+def client(api: ApiServer) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = start_seaweedfs(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A cluster that outlives the drivers."""
+    holder = start_cluster([4])
+    yield holder.address
+    holder.stop()
+
+
+class ClusterHolder:
+    """Nodes of a Ray cluster on this machine, held by a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.address = self.say("address")
+
+    def say(self, order: str) -> str:
+        """Give an order; return the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{order}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        """End all nodes."""
+        self._process.communicate(timeout=60)
+
+
+def start_cluster(cpus: list[int]) -> ClusterHolder:
+    command = [sys.executable, "-m", "tests.chaos.nodes", *map(str, cpus)]
+    return ClusterHolder(
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+    )
+
+
+@pytest.fixture
+def chaos(
+    request: pytest.FixtureRequest, run: int, tmp_path: Path, s3: S3Server, api: ApiServer, ray_address: str
+) -> Iterator[Chaos]:
+    """An experiment to be disturbed; each run of each case has times of its own, the same ones each time."""
+    case = request.function.__name__.removeprefix("test_").replace("_", " ")
+    with FaultProxy(s3.url) as proxy:
+        made = Chaos(tmp_path, s3, proxy, api, ray_address, random.Random(f"{SEED} {case} {run}"))
+        _outcomes[case].append(made.outcome)
+        yield made
+        made.stop_everything()
+
+
+def _row(case: str, outcomes: list[Outcome]) -> list[str]:
+    seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
+    shown = f"{statistics.median(seconds):.1f} (at most {max(seconds):.1f})" if seconds else "-"
+    recovered = sum(outcome.recovered for outcome in outcomes)
+    lost = sum(len(outcome.lost) for outcome in outcomes)
+    left = sum(len(outcome.left) for outcome in outcomes)
+    return [case, str(len(outcomes)), str(recovered), str(lost), str(left), shown]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _outcomes:
+        return
+    head = ["case", "runs", "recovered", "lost", "left behind", "seconds to recover"]
+    rows = [
+        head,
+        ["---"] * len(head),
+        *(_row(case, outcomes) for case, outcomes in sorted(_outcomes.items())),
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    terminalreporter.write_line(f"\nseed {SEED}")
+    terminalreporter.write_line("\n".join(lines))
+    if table := os.environ.get("CHAOS_TABLE"):
+        Path(table).parent.mkdir(parents=True, exist_ok=True)
+        with Path(table).open("a") as file:
+            file.write("\n".join(lines[2 if file.tell() else 0 :]) + "\n")

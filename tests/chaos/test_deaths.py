@@ -1,0 +1,294 @@
+"""Every kind of death in the middle of an experiment: afterwards it has ended as if nothing had been.
+
+Deaths are real: signals to real processes, servers that are gone, disks that are full. The times are random,
+by a seed. Each test is one row of the table that is printed at the end (see conftest.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+
+from tests.chaos.conftest import start_cluster, wait_until_healthy
+from tests.chaos.harness import Chaos, Outcome, Snapshot, wait_for
+from tests.support.fault_proxy import Rule
+from tests.support.processes import command_of, descendants
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def check(outcome: Outcome) -> None:
+    assert not outcome.wrong, "\n".join(outcome.wrong)
+    assert not outcome.lost, f"lost: {outcome.lost}"
+    assert not outcome.left, f"left behind: {outcome.left}"
+
+
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+# A trial's process.
+
+
+def meets_its_doom(chaos: Chaos, client: SyncPrefectClient) -> None:
+    script = chaos.start()
+    mark = Path(chaos.given.doom["mark"])
+    wait_for(lambda: mark.exists() or script.poll() is not None, "the trial's doom")
+    before = chaos.snapshot()
+    chaos.finish(script)
+    check(chaos.judge(client, before))
+
+
+def test_exception_in_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+    chaos.doom("exception")
+    meets_its_doom(chaos, client)
+
+
+def test_os_exit_in_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+    chaos.doom("exit")
+    meets_its_doom(chaos, client)
+
+
+def test_SIGKILL_of_a_worker(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    script = chaos.start()
+    chaos.wait_for_rows(script, chaos.dice.randrange(3, 25))
+    pid = wait_for(chaos.worker, "a trial that runs")
+    before = chaos.snapshot()
+    os.kill(pid, signal.SIGKILL)
+    chaos.finish(script)
+    check(chaos.judge(client, before))
+
+
+def test_out_of_memory(chaos: Chaos, client: SyncPrefectClient) -> None:
+    memory = {
+        line.split()[0]: int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line
+    }
+    used = 1 - memory["MemAvailable:"] / memory["MemTotal:"]
+    # Ray kills what needs most once the machine is this full; the trial takes 4 GiB.
+    limit = used + 2.0 * 2**20 / memory["MemTotal:"]
+    chaos.given.ray = {
+        "num_cpus": 2,
+        "_system_config": {"memory_usage_threshold": limit, "memory_monitor_refresh_ms": 100},
+    }
+    chaos.ray_address = ""
+    chaos.doom("memory")
+    meets_its_doom(chaos, client)
+
+
+def test_hang_in_C_code(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    chaos.given.run = {"report_timeout_s": 8.0}
+    chaos.doom("hang")
+    meets_its_doom(chaos, client)
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a disk that is full needs root and mount: {mounted.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_full_disk_of_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+    chaos.doom("full")
+    with small_disk(Path(f"/tmp/prefect-tune-{os.getuid()}", chaos.name)):
+        meets_its_doom(chaos, client)
+
+
+# The flow's process.
+
+
+def restored_after(
+    chaos: Chaos,
+    client: SyncPrefectClient,
+    number: int,
+    kills: tuple[int, ...] = (1,),
+    ends: int | None = None,
+) -> None:
+    """Send a signal to the flow's process, then restore; `kills`: how many times over."""
+    for nth in kills:
+        script = chaos.start(restore="yes" if nth > 1 else "")
+        chaos.wait_for_rows(script, None if nth == 1 else len(chaos.reports()) + chaos.dice.randrange(1, 6))
+        os.kill(script.pid, number)
+        if number == signal.SIGKILL:
+            script.wait()
+        before = chaos.snapshot()
+        chaos.finish(script)
+        assert ends is None or script.returncode == ends, chaos.printed()
+        Path(chaos.given.out).unlink(missing_ok=True)
+    again = chaos.start(restore="yes")
+    chaos.finish(again)
+    check(chaos.judge(client, before))
+
+
+def test_SIGTERM_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    restored_after(chaos, client, signal.SIGTERM, ends=0)
+
+
+def test_SIGKILL_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    restored_after(chaos, client, signal.SIGKILL)
+
+
+def test_SIGKILL_of_the_flow_twice(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    restored_after(chaos, client, signal.SIGKILL, kills=(1, 2))
+
+
+def test_SIGKILL_of_the_flow_with_ASHA(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    undisturbed = chaos.place / "undisturbed.json"
+    chaos.given.scheduler = "asha"
+    reference = chaos.start(url=f"{chaos.given.url}-reference", out=str(undisturbed))
+    chaos.finish(reference)
+    script = chaos.start()
+    chaos.wait_for_rows(script, chaos.dice.randrange(3, 14))
+    script.kill()
+    script.wait()
+    before = chaos.snapshot()
+    chaos.finish(chaos.start(restore="yes"))
+    outcome = chaos.judge(client, before)
+    ended = json.loads(Path(chaos.given.out).read_text())
+    if ended != (expected := json.loads(undisturbed.read_text())):
+        outcome.recovered = False
+        outcome.wrong.append(f"{ended}, undisturbed {expected}")
+    check(outcome)
+
+
+def test_double_start_while_the_flow_hangs(chaos: Chaos, client: SyncPrefectClient) -> None:
+    zombie = chaos.start()
+    chaos.wait_for_rows(zombie, chaos.dice.randrange(3, 20))
+    os.kill(zombie.pid, signal.SIGSTOP)
+    before = chaos.snapshot()
+    refused = chaos.start(restore="yes")
+    refused.wait(120)
+    assert refused.returncode != 0
+    assert "ExperimentConflict" in chaos.printed()
+    chaos.finish(chaos.start(restore="takeover"))
+    os.kill(zombie.pid, signal.SIGCONT)
+    chaos.finish(zombie)
+    assert zombie.returncode != 0
+    assert "was taken over by another driver" in chaos.log(0).read_text()
+    check(chaos.judge(client, before))
+
+
+# What everything runs on.
+
+
+def test_death_of_the_Ray_cluster(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    chaos.given.ray, chaos.ray_address = {"num_cpus": 2}, ""
+    script = chaos.start()
+    chaos.wait_for_rows(script)
+    before = chaos.snapshot()
+    family = descendants(script.pid)
+    for pid in family:
+        if "flows.server" not in command_of(pid):
+            os.kill(pid, signal.SIGKILL)
+    chaos.finish(script)  # Ray ends a driver whose head is gone
+    assert script.returncode != 0
+    chaos.finish(chaos.start(restore="yes"))
+    check(chaos.judge(client, before))
+
+
+def test_loss_of_a_Ray_node(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    cluster = start_cluster([2, 2])
+    try:
+        chaos.ray_address = cluster.address
+        chaos.given.bundles = [1, 1]  # one on each node
+        script = chaos.start()
+        chaos.wait_for_rows(script)
+        before = chaos.snapshot()
+        cluster.say("kill")
+        pause(chaos.dice.uniform(0, 5))
+        cluster.say("add 2")
+        chaos.finish(script)
+        check(chaos.judge(client, before))
+    finally:
+        cluster.stop()
+
+
+def test_restart_of_the_Prefect_server(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    script = chaos.start()
+    chaos.wait_for_rows(script)
+    before = chaos.snapshot()
+    chaos.api.kill()
+    pause(chaos.dice.uniform(0.5, 5))
+    chaos.api.start()
+    wait_until_healthy(chaos.api)
+    healed_at = time.time()
+    chaos.finish(script)
+    check(chaos.judge(client, before, healed_at))
+
+
+# The storage.
+
+
+def outage(chaos: Chaos, client: SyncPrefectClient, rule: Rule, seconds: float) -> None:
+    script = chaos.start()
+    chaos.wait_for_rows(script, chaos.dice.randrange(3, 20))
+    before = chaos.snapshot()
+    chaos.proxy.add(rule)
+    pause(seconds)
+    assert rule.fired
+    chaos.proxy.clear()
+    healed_at = time.time()
+    chaos.finish(script)
+    check(chaos.judge(client, before, healed_at))
+
+
+def test_S3_gone_for_60_s(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    outage(chaos, client, Rule("reset"), 60)
+
+
+def test_S3_that_hangs(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    outage(chaos, client, Rule("delay", delay_s=30.0), 20)
+
+
+def test_S3_that_refuses_a_third(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    outage(chaos, client, Rule("status", chance=0.33, dice=chaos.dice), 15)
+
+
+def test_slow_S3(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    chaos.proxy.add(Rule("delay", delay_s=0.5))
+    script = chaos.start()
+    chaos.finish(script)
+    check(chaos.judge(client, None))
+
+
+def test_S3_that_corrupts_what_is_read(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    """Damage on the way is noticed and read again; the worker is killed so that something is read."""
+    chaos.proxy.add(Rule("corrupt", method="GET", path="state.json|COMMIT", times=2, after=2))
+    script = chaos.start()
+    chaos.wait_for_rows(script, chaos.dice.randrange(8, 25))
+    pid = wait_for(chaos.worker, "a trial that runs")
+    before = chaos.snapshot()
+    os.kill(pid, signal.SIGKILL)
+    chaos.finish(script)
+    check(chaos.judge(client, before))
+
+
+def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    chaos.given.flow_retries, chaos.given.journal_patience_s = 3, 3.0
+    script = chaos.start()
+    chaos.wait_for_rows(script, chaos.dice.randrange(3, 20))
+    before: Snapshot = chaos.snapshot()
+    rule = chaos.proxy.add(Rule("status", method="PUT", path="journal/", status=503))
+    wait_for(lambda: rule.fired >= 2 and "retries" in chaos.printed(), "the flow to be tried again")
+    chaos.proxy.clear()
+    chaos.finish(script)
+    check(chaos.judge(client, before))
