@@ -508,20 +508,8 @@ class Driver:
             self._parts.channel.send(*key, "stop", attempt.stop_cause)
 
     def _delete_checkpoint(self, command: DeleteCheckpoint) -> None:
-        trial = self._controller.trials[command.trial_id]
-        storage, dirname = self._experiment.storage, trial.dirname
-
-        def delete() -> None:
-            try:
-                storage.delete_checkpoint(dirname, command.index)
-            except Exception as error:  # noqa: BLE001 - costs space, not the experiment
-                logger.warning(
-                    "cannot delete checkpoint %d of trial %s: %s", command.index, trial.trial_id, error
-                )
-
-        # Not before the journal says so: a driver whose place was taken would delete what the new one needs,
-        # and a crash between the two would leave the trial without the checkpoint that its journal names.
-        self._parts.journal.when_written(lambda: self._parts.deletions.submit(delete))
+        dirname = self._controller.trials[command.trial_id].dirname
+        self._parts.deletions.delete(dirname, command.index, self._parts.journal)
 
     def _complete_trial(self, command: CompleteTrial) -> None:
         parts = self._parts

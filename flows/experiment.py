@@ -30,6 +30,7 @@ from flows.artifacts import ArtifactWriter
 from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
 from flows.deaths import Recovery
+from flows.deletions import Deletions
 from flows.driver import OWNS_FILES_S, Driver
 from flows.hosting import hosted
 from flows.ownership import driving, identity, is_earlier, may_be_alive, this_process
@@ -303,8 +304,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     )
     stack.callback(artifacts.close)
     files = stack.enter_context(_trial_files(current.storage))
-    deletions = ThreadPoolExecutor(1, "tune-deletions")
-    stack.callback(deletions.shutdown)  # after the journal is closed, which lets the last ones begin
+    deletions = Deletions(current.storage)
+    stack.callback(deletions.close)  # after the journal is closed, which lets the last ones begin
     journal = Journal(
         current.storage,
         current.experiment_id,

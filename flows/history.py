@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from flows.parts import Parts
 from tune_core.messages import TrialReported
 from tune_core.resume import Replay, complete_files
-from tune_core.storage import COMMIT_TIMEOUT_S
 from tune_core.trial import Trial
-
-logger = logging.getLogger("prefect.tune")
 
 
 def show_history(parts: Parts, replay: Replay) -> None:
@@ -29,16 +24,4 @@ def show_history(parts: Parts, replay: Replay) -> None:
         parts.artifacts.show_trial(trial)
     for trial in replay.unsettled:
         keep = {record.index for record in trial.checkpoints}
-        parts.deletions.submit(_sweep, parts, trial.dirname, keep, trial.last_checkpoint_index)
-
-
-def _sweep(parts: Parts, dirname: str, keep: set[int], last_index: int) -> None:
-    storage = parts.experiment.storage
-    try:
-        for marker in storage.committed(dirname, skip_damaged=True):
-            if marker.index <= last_index and marker.index not in keep:
-                storage.delete_checkpoint(dirname, marker.index)  # ordered before, and not done
-        # What is younger may be an upload that a process of the dead driver has not given up.
-        storage.sweep(dirname, keep=keep, older_than_s=COMMIT_TIMEOUT_S)
-    except Exception as error:  # noqa: BLE001 - costs space, not the experiment
-        logger.warning("cannot sweep %s: %s", dirname, error)
+        parts.deletions.sweep(trial.dirname, keep, trial.last_checkpoint_index)

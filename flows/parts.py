@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.deaths import Recovery
+from flows.deletions import Deletions
 from flows.parameters import SharedParameters
 from flows.slots import SlotPool
 from tune_core.callbacks import CallbackList
@@ -61,6 +61,6 @@ class Parts:
     user_callbacks: CallbackList
     progress: ProgressDisplay
     capacity: int
-    deletions: ThreadPoolExecutor
+    deletions: Deletions
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time

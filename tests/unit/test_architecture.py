@@ -72,6 +72,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.cluster",
         "flows.channel",
         "flows.children",
+        "flows.deletions",
         "flows.artifacts",
         "flows.hosting",
         "flows.output",
