@@ -50,6 +50,7 @@ from tune_core.journal import Journal, claim, last_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
+from tune_core.registry import import_string
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
@@ -128,7 +129,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                     flow,
                     name=live_experiment.name,
                     storage_path=live_experiment.storage.url,
-                    trainable=live_experiment.trainable_name,
+                    trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
                     token=token,
                     return_state=True,
                 )
@@ -190,15 +191,10 @@ def _experiment(
     Args:
         name: The experiment's name, also the flow run's.
         storage_path: Where results are kept; a URL without credentials.
-        trainable: What is tuned.
+        trainable: What is tuned: its import string, if it has one, so that another process can try the run again.
         token: Names the live experiment of the process that started this run.
     """
-    live = _live.get(token or "")
-    if live is None:
-        raise TuneError(
-            f"flow run of experiment {name!r}: the process that held its trainable {trainable!r} is gone, so this run "
-            f"cannot be repeated. Resume it from Python with Tuner.restore({storage_path!r}, trainable)"
-        )
+    live = _live.get(token or "") or _revived(name, storage_path, trainable)
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")
@@ -213,6 +209,24 @@ def _experiment(
         live.error = error
         raise
     return _final_state(ended, trials, live)
+
+
+def _revived(name: str | None, storage_path: str | None, trainable: str) -> _Live:
+    """Return the experiment of a run that is tried again in a process that knows nothing of it.
+
+    Raises:
+        TuneError: What it needs cannot be had here: the message says how to go on from Python.
+    """
+    try:
+        tuner = Tuner.restore(storage_path or "", trainable)
+    except TuneError as error:
+        raise TuneError(
+            f"flow run of experiment {name!r}: the process that held its trainable {trainable!r} is gone, and this one "
+            f"cannot go on with it ({error}). Resume it from Python: Tuner.restore({storage_path!r}, trainable).fit()"
+        ) from error
+    again = replace(tuner.experiment(), continuation=Continuation(is_retry=True))
+    cluster.connect(again.run_config)
+    return _Live(again, prefect_server())
 
 
 experiment = ExperimentFlow(
@@ -356,7 +370,8 @@ def _claim(current: Experiment, owner: dict[str, Any]) -> int:
     def is_in_the_way(other: dict[str, Any]) -> bool:
         if not may_be_alive(other, url):
             return False
-        if takeover or (run is not None and is_earlier(other, run)):
+        is_own = other.get("flow_run_id") == owner["flow_run_id"]  # this run, tried again
+        if takeover or is_own or (run is not None and is_earlier(other, run)):
             fenced_off.append(other)
             return False
         return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -130,6 +131,24 @@ def find_trainable(path: str) -> Callable[..., Any]:
         raise _refusal(path, f"{place} is {shorten(found)}, which is no function and no class", "")
     trainable: Callable[..., Any] = found
     return trainable
+
+
+def import_string(trainable: Callable[..., Any]) -> str | None:
+    """Return the import string by which another process finds this very trainable; None if it has none.
+
+    What a script defines has none, since its module is called `__main__` in its own process only.
+
+    Example:
+        >>> import_string(find_trainable), import_string(lambda config: None)
+        ('tune_core.registry:find_trainable', None)
+    """
+    module, name = getattr(trainable, "__module__", None), getattr(trainable, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is trainable else None
 
 
 def _import_module(path: str, name: str) -> ModuleType:
