@@ -1,0 +1,430 @@
+"""Resume without servers: replay, what is taken up, what is completed, and what `Tuner.restore` refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tune_core as tune
+from tune_core.controller import Controller, Rules
+from tune_core.errors import ConfigError, SpecError, StorageError
+from tune_core.journal import read_journal
+from tune_core.messages import (
+    CapacityChanged,
+    Event,
+    ExperimentResumed,
+    ExperimentStarted,
+    SpecRecorded,
+    StateSaved,
+    TrialReported,
+)
+from tune_core.resume import Replay, loosened, read_spec, reports
+from tune_core.storage import ExperimentStorage
+from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.trial import Status, Trial
+
+STEPS = 6
+
+
+def count(config: dict[str, Any]) -> None:
+    """Count to six, saving each second step; what is reported follows from the configuration alone."""
+    start = 0
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as directory:
+            start = int(Path(directory, "step").read_text())
+    for step in range(start + 1, config.get("steps", STEPS) + 1):
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "step").write_text(str(step))
+            saved = tune.Checkpoint.from_directory(directory) if step % 2 == 0 else None
+            tune.report({"score": config["x"] * step}, checkpoint=saved)
+
+
+def fit(tuner: tune.Tuner) -> tune.ResultGrid:
+    return LocalRuntime().run(tuner.experiment())
+
+
+def begin(path: Path, space: dict[str, Any] | None = None, **run: Any) -> tune.ResultGrid:
+    space = {"x": tune.grid_search([1, 2])} if space is None else space
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent), **run)
+    return fit(tune.Tuner(count, param_space=space, run_config=run_config))
+
+
+def rows_of(results: tune.ResultGrid) -> list[list[tuple[int, float]]]:
+    return [[(row["training_iteration"], row["score"]) for row in result.rows] for result in results]
+
+
+def undisturbed(*xs: int, steps: int = STEPS) -> list[list[tuple[int, float]]]:
+    return [[(step, x * step) for step in range(1, steps + 1)] for x in xs]
+
+
+def storage_of(path: Path) -> ExperimentStorage:
+    return ExperimentStorage.open(path.parent, path.name)
+
+
+def events(path: Path, kind: type[Event]) -> list[Any]:
+    return [event for event, _ in read_journal(storage_of(path)) if isinstance(event, kind)]
+
+
+@pytest.fixture
+def every_event_is_a_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a journal can be cut after any event."""
+    monkeypatch.setattr("tune_core.journal.FLUSH_EVENTS", 1)
+    monkeypatch.setattr("tune_core.journal.FLUSH_INTERVAL_S", 0.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "experiment"
+
+
+def cut(path: Path, kind: type[Event]) -> Path:
+    """Return a copy whose journal ends with the first event of that kind; its checkpoints are of later."""
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    segments = sorted((copy / "journal").iterdir())
+    name = kind.__name__.encode()
+    first = next(number for number, segment in enumerate(segments, 1) if name in segment.read_bytes())
+    for segment in segments[first:]:
+        segment.unlink()
+    return copy
+
+
+class Snapshots(tune.Callback):
+    """Copies the experiment's directory each time something happens, as a sudden death would leave it."""
+
+    def __init__(self, path: Path, runtime: LocalRuntime) -> None:
+        self._path, self._runtime = path, runtime
+        self.copies: list[Path] = []
+
+    def take(self, *_: Any, **info: Any) -> None:
+        """Copy what is there once the journal has what was handled."""
+        self._runtime._journal.flush()
+        self.copies.append(self._path.with_name(f"copy-{len(self.copies)}"))
+        shutil.copytree(self._path, self.copies[-1])
+
+    on_trial_start = on_trial_restore = on_trial_result = on_trial_save = on_checkpoint = (
+        on_trial_complete
+    ) = take
+
+
+def test_driver_may_die_at_any_time(path: Path) -> None:
+    runtime = LocalRuntime()
+    snapshots = Snapshots(path, runtime)
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent), callbacks=[snapshots])
+    space = {"x": tune.grid_search([1, 2])}
+    runtime.run(tune.Tuner(count, param_space=space, run_config=run_config).experiment())
+    assert len(snapshots.copies) > 20
+
+    for copy in snapshots.copies:
+        acknowledged = [(each.trial_id, each.lease, each.row) for each in events(copy, TrialReported)]
+        tuner = tune.Tuner.restore(copy, count, run_config=tune.RunConfig())
+        results = fit(tuner)
+
+        assert rows_of(results) == undisturbed(1, 2), copy
+        assert [result.status for result in results] == [Status.TERMINATED] * 2
+        kept = [(each.trial_id, each.lease, each.row) for each in events(copy, TrialReported)]
+        assert kept[: len(acknowledged)] == acknowledged
+
+
+def test_what_was_committed_after_the_last_journal_write_is_taken_up(
+    every_event_is_a_segment: None, path: Path
+) -> None:
+    begin(path, {"x": 3})
+    copy = cut(path, TrialReported)  # one row is in the journal, three checkpoints are committed
+
+    results = fit(tune.Tuner.restore(copy, count))
+
+    resumed = [event for event, _ in read_journal(storage_of(copy))]
+    position = next(place for place, event in enumerate(resumed) if isinstance(event, ExperimentResumed))
+    taken_up = [event.iteration for event in resumed[:position] if isinstance(event, TrialReported)]
+    # This runtime journals each row before it is committed, so a marker carries its own row alone.
+    assert taken_up == [1, 2, 4, 6]
+    assert rows_of(results)[0][-1] == (6, 18)
+
+
+def test_rows_that_files_lack_are_written_from_the_journal(path: Path) -> None:
+    whole = begin(path)
+    file = Path(whole[0].path, "result.json")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:20])  # as a crash leaves it
+    table = Path(whole[1].path, "progress.csv")
+    records = table.read_bytes().splitlines(keepends=True)
+    table.write_bytes(b"".join(records[:2]) + records[2][:-5])
+    Path(whole[1].path, "params.json").unlink()
+
+    results = fit(tune.Tuner.restore(path, count))
+
+    with pytest.warns(UserWarning, match="skipped 1 of 7 rows"):
+        assert rows_of(results) == undisturbed(1, 2)
+    assert len(file.read_bytes().splitlines()) == STEPS + 1
+    assert table.read_bytes() == b"".join(records)
+    assert json.loads(Path(whole[1].path, "params.json").read_text()) == {"x": 2}
+
+
+def test_nothing_is_written_twice_where_nothing_lacks(path: Path) -> None:
+    whole = begin(path)
+    files = {file: file.read_bytes() for result in whole for file in Path(result.path).glob("*.*")}
+
+    fit(tune.Tuner.restore(path, count))
+
+    assert {file: file.read_bytes() for file in files} == files
+
+
+def test_more_samples_extend_a_finished_experiment(path: Path) -> None:
+    begin(path)
+
+    results = fit(tune.Tuner.restore(path, count, num_samples=2))
+
+    assert rows_of(results) == undisturbed(1, 2, 1, 2)
+    assert [event.revision for event in events(path, SpecRecorded)] == [1, 2]
+    assert read_spec(storage_of(path)).spec["tune_config"]["num_samples"] == 2
+
+
+def test_a_looser_rule_lets_those_go_on_that_the_old_one_ended(path: Path) -> None:
+    begin(path, {"x": tune.grid_search([1, 2]), "steps": 8}, stop={"training_iteration": 4})
+
+    results = fit(tune.Tuner.restore(path, count, stop={"training_iteration": 6}))
+
+    assert rows_of(results) == undisturbed(1, 2)
+    assert events(path, ExperimentResumed)[0].reopened == tuple(
+        sorted(events(path, ExperimentResumed)[0].reopened)
+    )
+
+
+def test_an_unchanged_rule_lets_nobody_go_on(path: Path) -> None:
+    begin(path, stop={"training_iteration": 4})
+
+    results = fit(tune.Tuner.restore(path, count, stop={"training_iteration": 4}))
+
+    assert rows_of(results) == undisturbed(1, 2, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "row", "goes_on"),
+    [
+        ({"training_iteration": 4}, {"training_iteration": 6}, {"training_iteration": 4, "done": True}, True),
+        (
+            {"training_iteration": 4},
+            {"training_iteration": 4},
+            {"training_iteration": 4, "done": True},
+            False,
+        ),
+        (
+            {"training_iteration": 4},
+            {"training_iteration": 6},
+            {"training_iteration": 3, "done": True},
+            False,
+        ),
+        (
+            {"training_iteration": 4},
+            {"training_iteration": 6},
+            {"training_iteration": 4, "done": False},
+            False,
+        ),
+        ({"$object": "TrialPlateauStopper"}, {"score": 9}, {"score": 4, "done": True}, True),
+        ({"score": 3}, lambda _, result: True, {"score": 4, "done": True}, True),
+        ({"score": 3}, {"score": 9}, {}, False),
+    ],
+)
+def test_who_was_ended_by_a_rule_that_is_looser_now(
+    before: Any, after: Any, row: dict[str, Any], goes_on: bool
+) -> None:
+    assert loosened(before, after)(Trial("t0", 0, {}, last_row=row)) is goes_on
+
+
+class Broken(RuntimeError):
+    """What a trial raises while its data is missing."""
+
+
+@pytest.fixture
+def fragile(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Any]:
+    """A trainable that fails at step 4 until it is mended."""
+    state = {"broken": True}
+
+    def train(config: dict[str, Any]) -> None:
+        checkpoint = tune.get_checkpoint()
+        first = 1 if checkpoint is None else 4
+        for step in range(first, 6):
+            if step == 4 and state["broken"]:
+                raise Broken
+            with tempfile.TemporaryDirectory() as directory:
+                saved = tune.Checkpoint.from_directory(directory) if step == 3 else None
+                tune.report({"score": step, "began_at": first}, checkpoint=saved)
+
+    def mend(is_mended: bool) -> Any:
+        state["broken"] = not is_mended
+        return train
+
+    return mend
+
+
+@pytest.mark.parametrize(
+    ("arguments", "began_at", "errors"),
+    [
+        ({}, [1, 1, 1], 1),
+        ({"resume_errored": True}, [1, 1, 1, 4, 4], 0),
+        ({"restart_errored": True}, [1, 1, 1, 1, 1], 0),
+        ({"_resume_config": tune.ResumeConfig(errored="resume")}, [1, 1, 1, 4, 4], 0),
+    ],
+)
+def test_failed_trials_go_on_or_begin_anew_as_is_asked(
+    fragile: Callable[[bool], Any], path: Path, arguments: dict[str, Any], began_at: list[int], errors: int
+) -> None:
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    failed = fit(tune.Tuner(fragile(False), run_config=run_config))
+    assert failed.num_errors == 1
+
+    results = fit(tune.Tuner.restore(path, fragile(True), **arguments))
+
+    assert [row["began_at"] for row in results[0].rows] == began_at
+    assert results.num_errors == errors
+    assert (results[0].path == failed[0].path) == ("restart_errored" not in arguments)
+
+
+def interrupted(path: Path) -> None:
+    """Leave one trial in the middle and one that has not begun."""
+
+    def train(config: dict[str, Any]) -> None:
+        if tune.get_checkpoint() is None:
+            with tempfile.TemporaryDirectory() as directory:
+                tune.report({"score": 1}, checkpoint=tune.Checkpoint.from_directory(directory))
+            raise KeyboardInterrupt
+        tune.report({"score": 2})
+
+    train._name = "count"  # type: ignore[attr-defined]
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    space = {"x": tune.grid_search([1, 2])}
+    results = fit(tune.Tuner(train, param_space=space, run_config=run_config))
+    assert [result.status for result in results] == [Status.PAUSED, Status.PAUSED]
+
+
+def test_unfinished_trials_can_be_left_as_they_are(path: Path) -> None:
+    interrupted(path)
+
+    results = fit(tune.Tuner.restore(path, count, resume_unfinished=False))
+
+    assert [result.status for result in results] == [Status.TERMINATED] * 2
+    assert [len(result.rows) for result in results] == [1, 0]
+
+
+def test_restored_tuner_shows_what_there_is_before_it_is_run(path: Path) -> None:
+    interrupted(path)
+    before = sorted(file for file in path.rglob("*"))
+
+    results = tune.Tuner.restore(path, count).get_results()
+
+    assert [result.status for result in results] == [Status.PAUSED, Status.PAUSED]
+    assert sorted(file for file in path.rglob("*")) == before
+
+
+def test_can_restore_says_whether_there_is_an_experiment(path: Path) -> None:
+    assert not tune.Tuner.can_restore(path)
+    begin(path)
+    assert tune.Tuner.can_restore(path)
+    assert tune.Tuner.can_restore(f"{path}/")
+    assert not tune.Tuner.can_restore(path.parent)
+
+
+def test_a_relative_path_is_below_the_current_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(path)
+    monkeypatch.chdir(path.parent)
+
+    assert tune.Tuner.can_restore("experiment")
+    assert rows_of(tune.Tuner.restore("experiment", count).get_results()) == undisturbed(1, 2)
+
+
+def test_what_is_no_experiment_is_refused(path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no experiment that can be resumed"):
+        tune.Tuner.restore(path, count)
+    with pytest.raises(ConfigError, match=r"path=3: expected <storage_path>/<name>"):
+        tune.Tuner.restore(3, count)  # type: ignore[arg-type]
+
+
+def test_another_trainable_is_refused(path: Path) -> None:
+    begin(path)
+
+    def other(config: dict[str, Any]) -> None:
+        """Tune something else."""
+
+    with pytest.raises(ConfigError, match=r"trainable='other': the experiment at .* tunes 'count'"):
+        tune.Tuner.restore(path, other)
+
+
+def test_contradicting_wishes_are_refused(path: Path) -> None:
+    begin(path)
+
+    with pytest.raises(ConfigError, match="either goes on or begins anew"):
+        tune.Tuner.restore(path, count, resume_errored=True, restart_errored=True)
+    with pytest.raises(ConfigError, match=r"_resume_config=\{\}: expected a tune_core.ResumeConfig"):
+        tune.Tuner.restore(path, count, _resume_config={})  # type: ignore[arg-type]
+
+
+class Activation:
+    """An object that JSON cannot hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
+
+def test_what_cannot_be_described_has_to_be_passed_again(path: Path) -> None:
+    objects = [Activation("relu"), Activation("tanh")]
+    space = {"x": 1, "act": tune.grid_search(objects)}
+    begin(path, space)
+
+    with pytest.raises(SpecError, match=r"param_space.act.*: pass param_space=… to Tuner.restore"):
+        tune.Tuner.restore(path, count)
+    results = fit(tune.Tuner.restore(path, count, param_space=space, num_samples=2))
+    assert [result.config["act"] for result in results] == [*objects, *objects]  # type: ignore[index]
+
+
+def test_a_trial_whose_objects_are_gone_does_not_go_on(every_event_is_a_segment: None, path: Path) -> None:
+    begin(path, {"x": 1, "act": tune.grid_search([Activation("relu")])})
+    copy = cut(path, TrialReported)
+
+    with pytest.raises(
+        SpecError, match=r"cannot go on: its config holds objects that JSON could not store, at act"
+    ):
+        fit(tune.Tuner.restore(copy, count, param_space={"x": 1, "act": 2}))
+
+
+def test_seed_that_nobody_gave_is_the_same_after_a_resume(every_event_is_a_segment: None, path: Path) -> None:
+    space = {"x": tune.randint(0, 10**9)}
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    tune_config = tune.TuneConfig(num_samples=3)
+    whole = fit(tune.Tuner(count, param_space=space, tune_config=tune_config, run_config=run_config))
+    assert events(path, StateSaved)
+    copy = cut(path, TrialReported)
+    assert len(Replay(Controller(Rules(""))).run(read_journal(storage_of(copy))).trials) < 3
+
+    again = fit(tune.Tuner.restore(copy, count))
+
+    assert [result.config for result in again] == [result.config for result in whole]
+
+
+def test_reports_yields_what_counts_with_the_trial_as_it_was(path: Path) -> None:
+    begin(path)
+
+    found = [(trial.number, report.iteration) for trial, report in reports(storage_of(path))]
+
+    assert found == [(number, step) for number in (0, 1) for step in range(1, STEPS + 1)]
+
+
+def test_time_that_drivers_have_used_counts_against_the_budget() -> None:
+    told = [
+        ExperimentStarted(100.0, 1),
+        CapacityChanged(130.0, 2),
+        ExperimentResumed(200.0, 1),
+        CapacityChanged(225.0, 2),
+    ]
+
+    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 55.0
