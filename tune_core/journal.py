@@ -112,10 +112,13 @@ def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str,
 
 @dataclass(slots=True)
 class _Group:
-    """Events that wait to be written together: as the lines that they will be, which take a fifth of the memory."""
+    """Events that wait to be written together, as the lines that they will be.
 
-    lines: list[bytes] = field(default_factory=list)
-    size: int = 0
+    In one buffer, since what orjson returns for a line of 1 kB holds 16 kB (orjson 3.11).
+    """
+
+    lines: bytearray = field(default_factory=bytearray)
+    count: int = 0
     #: The highest iteration of its rows, per (trial id, lease).
     iterations: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -123,15 +126,15 @@ class _Group:
         record = event_to_dict(event)
         if commands:
             record["commands"] = [describe(command) for command in commands]
-        line = dumps(record)
-        self.lines.append(line)
-        self.size += len(line)
+        self.lines += dumps(record)
+        self.lines += b"\n"
+        self.count += 1
         if isinstance(event, TrialReported):
             self.iterations[event.trial_id, event.lease] = event.iteration
 
     @property
     def is_full(self) -> bool:
-        return len(self.lines) >= FLUSH_EVENTS or self.size >= FLUSH_BYTES
+        return self.count >= FLUSH_EVENTS or len(self.lines) >= FLUSH_BYTES
 
 
 class Journal:
@@ -173,12 +176,12 @@ class Journal:
     def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
         """Queue an event and the commands that followed; `urgent` starts its group now."""
         with self._changed:
-            if not self._waiting.lines:
+            if not self._waiting.count:
                 self._first_waiting = time.monotonic()
             self._waiting.add(event, commands)
             self._appended += 1
             self._is_urgent = self._is_urgent or urgent
-            if len(self._waiting.lines) == 1 or urgent or self._waiting.is_full:
+            if self._waiting.count == 1 or urgent or self._waiting.is_full:
                 self._changed.notify_all()
 
     def when_written(self, call: Callable[[], object]) -> None:
@@ -222,7 +225,7 @@ class Journal:
             while True:
                 group, is_last = self._next_group()
                 self._write_segment(group, is_last=is_last)
-                for call in self._written(len(group.lines)):
+                for call in self._written(group.count):
                     call()
                 self._on_flushed(group.iterations)
                 if is_last:
@@ -248,11 +251,11 @@ class Journal:
             while not self._is_closing:
                 waited = time.monotonic() - self._first_waiting
                 is_due = waited >= FLUSH_INTERVAL_S or self._is_urgent or self._waiting.is_full
-                if self._waiting.lines and is_due:
+                if self._waiting.count and is_due:
                     break
-                if not self._waiting.lines:
+                if not self._waiting.count:
                     self._is_urgent = False
-                self._changed.wait(FLUSH_INTERVAL_S - waited if self._waiting.lines else None)
+                self._changed.wait(FLUSH_INTERVAL_S - waited if self._waiting.count else None)
             group, self._waiting = self._waiting, _Group()
             self._is_urgent = False
             return group, self._is_closing
@@ -304,7 +307,7 @@ def claim(
             )
     number = (numbers[-1] if numbers else 0) + 1
     try:
-        storage.create(_segment_name(number), _encode_segment(experiment_id, owner, [], is_last=False))
+        storage.create(_segment_name(number), _encode_segment(experiment_id, owner, b"", is_last=False))
     except CreateConflict as error:
         raise ExperimentConflict(_taken_over(storage, number)) from error
     return number
@@ -313,7 +316,7 @@ def claim(
 def _encode_segment(
     experiment_id: str,
     owner: dict[str, Any],
-    lines: Sequence[bytes],
+    lines: bytes | bytearray,
     *,
     is_last: bool,
 ) -> bytes:
@@ -324,7 +327,7 @@ def _encode_segment(
         "owner": owner,
         "is_last": is_last,
     }
-    return b"\n".join([dumps(header), *lines, b""])
+    return b"\n".join((dumps(header), lines))
 
 
 def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
