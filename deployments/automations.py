@@ -39,7 +39,8 @@ def install_crash_detection(
 
     When this returns, the server has exactly one automation of that name, with these values: it may
     be called again, as often as one likes. A flow run that is marked so can be tried again (`prefect
-    flow-run retry`, or the UI), which goes on with its experiment.
+    flow-run retry`, or the UI), which goes on with its experiment. Heartbeats that the server misses while
+    it is restarted count as missing, so allow for that.
 
     Args:
         silent_for_s: After how many seconds without a heartbeat, at least 10; None: three times the setting
