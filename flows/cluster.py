@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray._private import ray_logging
@@ -24,7 +24,18 @@ from tune_core.storage import ExperimentStorage
 _NODES_TTL_S = 1.0
 #: How long a node may take to accept a connection before it counts as gone.
 _ANSWER_TIMEOUT_S = 2.0
-_nodes: tuple[float, list[dict[str, float]]] = (float("-inf"), [])
+
+
+class _Nodes(NamedTuple):
+    """What was seen of the cluster, and when."""
+
+    at: float
+    resources: list[dict[str, float]]
+    leaving: frozenset[str]
+
+
+_UNSEEN = _Nodes(float("-inf"), [], frozenset())
+_nodes = _UNSEEN
 
 
 def connect(run_config: RunConfig) -> None:
@@ -47,7 +58,7 @@ def connect(run_config: RunConfig) -> None:
         )
     if ray.is_initialized():
         return
-    _nodes = (float("-inf"), [])
+    _nodes = _UNSEEN
     with _kept_sigterm():
         _start(address)
 
@@ -87,12 +98,30 @@ def _silence_raylet() -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """Return the total resources of each node that is alive, as of at most a second ago."""
-    global _nodes  # noqa: PLW0603 - asking costs a round trip, and is done for every trial
+    """Return the total resources of each node that may be used, as of at most a second ago."""
+    return _look().resources
+
+
+def leaving_nodes() -> frozenset[str]:
+    """Return the ids of nodes that are not to be used: Ray drains them, or they are dead. As of a second ago."""
+    return _look().leaving
+
+
+def _look() -> _Nodes:
+    global _nodes  # noqa: PLW0603 - asking costs two round trips, and is done for every trial
     now = time.monotonic()
-    if now - _nodes[0] > _NODES_TTL_S:
-        _nodes = (now, [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]])
-    return _nodes[1]
+    if now - _nodes.at > _NODES_TTL_S:
+        known = ray.nodes()
+        leaving = frozenset(_draining()) | {node["NodeID"] for node in known if not node["Alive"]}
+        usable = [dict(node["Resources"]) for node in known if node["NodeID"] not in leaving]
+        _nodes = _Nodes(now, usable, leaving)
+    return _nodes
+
+
+def _draining() -> Iterable[str]:
+    # Private, but what Ray Serve and Ray Train go by; since Ray 2.10.
+    ask = getattr(state, "get_draining_nodes", None)
+    return ask() if ask is not None else ()
 
 
 def lost_nodes(node_ids: Iterable[str]) -> set[str]:
@@ -114,17 +143,6 @@ def _answers(node: dict[str, Any]) -> bool:
     except OSError:
         return False
     return True
-
-
-def leaving_nodes() -> frozenset[str]:
-    """Return the ids of nodes that are not to be used any more: Ray drains them, or they are dead."""
-    return frozenset(_draining()) | {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-
-
-def _draining() -> Iterable[str]:
-    # Private, but what Ray Serve and Ray Train go by; since Ray 2.10.
-    ask = getattr(state, "get_draining_nodes", None)
-    return ask() if ask is not None else ()
 
 
 def total_resources() -> dict[str, float]:

@@ -171,15 +171,14 @@ class Recovery:
 
     def _markers(self, dirname: str) -> Sequence[CheckpointMarker] | None:
         """Read a trial's commit markers, again and again if need be; None: there is no more time."""
-        began = time.monotonic()
+        began, skips_damaged = time.monotonic(), False
         pause_s = self._pause_s
         while True:
             try:
-                return self._storage.committed(dirname)
+                return self._storage.committed(dirname, skip_damaged=skips_damaged)
             except (CheckpointCorrupted, StorageError, OSError) as error:
                 waited = time.monotonic() - began + pause_s
-                if isinstance(error, CheckpointCorrupted) and waited > REREAD_FOR_S:
-                    return self._storage.committed(dirname, skip_damaged=True)
+                skips_damaged = isinstance(error, CheckpointCorrupted) and waited > REREAD_FOR_S
                 if waited > RETRY_FOR_S:
                     message = (
                         f"the checkpoints of {dirname} could not be listed for {RETRY_FOR_S:.0f} s: {error}"

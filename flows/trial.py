@@ -26,7 +26,7 @@ from flows.channel import ChannelAddress, ChannelUplink
 from flows.children import refused_misfits
 from flows.output import forwarded_output
 from flows.parameters import SharedParameters
-from tune_core.errors import TrainableError, TrialError
+from tune_core.errors import StorageError, TrainableError, TrialError
 from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome, StopCause
 from tune_core.parameters import supplied_parameters
@@ -53,7 +53,10 @@ def _trial(run_name: str, ticket: bytes, parameters: SharedParameters) -> State[
     uplink = ChannelUplink(address, trial_id, lease_number)
     try:
         uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
-        ending = _run(body, pickled, parameters, uplink)
+        try:
+            ending = _run(body, pickled, parameters, uplink)
+        except OSError as error:  # there is no room for its directory, or for what it printed
+            ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
         uplink.end(ending)
         cause = uplink.stop_cause
     finally:
@@ -103,5 +106,8 @@ def _run(
         if ending.traceback:
             logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
     for file in files or ():
-        lease.storage.upload(file, f"{lease.dirname}/{file.name}")
+        try:
+            lease.storage.upload(file, f"{lease.dirname}/{file.name}")
+        except StorageError as error:  # a trial does not fail for its log, which its task run has too
+            logging.getLogger("trial").warning("%s is not kept: %s", file.name, error)
     return ending

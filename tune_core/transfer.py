@@ -271,6 +271,16 @@ def upload_file(
         FileChanged: It was written to meanwhile.
     """
     make_parent(filesystem, path)
+    try:
+        return _upload_file(filesystem, source, path, copies)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            with contextlib.suppress(Exception):
+                filesystem.rm_file(path)  # half of a file would leave no room for anybody else's
+        raise
+
+
+def _upload_file(filesystem: Any, source: Path, path: str, copies: ServerCopies | None) -> tuple[int, str]:
     before = source.stat()
     if before.st_size <= SMALL_FILE:
         data = source.read_bytes()

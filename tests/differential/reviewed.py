@@ -71,6 +71,26 @@ REVIEWED: tuple[Difference, ...] = (
         "there the process is killed at once",
     ),
     Difference(
+        "trials that are lost with their node",
+        "are tried again, without using up `max_failures`",
+        "`FailureConfig(max_infrastructure_failures=16)`: so often in a row without a new checkpoint",
+    ),
+    Difference(
+        "nodes that Ray drains",
+        "their trials save and go on elsewhere",
+        "there they run until they are killed",
+    ),
+    Difference(
+        "trials that hang",
+        "`RunConfig(trial_timeout_s=…, report_timeout_s=…)` kills them, in C code too",
+        "there nothing does",
+    ),
+    Difference(
+        "SIGTERM, and cancelling in Prefect",
+        "stop in order within 30 s; the flow run ends Cancelled",
+        "there trials are killed with the driver",
+    ),
+    Difference(
         "Ctrl-C",
         "unfinished trials are PAUSED",
         "they are not finished, and can go on",

@@ -145,3 +145,69 @@ def test_sigterm_reaches_the_flow_that_the_experiment_is_part_of(
     assert cancelled(recorded(name))
     assert recorded(f"{name}-flow").flow_run.state_name == "Crashed"
     wait_until_gone(family)
+
+
+SERVED = """
+import sys
+from prefect import flow
+import script
+import tune_core as tune
+
+@flow(name={name!r})
+def outer():
+    import ray
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    tune.Tuner(
+        script.endless,
+        param_space={{"x": tune.grid_search([0, 1, 2])}},
+        run_config=tune.RunConfig(name={name!r}, storage_path={storage!r}),
+    ).fit()
+
+if __name__ == "__main__":
+    outer.serve(name="served", pause_on_shutdown=False)
+"""
+
+
+def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
+    tmp_path: Path, api: str, client: SyncPrefectClient, recorded: Callable[[str], Recorded]
+) -> None:
+    name = f"served-{tmp_path.name[-6:]}"
+    started_script = start(tmp_path, api, "endless", name)
+    started_script.kill()  # it is the script that is wanted
+    started_script.communicate(timeout=60)
+    served = tmp_path / "served.py"
+    served.write_text(SERVED.format(name=name, storage=str(tmp_path / "results")))
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}", "PREFECT_API_URL": api}
+    environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
+    runner = subprocess.Popen(
+        [sys.executable, str(served)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        found = wait_for(
+            lambda: [each for each in client.read_deployments() if each.name == "served"],
+            what="the deployment",
+            timeout_s=120,
+        )
+        run = client.create_flow_run_from_deployment(found[0].id)
+        wait_for((tmp_path / "running-1").exists, what="the second trial", timeout_s=150)
+        family = [pid for pid in processes_of(runner.pid) if pid != runner.pid]
+
+        client.set_flow_run_state(run.id, State(type=StateType.CANCELLING, name="Cancelling"))
+
+        wait_until_gone(family)
+        assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
+        wait_for(
+            lambda: client.read_flow_run(run.id).state_name == "Cancelled", what="the run to be cancelled"
+        )
+        (inner,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [name]}))
+        assert inner.state_name == "Cancelled"
+        assert {each.state_name for each in recorded(name).task_runs(2)} == {"Cancelled"}
+        client.delete_deployment(found[0].id)
+    finally:
+        runner.terminate()
+        runner.wait(60)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import wait_for
 from tests.flows.test_interrupt import processes_of, wait_until_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -44,7 +44,7 @@ def train(config):
         with checkpoint.as_directory() as directory:
             first = int(Path(directory, "step").read_text()) + 1
     for step in range(first, 7):
-        time.sleep(0.3)
+        time.sleep(1.5 if case == "drained" else 0.3)
         other = ray.get(child.node.remote()) if child else own
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "step").write_text(str(step))
@@ -163,15 +163,8 @@ def test_trial_whose_node_goes_is_run_again_on_others_and_that_is_no_failure(
         assert "is about to go" in events(tmp_path, "MoveRequested")[0]["reason"]
     else:
         assert first["outcome"] == "lost", first
-    states = [run.state_name for run in seen_runs(recorded(name))]
-    assert states == ["Completed" if case == "drained" else seen_state(case), "Completed"]
+    first_run, second_run = (run.state_name for run in recorded(name).task_runs(3) if "00000" in run.name)
+    # A process on a node that went away may still have said what it met: that its child is gone.
+    assert first_run in ({"Completed"} if case == "drained" else {"Crashed", "Failed"})
+    assert second_run == "Completed"
     wait_until_gone(family)
-
-
-def seen_runs(seen: Recorded) -> list[Any]:
-    return [run for run in seen.task_runs(3) if "00000" in run.name]
-
-
-def seen_state(case: str) -> str:
-    """The process whose own node went away could not say how it ended; the other raised what it met."""
-    return "Crashed" if case == "own" else "Failed"
