@@ -297,12 +297,13 @@ class Chaos:
             self.outcome.lost.append(f"checkpoint {index} (iteration {iteration}) of {trial_id}")
 
     def _look_around(self, client: SyncPrefectClient) -> None:
-        """Processes of trials, actors and groups on the cluster, task runs that never end."""
+        """Processes of trials, actors and groups on the cluster, flow and task runs that never end."""
         mine = FlowRunFilter(name={"any_": [self.name]})
         pids = self._workers | {event.pid for event in self.events() if isinstance(event, LeaseStarted)}
 
         def running() -> list[str]:
-            runs = client.read_task_runs(flow_run_filter=mine)
+            flow_runs = client.read_flow_runs(flow_run_filter=mine)
+            runs = [*flow_runs, *client.read_task_runs(flow_run_filter=mine)]
             return [
                 f"{run.name} {run.state_name}" for run in runs if not (run.state and run.state.is_final())
             ]
