@@ -293,3 +293,18 @@ def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos, client: S
     chaos.proxy.clear()
     chaos.finish(script)
     check(chaos.judge(client, before))
+
+
+# The same on another server (see the fixture `chaos`).
+
+
+def test_SIGKILL_of_a_worker_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    test_SIGKILL_of_a_worker(chaos, client)
+
+
+def test_SIGKILL_of_the_flow_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    restored_after(chaos, client, signal.SIGKILL)
+
+
+def test_S3_gone_for_20_s_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    outage(chaos, client, Rule("reset"), 20)
