@@ -140,7 +140,7 @@ def restored_after(
 
 
 def test_SIGTERM_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGTERM, ends=0)
+    restored_after(chaos, client, signal.SIGTERM, ends=signal.SIGTERM)
 
 
 def test_SIGKILL_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
