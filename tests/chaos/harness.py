@@ -326,13 +326,3 @@ class Chaos:
             command = [sys.executable, "-m", "tests.chaos.left_behind", self.ray_address]
             seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
             self.outcome.left += json.loads(seen.stdout.splitlines()[-1])
-
-
-def reference(chaos: Chaos, client: SyncPrefectClient) -> Any:
-    """Run undisturbed; return the results file's content."""
-    script = chaos.start()
-    chaos.finish(script)
-    outcome = chaos.judge(client, None)
-    assert outcome.recovered, outcome
-    assert not outcome.left, outcome
-    return json.loads(Path(chaos.given.out).read_text())

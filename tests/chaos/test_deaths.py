@@ -37,6 +37,12 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
+def test_nothing_at_all(chaos: Chaos, client: SyncPrefectClient) -> None:
+    """What the other cases are compared with is what an undisturbed run gives."""
+    chaos.finish(chaos.start())
+    check(chaos.judge(client, None))
+
+
 # A trial's process.
 
 
