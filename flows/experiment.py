@@ -33,7 +33,7 @@ from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import OWNS_FILES_S, Driver
 from flows.hosting import hosted
-from flows.ownership import driving, identity, is_earlier, may_be_alive, this_process
+from flows.ownership import driving, end_runs_of, identity, is_earlier, may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
@@ -46,7 +46,7 @@ from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
-from tune_core.journal import Journal, claim, last_segment
+from tune_core.journal import Journal, claim, last_segment, read_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
@@ -362,7 +362,11 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
 
 
 def _claim(current: Experiment, owner: dict[str, Any]) -> int:
-    """Take the journal over, and wait until whoever had it, and may be alive, writes no files any more."""
+    """Take the journal over, with all that this means for whoever had it.
+
+    One that may be alive is waited for, until it writes no files any more; one that ended without
+    a word has left runs that say that they are running.
+    """
     url, run = current.storage.url, current.identity
     takeover = current.continuation is not None and current.continuation.takeover
     fenced_off = []
@@ -382,6 +386,8 @@ def _claim(current: Experiment, owner: dict[str, Any]) -> int:
             "%s is taken over: going on in %.0f s, when its driver before has noticed", url, OWNS_FILES_S
         )
         time.sleep(OWNS_FILES_S)
+    if number > 1 and not (before := read_segment(current.storage, number - 1)).is_last:
+        end_runs_of(before.owner, UUID(owner["flow_run_id"]))
     return number
 
 

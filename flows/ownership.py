@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as runtime_flow_run
+from prefect.states import Crashed
 
 from tune_core.runtime import Identity
 
+logger = logging.getLogger("prefect.tune")
+
+_UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+#: Most task runs that the server gives at once.
+_PAGE = 200
 #: URLs of the experiments that this process drives now.
 _driven: set[str] = set()
 _lock = threading.Lock()
@@ -115,3 +129,36 @@ def _process_started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except OSError:
         return None
+
+
+def end_runs_of(dead: dict[str, Any], flow_run_id: UUID) -> None:
+    """Let the server know that a driver is dead whose place was taken: nobody else would tell it.
+
+    Afterwards none of its attempts is shown as running, and neither is its flow run, unless it is
+    the one that is tried again. Call it before attempts of the new driver begin.
+
+    Args:
+        dead: Who wrote the journal's last segment before this driver, and did not close it.
+        flow_run_id: The new driver's flow run.
+    """
+    if "flow_run_id" not in dead:
+        return  # it ran without Prefect
+    before = UUID(dead["flow_run_id"])
+    state: State[Any] = Crashed(message=f"Its driver died; the experiment went on in flow run {flow_run_id}.")
+    unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED)))
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[before]))
+    try:
+        with get_client(sync_client=True) as client:
+            while runs := client.read_task_runs(
+                flow_run_filter=mine, task_run_filter=unfinished, limit=_PAGE
+            ):
+                for run in runs:
+                    client.set_task_run_state(run.id, state, force=True)
+            if before == flow_run_id:
+                return
+            with suppress(ObjectNotFound):  # of another server
+                found = client.read_flow_run(before).state
+                if found is None or not found.is_final():
+                    client.set_flow_run_state(before, state, force=True)
+    except Exception as error:  # noqa: BLE001 - costs the looks of old runs, not the experiment
+        logger.warning("cannot end the runs of the driver before, flow run %s: %s", before, error)

@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.seaweedfs import S3Server, start_seaweedfs
 from tests.chaos.harness import ROOT, ApiServer, Chaos, Outcome, wait_for
+from tests.support.ceph import missing_programs, start_rgw
 from tests.support.fault_proxy import FaultProxy
 
 RUNS = int(os.environ.get("CHAOS_RUNS", "4"))
@@ -75,6 +76,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    if missing := missing_programs():
+        pytest.skip(f"Ceph is not installed ({', '.join(missing)}): see tests/support/ceph.py")
+    server = start_rgw(tmp_path_factory.mktemp("ceph"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """A cluster that outlives the drivers."""
     holder = start_cluster([4])
@@ -120,10 +130,11 @@ def start_cluster(cpus: list[int]) -> ClusterHolder:
 
 @pytest.fixture
 def chaos(
-    request: pytest.FixtureRequest, run: int, tmp_path: Path, s3: S3Server, api: ApiServer, ray_address: str
+    request: pytest.FixtureRequest, run: int, tmp_path: Path, api: ApiServer, ray_address: str
 ) -> Iterator[Chaos]:
     """An experiment to be disturbed; each run of each case has times of its own, the same ones each time."""
     case = request.function.__name__.removeprefix("test_").replace("_", " ")
+    s3: S3Server = request.getfixturevalue("ceph" if case.endswith("on Ceph") else "s3")
     with FaultProxy(s3.url) as proxy:
         made = Chaos(tmp_path, s3, proxy, api, ray_address, random.Random(f"{SEED} {case} {run}"))
         _outcomes[case].append(made.outcome)

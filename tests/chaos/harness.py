@@ -297,12 +297,13 @@ class Chaos:
             self.outcome.lost.append(f"checkpoint {index} (iteration {iteration}) of {trial_id}")
 
     def _look_around(self, client: SyncPrefectClient) -> None:
-        """Processes of trials, actors and groups on the cluster, task runs that never end."""
+        """Processes of trials, actors and groups on the cluster, flow and task runs that never end."""
         mine = FlowRunFilter(name={"any_": [self.name]})
         pids = self._workers | {event.pid for event in self.events() if isinstance(event, LeaseStarted)}
 
         def running() -> list[str]:
-            runs = client.read_task_runs(flow_run_filter=mine)
+            flow_runs = client.read_flow_runs(flow_run_filter=mine)
+            runs = [*flow_runs, *client.read_task_runs(flow_run_filter=mine)]
             return [
                 f"{run.name} {run.state_name}" for run in runs if not (run.state and run.state.is_final())
             ]
@@ -325,13 +326,3 @@ class Chaos:
             command = [sys.executable, "-m", "tests.chaos.left_behind", self.ray_address]
             seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
             self.outcome.left += json.loads(seen.stdout.splitlines()[-1])
-
-
-def reference(chaos: Chaos, client: SyncPrefectClient) -> Any:
-    """Run undisturbed; return the results file's content."""
-    script = chaos.start()
-    chaos.finish(script)
-    outcome = chaos.judge(client, None)
-    assert outcome.recovered, outcome
-    assert not outcome.left, outcome
-    return json.loads(Path(chaos.given.out).read_text())

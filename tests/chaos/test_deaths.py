@@ -37,6 +37,12 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
+def test_nothing_at_all(chaos: Chaos, client: SyncPrefectClient) -> None:
+    """What the other cases are compared with is what an undisturbed run gives."""
+    chaos.finish(chaos.start())
+    check(chaos.judge(client, None))
+
+
 # A trial's process.
 
 
@@ -140,7 +146,7 @@ def restored_after(
 
 
 def test_SIGTERM_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGTERM, ends=0)
+    restored_after(chaos, client, signal.SIGTERM, ends=signal.SIGTERM)
 
 
 def test_SIGKILL_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
@@ -179,6 +185,7 @@ def test_double_start_while_the_flow_hangs(chaos: Chaos, client: SyncPrefectClie
     refused.wait(120)
     assert refused.returncode != 0
     assert "ExperimentConflict" in chaos.printed()
+    before.at = time.time()  # nothing happens until somebody asks for it
     chaos.finish(chaos.start(restore="takeover"))
     os.kill(zombie.pid, signal.SIGCONT)
     chaos.finish(zombie)
@@ -292,3 +299,18 @@ def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos, client: S
     chaos.proxy.clear()
     chaos.finish(script)
     check(chaos.judge(client, before))
+
+
+# The same on another server (see the fixture `chaos`).
+
+
+def test_SIGKILL_of_a_worker_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    test_SIGKILL_of_a_worker(chaos, client)
+
+
+def test_SIGKILL_of_the_flow_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    restored_after(chaos, client, signal.SIGKILL)
+
+
+def test_S3_gone_for_20_s_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+    outage(chaos, client, Rule("reset"), 20)

@@ -165,6 +165,7 @@ def main() -> None:
         import ray
 
         ray.init(
+            "local",
             namespace="prefect",
             include_dashboard=False,
             log_to_driver=False,

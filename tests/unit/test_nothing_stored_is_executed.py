@@ -185,9 +185,23 @@ def read_the_description(path: Path) -> None:
             attempt()
 
 
+def restore_it(path: Path) -> None:
+    assert tune.Tuner.can_restore(str(path))
+    tuner = tune.Tuner.restore(str(path), train, num_samples=2)
+    assert len(tuner.get_results()) == 2
+    assert len(LocalRuntime().run(tuner.experiment())) == 4
+
+
 @pytest.mark.parametrize(
     "read",
-    [read_the_journal, read_the_results, read_the_analysis, read_the_checkpoints, read_the_description],
+    [
+        restore_it,
+        read_the_journal,
+        read_the_results,
+        read_the_analysis,
+        read_the_checkpoints,
+        read_the_description,
+    ],
 )
 def test_reading_runs_nothing(
     read: Callable[[Path], None], mined: Path, executed: list[str], tmp_path: Path
