@@ -161,6 +161,27 @@ REVIEWED: tuple[Difference, ...] = (
         "there its pickle is loaded",
     ),
     Difference(
+        "`Tuner.restore`",
+        "refuses what it cannot load, and what was left out; takes `num_samples`, `stop`, `tune_config`, `run_config` "
+        "and `takeover` too",
+        "there the pickles of searcher and trainable are loaded, and an experiment cannot be extended",
+    ),
+    Difference(
+        "a trial that is restarted",
+        "keeps its id, and gets a new directory",
+        "there it is a trial of another id, which the searcher does not know",
+    ),
+    Difference(
+        "schedulers after a resume",
+        "are told everything again, and go on",
+        "there they begin anew",
+    ),
+    Difference(
+        "the same name again",
+        "a flow run that is tried again goes on with its experiment; another run begins a new one beside it",
+        "there a new one is written over the old one",
+    ),
+    Difference(
         "`OptunaSearch`",
         "lists, `sample_from`, and steps on log scales work; points may be parts; its limit is the experiment's",
         "there they are refused, dropped or ignored",
