@@ -51,6 +51,8 @@ CLOSE_TIMEOUT_S = 60.0
 #: How long `close` waits for the server to record the ends of task runs before it sets them.
 SETTLE_TIMEOUT_S = 10.0
 #: Task runs that one request asks for: Prefect's limit.
+#: How long a task run that the server does not know may be on its way there, in seconds.
+UNHEARD_FOR_S = 2.0
 _PAGE = 200
 
 logger = logging.getLogger("prefect.tune.artifacts")
@@ -392,21 +394,32 @@ class ArtifactWriter:
         return failed
 
     def _force(self, client: SyncPrefectClient, item: _ForcedState) -> None:
-        try:
-            client.set_task_run_state(item.task_run_id, item.state, force=True)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.NOT_FOUND:
-                raise
-            # Prefect's worker sends task runs in batches: the last batch may have died with its process.
-            client.create_task_run(
-                self._task.with_options(tags=self._tags),
-                self._flow_run_id,
-                dynamic_key=str(item.task_run_id),
-                id=item.task_run_id,
-                name=item.run_name,
-                state=Running(),
-            )
-            client.set_task_run_state(item.task_run_id, item.state, force=True)
+        deadline = self._clock() + UNHEARD_FOR_S
+        while True:
+            try:
+                # Its name comes with the state RUNNING, which a process that died at once may not have sent.
+                client.set_task_run_name(item.task_run_id, item.run_name)
+                client.set_task_run_state(item.task_run_id, item.state, force=True)
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != HTTPStatus.NOT_FOUND:
+                    raise
+                if self._clock() < deadline:
+                    time.sleep(0.1)
+                    continue
+                self._create(client, item)
+                client.set_task_run_state(item.task_run_id, item.state, force=True)
+            return
+
+    def _create(self, client: SyncPrefectClient, item: _ForcedState) -> None:
+        """Prefect's workers send task runs in batches: the last batch may have died with its process."""
+        client.create_task_run(
+            self._task.with_options(tags=self._tags),
+            self._flow_run_id,
+            dynamic_key=str(item.task_run_id),
+            id=item.task_run_id,
+            name=item.run_name,
+            state=Running(),
+        )
 
     def _warn(self, message: str) -> None:
         logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)

@@ -495,7 +495,7 @@ class Driver:
 
     def _stop_lease(self, command: StopLease) -> None:
         key = (command.trial_id, command.lease)
-        if self._parts.pool.cancel(key):
+        if self._placement.cancel(*key):
             self._lease_ended(Ended(*key, Outcome.STOPPED))
             return
         attempt = self._attempts.get(key)

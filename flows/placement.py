@@ -15,6 +15,8 @@ from tune_core.messages import Outcome, StartLease
 from tune_core.resources import PlacementGroupFactory
 from tune_core.trial import Trial
 
+#: Longest rest of a trial that is lost again and again, in seconds: whatever takes its processes away may pass.
+MAX_REST_S = 30.0
 #: How long a trial waits, without `placement_timeout_s`, for nodes in place of lost ones, in seconds.
 REPLACEMENT_TIMEOUT_S = 300.0
 
@@ -47,6 +49,8 @@ class Placement:
         #: Nodes that are dead or about to go.
         self.leaving: frozenset[str] = frozenset()
         self._orders: dict[str, StartLease] = {}
+        #: Orders of trials that were lost, and until when they rest, in monotonic seconds.
+        self._resting: dict[str, tuple[float, StartLease]] = {}
         self.waiting: dict[str, str] = {}
 
     def order(self, command: StartLease) -> None:
@@ -59,6 +63,18 @@ class Placement:
             message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
             self._fail(command.trial_id, command.lease, PlacementError(message))
             return
+        if trial.num_losses_in_row:
+            rest_s = min(2.0 ** (trial.num_losses_in_row - 1), MAX_REST_S)
+            self._resting[command.trial_id] = (self._parts.clock() + rest_s, command)
+            self._show(trial, f"was lost {trial.num_losses_in_row} times in a row: waits {rest_s:g} s")
+        else:
+            self._request(trial, command)
+
+    def cancel(self, trial_id: str, lease: int) -> bool:
+        """Withdraw an order; return False if it has got its slot."""
+        return self._resting.pop(trial_id, None) is not None or self._pool.cancel((trial_id, lease))
+
+    def _request(self, trial: Trial, command: StartLease) -> None:
         self._orders[command.trial_id] = command
         self._show(trial, f"waits for {amounts_of(trial.resources)}")
         self._pool.request((command.trial_id, command.lease), trial.resources)
@@ -85,9 +101,14 @@ class Placement:
         """An order is void: its attempt is over."""
         self.waiting.pop(trial_id, None)
         self._orders.pop(trial_id, None)
+        self._resting.pop(trial_id, None)
 
     def look(self) -> None:
         """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
+        for trial_id, (due, command) in list(self._resting.items()):
+            if self._parts.clock() >= due:
+                del self._resting[trial_id]
+                self._request(self._controller.trials[trial_id], command)
         self._pool.give_up_idle(parking.SLOT_IDLE_S)
         self.leaving = leaving_nodes()
         self._pool.leave_nodes(self.leaving)

@@ -272,14 +272,16 @@ def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_ro
 ) -> None:
     def train(config: dict[str, Any]) -> None:
         first = step_of(tune.get_checkpoint()) + 1
-        uplink = running_session()._uplink
+        from tune_core.outbox import Outbox
+
+        session = running_session()
 
         def send_nothing_then_die(report: Any) -> None:
             if report.checkpoint is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if first == 1:
-            uplink.send = send_nothing_then_die
+            session._outbox = Outbox(send_nothing_then_die)
         for step in range(first, 6):
             report_step(step, save=step == 3, first=first)
 
