@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from tune_core.journal import Journal
-from tune_core.storage import COMMIT_TIMEOUT_S, ExperimentStorage
+from tune_core.storage import ExperimentStorage
+from tune_core.trial import LeasePhase, Trial
 
 logger = logging.getLogger("prefect.tune")
 
@@ -31,15 +32,14 @@ class Deletions:
         """
         journal.when_written(lambda: self._submit(self._delete, dirname, index))
 
-    def sweep(self, dirname: str, keep: Collection[int], last_index: int) -> None:
-        """Remove what attempts of a dead driver left behind.
+    def sweep(self, trial: Trial, journal: Journal) -> None:
+        """Remove what the dead attempts at a trial left behind, once the journal says that they are dead.
 
-        Args:
-            dirname: The trial's directory.
-            keep: Checkpoints that the journal keeps.
-            last_index: The highest one that it knows.
+        All that they have committed must be taken up before.
         """
-        self._submit(self._sweep, dirname, keep, last_index)
+        keep, dirname = {record.index for record in trial.checkpoints}, trial.dirname
+        lease = trial.lease + 1 if trial.phase is LeasePhase.NONE else trial.lease
+        journal.when_written(lambda: self._submit(self._sweep, dirname, keep, lease))
 
     def close(self) -> None:
         """Carry out what was ordered, then stop."""
@@ -57,9 +57,5 @@ class Deletions:
     def _delete(self, dirname: str, index: int) -> None:
         self._storage.delete_checkpoint(dirname, index)
 
-    def _sweep(self, dirname: str, keep: Collection[int], last_index: int) -> None:
-        for marker in self._storage.committed(dirname, skip_damaged=True):
-            if marker.index <= last_index and marker.index not in keep:
-                self._storage.delete_checkpoint(dirname, marker.index)  # ordered before, and not done
-        # What is younger may be an upload that a process of the dead driver has not given up.
-        self._storage.sweep(dirname, keep=keep, older_than_s=COMMIT_TIMEOUT_S)
+    def _sweep(self, dirname: str, keep: Collection[int], lease: int) -> None:
+        self._storage.sweep(dirname, keep=keep, lease=lease)

@@ -147,6 +147,7 @@ class Driver:
             show_history(parts, self._replay)
         if budget_s is not None:
             self._deadline = parts.clock() + max(0.0, budget_s - self._replay.budget_used_s)
+        unsettled = self._replay.unsettled
         take_up(
             self._experiment,
             self._replay,
@@ -155,6 +156,8 @@ class Driver:
             clock=parts.wall_clock,
             capacity=parts.capacity,
         )
+        for trial in unsettled:  # not before: they may have committed what the journal did not know
+            parts.deletions.sweep(trial, parts.journal)
         self._look_at_stop_all()
 
     def _note_best(self, _: Trial, report: TrialReported) -> None:
@@ -422,10 +425,11 @@ class Driver:
         failed_before, before = trial.num_failures + trial.num_losses, trial.start_point
         how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
         self.apply(LeaseEnded(self._parts.wall_clock(), ended.trial_id, ended.lease, *how), urgent=True)
+        if ended.outcome in UNHEARD:
+            self._parts.deletions.sweep(trial, self._parts.journal)
         start = trial.start_point
         if ended.outcome is Outcome.CORRUPTED and start is not None and start != before:
-            place = f"{start.record.name} of {start.dirname}"
-            logger.warning("trial %s falls back to %s: %s", trial.trial_id, place, ended.error)
+            logger.warning("trial %s falls back to %s: %s", trial.trial_id, start.record.name, ended.error)
         if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._turn, self._trials, trial)

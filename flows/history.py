@@ -9,7 +9,7 @@ from tune_core.trial import Trial
 
 
 def show_history(parts: Parts, replay: Replay) -> None:
-    """Complete files and artifacts from the journal; have swept what attempts of a dead driver left.
+    """Complete files and artifacts from the journal.
 
     Tables of trials that had ended are where they were: in the flow run that ran them.
     """
@@ -22,6 +22,3 @@ def show_history(parts: Parts, replay: Replay) -> None:
     complete_files(parts.experiment.storage, replay.unsettled, parts.default_loggers, show)
     for trial in replay.trials:
         parts.artifacts.show_trial(trial)
-    for trial in replay.unsettled:
-        keep = {record.index for record in trial.checkpoints}
-        parts.deletions.sweep(trial.dirname, keep, trial.last_checkpoint_index)

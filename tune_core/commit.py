@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 #: Written last: makes a checkpoint visible.
 COMMIT = "COMMIT.json"
+#: Begins what lies in its place once a directory was swept, so that no upload can be committed there.
+SWEPT = b'{"swept":'
 #: Written first: says whose directory it is.
 WRITER = ".writer.json"
 MARKERS = frozenset({COMMIT, WRITER})
@@ -156,7 +158,7 @@ class CheckpointMarker:
 
 
 def read_marker(filesystem: Any, directory: str) -> CheckpointMarker | None:
-    """Return the marker of a directory; None if it has none.
+    """Return the marker of a directory; None if it has none, or was swept.
 
     Raises:
         CheckpointCorrupted: It is damaged, however often it is read.
@@ -164,7 +166,8 @@ def read_marker(filesystem: Any, directory: str) -> CheckpointMarker | None:
     path = f"{directory}/{COMMIT}"
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return CheckpointMarker.from_json(read_bytes(filesystem, path))
+            data = read_bytes(filesystem, path)
+            return None if data.startswith(SWEPT) else CheckpointMarker.from_json(data)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
@@ -338,9 +341,9 @@ def check_uploaded(filesystem: Any, directory: str, files: tuple[FileEntry, ...]
     """
     listed = find_files(filesystem, directory)
     where = without_credentials(str(filesystem.unstrip_protocol(directory)))
-    if WRITER not in listed:
+    if WRITER not in listed or COMMIT in listed:
         raise StorageError(
-            f"{where} was swept as abandoned while it was uploaded: it took longer than the grace time"
+            f"{where} was swept as abandoned while it was uploaded: a newer attempt at its trial runs"
         )
     for entry in files:
         found = listed.get(entry.name, {}).get("size")

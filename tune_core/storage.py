@@ -8,9 +8,11 @@ A checkpoint's files lie directly in `<trial>/checkpoint_000007/`, as Ray Tune's
 creating `.writer.json` with its write id; who finds it taken uses the next index. Then the files
 go up, are compared with a listing, and `COMMIT.json` is created, last. A checkpoint is visible if,
 and only if, its `COMMIT.json` is. Deletion removes that first and `.writer.json` last, so that no
-index is reserved again while files of its former owner are left. Guarded by the crash-point tests
-in tests/unit/test_storage.py. The processes may die at any time; a power cut may take the last
-seconds of a local disk with it (nothing is fsynced), which the digests show.
+index is reserved again while files of its former owner are left. A sweep of what is not committed
+takes the marker's place first: create-only, so that either the upload or the sweep wins. Guarded by
+the crash-point tests in tests/unit/test_storage.py and test_sweep.py. The processes may die at any
+time; a power cut may take the last seconds of a local disk with it (nothing is fsynced), which the
+digests show.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from tune_core.checkpoint import Checkpoint
 from tune_core.commit import (
     COMMIT,
     FORMAT,
+    MARKERS,
+    SWEPT,
     WRITER,
     CheckpointMarker,
     FileEntry,
@@ -42,11 +46,11 @@ from tune_core.commit import (
     scan_source,
     upload_files,
 )
-from tune_core.encoding import dumps
+from tune_core.encoding import dumps, loads
 from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
 from tune_core.filesystems import ProcessLocal, check_name, is_local, resolve
 from tune_core.objects import ObjectStore
-from tune_core.transfer import changed_at, find_files, in_parallel, remove_tree
+from tune_core.transfer import changed_at, find_files, in_parallel, read_bytes, remove_files, remove_tree
 from tune_core.trial import checkpoint_name
 
 __all__ = [
@@ -63,12 +67,14 @@ logger = logging.getLogger(__name__)
 DEFAULT_STORAGE_PATH = "~/ray_results"
 #: Longest time that committing one checkpoint may take on a remote storage, in seconds.
 COMMIT_TIMEOUT_S = 600.0
+#: When nothing of an attempt that was thought dead is under way any more, in seconds.
+SETTLED_S = 3600.0
 #: Reservations that one commit may find taken before it gives up.
 _MAX_TAKEN = 1000
 #: Markers that are remembered, so that `committed` reads each only once.
 _MAX_REMEMBERED = 256
 _MARKER_PATH = re.compile(rf"checkpoint_\d{{6,}}/{re.escape(COMMIT)}")
-_CHECKPOINT_FILE = re.compile(r"checkpoint_(\d{6,})/.+", re.DOTALL)
+_CHECKPOINT_FILE = re.compile(r"checkpoint_(\d{6,})/(.+)", re.DOTALL)
 
 
 class ExperimentStorage(ObjectStore):
@@ -187,7 +193,12 @@ class ExperimentStorage(ObjectStore):
             marker = CheckpointMarker(
                 taken, lease, iteration, write_id, entries, tuple(rows), dict(metrics), now
             )
-            self.create(f"{name}/{COMMIT}", marker.to_json())
+            try:
+                self.create(f"{name}/{COMMIT}", marker.to_json())
+            except CreateConflict as error:
+                raise StorageError(
+                    f"{self.url}/{name} was swept as abandoned: a newer attempt runs"
+                ) from error
             return marker
 
         return self.request(f"commit a checkpoint of {trial}", commit, timeout_s, stop)
@@ -246,34 +257,68 @@ class ExperimentStorage(ObjectStore):
         check_name(trial, "trial", nested=False)
         self._remove_checkpoint(f"{trial}/{checkpoint_name(index)}")
 
-    def sweep(self, trial: str, *, keep: Collection[int], older_than_s: float) -> builtins.list[int]:
-        """Remove what broken or superseded attempts left behind.
+    def sweep(self, trial: str, *, keep: Collection[int], lease: int) -> builtins.list[int]:
+        """Remove what attempts before this one left behind.
+
+        That is what they have uploaded and not committed, and what they have committed and nobody keeps.
+        A process thought dead may still be uploading: it cannot commit any more. Its reservation, with a
+        note in the marker's place, is left for a sweep `SETTLED_S` seconds later.
 
         Args:
             trial: The trial's directory below the experiment's.
             keep: Indices that the journal knows; they are never touched.
-            older_than_s: Grace time in seconds since the last change of any file of it; must exceed
-                the time that one commit may take, or a live upload is broken off (it then fails, nothing
-                is damaged).
+            lease: Number of the oldest attempt that may still commit; what it and later ones write stays.
 
         Returns:
-            The indices that were removed, sorted: uncommitted ones, and committed ones not in `keep`.
+            The indices of which something was removed, sorted.
         """
         directory = self.absolute(check_name(trial, "trial", nested=False))
 
         def remove() -> builtins.list[int]:
-            changed: dict[int, float] = {}
-            for name, info in find_files(self.fs, directory).items():
-                if (match := _CHECKPOINT_FILE.fullmatch(name)) is not None:
-                    index = int(match[1])
-                    changed[index] = max(changed.get(index, 0.0), changed_at(info))
-            limit = time.time() - older_than_s
-            gone = sorted(index for index, at in changed.items() if index not in keep and at <= limit)
-            for index in gone:
-                self._remove_checkpoint(f"{trial}/{checkpoint_name(index)}")
-            return gone
+            found: dict[int, dict[str, float]] = {}
+            for path, info in find_files(self.fs, directory).items():
+                if (match := _CHECKPOINT_FILE.fullmatch(path)) is not None:
+                    found.setdefault(int(match[1]), {})[match[2]] = changed_at(info)
+            return [
+                index
+                for index, files in sorted(found.items())
+                if index not in keep
+                and self._is_before(f"{trial}/{checkpoint_name(index)}", files, lease)
+                and self._clear(f"{trial}/{checkpoint_name(index)}", files)
+            ]
 
         return self.request(f"sweep {trial}", remove)
+
+    def _is_before(self, name: str, files: Mapping[str, float], lease: int) -> bool:
+        """Whether a directory was reserved by an attempt before this one."""
+        if WRITER not in files:
+            return False  # none was: it is not of this library, or just goes
+        try:
+            writer = loads(read_bytes(self.fs, self.absolute(f"{name}/{WRITER}")))
+            return bool(writer["lease"] < lease)
+        except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
+            logger.warning("%s/%s is not swept, since nobody knows whose it is: %s", self.url, name, error)
+            return False
+
+    def _clear(self, name: str, files: Mapping[str, float]) -> bool:
+        """Empty a directory so that nothing in it can be committed any more; return whether there was anything."""
+        payload = [file for file in files if file not in MARKERS]
+        if COMMIT not in files:
+            try:
+                self.create(f"{name}/{COMMIT}", SWEPT + dumps(uuid.uuid4().hex) + b"}")
+            except CreateConflict:
+                return False  # committed just now: it may be looked at by whoever lists it
+        elif self._was_committed(name) or time.time() - files[COMMIT] > SETTLED_S:
+            self._remove_checkpoint(name)
+            return True
+        remove_files(self.fs, self.absolute(name), payload)  # again, if they came after the note
+        return bool(payload) or COMMIT not in files
+
+    def _was_committed(self, name: str) -> bool:
+        try:
+            return read_marker(self.fs, self.absolute(name)) is not None
+        except CheckpointCorrupted:
+            return True
 
     def _reserve(self, trial: str, index: int, lease: int) -> tuple[int, str]:
         """Take the first free directory from an index on; return its index and the write id."""

@@ -185,12 +185,15 @@ def remove_tree(filesystem: Any, path: str, *, last: str | None = None) -> None:
     if not has_directories(filesystem) or filesystem.isfile(path):
         _remove_file(filesystem, path)
     names = find_files(filesystem, path)
-    in_parallel(
-        lambda name: _remove_file(filesystem, f"{path}/{name}"), [name for name in names if name != last]
-    )
+    remove_files(filesystem, path, [name for name in names if name != last])
     if last in names:
         _remove_file(filesystem, f"{path}/{last}")
     _remove_directories(filesystem, path)
+
+
+def remove_files(filesystem: Any, path: str, names: Sequence[str]) -> None:
+    """Remove files below a directory; those that do not exist are passed over."""
+    in_parallel(lambda name: _remove_file(filesystem, f"{path}/{name}"), names)
 
 
 def _remove_file(filesystem: Any, path: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.contracts.conftest import Place, RawObjects, open_s3, raw_objects
 from tests.support.s3_servers import S3Server
+from tune_core import storage as storage_module
 from tune_core.checkpoint import Checkpoint
 from tune_core.commit import COMMIT, WRITER
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, CreateConflict, StorageError
@@ -242,23 +243,29 @@ def test_directory_whose_name_looks_like_a_pattern_is_deleted_alone(place: Place
     assert sorted(place.raw.names(storage.path)) == ["t", "t1/a"]
 
 
-def test_unmarked_upload_is_invisible_and_swept_after_its_grace_time(place: Place, tmp_path: Path) -> None:
+def test_unmarked_upload_is_invisible_and_is_swept_when_its_attempt_is_over(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = place.open()
     commit(storage, a_directory(tmp_path / "source", {"a": b"1"}), index=0)
     commit(storage, tmp_path / "source", index=1)
-    for name in (f"checkpoint_000002/{WRITER}", "checkpoint_000002/a"):
-        place.raw.put(storage.absolute(f"trial_1/{name}"), b"half")
+    for name, data in ((WRITER, b'{"lease": 1}'), ("a", b"half")):
+        place.raw.put(storage.absolute(f"trial_1/checkpoint_000002/{name}"), data)
 
     assert [marker.index for marker in storage.committed("trial_1")] == [0, 1]
     with pytest.raises(CheckpointNotFound, match="checkpoint_000002 was never committed"):
         storage.checkpoint("trial_1", 2).to_directory()
-    assert storage.sweep("trial_1", keep=[0], older_than_s=3600) == []
-    # S3 keeps times in whole seconds, and by another clock.
-    assert storage.sweep("trial_1", keep=[0], older_than_s=-5) == [1, 2]
+    assert storage.sweep("trial_1", keep=[0], lease=1) == []
+    assert storage.sweep("trial_1", keep=[0], lease=2) == [1, 2]
 
-    left = {name.partition("/")[0] for name in place.raw.names(storage.absolute("trial_1"))}
-    assert left == {"checkpoint_000000"}
-    assert storage.sweep("trial_1", keep=[0], older_than_s=-5) == []
+    assert storage.sweep("trial_1", keep=[0], lease=2) == []
+    left = [name for name in place.raw.names(storage.absolute("trial_1")) if "000000" not in name]
+    assert sorted(left) == [f"checkpoint_000002/{COMMIT}", f"checkpoint_000002/{WRITER}"]
+    assert [marker.index for marker in storage.committed("trial_1")] == [0]
+    monkeypatch.setattr(storage_module, "SETTLED_S", -5.0)  # S3's clock is another one
+    assert storage.sweep("trial_1", keep=[0], lease=2) == [2]
+    left = [name for name in place.raw.names(storage.absolute("trial_1")) if "000000" not in name]
+    assert left == []
 
 
 def test_damage_at_rest_is_found_and_named(place: Place, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class TestGivingUp:
             commit(storage, small, timeout_s=2.0)
 
         assert raw.names(storage.checkpoint("trial_1", 0).path) == [WRITER]
-        assert storage.sweep("trial_1", keep=[], older_than_s=-5) == [0]
+        assert storage.sweep("trial_1", keep=[], lease=2) == [0]
 
     def test_refusal_for_want_of_rights_is_not_retried(
         self, storage: ExperimentStorage, proxy: FaultProxy, small: Path

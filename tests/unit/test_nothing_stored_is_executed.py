@@ -170,7 +170,7 @@ def read_the_checkpoints(path: Path) -> None:
             checkpoint.get_metadata()
             with checkpoint.as_directory() as directory:
                 assert Path(directory, "state").read_text() == str(marker.index)
-            assert storage.sweep(trial.name, keep=[0, 1], older_than_s=3600) == []
+            assert storage.sweep(trial.name, keep=[0, 1], lease=9) == []
 
 
 def read_the_description(path: Path) -> None:
