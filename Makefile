@@ -40,15 +40,16 @@ test: lint types test-unit test-flows test-acceptance ## everything that CI runs
 # and sleeping, the flows tier keeps one Ray and one Prefect server for its whole session.
 test-unit: install ## unit, contract and simulated tests, import ranks among them
 	@echo "test: $(wildcard tests/unit tests/contracts tests/simulated)"
-	@$(PYTEST) $(wildcard tests/unit tests/contracts tests/simulated)
+	@$(PYTEST) -m "not slow" $(wildcard tests/unit tests/contracts tests/simulated)
 
 test-flows: install ## the flow on a real Prefect server and Ray
 	@echo "test: tests/flows, but for the slow ones"
 	@$(PYTEST) -m "not slow" tests/flows
 
-test-flows-all: install ## every test on real servers
-	@echo "test: tests/flows"
+test-flows-all: install ## every test on real servers, and the slow ones without
+	@echo "test: tests/flows, and what is slow in tests/simulated"
 	@$(PYTEST) tests/flows
+	@$(PYTEST) -m slow tests/simulated
 
 test-acceptance: install ## examples and command line as a user runs them
 	@echo "test: tests/acceptance"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tune_core.errors import IllegalTransition
@@ -47,7 +47,7 @@ from tune_core.messages import (
 )
 from tune_core.metrics import lookup
 from tune_core.resources import PlacementGroupFactory
-from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status, Trial
+from tune_core.trial import TOTALS, CheckpointRecord, LeasePhase, StartPoint, Status, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -71,6 +71,7 @@ class Rules:
             before, if there is one; no failure is counted then.
         saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
             A function is paused at a report that carries a checkpoint.
+        metric: What trials are compared by: remembered of every checkpoint.
     """
 
     experiment_id: str
@@ -83,6 +84,7 @@ class Rules:
     score_order: Literal["max", "min"] = "max"
     saves_on_request: bool = False
     falls_back: bool = False
+    metric: str | None = None
 
 
 class Controller:
@@ -443,6 +445,8 @@ class Controller:
         del self._unfinished[trial.trial_id]
         released = self._needed_by(trial)
         trial.exploit = trial.borrowed = None
+        # What nobody asks for any more: else the reports of all checkpoints would stay in memory.
+        trial.checkpoints = [*map(self._brief, trial.checkpoints[:-1]), *trial.checkpoints[-1:]]
         commands = [command for point in released for command in self._release(point)]
         return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR), *commands]
 
@@ -463,6 +467,14 @@ class Controller:
         trial.checkpoints.append(CheckpointRecord(index, iteration, trial.last_row))
         released, trial.borrowed = trial.borrowed, None
         return released
+
+    def _brief(self, record: CheckpointRecord) -> CheckpointRecord:
+        values = {
+            name: value
+            for name in (*TOTALS, self.rules.metric, self.rules.score_attribute)
+            if name and (value := lookup(record.metrics, name)) is not None
+        }
+        return record if record.is_brief else replace(record, metrics=values, is_brief=True)
 
     def _forget_checkpoints(self, trial: Trial) -> list[Command]:
         keep = self.rules.num_to_keep

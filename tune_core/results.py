@@ -7,12 +7,13 @@ Only the last report of each trial is in memory; every other row is read from th
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import ConfigError, TrialError
@@ -33,6 +34,9 @@ from tune_core.trial import CheckpointRecord, Status, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Checkpoints, each with the report that it came with.
+_Best: TypeAlias = list[tuple[Checkpoint, dict[str, Any]]]
 
 _SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
 _MODES = ("min", "max")
@@ -67,7 +71,7 @@ class Result:
         checkpoint: Checkpoint | None,
         error: Exception | None,
         path: str,
-        best_checkpoints: list[tuple[Checkpoint, dict[str, Any]]] | None = None,
+        best_checkpoints: _Best | Callable[[], _Best] | None = None,
         filesystem: Any = None,
         *,
         status: Status | None = None,
@@ -76,7 +80,7 @@ class Result:
         self.checkpoint = checkpoint
         self.error = error
         self.path = path
-        self.best_checkpoints = best_checkpoints
+        self._best = best_checkpoints
         self.status = status
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
         self._dataframe: pd.DataFrame | None = None
@@ -99,10 +103,6 @@ class Result:
                 besides, is not among the best ones.
             rank: Sorts checkpoints, worse ones first; None: by time.
         """
-
-        def refer(record: CheckpointRecord) -> Checkpoint:
-            return storage.checkpoint(trial.dirname, record.index)
-
         ranked = sorted(trial.usable_checkpoints, key=rank) if rank else trial.usable_checkpoints
         best = ranked if num_to_keep is None else ranked[-num_to_keep:]
         failed = trial.error is not None and trial.status is not Status.TERMINATED
@@ -115,10 +115,12 @@ class Result:
                 "experiment_tag": trial.experiment_tag,
                 **({"done": True} if trial.status is Status.TERMINATED else {}),
             },
-            checkpoint=refer(trial.checkpoint) if trial.checkpoint else None,
+            checkpoint=storage.checkpoint(trial.dirname, trial.checkpoint.index)
+            if trial.checkpoint
+            else None,
             error=TrialError(trial.error or "", trial.traceback) if failed else None,
             path=storage.absolute(trial.dirname),
-            best_checkpoints=[(refer(record), _with_autofilled(trial, record.metrics)) for record in best],
+            best_checkpoints=functools.partial(_with_reports, storage, trial, best),
             filesystem=storage.fs,
             status=trial.status,
         )
@@ -170,6 +172,17 @@ class Result:
             best_checkpoints=checkpoints,
             filesystem=filesystem,
         )
+
+    @property
+    def best_checkpoints(self) -> _Best | None:
+        """The checkpoints that are kept, worse ones first, each with its report; read when first asked for.
+
+        Raises:
+            StorageError: The storage does not answer.
+        """
+        if callable(self._best):
+            self._best = self._best()
+        return self._best
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -512,8 +525,18 @@ def _name_hint(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
     return f"reported: {shown or 'nothing'}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
-def _with_autofilled(trial: Trial, metrics: dict[str, Any]) -> dict[str, Any]:
-    return trial.result_of(metrics) if "timestamp" in metrics else metrics
+def _with_reports(storage: ExperimentStorage, trial: Trial, records: Sequence[CheckpointRecord]) -> _Best:
+    """Return the checkpoints with their reports; those that the driver has let go of are in the markers."""
+    stored: dict[int, dict[str, Any]] = {}
+    if any(record.is_brief for record in records):
+        markers = storage.committed(trial.dirname, skip_damaged=True)
+        stored = {marker.index: marker.metrics for marker in markers}
+    found = []
+    for record in records:
+        metrics = {**stored.get(record.index, {}), **record.metrics} if record.is_brief else record.metrics
+        report = trial.result_of(metrics) if "timestamp" in metrics else metrics
+        found.append((storage.checkpoint(trial.dirname, record.index), report))
+    return found
 
 
 def import_pandas() -> Any:

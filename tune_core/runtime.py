@@ -26,8 +26,8 @@ from tune_core.session import Lease, ReuseRule
 from tune_core.spec import describe, resolve_objects
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
-from tune_core.trainable import TOTALS, can_save
-from tune_core.trial import Trial
+from tune_core.trainable import can_save
+from tune_core.trial import TOTALS, Trial
 
 #: The spec, beside the trials' directories.
 SPEC_FILE = "experiment.json"
@@ -103,7 +103,8 @@ class Experiment:
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
-        return rules_of(self.experiment_id, self.run_config, steering.max_concurrent, saves_on_request=saves)
+        metric, limit = self.tune_config.metric, steering.max_concurrent
+        return rules_of(self.experiment_id, self.run_config, limit, saves_on_request=saves, metric=metric)
 
     def spec(self) -> dict[str, Any]:
         """Return what this experiment is made of, as `tune_core.spec` writes it: no pickle, no credentials."""
@@ -178,7 +179,12 @@ class Experiment:
 
 
 def rules_of(
-    experiment_id: str, run_config: RunConfig, max_concurrent: int | None, *, saves_on_request: bool = False
+    experiment_id: str,
+    run_config: RunConfig,
+    max_concurrent: int | None,
+    *,
+    saves_on_request: bool = False,
+    metric: str | None = None,
 ) -> Rules:
     """Return what the controller of an experiment that is run like this has to obey.
 
@@ -187,6 +193,7 @@ def rules_of(
         run_config: Says what to retry, and which checkpoints to keep.
         max_concurrent: Trials that may run at once; None: as many as fit.
         saves_on_request: Whether the trainable can save when it is told to pause.
+        metric: What trials are compared by.
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
     fail_fast = failures.fail_fast
@@ -201,6 +208,7 @@ def rules_of(
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
         falls_back=failures.on_corrupted_checkpoint == "previous",
+        metric=metric,
     )
 
 

@@ -28,6 +28,7 @@ from tune_core.autofill import Counters
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import TrainableError
 from tune_core.resources import PlacementGroupFactory
+from tune_core.trial import TOTALS
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 DICT_CHECKPOINT = "_dict_checkpoint.pkl"
 #: A `setup` that takes longer is worth a hint, in seconds; as Ray Tune.
 SETUP_HINT_S = 10.0
-#: Totals that go on over a restore.
-TOTALS = ("time_total_s", "timesteps_total", "episodes_total")
 _DEBUG_METRICS = frozenset({"trial_id", "date", "timestamp", "pid", "hostname", "node_ip", "config"})
 
 

@@ -56,6 +56,10 @@ class LeasePhase(StrEnum):
     STOPPING = "stopping"
 
 
+#: Totals that go on over a restore.
+TOTALS = ("time_total_s", "timesteps_total", "episodes_total")
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
     """A committed checkpoint, as the journal knows it.
@@ -64,6 +68,7 @@ class CheckpointRecord:
         index: The number in `checkpoint_000007`.
         iteration: The `training_iteration` of the report that it came with.
         metrics: The report that it came with.
+        is_brief: Only what is needed of the report is left: its trial is over, and the rest is in the marker.
         is_damaged: An attempt could not start from it: nothing starts from it any more.
     """
 
@@ -71,6 +76,7 @@ class CheckpointRecord:
     iteration: int
     metrics: dict[str, Any] = field(default_factory=dict)
     is_damaged: bool = False
+    is_brief: bool = False
 
     @property
     def name(self) -> str:
