@@ -201,11 +201,10 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
 
         try:
             wait_until_gone(family)
-        except AssertionError:
-            print((tmp_path / "runner.log").read_text())
-            print(client.read_flow_run(run.id).state, [p.name for p in tmp_path.glob("f*")])
-            print(subprocess.run(["ps", "-o", "pid,ppid,stat,args", *map(str, family)], capture_output=True, text=True).stdout)
-            raise
+        except AssertionError as error:
+            ps = subprocess.run(["ps", "-o", "pid,ppid,stat,args", *map(str, family)], capture_output=True)
+            log = (tmp_path / "runner.log").read_text()
+            raise AssertionError(f"{error}\n{ps.stdout.decode()}\n{log}") from None
         assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
         wait_for(
             lambda: client.read_flow_run(run.id).state_name == "Cancelled", what="the run to be cancelled"
