@@ -10,7 +10,6 @@ import datetime
 from collections.abc import Sequence
 from uuid import UUID
 
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -90,9 +89,10 @@ def _crash_detection(silence: datetime.timedelta, tags: Sequence[str], name: str
         ResourceSpecification({"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"})
         for tag in tags
     ]
-    return Automation(
+    return AutomationCore(
         name=name,
         description="Made by deployments.automations.install_crash_detection of prefect-tune.",
+        enabled=True,
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),

@@ -184,8 +184,8 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
         [sys.executable, str(served)],
         cwd=tmp_path,
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=(tmp_path / "runner.log").open("w"),
+        stderr=subprocess.STDOUT,
     )
     try:
         found = wait_for(
@@ -199,7 +199,12 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
 
         client.set_flow_run_state(run.id, State(type=StateType.CANCELLING, name="Cancelling"))
 
-        wait_until_gone(family)
+        try:
+            wait_until_gone(family)
+        except AssertionError as error:
+            ps = subprocess.run(["ps", "-o", "pid,ppid,stat,args", *map(str, family)], capture_output=True)
+            log = (tmp_path / "runner.log").read_text()
+            raise AssertionError(f"{error}\n{ps.stdout.decode()}\n{log}") from None
         assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
         wait_for(
             lambda: client.read_flow_run(run.id).state_name == "Cancelled", what="the run to be cancelled"

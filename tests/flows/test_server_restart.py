@@ -102,7 +102,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_experiment_goes_on_while_the_prefect_server_is_restarted(tmp_path: Path, server: Server) -> None:
-    name = f"restart-{tmp_path.name[-6:]}"
+    name = "restarted"
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen(
