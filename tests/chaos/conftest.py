@@ -15,11 +15,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.seaweedfs import S3Server, start_seaweedfs
@@ -62,12 +63,6 @@ def wait_until_healthy(server: ApiServer) -> None:
     wait_for(answers, "the Prefect server")
 
 
-@pytest.fixture
-def client(api: ApiServer) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as opened:
-        yield opened
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = start_seaweedfs(tmp_path_factory.mktemp("s3"))
@@ -87,7 +82,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """A cluster that outlives the drivers."""
-    holder = start_cluster([4])
+    holder = start_cluster([8])  # in name only: trials mostly wait
     yield holder.address
     holder.stop()
 
@@ -128,18 +123,46 @@ def start_cluster(cpus: list[int]) -> ClusterHolder:
     )
 
 
-@pytest.fixture
-def chaos(
-    request: pytest.FixtureRequest, run: int, tmp_path: Path, api: ApiServer, ray_address: str
-) -> Iterator[Chaos]:
-    """An experiment to be disturbed; each run of each case has times of its own, the same ones each time."""
-    case = request.function.__name__.removeprefix("test_").replace("_", " ")
+def _case(request: pytest.FixtureRequest) -> str:
+    name: str = request.function.__name__
+    return name.removeprefix("test_").replace("_", " ")
+
+
+@contextmanager
+def _experiment(request: pytest.FixtureRequest, run: int) -> Iterator[Chaos]:
+    case = _case(request)
     s3: S3Server = request.getfixturevalue("ceph" if case.endswith("on Ceph") else "s3")
+    place = request.getfixturevalue("tmp_path") / str(run)
+    place.mkdir()
     with FaultProxy(s3.url) as proxy:
-        made = Chaos(tmp_path, s3, proxy, api, ray_address, random.Random(f"{SEED} {case} {run}"))
+        api, ray_address = request.getfixturevalue("api"), request.getfixturevalue("ray_address")
+        made = Chaos(place, s3, proxy, api, ray_address, random.Random(f"{SEED} {case} {run}"))
         _outcomes[case].append(made.outcome)
         yield made
         made.stop_everything()
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest, run: int) -> Iterator[Chaos]:
+    """An experiment to be disturbed; each run of each case has times of its own, the same ones each time."""
+    with _experiment(request, run) as made:
+        yield made
+
+
+@pytest.fixture
+def all_at_once(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[Chaos], None]], None]]:
+    """Runs every run of a case at the same time: for cases that mostly wait."""
+    with ExitStack() as stack:
+        herd = [stack.enter_context(_experiment(request, run)) for run in range(1, RUNS + 1)]
+
+        def run_all(body: Callable[[Chaos], None]) -> None:
+            with ThreadPoolExecutor(RUNS) as pool:
+                ends = [pool.submit(body, each) for each in herd]
+            faults = [fault for end in ends if (fault := end.exception()) is not None]
+            if faults:
+                raise ExceptionGroup(f"{len(faults)} of {RUNS} runs", [*faults])  # type: ignore[type-var]
+
+        yield run_all
 
 
 def _row(case: str, outcomes: list[Outcome]) -> list[str]:

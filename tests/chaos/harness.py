@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 
 from deployments.seaweedfs import S3Server
@@ -202,12 +203,14 @@ class Chaos:
         """The rows in the journal."""
         return [event for event in self.events() if isinstance(event, TrialReported)]
 
-    def worker(self) -> int | None:
-        """The process of a trial that runs, as far as the journal knows."""
+    def worker(self, rows: int = 0) -> int | None:
+        """The process of a trial that runs, and has reported so often, as far as the journal knows."""
         events = self.events()
+        counts = Counter(event.trial_id for event in events if isinstance(event, TrialReported))
         ended = {event.trial_id for event in events if type(event).__name__ == "LeaseEnded"}
         started = {event.trial_id: event.pid for event in events if isinstance(event, LeaseStarted)}
-        alive = [pid for trial, pid in sorted(started.items()) if trial not in ended and command_of(pid)]
+        fit = [pid for trial, pid in sorted(started.items()) if trial not in ended and counts[trial] >= rows]
+        alive = [pid for pid in fit if command_of(pid)]
         return self.dice.choice(alive) if alive else None
 
     def snapshot(self) -> Snapshot:
@@ -237,15 +240,16 @@ class Chaos:
         """Compare the end with what must be; fill in the outcome.
 
         Args:
-            client: Of the Prefect server.
             before: What was safe at the fault.
-            healed_at: When an outage ended; then any row counts as recovery, else one of a newer attempt.
+            healed_at: When an outage ended; then any row counts as recovery, else one of a newer attempt
+                at a trial that had begun.
         """
         events = self.events()
         xs = {e.trial_id: e.config["x"] for e in events if isinstance(e, TrialSuggested)}
         self._judge_results(xs, before)
         self._judge_checkpoints(events, xs, before)
-        self._look_around(client)
+        with get_client(sync_client=True) as client:
+            self._look_around(client)
         if before is not None:
             since = healed_at or before.at
             after = [
@@ -253,7 +257,7 @@ class Chaos:
                 for event in events
                 if isinstance(event, TrialReported)
                 and event.time > since
-                and (healed_at is not None or event.lease > before.leases.get(event.trial_id, 0))
+                and (healed_at is not None or event.lease > before.leases.get(event.trial_id, event.lease))
             ]
             self.outcome.seconds = min(after) - since if after else None
         self.outcome.recovered = not (self.outcome.wrong or self.outcome.lost)

@@ -12,17 +12,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient
 
 from tests.chaos.conftest import start_cluster, wait_until_healthy
 from tests.chaos.harness import Chaos, Outcome, Snapshot, wait_for
 from tests.support.fault_proxy import Rule
 from tests.support.processes import command_of, descendants
+
+AllAtOnce = Callable[[Callable[[Chaos], None]], None]
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -37,45 +38,45 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def test_nothing_at_all(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_nothing_at_all(chaos: Chaos) -> None:
     """What the other cases are compared with is what an undisturbed run gives."""
     chaos.finish(chaos.start())
-    check(chaos.judge(client, None))
+    check(chaos.judge(None))
 
 
 # A trial's process.
 
 
-def meets_its_doom(chaos: Chaos, client: SyncPrefectClient) -> None:
+def meets_its_doom(chaos: Chaos) -> None:
     script = chaos.start()
     mark = Path(chaos.given.doom["mark"])
     wait_for(lambda: mark.exists() or script.poll() is not None, "the trial's doom")
     before = chaos.snapshot()
     chaos.finish(script)
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
-def test_exception_in_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_exception_in_a_trial(chaos: Chaos) -> None:
     chaos.doom("exception")
-    meets_its_doom(chaos, client)
+    meets_its_doom(chaos)
 
 
-def test_os_exit_in_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_os_exit_in_a_trial(chaos: Chaos) -> None:
     chaos.doom("exit")
-    meets_its_doom(chaos, client)
+    meets_its_doom(chaos)
 
 
-def test_SIGKILL_of_a_worker(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_SIGKILL_of_a_worker(chaos: Chaos) -> None:  # noqa: N802
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(3, 25))
     pid = wait_for(chaos.worker, "a trial that runs")
     before = chaos.snapshot()
     os.kill(pid, signal.SIGKILL)
     chaos.finish(script)
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
-def test_out_of_memory(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_out_of_memory(chaos: Chaos) -> None:
     memory = {
         line.split()[0]: int(line.split()[1])
         for line in Path("/proc/meminfo").read_text().splitlines()
@@ -90,13 +91,13 @@ def test_out_of_memory(chaos: Chaos, client: SyncPrefectClient) -> None:
     }
     chaos.ray_address = ""
     chaos.doom("memory")
-    meets_its_doom(chaos, client)
+    meets_its_doom(chaos)
 
 
-def test_hang_in_C_code(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_hang_in_C_code(chaos: Chaos) -> None:  # noqa: N802
     chaos.given.run = {"report_timeout_s": 8.0}
     chaos.doom("hang")
-    meets_its_doom(chaos, client)
+    meets_its_doom(chaos)
 
 
 @contextmanager
@@ -113,10 +114,10 @@ def small_disk(directory: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-def test_full_disk_of_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_full_disk_of_a_trial(chaos: Chaos) -> None:
     chaos.doom("full")
     with small_disk(Path(f"/tmp/prefect-tune-{os.getuid()}", chaos.name)):
-        meets_its_doom(chaos, client)
+        meets_its_doom(chaos)
 
 
 # The flow's process.
@@ -124,7 +125,6 @@ def test_full_disk_of_a_trial(chaos: Chaos, client: SyncPrefectClient) -> None:
 
 def restored_after(
     chaos: Chaos,
-    client: SyncPrefectClient,
     number: int,
     kills: tuple[int, ...] = (1,),
     ends: int | None = None,
@@ -142,22 +142,22 @@ def restored_after(
         Path(chaos.given.out).unlink(missing_ok=True)
     again = chaos.start(restore="yes")
     chaos.finish(again)
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
-def test_SIGTERM_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGTERM, ends=signal.SIGTERM)
+def test_SIGTERM_of_the_flow(chaos: Chaos) -> None:  # noqa: N802
+    restored_after(chaos, signal.SIGTERM, ends=signal.SIGTERM)
 
 
-def test_SIGKILL_of_the_flow(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGKILL)
+def test_SIGKILL_of_the_flow(chaos: Chaos) -> None:  # noqa: N802
+    restored_after(chaos, signal.SIGKILL)
 
 
-def test_SIGKILL_of_the_flow_twice(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGKILL, kills=(1, 2))
+def test_SIGKILL_of_the_flow_twice(chaos: Chaos) -> None:  # noqa: N802
+    restored_after(chaos, signal.SIGKILL, kills=(1, 2))
 
 
-def test_SIGKILL_of_the_flow_with_ASHA(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_SIGKILL_of_the_flow_with_ASHA(chaos: Chaos) -> None:  # noqa: N802
     undisturbed = chaos.place / "undisturbed.json"
     chaos.given.scheduler = "asha"
     reference = chaos.start(url=f"{chaos.given.url}-reference", out=str(undisturbed))
@@ -168,7 +168,7 @@ def test_SIGKILL_of_the_flow_with_ASHA(chaos: Chaos, client: SyncPrefectClient) 
     script.wait()
     before = chaos.snapshot()
     chaos.finish(chaos.start(restore="yes"))
-    outcome = chaos.judge(client, before)
+    outcome = chaos.judge(before)
     ended = json.loads(Path(chaos.given.out).read_text())
     if ended != (expected := json.loads(undisturbed.read_text())):
         outcome.recovered = False
@@ -176,7 +176,7 @@ def test_SIGKILL_of_the_flow_with_ASHA(chaos: Chaos, client: SyncPrefectClient) 
     check(outcome)
 
 
-def test_double_start_while_the_flow_hangs(chaos: Chaos, client: SyncPrefectClient) -> None:
+def test_double_start_while_the_flow_hangs(chaos: Chaos) -> None:
     zombie = chaos.start()
     chaos.wait_for_rows(zombie, chaos.dice.randrange(3, 20))
     os.kill(zombie.pid, signal.SIGSTOP)
@@ -191,13 +191,17 @@ def test_double_start_while_the_flow_hangs(chaos: Chaos, client: SyncPrefectClie
     chaos.finish(zombie)
     assert zombie.returncode != 0
     assert "was taken over by another driver" in chaos.log(0).read_text()
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
 # What everything runs on.
 
 
-def test_death_of_the_Ray_cluster(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_death_of_the_Ray_cluster(all_at_once: AllAtOnce) -> None:  # noqa: N802
+    all_at_once(killed_with_its_cluster)
+
+
+def killed_with_its_cluster(chaos: Chaos) -> None:
     chaos.given.ray, chaos.ray_address = {"num_cpus": 2}, ""
     script = chaos.start()
     chaos.wait_for_rows(script)
@@ -209,10 +213,10 @@ def test_death_of_the_Ray_cluster(chaos: Chaos, client: SyncPrefectClient) -> No
     chaos.finish(script)  # Ray ends a driver whose head is gone
     assert script.returncode != 0
     chaos.finish(chaos.start(restore="yes"))
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
-def test_loss_of_a_Ray_node(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_loss_of_a_Ray_node(chaos: Chaos) -> None:  # noqa: N802
     cluster = start_cluster([2, 2])
     try:
         chaos.ray_address = cluster.address
@@ -224,12 +228,12 @@ def test_loss_of_a_Ray_node(chaos: Chaos, client: SyncPrefectClient) -> None:  #
         pause(chaos.dice.uniform(0, 5))
         cluster.say("add 2")
         chaos.finish(script)
-        check(chaos.judge(client, before))
+        check(chaos.judge(before))
     finally:
         cluster.stop()
 
 
-def test_restart_of_the_Prefect_server(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_restart_of_the_Prefect_server(chaos: Chaos) -> None:  # noqa: N802
     script = chaos.start()
     chaos.wait_for_rows(script)
     before = chaos.snapshot()
@@ -239,13 +243,13 @@ def test_restart_of_the_Prefect_server(chaos: Chaos, client: SyncPrefectClient) 
     wait_until_healthy(chaos.api)
     healed_at = time.time()
     chaos.finish(script)
-    check(chaos.judge(client, before, healed_at))
+    check(chaos.judge(before, healed_at))
 
 
 # The storage.
 
 
-def outage(chaos: Chaos, client: SyncPrefectClient, rule: Rule, seconds: float) -> None:
+def outage(chaos: Chaos, rule: Rule, seconds: float) -> None:
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(3, 20))
     before = chaos.snapshot()
@@ -255,41 +259,42 @@ def outage(chaos: Chaos, client: SyncPrefectClient, rule: Rule, seconds: float) 
     chaos.proxy.clear()
     healed_at = time.time()
     chaos.finish(script)
-    check(chaos.judge(client, before, healed_at))
+    check(chaos.judge(before, healed_at))
 
 
-def test_S3_gone_for_60_s(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    outage(chaos, client, Rule("reset"), 60)
+def test_S3_gone_for_60_s(all_at_once: AllAtOnce) -> None:  # noqa: N802
+    all_at_once(lambda chaos: outage(chaos, Rule("reset"), 60))
 
 
-def test_S3_that_hangs(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    outage(chaos, client, Rule("delay", delay_s=30.0), 20)
+def test_S3_that_hangs(chaos: Chaos) -> None:  # noqa: N802
+    outage(chaos, Rule("delay", delay_s=30.0), 20)
 
 
-def test_S3_that_refuses_a_third(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    outage(chaos, client, Rule("status", chance=0.33, dice=chaos.dice), 15)
+def test_S3_that_refuses_a_third(chaos: Chaos) -> None:  # noqa: N802
+    outage(chaos, Rule("status", chance=0.33, dice=chaos.dice), 15)
 
 
-def test_slow_S3(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_slow_S3(chaos: Chaos) -> None:  # noqa: N802
     chaos.proxy.add(Rule("delay", delay_s=0.5))
     script = chaos.start()
     chaos.finish(script)
-    check(chaos.judge(client, None))
+    check(chaos.judge(None))
 
 
-def test_S3_that_corrupts_what_is_read(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_S3_that_corrupts_what_is_read(chaos: Chaos) -> None:  # noqa: N802
     """Damage on the way is noticed and read again; the worker is killed so that something is read."""
-    chaos.proxy.add(Rule("corrupt", method="GET", path="state.json|COMMIT", times=2, after=2))
+    rule = chaos.proxy.add(Rule("corrupt", method="GET", path="state.json", times=2, after=2))
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(8, 25))
-    pid = wait_for(chaos.worker, "a trial that runs")
+    pid = wait_for(lambda: chaos.worker(rows=3), "a trial that runs and has saved")
     before = chaos.snapshot()
     os.kill(pid, signal.SIGKILL)
     chaos.finish(script)
-    check(chaos.judge(client, before))
+    assert rule.fired
+    check(chaos.judge(before))
 
 
-def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
+def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos) -> None:  # noqa: N802
     chaos.given.flow_retries, chaos.given.journal_patience_s = 3, 3.0
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(3, 20))
@@ -298,19 +303,19 @@ def test_S3_gone_until_the_flow_fails_and_is_tried_again(chaos: Chaos, client: S
     wait_for(lambda: rule.fired >= 2 and "retries" in chaos.printed(), "the flow to be tried again")
     chaos.proxy.clear()
     chaos.finish(script)
-    check(chaos.judge(client, before))
+    check(chaos.judge(before))
 
 
 # The same on another server (see the fixture `chaos`).
 
 
-def test_SIGKILL_of_a_worker_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    test_SIGKILL_of_a_worker(chaos, client)
+def test_SIGKILL_of_a_worker_on_Ceph(chaos: Chaos) -> None:  # noqa: N802
+    test_SIGKILL_of_a_worker(chaos)
 
 
-def test_SIGKILL_of_the_flow_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    restored_after(chaos, client, signal.SIGKILL)
+def test_SIGKILL_of_the_flow_on_Ceph(chaos: Chaos) -> None:  # noqa: N802
+    restored_after(chaos, signal.SIGKILL)
 
 
-def test_S3_gone_for_20_s_on_Ceph(chaos: Chaos, client: SyncPrefectClient) -> None:  # noqa: N802
-    outage(chaos, client, Rule("reset"), 20)
+def test_S3_gone_for_20_s_on_Ceph(chaos: Chaos) -> None:  # noqa: N802
+    outage(chaos, Rule("reset"), 20)
