@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from tune_core.messages import TrialReported
 from tune_core.metrics import lookup
 from tune_core.trial import CheckpointRecord, Trial
 
@@ -32,6 +33,10 @@ class Best:
             return False
         self._score = self._sign * value
         return True
+
+    def note(self, _: Trial, report: TrialReported) -> None:
+        """Take a report of a driver before this one into account."""
+        self.is_new(report.row)
 
     def checkpoint(self, trials: Iterable[Trial]) -> tuple[float, Trial, CheckpointRecord] | None:
         """Return the best checkpoint of these trials, with its value and its trial; None if there is none."""

@@ -20,7 +20,7 @@ from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.best import Best
 from flows.channel import Message
 from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
-from flows.history import show_history
+from flows.history import OwnState, show_history
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.placement import Placement
 from flows.slots import Slot, SlotAnswered
@@ -96,8 +96,8 @@ class Driver:
         self._trials: list[Trial] = self._replay.trials
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._upkeep_due = self._owns_files_until = -math.inf
-        self._turn = 0
-        self._num_finished = 0
+        self._own_state = OwnState(parts.steering)
+        self._turn = self._num_finished = 0
         run, tune = parts.experiment.run_config, parts.experiment.tune_config
         self._best = Best(tune.metric, tune.mode)
         self._stop_timeout_s = run.stop_timeout_s
@@ -139,7 +139,7 @@ class Driver:
         parts, storage, continuation = self._parts, self._experiment.storage, self._experiment.continuation
         budget_s = self._experiment.tune_config.time_budget_seconds
         if continuation is not None:
-            self._replay.run(read_journal(storage), self._note_best)
+            self._replay.run(read_journal(storage), self._best.note)
             self._num_finished = sum(trial.is_finished for trial in self._trials)
             if continuation.is_retry and self._replay.is_over:
                 self._end = EndExperiment("it had come to its end before this run")
@@ -159,9 +159,6 @@ class Driver:
         for trial in unsettled:  # not before: they may have committed what the journal did not know
             parts.deletions.sweep(trial, parts.journal)
         self._look_at_stop_all()
-
-    def _note_best(self, _: Trial, report: TrialReported) -> None:
-        self._best.is_new(report.row)
 
     def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
         """Ask the loop, from any thread or signal handler, to stop the experiment in order.
@@ -551,6 +548,8 @@ class Driver:
                 self._overrun(key, attempt)
         if now >= self._upkeep_due:
             self._upkeep_due = now + UPKEEP_S
+            if state := self._own_state.news(now):
+                self.apply(state)
             self._placement.look()
             self._leave_nodes()
 

@@ -173,6 +173,8 @@ class Controller:
         if self.has_ended or self.is_interrupted:
             self.stop_request = self._first_failure = None  # else what had begun to end still ends
         self.has_ended, self._search, self._choice = False, "idle", "idle"
+        for trial_id, resources in event.resources.items():
+            self.trials[trial_id].resources = PlacementGroupFactory.from_dict(resources)
         ended: list[Command] = []
         started: list[Command] = []
         for trial in sorted(self.unfinished, key=_turn):

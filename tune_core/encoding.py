@@ -64,6 +64,20 @@ def loads(data: bytes | str) -> Any:
     return _untagged(decoded) if has_tags else decoded
 
 
+def holds_opaque(value: Any) -> bool:
+    """Return whether what `loads` returned has an object in it of which only the text is left.
+
+    Example:
+        >>> holds_opaque(loads(dumps({"a": [object]}))), holds_opaque({"a": [1]})
+        (True, False)
+    """
+    if isinstance(value, Mapping):
+        return any(map(holds_opaque, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_opaque, value))
+    return isinstance(value, Opaque)
+
+
 def dumps_row(row: Mapping[str, Any]) -> bytes:
     """Encode one report as users read it: NaN and Infinity as Ray Tune writes them, objects as text.
 

@@ -96,12 +96,14 @@ class ExperimentResumed(Event):
         skipped: Unfinished trials that are ended as they are.
         reopened: Trials that go on from their last checkpoint, finished ones too.
         restarted: Trials that begin anew, each with the directory that it gets.
+        resources: Trials whose next attempts get other bundles than those before, each with these.
     """
 
     capacity: int
     skipped: tuple[str, ...] = ()
     reopened: tuple[str, ...] = ()
     restarted: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

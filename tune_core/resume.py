@@ -36,6 +36,7 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
+from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
 from tune_core.runtime import Continuation, Experiment
 from tune_core.spec import resolve_objects
@@ -195,7 +196,9 @@ def take_up(
     assert steering is not None
     continuation = experiment.continuation or Continuation()
     resumed = resumption(replay, clock(), capacity, continuation.config, continuation.may_go_on)
-    _refuse_opaque(experiment, replay, resumed)
+    again = _who_runs_again(replay, resumed)
+    _refuse_opaque(experiment, again)
+    resumed = replace(resumed, resources=_changed_resources(experiment, again))
     if replay.live:
         apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
     for trial in replay.live:
@@ -213,17 +216,34 @@ def take_up(
     apply(resumed)
 
 
-def _refuse_opaque(experiment: Experiment, replay: Replay, resumed: ExperimentResumed) -> None:
-    """Refuse to run a trial with a value of which only the text is left."""
+def _who_runs_again(replay: Replay, resumed: ExperimentResumed) -> list[Trial]:
     again = {*resumed.reopened, *resumed.restarted}
-    for trial in replay.trials:
-        if trial.trial_id in again or not (trial.is_finished or trial.trial_id in resumed.skipped):
-            left = resolve_objects(trial.config, experiment.param_space)[1]
-            if left:
-                raise SpecError(
-                    f"trial {trial.trial_id} cannot go on: its config holds objects that JSON could not store, at "
-                    f"{', '.join(left)}. Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
-                )
+    return [
+        trial
+        for trial in replay.trials
+        if trial.trial_id in again or not (trial.is_finished or trial.trial_id in resumed.skipped)
+    ]
+
+
+def _refuse_opaque(experiment: Experiment, trials: Sequence[Trial]) -> None:
+    """Refuse to run a trial with a value of which only the text is left."""
+    for trial in trials:
+        left = resolve_objects(trial.config, experiment.param_space)[1]
+        if left:
+            raise SpecError(
+                f"trial {trial.trial_id} cannot go on: its config holds objects that JSON could not store, at "
+                f"{', '.join(left)}. Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
+            )
+
+
+def _changed_resources(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """What these trials get, where the trainable now asks for something else than when they were suggested."""
+    wanted = {trial.trial_id: resources_of(experiment.trainable, trial.config) for trial in trials}
+    return {
+        trial.trial_id: wanted[trial.trial_id].to_dict()
+        for trial in trials
+        if wanted[trial.trial_id] != trial.resources
+    }
 
 
 def loosened(before: Any, after: Any) -> Callable[[Trial], bool]:

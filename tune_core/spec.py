@@ -21,7 +21,7 @@ from typing import Any, Final
 from tune_core import loggers, progress_reporter, schedulers, search, stoppers
 from tune_core.arguments import RecordsArguments, arguments_of, make
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
-from tune_core.encoding import Opaque, as_plain, dumps
+from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError
 from tune_core.search import Categorical, Domain, Float, Function, Integer
 from tune_core.search.domain import children, grid_values, inner_nodes, with_children
@@ -458,7 +458,7 @@ def _found(value: Any, node: Any) -> Any:
     if node is _NOTHING:
         return _NOTHING
     if isinstance(node, Domain):
-        return _NOTHING if _holds_opaque(value) else value
+        return _NOTHING if holds_opaque(value) else value
     if isinstance(node, (dict, list, tuple)):
         return _found_container(value, node)
     is_same = type(value) is type(node) and not isinstance(value, Opaque) and bool(value == node)
@@ -471,7 +471,7 @@ def _found_among(value: Any, options: Sequence[Any]) -> Any:
     found = [each for each in (_found(value, option) for option in options) if each is not _NOTHING]
     exact = [each for each in found if type(each) is type(value)]
     first = next(iter(exact or found), _NOTHING)
-    is_clear = not _holds_opaque(value) or all(each is first for each in found)
+    is_clear = not holds_opaque(value) or all(each is first for each in found)
     return first if is_clear else _NOTHING
 
 
@@ -483,10 +483,6 @@ def _found_container(value: Any, node: Any) -> Any:
         return _NOTHING
     found = [_found(outer[key], child) for key, child in inner.items()]
     return _NOTHING if any(each is _NOTHING for each in found) else with_children(node, found)
-
-
-def _holds_opaque(value: Any) -> bool:
-    return isinstance(value, Opaque) or any(_holds_opaque(child) for _, child in children(value))
 
 
 def _words(value: Any) -> bytes:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tune_core.config import TuneConfig
+from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, StorageError
+from tune_core.faults import shorten
 from tune_core.filesystems import check_name
 from tune_core.messages import (
     Decision,
@@ -236,19 +238,30 @@ class Steering:
                 self.scheduler.on_trial_add(trials, trial)
 
     def state(self) -> StateSaved | None:
-        """Return what searcher and scheduler save of themselves; None if they save nothing."""
-        saved = StateSaved(
-            self._wall_clock(), self.searcher.get_state() or None, self.scheduler.get_state() or None
-        )
-        return None if saved.searcher is None and saved.scheduler is None else saved
+        """Return what searcher and scheduler save of themselves; None if they save nothing.
+
+        Raises:
+            ConfigError: The state has what JSON cannot hold.
+        """
+        saved = [self._state_of(each) for each in (self.searcher, self.scheduler)]
+        return StateSaved(self._wall_clock(), *saved) if any(saved) else None
 
     @property
-    def keeps_state(self) -> bool:
-        """Whether one of them is not this library's own and saves state, so that it has to be saved again and again."""
-        return any(
-            type(each).get_state is not kind.get_state and not type(each).__module__.startswith("tune_core.")
-            for each, kind in ((self.searcher, Searcher), (self.scheduler, TrialScheduler))
-        )
+    def has_own_state(self) -> bool:
+        """Whether one of them is a user's and saves state: unlike the seeds of ours, it may change."""
+        methods = (type(self.searcher).get_state, type(self.scheduler).get_state)
+        return any(not method.__module__.startswith("tune_core.") for method in methods)
+
+    def _state_of(self, owner: Searcher | TrialScheduler) -> dict[str, Any] | None:
+        state = owner.get_state()
+        if not state:
+            return None
+        if holds_opaque(loads(dumps(state))):
+            raise ConfigError(
+                f"{type(owner).__name__}.get_state() returned {shorten(state)}: expected a dict of what JSON can hold, "
+                "since it is written to the journal"
+            )
+        return state
 
     def set_state(self, saved: StateSaved) -> None:
         """Give searcher and scheduler back what they saved."""

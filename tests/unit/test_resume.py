@@ -428,3 +428,52 @@ def test_time_that_drivers_have_used_counts_against_the_budget() -> None:
     ]
 
     assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 55.0
+
+
+def test_trials_that_go_on_get_the_resources_that_are_asked_for_now(path: Path) -> None:
+    interrupted(path)
+    bundles = {"CPU": 1, "memory": 1000}
+
+    fit(tune.Tuner.restore(path, tune.with_resources(count, bundles)))
+
+    trials = Replay(Controller(Rules(""))).run(read_journal(storage_of(path))).trials
+    (resumed,) = events(path, ExperimentResumed)
+    assert set(resumed.resources) == {trial.trial_id for trial in trials}
+    assert {trial.resources.required_resources["memory"] for trial in trials} == {1000.0}
+
+
+class Remembering(tune.search.Searcher):
+    """Suggests what follows from its state, which only `get_state` knows of."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.next = start
+
+    def suggest(self, trial_id: str) -> Any:
+        self.next += 1
+        return {"x": self.next}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.next = state["next"]
+
+
+def test_state_of_a_searcher_is_given_back_and_objects_in_it_are_refused(path: Path) -> None:
+    tune_config = tune.TuneConfig(search_alg=Remembering(5), num_samples=1)
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    fit(tune.Tuner(count, tune_config=tune_config, run_config=run_config))
+
+    restored = tune.Tuner.restore(
+        path, count, tune_config=tune.TuneConfig(search_alg=Remembering(), num_samples=2)
+    )
+    results = fit(restored)
+
+    assert [result.config for result in results] == [{"x": 6}, {"x": 6}]  # saved before it had suggested
+
+    other = tune.TuneConfig(search_alg=Remembering(Activation("relu")))  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"Remembering.get_state\(\) returned .*: expected a dict of what JSON"
+    ):
+        fit(tune.Tuner(count, tune_config=other, run_config=tune.RunConfig(storage_path=str(path.parent))))
