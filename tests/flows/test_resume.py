@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
@@ -264,3 +266,75 @@ def test_a_driver_that_was_only_stopped_writes_nothing_once_its_place_was_taken(
     for file, content in kept.items():  # it may have appended what it had heard before, and no more
         assert file.read_bytes().startswith(content), file
     assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed([1, 2, 3])
+
+
+TUNED = """
+import sys
+import ray
+import tune_core as tune
+from prefect import flow
+from tests.flows.test_resume import count
+
+PATH = {path!r}
+
+
+def fit():
+    parent, _, name = PATH.rpartition("/")
+    named = {{"name": name}} if {named!r} else {{}}
+    return tune.Tuner(
+        count,
+        param_space={{"x": tune.grid_search([1, 2, 3]), "pause_s": 0.3}},
+        run_config=tune.RunConfig(storage_path=parent, verbose=0, **named),
+    ).fit()
+
+
+@flow(name="nightly", flow_run_name={run_name!r})
+def nightly():
+    fit()
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    {call}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ad hoc", "flow"])
+def test_a_killed_run_that_prefect_tries_again_goes_on(
+    kind: str, tmp_path: Path, api: str, recorded: Callable[[str], Recorded], client: SyncPrefectClient
+) -> None:
+    name = f"again-{tmp_path.name[-8:]}"
+    directory = tmp_path / "results"
+    text = TUNED.format(
+        path=str(directory / name),
+        named=kind == "ad hoc",
+        run_name=name if kind == "flow" else "unused",
+        call="fit()" if kind == "ad hoc" else "nightly()",
+    )
+    script = tmp_path / "tuned.py"
+    script.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": api, "RAY_ADDRESS": "local"}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, process_group=0)
+
+    def written() -> list[TrialReported]:
+        paths = [path.parent for path in directory.glob("*/journal")]
+        return [row for path in paths for row in reported(str(path))]
+
+    wait_for(lambda: len(written()) >= 4, what="rows in the journal", timeout_s=120)
+    family = processes_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = recorded(name).flow_run
+    client.set_flow_run_state(run.id, Crashed(message="its heartbeat is gone"), force=True)
+
+    entrypoint = "flows.experiment.experiment" if kind == "ad hoc" else f"{script}:nightly"
+    command = [sys.executable, "-m", "prefect", "flow-run", "retry", str(run.id), "--entrypoint", entrypoint]
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert client.read_flow_run(run.id).state_name == "Completed"
+    (path,) = directory.iterdir()
+    assert any(isinstance(event, ExperimentResumed) for event in events(path))
+    assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed([1, 2, 3])
+    wait_until_gone(family, timeout_s=120)
