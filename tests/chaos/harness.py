@@ -234,9 +234,7 @@ class Chaos:
 
     # Judgement.
 
-    def judge(
-        self, client: SyncPrefectClient, before: Snapshot | None, healed_at: float | None = None
-    ) -> Outcome:
+    def judge(self, before: Snapshot | None, healed_at: float | None = None) -> Outcome:
         """Compare the end with what must be; fill in the outcome.
 
         Args:
