@@ -303,8 +303,8 @@ def claim(
         if not last.is_last and is_alive(last.owner):
             raise ExperimentConflict(
                 f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
-                "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is known to be "
-                "dead, Tuner.restore(…, takeover=True) goes on with it"
+                "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is known "
+                "to be dead, Tuner.restore(…, takeover=True) goes on with it"
             )
     number = (numbers[-1] if numbers else 0) + 1
     try:
