@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from prefect.logging import get_run_logger
+
 from flows.parts import Parts
 from tune_core.messages import StateSaved, TrialReported
 from tune_core.resume import Replay, complete_files
@@ -21,6 +23,12 @@ def show_history(parts: Parts, replay: Replay) -> None:
     Tables of trials that had ended are where they were: in the flow run that ran them.
     """
     finished = {trial.trial_id for trial in replay.trials if trial.is_finished}
+    get_run_logger().info(
+        "Going on with experiment %s: of its %d trials, %d had ended.",
+        parts.experiment.name,
+        len(replay.trials),
+        len(finished),
+    )
 
     def show(trial: Trial, report: TrialReported) -> None:
         if trial.trial_id not in finished:
