@@ -490,6 +490,10 @@ class Driver:
         attempt.stop_cause = str(command.decision)
         attempt.deadline = self._parts.clock() + self._stop_timeout_s
         trial = self._controller.trials[command.trial_id]
+        if command.decision is Decision.PAUSE and not self._parts.steering.waits_for_decisions:
+            # It is to move, and does not listen for decisions.
+            self._parts.channel.send(command.trial_id, command.lease, "stop", str(command.decision))
+            return
         self._parts.channel.send(
             command.trial_id, command.lease, "decision", trial.iteration, str(command.decision)
         )

@@ -180,22 +180,21 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}", "PREFECT_API_URL": api}
     environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
-    runner = subprocess.Popen(
-        [sys.executable, str(served)],
-        cwd=tmp_path,
-        env=environment,
-        stdout=(tmp_path / "runner.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+    with (tmp_path / "runner.log").open("w") as log:
+        command = [sys.executable, str(served)]
+        runner = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         found = wait_for(
             lambda: [each for each in client.read_deployments() if each.name == "served"],
             what="the deployment",
             timeout_s=120,
         )
+        own = processes_of(runner.pid)  # it and its resource tracker stay
         run = client.create_flow_run_from_deployment(found[0].id)
         wait_for((tmp_path / "running-1").exists, what="the second trial", timeout_s=150)
-        family = [pid for pid in processes_of(runner.pid) if pid != runner.pid]
+        family = [pid for pid in processes_of(runner.pid) if pid not in own]
 
         client.set_flow_run_state(run.id, State(type=StateType.CANCELLING, name="Cancelling"))
 
@@ -203,8 +202,8 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
             wait_until_gone(family)
         except AssertionError as error:
             ps = subprocess.run(["ps", "-o", "pid,ppid,stat,args", *map(str, family)], capture_output=True)
-            log = (tmp_path / "runner.log").read_text()
-            raise AssertionError(f"{error}\n{ps.stdout.decode()}\n{log}") from None
+            printed = (tmp_path / "runner.log").read_text()
+            raise AssertionError(f"{error}\n{ps.stdout.decode()}\n{printed}") from None
         assert {path.name for path in tmp_path.glob("finally-*")} == {"finally-0", "finally-1"}
         wait_for(
             lambda: client.read_flow_run(run.id).state_name == "Cancelled", what="the run to be cancelled"
