@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelled, Crashed
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 
@@ -17,7 +18,7 @@ from flows.task_runner import use_actor
 from flows.trial import pack_ticket
 from flows.trial import trial as trial_task
 from tune_core.config import RunConfig
-from tune_core.messages import StartLease
+from tune_core.messages import Outcome, StartLease
 from tune_core.reuse import Leftover
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
@@ -89,6 +90,14 @@ class Attempt:
             if limit is not None and now - since > limit:
                 return f"{what} for {now - since:.1f} s (RunConfig.{name}={limit:g})"
         return None
+
+    def state_of_death(self, outcome: Outcome, text: str) -> State[Any]:
+        """Return the state that its task run ends in if its process is gone."""
+        if self.stop_cause:
+            return Cancelled(message=f"Stopped ({self.stop_cause}).")
+        if outcome is Outcome.TIMED_OUT:  # as Prefect calls it when its own `timeout_seconds` are over
+            return State(type=StateType.FAILED, name="TimedOut", message=text)
+        return Crashed(message=text)
 
 
 def start_attempt(

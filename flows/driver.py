@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.best import Best
@@ -373,11 +372,7 @@ class Driver:
 
     def _force_state(self, attempt: Attempt, outcome: Outcome, text: str) -> None:
         """End a task run whose process cannot say so: it would be RUNNING for ever."""
-        state: State[Any] = Crashed(message=text)
-        if attempt.stop_cause:
-            state = Cancelled(message=f"Stopped ({attempt.stop_cause}).")
-        elif outcome is Outcome.TIMED_OUT:  # as Prefect calls it when its own `timeout_seconds` are over
-            state = State(type=StateType.FAILED, name="TimedOut", message=text)
+        state = attempt.state_of_death(outcome, text)
         self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
 
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
