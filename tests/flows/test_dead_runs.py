@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Running
 
@@ -31,7 +32,7 @@ def runs_of_a_driver(client: SyncPrefectClient) -> FlowRun:
 
 
 def states(client: SyncPrefectClient, run: FlowRun) -> list[str | None]:
-    tasks = client.read_task_runs(flow_run_filter={"id": {"any_": [str(run.id)]}})  # type: ignore[arg-type]
+    tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
     ordered = sorted(tasks, key=lambda each: each.name)
     return [client.read_flow_run(run.id).state_name, *(each.state_name for each in ordered)]
 
