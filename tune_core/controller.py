@@ -255,11 +255,14 @@ class Controller:
         released = None
         if event.checkpoint is not None:
             released = self._keep(trial, event.checkpoint, event.iteration)
+        promised = self._find(trial.exploit) if trial.exploit is not None else None
         is_told = self._decide(trial, event)  # before anything is deleted: it may need a checkpoint
         commands: list[Command] = []
         if event.checkpoint is not None:
             commands += self._forget_checkpoints(trial)
         commands += self._release(released)
+        if trial.exploit is None:  # a STOP has taken its place
+            commands += self._release(promised)
         if is_told:
             commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
         if self._choice == "declined":

@@ -21,6 +21,7 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
+    ExperimentResumed,
     ExperimentStarted,
     ExploitChoice,
     LeaseEnded,
@@ -29,6 +30,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SpecRecorded,
     StartLease,
     StopCause,
     StopLease,
@@ -1463,3 +1465,101 @@ def test_trials_are_numbered_in_the_order_of_their_suggestions() -> None:
 
     assert [trial.number for trial in controller.trials.values()] == [0, 1, 2]
     assert [trial.trial_id for trial in controller.unfinished] == [tid(0), tid(1), tid(2)]
+
+
+def test_stop_that_takes_the_place_of_an_exploit_lets_its_checkpoint_go() -> None:
+    told = [*ONE, reported(1, EXPLOIT, checkpoint=0, exploit=from_donor(0)), reported(2, checkpoint=1)]
+    controller = controller_after(told, num_to_keep=1)
+    assert [record.index for record in controller.trials[tid(0)].checkpoints] == [0, 1]
+
+    commands = controller.handle(reported(3, STOP))
+
+    assert commands == [DeleteCheckpoint(tid(0), 0), Answer(tid(0), 1, STOP)]
+
+
+# A driver that died, and one that goes on.
+
+
+def resumed(**details: Any) -> ExperimentResumed:
+    return ExperimentResumed(9.0, 1, **details)
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "leases"),
+    [
+        ([*ONE, reported(1, checkpoint=0)], Status.PENDING, [(2, 0, 1)]),
+        ([*ONE, reported(1, checkpoint=0), reported(2)], Status.PENDING, [(2, 0, 1)]),
+        ([*ONE, reported(1)], Status.PENDING, [(2, None, 0)]),
+        ([*ONE, reported(1, STOP)], Status.TERMINATED, []),
+        ([*ONE, reported(1, PAUSE, checkpoint=0)], Status.PAUSED, []),
+        ([*ONE, reported(1, EXPLOIT, checkpoint=0, exploit=from_donor(0, n=5))], Status.PENDING, [(2, 0, 1)]),
+        ([*ONE, stop(StopCause.INTERRUPT)], Status.PENDING, [(2, None, 0)]),
+        ([*ONE, stop(StopCause.INTERRUPT), ended(Outcome.STOPPED)], Status.PENDING, [(2, None, 0)]),
+        ([*ONE, stop(StopCause.TIME_BUDGET)], Status.TERMINATED, []),
+        ([*ONE, ended(Outcome.ERROR)], Status.ERROR, []),
+    ],
+)
+def test_what_becomes_of_a_trial_when_its_driver_has_died(
+    told: list[Event], status: Status, leases: list[tuple[int, int | None, int]]
+) -> None:
+    controller = controller_after(told)
+
+    commands = controller.handle(resumed())
+
+    trial = controller.trials[tid(0)]
+    started_leases = [
+        (command.lease, command.checkpoint, command.iteration)
+        for command in commands
+        if isinstance(command, StartLease)
+    ]
+    assert (trial.status, started_leases) == (status, leases)
+    assert trial.num_failures == (1 if status is Status.ERROR else 0)
+    assert controller.live_trial(tid(0), 1) is None
+
+
+def test_interrupted_experiment_asks_for_more_and_one_whose_time_was_up_does_not() -> None:
+    interrupted = controller_after([*ONE, stop(StopCause.INTERRUPT), ended(Outcome.STOPPED)])
+    interrupted.handle(ExperimentResumed(9.0, 4))
+    assert interrupted.stop_request is None
+
+    stopping = controller_after([*ONE, stop(StopCause.TIME_BUDGET)])
+    commands = stopping.handle(ExperimentResumed(9.0, 4))
+    assert isinstance(commands[-1], EndExperiment)
+
+
+def test_restored_experiment_that_its_budget_had_ended_asks_for_more() -> None:
+    told = [*ONE, SearchEnded(2.0), stop(StopCause.TIME_BUDGET), ended(Outcome.STOPPED)]
+    controller = controller_after(told)
+    assert controller.has_ended
+
+    assert controller.handle(resumed()) == [Suggest(tid(1))]
+
+
+def test_skipped_reopened_and_restarted_trials() -> None:
+    failed = [*ONE, reported(1, checkpoint=0), ended(Outcome.ERROR)]
+
+    skipped = controller_after(ONE)
+    assert skipped.handle(resumed(skipped=(tid(0),)))[0] == CompleteTrial(tid(0), failed=False)
+    reopened = controller_after(failed)
+    assert reopened.handle(resumed(reopened=(tid(0),)))[0] == StartLease(tid(0), 2, 0, 1, 0)
+    assert reopened.trials[tid(0)].error is None
+    restarted = controller_after(failed)
+    assert restarted.handle(resumed(restarted={tid(0): "anew"}))[0] == StartLease(tid(0), 2, None, 0, -1)
+    assert (restarted.trials[tid(0)].dirname, restarted.trials[tid(0)].last_row) == ("anew", {})
+
+
+def test_those_that_had_begun_go_first_and_those_that_waited_keep_their_order() -> None:
+    told = [started(3), suggested(0), suggested(1), suggested(2), running(2), running(0)]
+    controller = controller_after(told)
+
+    commands = controller.handle(ExperimentResumed(9.0, 3))
+
+    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(0), tid(2), tid(1)]
+
+
+def test_rules_are_those_of_the_newest_spec() -> None:
+    controller = controller_after([*ONE, reported(1, checkpoint=0)])
+
+    controller.handle(SpecRecorded(5.0, 2, {}, {"experiment_id": "a1b2c", "max_failures": 1}))
+
+    assert controller.handle(ended(Outcome.ERROR))[0] == start_lease(2, 0, 1, 0)
