@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +16,16 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_other_ray() -> Iterator[None]:
+    """Keep the tests away from Ray clusters of this machine: `ray.init` joins the one that its directory names."""
+    directory = tempfile.mkdtemp(prefix="tune-ray-", dir="/tmp")  # short: sockets are below it
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setenv("RAY_TMPDIR", directory)
+        yield
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
