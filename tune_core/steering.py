@@ -91,6 +91,8 @@ class Steering:
         self._has_warned = False
         #: Trials whose end the searcher knows: one that is reopened ends twice.
         self._completed: set[str] = set()
+        #: Directories of all trials so far, by which their checkpoints are kept apart.
+        self._dirnames: set[str] = set()
 
     @property
     def waits_for_decisions(self) -> bool:
@@ -139,6 +141,12 @@ class Steering:
         tag = experiment_tag(number, answer.varied)
         date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
         name, dirname = self._names(trial_id, number, answer.config, tag, date)
+        if dirname in self._dirnames:
+            raise ConfigError(
+                f"trial_dirname_creator returned {dirname!r} for trial {trial_id} too: expected another name for each "
+                "trial, such as one with its trial_id in it"
+            )
+        self._dirnames.add(dirname)
         return TrialSuggested(
             now,
             trial_id,
@@ -197,6 +205,7 @@ class Steering:
 
     def replay_suggestion(self, event: TrialSuggested) -> None:
         """Tell the searcher what it, or one like it, suggested before a resume."""
+        self._dirnames.add(event.dirname)
         self.searcher.on_suggestion_replayed(event.trial_id, event.config)
 
     def replay_report(

@@ -609,3 +609,12 @@ def test_nested_metric_is_found() -> None:
     a_steering(search_alg=searcher, metric="eval/loss", mode="min").complete([trial], trial)
 
     assert searcher.told[-1][2] == trial.last_result
+
+
+def test_two_trials_cannot_have_one_directory() -> None:
+    config = tune.TuneConfig(num_samples=2, trial_dirname_creator=lambda trial: "same")
+    steering = Steering(config, None, {}, lambda config: None, "train")
+    steering.suggest("a1b2c_00000", 0)
+
+    with pytest.raises(ConfigError, match=r"trial_dirname_creator returned 'same' for trial a1b2c_00001 too"):
+        steering.suggest("a1b2c_00001", 1)
