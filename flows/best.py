@@ -49,3 +49,12 @@ class Best:
             if isinstance(value := lookup(record.metrics, self.metric), (int, float)) and math.isfinite(value)
         ]
         return min(kept, key=lambda item: self._sign * item[0], default=None)
+
+    def link(self, trials: Iterable[Trial], storage_url: str) -> tuple[str, str] | None:
+        """Return the URL of the best checkpoint of these trials and a word on it; None if there is none."""
+        found = self.checkpoint(trials)
+        if found is None:
+            return None
+        best, trial, record = found
+        text = f"trial {trial.trial_id}, iteration {record.iteration}, {self.metric} {best:g}"
+        return f"{storage_url}/{trial.dirname}/{record.name}", text

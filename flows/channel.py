@@ -10,8 +10,8 @@ not known to be journaled, and the flow ignores what it has heard.
 
 from __future__ import annotations
 
-import os
 import queue
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -80,7 +80,9 @@ class Channel:
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._context = zmq.Context()
         self._posted: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
         server_public, server_secret = zmq.curve_keypair()
         trial_public, trial_secret = zmq.curve_keypair()
         self._authenticator = ThreadAuthenticator(self._context)
@@ -100,23 +102,24 @@ class Channel:
         self.address = ChannelAddress(f"tcp://{shown}:{port}", server_public, trial_public, trial_secret)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._poller.register(self._wake_read.fileno(), zmq.POLLIN)
 
     def post(self, item: Any) -> None:
         """Hand something to the loop, from any thread or signal handler."""
         self._posted.put(item)
         try:
-            os.write(self._wake_write, b"\0")
+            # A socket, not a pipe: once it is closed, its number may be a stranger's file.
+            self._wake_write.send(b"\0")
         except (BlockingIOError, OSError):
-            return  # the pipe is full, so the loop wakes anyway; or the channel is closed
+            return  # it is full, so the loop wakes anyway; or the channel is closed
 
     def receive(self, timeout_s: float) -> Iterator[Any]:
         """Yield what has arrived, waiting for the first: `Message`s and posted items, each kind in order."""
         ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
         if self._socket in ready:
             yield from self._messages()
-        if self._wake_read in ready:
-            os.read(self._wake_read, 65536)
+        if self._wake_read.fileno() in ready:
+            self._wake_read.recv(65536)
         while not self._posted.empty():
             yield self._posted.get_nowait()
 
@@ -141,8 +144,8 @@ class Channel:
         self._authenticator.stop()
         self._socket.close()
         self._context.term()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wake_read.close()
+        self._wake_write.close()
 
     def _messages(self) -> Iterator[Message]:
         for _ in range(_BATCH):

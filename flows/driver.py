@@ -11,6 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefect.states import Cancelled
@@ -36,6 +37,8 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
+    ExperimentResumed,
+    ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
@@ -64,6 +67,9 @@ LAST_WORDS_TIMEOUT_S = 10.0
 #: How long after a journal write a driver may write the trials' files, which have no fence of their own: it
 #: learns that its place was taken when it writes the journal. Longer than uploads wait for each other.
 OWNS_FILES_S = 15.0
+
+#: Events that are written at once: ends and beginnings, and trials, whose checkpoints count once they are known.
+_URGENT = (ExperimentStarted, ExperimentResumed, TrialSuggested, LeaseEnded, StopRequested)
 
 _WHAT_HAPPENED = {
     Outcome.CRASHED: "the trial's process died",
@@ -140,17 +146,19 @@ class Driver:
         if continuation is not None:
             self._replay.run(read_journal(storage), self._best.note)
             self._num_finished = sum(trial.is_finished for trial in self._trials)
-            if continuation.is_retry and self._replay.is_over:
-                self._end = EndExperiment("it had come to its end before this run")
-                return
             show_history(parts, self._replay)
+            if continuation.is_retry and self._replay.is_over:
+                self._end = replace(
+                    self._controller.ending(), reason="it had come to its end before this run"
+                )
+                return
         if budget_s is not None:
             self._deadline = parts.clock() + max(0.0, budget_s - self._replay.budget_used_s)
         unsettled = self._replay.unsettled
         take_up(
             self._experiment,
             self._replay,
-            lambda event: self.apply(event, urgent=True),
+            self.apply,
             recover=self._recover_committed,
             clock=parts.wall_clock,
             capacity=parts.capacity,
@@ -174,13 +182,9 @@ class Driver:
 
     def link_best_checkpoint(self) -> None:
         """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
-        found = self._best.checkpoint(self._trials)
-        if found is None:
-            return
-        best, trial, record = found
-        url = f"{self._experiment.storage.url}/{trial.dirname}/{record.name}"
-        text = f"trial {trial.trial_id}, iteration {record.iteration}, {self._best.metric} {best:g}"
-        self._parts.artifacts.set_best_checkpoint(url, text)
+        found = self._best.link(self._trials, self._experiment.storage.url)
+        if found is not None:
+            self._parts.artifacts.set_best_checkpoint(*found)
 
     def abandon(self) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on."""
@@ -192,10 +196,10 @@ class Driver:
             )
         self._attempts.clear()
 
-    def apply(self, event: Event, *, urgent: bool = False) -> None:
+    def apply(self, event: Event) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
-        self._parts.journal.append(event, commands, urgent=urgent)
+        self._parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -216,7 +220,7 @@ class Driver:
         elif isinstance(item, TaskEnded):
             self._take_task_ended(item)
         elif isinstance(item, StopRequested):
-            self.apply(item, urgent=True)
+            self.apply(item)
         elif isinstance(item, ShellFailed):
             self._fail(item.error)
 
@@ -416,7 +420,7 @@ class Driver:
     def _end_lease(self, trial: Trial, ended: Ended) -> None:
         failed_before, before = trial.num_failures + trial.num_losses, trial.start_point
         how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
-        self.apply(LeaseEnded(self._parts.wall_clock(), ended.trial_id, ended.lease, *how), urgent=True)
+        self.apply(LeaseEnded(self._parts.wall_clock(), ended.trial_id, ended.lease, *how))
         if ended.outcome in UNHEARD:
             self._parts.deletions.sweep(trial, self._parts.journal)
         start = trial.start_point
@@ -451,8 +455,7 @@ class Driver:
 
     def _suggest(self, command: Suggest) -> None:
         event = self._parts.steering.suggest(command.trial_id, len(self._trials))
-        # A trial's checkpoints count for nothing while nobody knows of the trial.
-        self.apply(event, urgent=isinstance(event, TrialSuggested))
+        self.apply(event)
         if isinstance(event, TrialSuggested):
             trial = self._controller.trials[event.trial_id]
             self._trials.append(trial)

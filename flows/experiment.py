@@ -46,7 +46,7 @@ from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
-from tune_core.journal import Journal, claim, last_segment, read_segment
+from tune_core.journal import Journal, claim, experiments, last_segment, read_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.progress import ProgressDisplay
@@ -198,6 +198,7 @@ def _experiment(
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")
+    live.error, live.signals = None, StopSignals()  # Prefect may try a run again, with what is alive in it
     try:
         ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
@@ -306,6 +307,9 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     number = _claim(current, owner)
     stack.enter_context(driving(current.storage.url))
     current.storage.write(SPEC_FILE, dumps(current.spec()))
+    deletions = Deletions(current.storage)
+    # Last but for the channel: the closed journal lets the last ones begin, and files and artifacts do not wait.
+    stack.callback(deletions.close)
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
     artifacts = ArtifactWriter(
@@ -318,8 +322,6 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     )
     stack.callback(artifacts.close)
     files = stack.enter_context(_trial_files(current.storage))
-    deletions = Deletions(current.storage)
-    stack.callback(deletions.close)  # after the journal is closed, which lets the last ones begin
     journal = Journal(
         current.storage,
         current.experiment_id,
@@ -392,15 +394,23 @@ def _claim(current: Experiment, owner: dict[str, Any]) -> int:
 
 
 def _continued(current: Experiment) -> Experiment:
-    """Return the experiment as one that goes on, if this run is a retry of the one that began it."""
+    """Return the experiment as one that goes on, if this run is a retry of the one that began it.
+
+    Raises:
+        ExperimentConflict: It is, but another experiment of this name has begun since.
+    """
     last = last_segment(current.storage)
     if current.continuation is not None or last is None:
         return current
-    run = current.identity
-    if run is not None and last.owner.get("identity") == run.key:
-        return replace(current, experiment_id=last.experiment_id, continuation=Continuation(is_retry=True))
+    if last.experiment_id == current.experiment_id:
+        return replace(current, continuation=Continuation(is_retry=True))
+    url = current.storage.url
+    if current.identity is not None and current.experiment_id in experiments(current.storage):
+        raise ExperimentConflict(
+            f"{url}: since this run began its experiment there ({current.experiment_id}), another one of this name "
+            f"has begun ({last.experiment_id}): give each run's RunConfig a name of its own, or none"
+        )
     if not last.is_last:
-        url = current.storage.url
         logger.warning(
             "%s holds an experiment whose driver did not end it: a new one begins beside it. "
             "Tuner.restore(%r, trainable) would go on with the old one, until this one has begun",

@@ -126,9 +126,10 @@ def may_be_alive(owner: dict[str, Any], url: str) -> bool:
 def _process_started(pid: int) -> str | None:
     """When a process of this machine started, in the kernel's clock ticks; None if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
+    return None if fields[0] in "ZX" else fields[19]  # dead already, if nobody has asked how it ended
 
 
 def end_runs_of(dead: dict[str, Any], flow_run_id: UUID) -> None:

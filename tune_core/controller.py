@@ -175,36 +175,42 @@ class Controller:
         self.has_ended, self._search, self._choice = False, "idle", "idle"
         for trial_id, resources in event.resources.items():
             self.trials[trial_id].resources = PlacementGroupFactory.from_dict(resources)
-        ended: list[Command] = []
-        started: list[Command] = []
+        commands: list[Command] = []
+        ready: list[Trial] = []
         for trial in sorted(self.unfinished, key=_turn):
             if trial.trial_id in event.skipped:
                 trial.phase = LeasePhase.NONE
-                ended += self._finish(trial, Status.TERMINATED, event)
+                commands += self._finish(trial, Status.TERMINATED, event)
             elif trial.trial_id not in event.restarted:
-                over = self._resume(trial, event)
-                started += over if trial.phase is LeasePhase.STARTING else []
-                ended += over if trial.phase is LeasePhase.NONE else []
+                commands += self._end_with_driver(trial, event)
+                ready += [trial] if trial.status is Status.PENDING else []
         for trial_id in (*event.reopened, *event.restarted):
             trial = self.trials[trial_id]
             if trial_id in event.restarted or trial.is_finished:
                 trial.reopen(event.restarted.get(trial_id))
-                self._unfinished[trial_id] = trial
-                started += self._start_lease(trial)
-        return [*ended, *started, *self._next_steps()]
+                ready.append(trial)
+        self._unfinished = {name: trial for name, trial in self.trials.items() if not trial.is_finished}
+        for trial in ready:
+            if self.rules.max_concurrent is None or len(self._live()) < self.rules.max_concurrent:
+                commands += self._start_again(trial)
+        return [*commands, *self._next_steps()]
 
-    def _resume(self, trial: Trial, event: ExperimentResumed) -> list[Command]:
-        """Go on with an unfinished trial; an attempt that was live has ended with its driver."""
+    def _end_with_driver(self, trial: Trial, event: ExperimentResumed) -> list[Command]:
+        """Make an unfinished trial ready to go on; an attempt that was live has ended with its driver."""
         was_live, trial.phase = trial.phase is not LeasePhase.NONE, LeasePhase.NONE
         if was_live and (trial.decision is Decision.STOP or self.stop_request is not None):
             return self._finish(trial, Status.TERMINATED, event)
-        if trial.decision is Decision.PAUSE:
+        if trial.decision is Decision.PAUSE and not trial.wants_move:
             trial.move_to(Status.PAUSED, because=event)
             return []
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
         trial.move_to(Status.PENDING, because=event)
+        return commands
+
+    def _start_again(self, trial: Trial) -> list[Command]:
+        """Start an attempt of a trial that a resume has made ready."""
         waits_to_pause = trial.wants_pause  # the scheduler does not say it again
-        commands += self._start_lease(trial)
+        commands = self._start_lease(trial)
         trial.wants_pause = waits_to_pause
         return commands
 
@@ -463,6 +469,8 @@ class Controller:
                 commands.append(StopLease(trial.trial_id, trial.lease))
             elif trial.phase is LeasePhase.NONE and event.cause not in _RESUMABLE:
                 commands += self._finish(trial, Status.TERMINATED, event)
+            elif trial.phase is LeasePhase.NONE:
+                trial.move_to(Status.PAUSED, because=event)
         return commands
 
     def _keep(self, trial: Trial, index: int, iteration: int) -> StartPoint | None:
@@ -521,6 +529,9 @@ class Controller:
         if self.has_ended or "asked" in (self._search, self._choice) or self._waits_for_capacity():
             return []
         if self.stop_request is None and self._has_room():
+            for trial in self._unfinished.values():
+                if trial.status is Status.PENDING and trial.phase is LeasePhase.NONE:
+                    return [*self._start_again(trial), *self._next_steps()]
             if self._search == "idle":
                 self._search = "asked"
                 return [Suggest(f"{self.rules.experiment_id}_{len(self.trials):05d}")]
@@ -532,7 +543,7 @@ class Controller:
         if self.stop_request is None and self._unfinished:
             return self._give_up_paused()
         self.has_ended = True
-        return [self._end()]
+        return [self.ending()]
 
     def _ask_again(self) -> None:
         """Searcher and scheduler have learnt something: what they declined to answer may be answered now."""
@@ -554,14 +565,18 @@ class Controller:
         is_wanted = self._search == "idle" or bool(self._unfinished)
         return self._capacity == 0 and self.stop_request is None and is_wanted
 
+    def _live(self) -> list[Trial]:
+        return [trial for trial in self._unfinished.values() if trial.phase is not LeasePhase.NONE]
+
     def _has_room(self) -> bool:
-        live = [t for t in self._unfinished.values() if t.phase is not LeasePhase.NONE]
+        live = self._live()
         if self.rules.max_concurrent is not None and len(live) >= self.rules.max_concurrent:
             return False
         pending = sum(1 for trial in live if trial.status is Status.PENDING)
         return pending < max(1, self._capacity - (len(live) - pending))
 
-    def _end(self) -> EndExperiment:
+    def ending(self) -> EndExperiment:
+        """Return how the experiment has ended, or would end now."""
         if self._first_failure is not None and self.rules.fail_fast == "raise":
             return EndExperiment(f"trial {self._first_failure.trial_id} failed", self._first_failure.error)
         if self.stop_request is not None:

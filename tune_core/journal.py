@@ -34,6 +34,11 @@ FLUSH_BYTES = 2 * 1024 * 1024
 #: How long a segment is tried again while the storage refuses, in seconds.
 RETRY_FOR_S = 300.0
 
+#: In each segment with a `SpecRecorded`, and in hardly any other.
+_SPEC = b"SpecRecorded"
+#: How often a claim is tried while the driver that is to be fenced off writes on.
+_CLAIMS = 30
+
 _SEGMENT = re.compile(r"(\d{8})\.jsonl")
 
 
@@ -92,8 +97,46 @@ def last_segment(storage: ExperimentStorage) -> Segment | None:
     return read_segment(storage, numbers[-1]) if numbers else None
 
 
-def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str, ...]]]:
-    """Yield the events of the newest experiment of this name, oldest first, one segment at a time.
+def experiments(storage: ExperimentStorage) -> dict[str, list[bytes]]:
+    """Return the experiments of this name by id, the newest last, each with its segments that hold a spec.
+
+    Raises:
+        StorageError: A segment is missing or damaged.
+    """
+    found: dict[str, list[bytes]] = {}
+    for number in segment_numbers(storage):
+        name = _segment_name(number)
+        try:
+            data = storage.read(name)
+            experiment_id = loads(data.partition(b"\n")[0])["experiment_id"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
+        found.setdefault(experiment_id, [])
+        if _SPEC in data:
+            found[experiment_id].append(data)
+    return found
+
+
+def events_of(data: bytes) -> list[Event]:
+    """Return the events of a segment that was read.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    try:
+        return [_record(loads(line))[0] for line in data.splitlines()[1:]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"a segment of the journal is damaged: {error!r}") from error
+
+
+def read_journal(
+    storage: ExperimentStorage, experiment_id: str | None = None
+) -> Iterator[tuple[Event, tuple[str, ...]]]:
+    """Yield the events of an experiment, oldest first, one segment at a time.
+
+    Args:
+        storage: Where it is.
+        experiment_id: Which one of this name; None: the newest.
 
     Raises:
         StorageError: A segment is missing or damaged.
@@ -103,10 +146,10 @@ def read_journal(storage: ExperimentStorage) -> Iterator[tuple[Event, tuple[str,
         raise StorageError(f"{storage.url}: the journal has gaps; its segments are {numbers}")
     if not numbers:
         return
-    newest = read_segment(storage, numbers[-1]).experiment_id
+    wanted = experiment_id or read_segment(storage, numbers[-1]).experiment_id
     for number in numbers:
         segment = read_segment(storage, number)
-        if segment.experiment_id == newest:
+        if segment.experiment_id == wanted:
             yield from segment.records
 
 
@@ -297,21 +340,32 @@ def claim(
     Raises:
         ExperimentConflict: Another driver is at work on this name and path, or was faster.
     """
-    numbers = segment_numbers(storage)
-    if numbers:
-        last = read_segment(storage, numbers[-1])
-        if not last.is_last and is_alive(last.owner):
-            raise ExperimentConflict(
-                f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
-                "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is known "
-                "to be dead, Tuner.restore(…, takeover=True) goes on with it"
-            )
-    number = (numbers[-1] if numbers else 0) + 1
-    try:
-        storage.create(_segment_name(number), _encode_segment(experiment_id, owner, b"", is_last=False))
-    except CreateConflict as error:
-        raise ExperimentConflict(_taken_over(storage, number)) from error
-    return number
+    before: dict[str, Any] | None = None
+    number = 1
+    for _ in range(_CLAIMS):
+        last = last_segment(storage)
+        if last is not None and last.owner != before:
+            if before is not None:
+                number = last.number
+                break
+            if not last.is_last and is_alive(last.owner):
+                raise ExperimentConflict(
+                    f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
+                    "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is "
+                    "known to be dead, Tuner.restore(…, takeover=True) goes on with it"
+                )
+            before = last.owner
+        number = last.number + 1 if last is not None else 1
+        data = _encode_segment(experiment_id, owner, b"", is_last=False)
+        try:
+            storage.create(_segment_name(number), data)
+        except CreateConflict:
+            if last is None:
+                break
+            continue  # whoever is to be fenced off may just have written
+        return number
+    other = _describe_owner(read_segment(storage, number).owner)
+    raise ExperimentConflict(f"{storage.url} was taken over by another driver ({other}), which was faster")
 
 
 def _encode_segment(

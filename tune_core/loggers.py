@@ -206,7 +206,7 @@ class ErrorLoggerCallback(_FileLogger):
         """Append the failure that ended the trial, or that it ended well after failures."""
         if failed:
             self._append_failure(trial)
-        elif trial.num_failures + trial.num_losses > 0:
+        elif trial.has_failed:
             self._append(trial, f"{RECOVERED} (at {_date()})")
         super().log_trial_end(trial, failed)
 

@@ -111,7 +111,7 @@ class StateSaved(Event):
     """What a searcher and a scheduler of the user's own return as their state; a replay gives it back.
 
     Attributes:
-        searcher: What its `get_state` returned; None: it has none.
+        searcher: The `kind` of it, and the `state` that its `get_state` returned; None: it has none.
         scheduler: The same of the scheduler.
     """
 

@@ -12,6 +12,7 @@ import contextlib
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller, Rules
 from tune_core.errors import SpecError, StorageError
-from tune_core.journal import read_journal
+from tune_core.journal import events_of, experiments, read_journal
 from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 from tune_core.messages import (
     CapacityChanged,
@@ -66,8 +67,7 @@ class Replay:
         resolve: Gives a configuration back the objects that JSON could not hold.
         trials: All trials in creation order.
         spec: What `SpecRecorded` said last; None before that.
-        has_state: Whether searcher or scheduler have saved state.
-        budget_used_s: Seconds of `time_budget_s` that drivers have used up.
+        has_state: Whether what searcher and scheduler saved last is of these kinds.
         ended_at: When each finished trial ended, epoch seconds.
         last_time: When the last event was, epoch seconds.
     """
@@ -78,9 +78,10 @@ class Replay:
     trials: list[Trial] = field(default_factory=list)
     spec: SpecRecorded | None = None
     has_state: bool = False
-    budget_used_s: float = 0.0
     ended_at: dict[str, float] = field(default_factory=dict)
     last_time: float = 0.0
+    _worked_s: float = 0.0
+    _is_at_work: bool = False
 
     def run(self, records: Records, observe: Observer | None = None) -> Replay:
         """Apply the events of a journal, as `read_journal` yields them; return this replay."""
@@ -119,6 +120,13 @@ class Replay:
         return self.controller.has_ended and not self.controller.is_interrupted
 
     @property
+    def budget_used_s(self) -> float:
+        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment begins anew."""
+        request = self.controller.stop_request
+        is_used_up = request is not None and request.cause is StopCause.TIME_BUDGET
+        return 0.0 if self.controller.has_ended and is_used_up else self._worked_s
+
+    @property
     def unsettled(self) -> list[Trial]:
         """Trials whose files may lack what the journal holds: those that had not ended long before it."""
         limit = self.last_time - SETTLED_S
@@ -134,12 +142,18 @@ class Replay:
         return event
 
     def _spend(self, event: Event) -> None:
-        """Count the time that a driver was at work; a budget that had ended the experiment begins anew."""
-        request = self.controller.stop_request
-        if not isinstance(event, (SpecRecorded, ExperimentStarted, ExperimentResumed, StateSaved)):
-            self.budget_used_s += max(0.0, event.time - self.last_time)
-        elif self.controller.has_ended and request is not None and request.cause is StopCause.TIME_BUDGET:
-            self.budget_used_s = 0.0
+        """Count the time in which a driver was at work, and not the time between two of them."""
+        begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
+        if begins:
+            self._worked_s = self.budget_used_s
+        if (
+            begins
+            or isinstance(event, SpecRecorded)
+            or (isinstance(event, CapacityChanged) and not event.capacity)
+        ):
+            self._is_at_work = begins
+        elif self._is_at_work:
+            self._worked_s += max(0.0, event.time - self.last_time)
         self.last_time = event.time
 
     def _reporting(self, event: Event) -> Trial | None:
@@ -153,12 +167,11 @@ class Replay:
         """Tell what was told before the controller handled the event."""
         if isinstance(event, SpecRecorded):
             self.spec = event
-        self.has_state = self.has_state or isinstance(event, StateSaved)
         steering = self.steering
         if steering is None:
             return
         if isinstance(event, StateSaved):
-            steering.set_state(event)
+            self.has_state = steering.set_state(event)
         elif isinstance(event, TrialSuggested):
             steering.replay_suggestion(event)
         elif isinstance(event, PausedChosen):
@@ -184,7 +197,7 @@ def take_up(
     Args:
         experiment: What is run, as it is now.
         replay: What was before; a fresh one if nothing was.
-        apply: Journals an event and does what follows from it.
+        apply: Journals an event and does what follows from it; only the last one has to be written at once.
         recover: Reports what a trial's live attempt has committed and not reported.
         clock: Seconds since the epoch.
         capacity: So many trials of the usual size fit the cluster at once.
@@ -259,7 +272,7 @@ def loosened(before: Any, after: Any) -> Callable[[Trial], bool]:
 
     def may_go_on(trial: Trial) -> bool:
         row = trial.last_row
-        if not row.get("done"):
+        if before is None or not row.get("done"):
             return False
         was_ended = bounds is None or DictStopper(dict(bounds))(trial.trial_id, row)
         return was_ended and not (
@@ -304,22 +317,33 @@ def resumption(
 
 
 def read_spec(storage: ExperimentStorage) -> SpecRecorded:
-    """Return what an experiment's journal says last of what it is.
+    """Return what the journal says last of what an experiment is: of the newest one that had begun.
 
     Raises:
         StorageError: There is no experiment, its journal is damaged, or it began with a prefect-tune
             that kept no spec in it.
     """
-    found = None
-    for event, _ in read_journal(storage):
-        if isinstance(event, SpecRecorded):
-            found = event
+    found = find_spec(storage)
     if found is None:
         raise StorageError(
             f"{storage.url} holds no experiment that can be resumed: expected a journal with a spec in it, "
             "as <storage_path>/<name>/journal/00000001.jsonl"
         )
     return found
+
+
+def find_spec(storage: ExperimentStorage) -> SpecRecorded | None:
+    """Return what `read_spec` does; None if there is no experiment.
+
+    Raises:
+        StorageError: Its journal is damaged.
+    """
+    for segments in reversed(experiments(storage).values()):
+        for data in reversed(segments):
+            specs = [event for event in events_of(data) if isinstance(event, SpecRecorded)]
+            if specs:
+                return specs[-1]
+    return None
 
 
 def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]:
@@ -334,14 +358,14 @@ def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]
 
 @dataclass(slots=True)
 class _Written:
-    """How far a trial's files hold its reports: the highest iteration per attempt, for each of the two."""
+    """How far a trial's files hold its reports: the latest one per attempt, for each of the two."""
 
     rows: dict[str, dict[int, int]]
     has_params: bool
     has_failure: bool
 
     def holds(self, name: str, report: TrialReported) -> bool:
-        return self.rows[name].get(report.lease, 0) >= report.iteration
+        return bool(self.rows[name].get(report.lease, 0) >= report.row["iterations_since_restore"])
 
 
 def unreported(
@@ -385,7 +409,11 @@ def complete_files(
         loggers: What writes the files.
         observe: Called with each report of these trials, lacking or not.
     """
-    read = in_parallel(lambda trial: _written(storage, trial.dirname), trials)
+    limit = csv.field_size_limit(sys.maxsize)  # a reported text may be long
+    try:
+        read = in_parallel(lambda trial: _written(storage, trial.dirname), trials)
+    finally:
+        csv.field_size_limit(limit)
     written = {trial.dirname: each for trial, each in zip(trials, read, strict=True)}
     writers = [
         (logger, RESULT_FILE if isinstance(logger, JsonLoggerCallback) else PROGRESS_FILE)
@@ -426,22 +454,27 @@ def _written(storage: ExperimentStorage, dirname: str) -> _Written:
     return _Written(rows, PARAMS_FILE in names, has_failure)
 
 
+def _place_of(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Which attempt a row is of, and which report of it: unlike `training_iteration`, no function sets that."""
+    return row.get("lease"), row.get("iterations_since_restore")
+
+
 def _result_places(data: bytes) -> Iterator[tuple[Any, Any]]:
     for line in data.split(b"\n"):
         row = parse_line(line)
         if isinstance(row, dict):  # else the half line that a crash leaves
-            yield row.get("lease"), row.get("training_iteration")
+            yield _place_of(row)
 
 
 def _table_places(data: bytes) -> Iterator[tuple[Any, Any]]:
     whole = data[: data.rfind(b"\n") + 1]
     for record in csv.DictReader(io.StringIO(whole.decode("utf-8", "replace"), newline="")):
-        yield record.get("lease"), record.get("training_iteration")
+        yield _place_of(record)
 
 
 def _highest(places: Iterable[tuple[Any, Any]]) -> dict[int, int]:
     highest: dict[int, int] = {}
-    for lease, iteration in places:
+    for lease, report in places:
         with contextlib.suppress(TypeError, ValueError):  # a record that lacks them was not written here
-            highest[int(lease)] = max(int(iteration), highest.get(int(lease), 0))
+            highest[int(lease)] = max(int(report), highest.get(int(lease), 0))
     return highest

@@ -461,8 +461,7 @@ def _found(value: Any, node: Any) -> Any:
         return _NOTHING if holds_opaque(value) else value
     if isinstance(node, (dict, list, tuple)):
         return _found_container(value, node)
-    is_same = type(value) is type(node) and not isinstance(value, Opaque) and bool(value == node)
-    return node if is_same or _words(value) == _words(node) else _NOTHING
+    return node if value is node or _words(value) == _words(node) else _NOTHING
 
 
 def _found_among(value: Any, options: Sequence[Any]) -> Any:

@@ -258,8 +258,10 @@ class Steering:
     @property
     def has_own_state(self) -> bool:
         """Whether one of them is a user's and saves state: unlike the seeds of ours, it may change."""
-        methods = (type(self.searcher).get_state, type(self.scheduler).get_state)
-        return any(not method.__module__.startswith("tune_core.") for method in methods)
+        owners: list[Any] = [self.scheduler, self.searcher]
+        while hasattr(owners[-1], "searcher"):  # a limiter's or a repeater's
+            owners.append(owners[-1].searcher)
+        return any(not type(each).get_state.__module__.startswith("tune_core.") for each in owners)
 
     def _state_of(self, owner: Searcher | TrialScheduler) -> dict[str, Any] | None:
         state = owner.get_state()
@@ -270,14 +272,20 @@ class Steering:
                 f"{type(owner).__name__}.get_state() returned {shorten(state)}: expected a dict of what JSON can hold, "
                 "since it is written to the journal"
             )
-        return state
+        return {"kind": type(owner).__name__, "state": state}
 
-    def set_state(self, saved: StateSaved) -> None:
-        """Give searcher and scheduler back what they saved."""
-        if saved.searcher is not None:
-            self.searcher.set_state(saved.searcher)
-        if saved.scheduler is not None:
-            self.scheduler.set_state(saved.scheduler)
+    def set_state(self, saved: StateSaved) -> bool:
+        """Give searcher and scheduler back what they saved; return whether it was theirs.
+
+        What another kind of searcher or scheduler saved, before it was exchanged, is left alone.
+        """
+        is_theirs = True
+        for owner, state in ((self.searcher, saved.searcher), (self.scheduler, saved.scheduler)):
+            if state is not None and state["kind"] == type(owner).__name__:
+                owner.set_state(state["state"])
+            elif state is not None or owner.get_state():
+                is_theirs = False
+        return is_theirs
 
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""

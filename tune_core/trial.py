@@ -142,6 +142,7 @@ class Trial:
         exploit: Told EXPLOIT: from where it goes on, and how, once its attempt has ended.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
+        has_failed_before: One of its attempts failed or was lost before it was reopened.
         error: The last failure, as one line; None unless the last attempt failed.
     """
 
@@ -170,6 +171,7 @@ class Trial:
     wants_move: bool = False
     exploit: ExploitChoice | None = None
     borrowed: StartPoint | None = None
+    has_failed_before: bool = False
     error: str | None = None
     traceback: str = ""
 
@@ -228,6 +230,11 @@ class Trial:
         return {name: value for name, value in result.items() if name not in added}
 
     @property
+    def has_failed(self) -> bool:
+        """Whether an attempt at it ever failed or was lost."""
+        return self.num_failures + self.num_losses > 0 or self.has_failed_before
+
+    @property
     def is_finished(self) -> bool:
         """Whether the status is final."""
         return self.status in FINAL
@@ -239,9 +246,10 @@ class Trial:
             dirname: Begin anew, in this directory; None: go on from the last checkpoint.
         """
         self.status, self.phase = Status.PENDING, LeasePhase.NONE
+        self.has_failed_before = self.has_failed
         self.num_failures = self.num_losses = self.num_losses_in_row = 0
         self.error, self.traceback = None, ""
-        self.exploit = None
+        self.exploit, self.wants_pause = None, False
         if dirname is not None:
             self.dirname, self.iteration, self.last_row = dirname, 0, {}
             self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None

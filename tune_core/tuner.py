@@ -17,11 +17,11 @@ from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller, Rules
 from tune_core.errors import ConfigError, NoResults
 from tune_core.faults import ray_origin
-from tune_core.journal import read_journal, segment_numbers
+from tune_core.journal import read_journal
 from tune_core.parameters import parameters_of
 from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
-from tune_core.resume import Replay, loosened, read_spec
+from tune_core.resume import Replay, find_spec, loosened, read_spec
 from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
@@ -126,7 +126,7 @@ class Tuner:
         """
         if self._results is None and self._restored is not None:
             storage, tune = self._restored.storage, self._tune_config
-            replay = Replay(Controller(Rules(""))).run(read_journal(storage))
+            replay = Replay(Controller(Rules(""))).run(read_journal(storage, self._restored.experiment_id))
             rules = replay.controller.rules
             rank = replay.controller.rank_checkpoint
             return ResultGrid.from_trials(
@@ -161,7 +161,7 @@ class Tuner:
 
         Source: as Ray Tune 2.60.
         """
-        return bool(segment_numbers(_storage_of(path, storage_filesystem, storage_options)))
+        return find_spec(_storage_of(path, storage_filesystem, storage_options)) is not None
 
     @classmethod
     def restore(

@@ -125,9 +125,10 @@ class AsyncHyperBandScheduler(ComparingScheduler):
         return {"seed": self._seed}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Choose brackets as from the beginning, by this seed."""
-        self._seed = state["seed"]
-        self._random = random.Random(self._seed)
+        """Choose brackets by this seed, from the beginning unless it is in force."""
+        if state["seed"] != self._seed:
+            self._seed = state["seed"]
+            self._random = random.Random(self._seed)
 
     def debug_string(self) -> str:
         """Return how many were stopped, and what it takes to pass each rung."""

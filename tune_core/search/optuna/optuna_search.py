@@ -142,6 +142,11 @@ class OptunaSearch(Searcher):
                     "OptunaSearch: param_space has no sampler, so there is nothing to choose: add one"
                 )
         self._study = self._new_study()
+        self._num_asked, self._trials, self._steps = (
+            0,
+            {},
+            {},
+        )  # of an experiment before, or a run that is tried again
         return not self._has_own_space
 
     def suggest(self, trial_id: str) -> Suggestion | dict[str, Any]:
