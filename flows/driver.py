@@ -148,9 +148,7 @@ class Driver:
             self._num_finished = sum(trial.is_finished for trial in self._trials)
             show_history(parts, self._replay)
             if continuation.is_retry and self._replay.is_over:
-                self._end = replace(
-                    self._controller.ending(), reason="it had come to its end before this run"
-                )
+                self._end = replace(self._controller.ending(), reason="it had ended before this run")
                 return
         if budget_s is not None:
             self._deadline = parts.clock() + max(0.0, budget_s - self._replay.budget_used_s)
