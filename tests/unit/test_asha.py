@@ -193,3 +193,15 @@ def test_faults_say_what_to_do(options: dict[str, Any], message: str) -> None:
 
 def test_both_names_mean_the_same() -> None:
     assert ASHAScheduler is AsyncHyperBandScheduler
+
+
+def test_seed_that_is_in_force_does_not_begin_anew() -> None:
+    def brackets(state_after: int | None) -> list[int]:
+        scheduler = AsyncHyperBandScheduler("training_iteration", "loss", "min", brackets=3, seed=5)
+        for number in range(8):
+            if number == state_after:
+                scheduler.set_state(scheduler.get_state())
+            scheduler.on_trial_add([], Trial(f"t{number}", number, {}))
+        return [scheduler._brackets.index(bracket) for bracket in scheduler._bracket_of.values()]
+
+    assert brackets(4) == brackets(None)

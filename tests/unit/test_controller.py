@@ -1563,3 +1563,27 @@ def test_rules_are_those_of_the_newest_spec() -> None:
     controller.handle(SpecRecorded(5.0, 2, {}, {"experiment_id": "a1b2c", "max_failures": 1}))
 
     assert controller.handle(ended(Outcome.ERROR))[0] == start_lease(2, 0, 1, 0)
+
+
+def test_trial_that_was_told_to_move_goes_on_though_its_driver_has_died() -> None:
+    told = [*ONE, MoveRequested(2.0, tid(0), 1, "its node goes"), reported(1, checkpoint=0)]
+    controller = controller_after(told)
+    assert controller.trials[tid(0)].decision is PAUSE
+
+    assert start_lease(2, 0, 1, 0) in controller.handle(resumed())
+
+
+def test_reopened_trials_keep_to_the_number_that_may_run_at_once() -> None:
+    told: list[Event] = [started(4)]
+    for number in range(3):
+        told += [suggested(number), running(number), ended(Outcome.ERROR, number=number)]
+    controller = controller_after([*told, SearchEnded(3.0)], max_concurrent=1)
+
+    commands = controller.handle(ExperimentResumed(9.0, 4, reopened=(tid(0), tid(1), tid(2))))
+    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(0)]
+    controller.handle(running(0, lease=2))
+    commands = controller.handle(ended(Outcome.COMPLETED, lease=2))
+    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(1)]
+    assert controller.trials[tid(2)].status is Status.PENDING
+    controller.handle(stop(StopCause.INTERRUPT))
+    assert controller.trials[tid(2)].status is Status.PAUSED

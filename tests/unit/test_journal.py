@@ -359,6 +359,24 @@ def test_of_two_drivers_that_claim_at_once_one_wins(
         claim(storage, "a1b2c", OTHER, lambda _: False)
 
 
+def test_claim_is_tried_again_while_the_driver_that_it_fences_off_writes_on(
+    storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(storage, "a1b2c", OWNER, lambda _: False)
+    create, written = storage.create, []
+
+    def create_late(name: str, data: bytes) -> None:
+        if len(written) < 3:  # the zombie is faster each time
+            written.append(name)
+            create(name, journal_module._encode_segment("a1b2c", OWNER, b"", is_last=False))
+        create(name, data)
+
+    monkeypatch.setattr(storage, "create", create_late)
+
+    assert claim(storage, "a1b2c", OTHER, lambda _: False) == 5
+    assert read_segment(storage, 5).owner == OTHER
+
+
 # Reading.
 
 

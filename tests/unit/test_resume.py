@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +16,21 @@ import pytest
 import tune_core as tune
 from tune_core.controller import Controller, Rules
 from tune_core.errors import ConfigError, SpecError, StorageError
-from tune_core.journal import read_journal
+from tune_core.journal import claim, read_journal
 from tune_core.messages import (
     CapacityChanged,
     Event,
     ExperimentResumed,
     ExperimentStarted,
+    SearchEnded,
     SpecRecorded,
     StateSaved,
+    StopCause,
+    StopRequested,
     TrialReported,
 )
 from tune_core.resume import Replay, loosened, read_spec, reports
+from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.trial import Status, Trial
@@ -231,6 +237,7 @@ def test_an_unchanged_rule_lets_nobody_go_on(path: Path) -> None:
         ({"$object": "TrialPlateauStopper"}, {"score": 9}, {"score": 4, "done": True}, True),
         ({"score": 3}, lambda _, result: True, {"score": 4, "done": True}, True),
         ({"score": 3}, {"score": 9}, {}, False),
+        (None, {"score": 9}, {"score": 4, "done": True}, False),
     ],
 )
 def test_who_was_ended_by_a_rule_that_is_looser_now(
@@ -477,3 +484,105 @@ def test_state_of_a_searcher_is_given_back_and_objects_in_it_are_refused(path: P
         ConfigError, match=r"Remembering.get_state\(\) returned .*: expected a dict of what JSON"
     ):
         fit(tune.Tuner(count, tune_config=other, run_config=tune.RunConfig(storage_path=str(path.parent))))
+
+
+def test_long_texts_and_own_iterations_are_completed_too(path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in range(1, 7):
+            tune.report({"note": "x" * 200_000, "training_iteration": 100 * step})
+
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    (result,) = fit(tune.Tuner(train, run_config=run_config))
+    file = Path(result.path, "result.json")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]))
+
+    (again,) = fit(tune.Tuner.restore(path, train))
+
+    assert [row["training_iteration"] for row in again.rows] == [100, 200, 300, 400, 500, 600]
+    assert file.read_bytes() == b"".join(lines)
+
+
+def test_arrays_in_configurations_do_not_stop_a_resume(path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    space = {"x": tune.grid_search([1, 2]), "weights": numpy.array([1.0, 2.0])}
+
+    def train(config: dict[str, Any]) -> None:
+        if tune.get_checkpoint() is None and config["x"] == 1:
+            with tempfile.TemporaryDirectory() as directory:
+                tune.report({"score": 1}, checkpoint=tune.Checkpoint.from_directory(directory))
+            raise KeyboardInterrupt
+        tune.report({"score": config["weights"].sum()})
+
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    fit(tune.Tuner(train, param_space=space, run_config=run_config))
+
+    results = fit(tune.Tuner.restore(path, train, param_space=space))
+
+    assert [result.metrics["score"] for result in results] == [3.0, 3.0]
+
+
+def test_time_between_two_drivers_does_not_count_against_the_budget() -> None:
+    told = [
+        SpecRecorded(0.0, 1, {}, {"experiment_id": "a1b2c"}),
+        ExperimentStarted(100.0, 1),
+        CapacityChanged(130.0, 2),
+        CapacityChanged(5000.0, 0),  # the next driver's first word
+        ExperimentResumed(5001.0, 1),
+        StateSaved(5011.0),
+        CapacityChanged(5021.0, 2),
+    ]
+
+    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+
+
+def test_budget_that_had_ended_the_experiment_begins_anew() -> None:
+    told = [
+        ExperimentStarted(100.0, 1),
+        SearchEnded(101.0),
+        StopRequested(160.0, StopCause.TIME_BUDGET, "time_budget_s is used up"),
+    ]
+    replay = Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told)
+    assert replay.controller.has_ended
+
+    assert replay.budget_used_s == 0.0
+
+
+def test_journal_that_only_was_claimed_holds_no_experiment_and_hides_none(path: Path) -> None:
+    storage, owner = storage_of(path), {"host": socket.gethostname(), "pid": os.getpid()}
+    claim(storage, "aaaaa", owner, lambda _: False)
+    assert not tune.Tuner.can_restore(path)
+    begin(path)
+    claim(storage, "bbbbb", owner, lambda _: False)
+
+    assert tune.Tuner.can_restore(path)
+    restored = tune.Tuner.restore(path, count)
+    assert rows_of(restored.get_results()) == undisturbed(1, 2)
+    assert rows_of(fit(restored)) == undisturbed(1, 2)
+
+
+def test_reopened_trial_that_ends_well_has_no_error_any_more(
+    fragile: Callable[[bool], Any], path: Path
+) -> None:
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
+    fit(tune.Tuner(fragile(False), run_config=run_config))
+
+    (result,) = fit(tune.Tuner.restore(path, fragile(True), resume_errored=True))
+
+    assert tune.Result.from_path(result.path).error is None
+
+
+def test_state_of_another_kind_of_searcher_is_left_alone(path: Path) -> None:
+    begin(path)
+    other = tune.TuneConfig(search_alg=Remembering(7), num_samples=3)
+
+    results = fit(tune.Tuner.restore(path, count, param_space={}, tune_config=other))
+
+    assert [result.config["x"] for result in results] == [1, 2, 8]  # type: ignore[index]
+
+
+def test_own_state_of_a_searcher_in_a_limiter_is_found() -> None:
+    limited = tune.TuneConfig(search_alg=tune.search.ConcurrencyLimiter(Remembering(), max_concurrent=1))
+
+    assert Steering(limited, None, {}, count, "count").has_own_state
+    assert not Steering(tune.TuneConfig(), None, {}, count, "count").has_own_state
