@@ -19,6 +19,7 @@ from prefect.states import Crashed
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
+from flows.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import processes_of, wait_until_gone
 from tune_core.errors import ExperimentConflict
@@ -100,6 +101,18 @@ def test_a_flow_that_is_tried_again_goes_on_with_its_experiments(cluster: None, 
     assert any(isinstance(event, ExperimentResumed) for event in events(second.experiment_path))
     assert rows_of(first) == undisturbed([1, 2])
     assert rows_of(second) == undisturbed([3, 4])
+
+
+@pytest.mark.slow
+def test_the_experiment_flow_itself_may_be_tried_again(
+    cluster: None, run_config: Callable[..., tune.RunConfig]
+) -> None:
+    results = experiment.with_options(retries=1)(
+        count, param_space={"x": tune.grid_search([1, 2])}, run_config=run_config(callbacks=[FailAt(7)])
+    )
+
+    assert rows_of(results) == undisturbed([1, 2])
+    assert any(isinstance(event, ExperimentResumed) for event in events(results.experiment_path))
 
 
 @pytest.mark.slow
