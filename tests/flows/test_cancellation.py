@@ -16,8 +16,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
 
 from tests.flows.conftest import Recorded, wait_for
-from tests.flows.test_interrupt import press_ctrl_c, processes_of, start, wait_until_gone
-from tests.support.processes import command_of
+from tests.flows.test_interrupt import press_ctrl_c, start, wait_until_gone
+from tests.support.processes import command_of, descendants
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_sigterm_stops_in_order_within_its_grace_and_ends_the_process(
 ) -> None:
     name = f"terminated-{trainable}-{tmp_path.name[-6:]}"
     process = started(tmp_path, api, trainable, name, stop_timeout_s=600)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     process.terminate()
     began = time.monotonic()
@@ -79,7 +79,7 @@ def test_run_that_is_cancelled_in_prefect_stops_in_order_and_returns_what_there_
 ) -> None:
     name = f"cancelled-{how[:2].lower()}-{tmp_path.name[-6:]}"
     process = started(tmp_path, api, "endless", name)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     cancel(how, client, name, api)
     printed, _ = process.communicate(timeout=90)
@@ -103,7 +103,7 @@ def test_ctrl_c_before_the_first_trial_leaves_nothing(
         what="the flow run",
         timeout_s=120,
     )
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     press_ctrl_c(process)
     process.communicate(timeout=90)
@@ -136,7 +136,7 @@ def test_sigterm_reaches_the_flow_that_the_experiment_is_part_of(
         text=True,
     )
     wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=150)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     process.terminate()
     printed, _ = process.communicate(timeout=90)
@@ -197,7 +197,7 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
         # The runner stays, and so does its own resource tracker, which it starts with its first run.
         family = [
             pid
-            for pid in processes_of(runner.pid)
+            for pid in descendants(runner.pid)
             if pid != runner.pid and "multiprocessing.resource_tracker" not in command_of(pid)
         ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Recorded, wait_for
+from tests.support.processes import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,11 @@ def start(
         stop_timeout_s=stop_timeout_s,
     )
     script.write_text(text)
+    return start_script(script, api)
+
+
+def start_script(script: Path, api: str) -> subprocess.Popen[str]:
+    """Run a script in a process group of its own, against the tests' server."""
     return subprocess.Popen(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": api},
@@ -89,23 +95,6 @@ def wait_until_gone(family: list[int], timeout_s: float = 60.0) -> None:
     )
 
 
-def processes_of(parent: int) -> list[int]:
-    """The process and all of its descendants that are alive."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, queue = [], [parent]
-    while queue:
-        found += (now := children.get(queue.pop(), []))
-        queue += now
-    return found
-
-
 @pytest.mark.parametrize("trainable", ["endless", pytest.param("deaf", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     trainable: str, tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
@@ -113,7 +102,7 @@ def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     name = f"interrupted-{trainable}-{tmp_path.name[-6:]}"
     process = start(tmp_path, api, trainable, name)
     wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     press_ctrl_c(process)
     printed, _ = process.communicate(timeout=90)
@@ -138,7 +127,7 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_nothing_either(
     name = f"twice-{tmp_path.name[-6:]}"
     process = start(tmp_path, api, "deaf", name, stop_timeout_s=600)
     wait_for(lambda: (tmp_path / "running-1").exists(), what="the second trial", timeout_s=120)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
 
     press_ctrl_c(process)
     wait_for(lambda: stop_is_journaled(tmp_path / "results" / name), what="the first one to be heard")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import wait_for
-from tests.flows.test_interrupt import processes_of, wait_until_gone
+from tests.flows.test_interrupt import wait_until_gone
+from tests.support.processes import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -140,7 +141,7 @@ def test_trial_whose_node_goes_is_run_again_on_others_and_that_is_no_failure(
     )
     try:
         wait_for(lambda: (tmp_path / "lost").exists(), what="a node to go", timeout_s=150)
-        family = processes_of(process.pid)
+        family = descendants(process.pid)
         printed, _ = process.communicate(timeout=200)
     finally:
         process.kill()

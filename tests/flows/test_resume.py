@@ -21,7 +21,8 @@ import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
-from tests.flows.test_interrupt import processes_of, wait_until_gone
+from tests.flows.test_interrupt import start_script, wait_until_gone
+from tests.support.processes import descendants
 from tune_core.errors import ExperimentConflict
 from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, SpecRecorded, TrialReported
@@ -212,14 +213,7 @@ def run_script(
 ) -> subprocess.Popen[str]:
     script = tmp_path / f"script{restored}.py"
     script.write_text(SCRIPT.format(path=path, restored=restored, options=options))
-    return subprocess.Popen(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": api},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
+    return start_script(script, api)
 
 
 def reported(path: str, options: dict[str, Any] | None = None) -> list[TrialReported]:
@@ -238,7 +232,7 @@ def test_a_driver_that_is_killed_loses_no_row_that_is_in_the_journal(
     options = s3.storage_options if on_s3 else None
     process = run_script(tmp_path, api, path, options=options)
     wait_for(lambda: len(reported(path, options)) >= 4, what="rows in the journal", timeout_s=120)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     before = reported(path, options)
@@ -335,7 +329,7 @@ def test_a_killed_run_that_prefect_tries_again_goes_on(
         return [row for path in paths for row in reported(str(path))]
 
     wait_for(lambda: len(written()) >= 4, what="rows in the journal", timeout_s=120)
-    family = processes_of(process.pid)
+    family = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     run = recorded(name).flow_run
