@@ -13,9 +13,10 @@ import time
 from typing import Any
 
 import tune_core as tune
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.journal import Journal, claim, read_journal
 from tune_core.resume import Replay
+from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.simulator import simulate
 

@@ -8,9 +8,7 @@ completed (told to the searcher) exactly once; events of an older lease change n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tune_core.errors import IllegalTransition
@@ -22,7 +20,6 @@ from tune_core.messages import (
     Command,
     CompleteTrial,
     Decision,
-    DeleteCheckpoint,
     EndExperiment,
     Event,
     ExperimentResumed,
@@ -45,46 +42,13 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.metrics import lookup
 from tune_core.resources import PlacementGroupFactory
-from tune_core.trial import TOTALS, CheckpointRecord, LeasePhase, StartPoint, Status, Trial
+from tune_core.retention import Retention
+from tune_core.rules import Rules
+from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the user configured and the controller has to obey.
-
-    Attributes:
-        experiment_id: Five hex digits in front of every trial id.
-        max_failures: Failed attempts that each trial may have and go on; -1: any number.
-        max_infrastructure_failures: Attempts that each trial may lose with a node or the like, one after
-            the other without a new checkpoint, and go on; -1: any number.
-        fail_fast: Stop everything at the first trial that is out of retries.
-        max_concurrent: Trials that may be pending or running at once; None: as many as fit.
-        num_to_keep: Checkpoints to keep per trial; None: all. The latest is kept besides.
-        score_attribute: Metric that ranks checkpoints, nested with "/"; None: the time.
-        score_order: Whether more or less of it is better.
-        falls_back: Whether an attempt whose checkpoint is damaged is followed by one from the checkpoint
-            before, if there is one; no failure is counted then.
-        saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
-            A function is paused at a report that carries a checkpoint.
-        metric: What trials are compared by: remembered of every checkpoint.
-    """
-
-    experiment_id: str
-    max_failures: int = 0
-    max_infrastructure_failures: int = 16
-    fail_fast: Literal["no", "yes", "raise"] = "no"
-    max_concurrent: int | None = None
-    num_to_keep: int | None = None
-    score_attribute: str | None = None
-    score_order: Literal["max", "min"] = "max"
-    saves_on_request: bool = False
-    falls_back: bool = False
-    metric: str | None = None
 
 
 class Controller:
@@ -112,6 +76,7 @@ class Controller:
         self._given_up = 0
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
+        self._retention = Retention(rules, self.trials, self._unfinished)
         self._first_failure: Trial | None = None
         #: Attempts ordered so far, of all trials.
         self._num_orders = 0
@@ -148,6 +113,10 @@ class Controller:
             return None
         return trial
 
+    def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
+        """Return what checkpoints are ranked by: worse sorts first."""
+        return self._retention.rank(record)
+
     @property
     def is_interrupted(self) -> bool:
         """Whether it was told to stop in a way that leaves unfinished trials able to go on."""
@@ -165,7 +134,7 @@ class Controller:
         return self._next_steps()
 
     def _on_spec(self, event: SpecRecorded) -> list[Command]:
-        self.rules = Rules(**event.rules)
+        self.rules = self._retention.rules = Rules(**event.rules)
         return []
 
     def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
@@ -189,7 +158,8 @@ class Controller:
             if trial_id in event.restarted or trial.is_finished:
                 trial.reopen(event.restarted.get(trial_id))
                 ready.append(trial)
-        self._unfinished = {name: trial for name, trial in self.trials.items() if not trial.is_finished}
+        self._unfinished.clear()  # it keeps creation order
+        self._unfinished.update((name, trial) for name, trial in self.trials.items() if not trial.is_finished)
         for trial in ready:
             if self.rules.max_concurrent is None or len(self._live()) < self.rules.max_concurrent:
                 commands += self._start_again(trial)
@@ -260,15 +230,15 @@ class Controller:
         trial.last_row = event.row
         released = None
         if event.checkpoint is not None:
-            released = self._keep(trial, event.checkpoint, event.iteration)
-        promised = self._find(trial.exploit) if trial.exploit is not None else None
+            released = trial.add_checkpoint(event.checkpoint, event.iteration)
+        promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
         is_told = self._decide(trial, event)  # before anything is deleted: it may need a checkpoint
         commands: list[Command] = []
         if event.checkpoint is not None:
-            commands += self._forget_checkpoints(trial)
-        commands += self._release(released)
+            commands += self._retention.forget(trial)
+        commands += self._retention.release(released)
         if trial.exploit is None:  # a STOP has taken its place
-            commands += self._release(promised)
+            commands += self._retention.release(promised)
         if is_told:
             commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
         if self._choice == "declined":
@@ -280,8 +250,8 @@ class Controller:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is None or event.index <= trial.last_checkpoint_index:
             return []  # an older lease's, or one that is known
-        released = self._keep(trial, event.index, event.iteration)
-        return [*self._forget_checkpoints(trial), *self._release(released)]
+        released = trial.add_checkpoint(event.index, event.iteration)
+        return [*self._retention.forget(trial), *self._retention.release(released)]
 
     def _decide(self, trial: Trial, event: TrialReported) -> bool:
         """Take a decision over; return whether the attempt has to be told to stop."""
@@ -298,7 +268,7 @@ class Controller:
             trial.decision = decision
             trial.exploit = event.exploit if decision is Decision.EXPLOIT else None
             if decision is Decision.EXPLOIT:
-                self._find(trial.exploit)
+                self._retention.find(trial.exploit)
         if trial.decision is Decision.CONTINUE:
             return False
         trial.phase = LeasePhase.STOPPING
@@ -307,14 +277,6 @@ class Controller:
     def _can_pause(self, trial: Trial, event: TrialReported) -> bool:
         """A function saves only with a report: unless it never does, work would be lost before that."""
         return self.rules.saves_on_request or event.checkpoint is not None or trial.start_point is None
-
-    def _find(self, choice: ExploitChoice | None) -> StartPoint:
-        if choice is not None and choice.donor in self.trials:
-            donor = self.trials[choice.donor]
-            for record in donor.checkpoints:
-                if record.index == choice.checkpoint:
-                    return StartPoint(donor.trial_id, donor.dirname, record)
-        raise IllegalTransition(f"{choice!r}: there is no such checkpoint")
 
     def _on_lease_ended(self, event: LeaseEnded) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
@@ -398,9 +360,9 @@ class Controller:
 
     def _take_over(self, trial: Trial, choice: ExploitChoice) -> list[Command]:
         """Give a trial the configuration and the checkpoint that were chosen for it."""
-        released, trial.borrowed = trial.borrowed, self._find(choice)
+        released, trial.borrowed = trial.borrowed, self._retention.find(choice)
         trial.config, trial.experiment_tag, trial.exploit = choice.config, choice.experiment_tag, None
-        return self._release(released)
+        return self._retention.release(released)
 
     def _fall_back(self, trial: Trial, event: LeaseEnded) -> list[Command] | None:
         """Start from the checkpoint before the damaged one; None if there is none."""
@@ -420,7 +382,7 @@ class Controller:
             return None
         trial.error, trial.traceback = event.error, event.traceback
         trial.move_to(Status.PENDING, because=event)
-        return [*self._release(borrowed), *self._start_lease(trial)]
+        return [*self._retention.release(borrowed), *self._start_lease(trial)]
 
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
         if event.outcome is Outcome.CORRUPTED:
@@ -454,11 +416,10 @@ class Controller:
         if status is Status.TERMINATED:
             trial.error, trial.traceback = None, ""
         del self._unfinished[trial.trial_id]
-        released = self._needed_by(trial)
+        released = self._retention.needed_by(trial)
         trial.exploit = trial.borrowed = None
-        # What nobody asks for any more: else the reports of all checkpoints would stay in memory.
-        trial.checkpoints = [*map(self._brief, trial.checkpoints[:-1]), *trial.checkpoints[-1:]]
-        commands = [command for point in released for command in self._release(point)]
+        self._retention.shorten(trial)
+        commands = [command for point in released for command in self._retention.release(point)]
         return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR), *commands]
 
     def _stop_all(self, event: StopRequested) -> list[Command]:
@@ -472,57 +433,6 @@ class Controller:
             elif trial.phase is LeasePhase.NONE:
                 trial.move_to(Status.PAUSED, because=event)
         return commands
-
-    def _keep(self, trial: Trial, index: int, iteration: int) -> StartPoint | None:
-        """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
-        trial.last_checkpoint_index = index
-        trial.num_losses_in_row = 0
-        trial.checkpoints.append(CheckpointRecord(index, iteration, trial.last_row))
-        released, trial.borrowed = trial.borrowed, None
-        return released
-
-    def _brief(self, record: CheckpointRecord) -> CheckpointRecord:
-        values = {
-            name: value
-            for name in (*TOTALS, self.rules.metric, self.rules.score_attribute)
-            if name and (value := lookup(record.metrics, name)) is not None
-        }
-        return record if record.is_brief else replace(record, metrics=values, is_brief=True)
-
-    def _forget_checkpoints(self, trial: Trial) -> list[Command]:
-        keep = self.rules.num_to_keep
-        if keep is None or len(trial.checkpoints) <= keep:
-            return []
-        usable = trial.usable_checkpoints
-        kept = {record.index for record in sorted(usable, key=self.rank_checkpoint)[-keep:]}
-        kept |= {record.index for record in usable[-1:]}
-        kept |= {
-            point.record.index
-            for borrower in self._unfinished.values()
-            for point in self._needed_by(borrower)
-            if point.trial_id == trial.trial_id
-        }
-        gone = [record.index for record in trial.checkpoints if record.index not in kept]
-        trial.checkpoints = [record for record in trial.checkpoints if record.index in kept]
-        return [DeleteCheckpoint(trial.trial_id, index) for index in gone]
-
-    def _needed_by(self, trial: Trial) -> list[StartPoint]:
-        """Checkpoints that this trial has borrowed, or is about to."""
-        coming = [self._find(trial.exploit)] if trial.exploit is not None else []
-        return coming if trial.borrowed is None else [trial.borrowed, *coming]
-
-    def _release(self, point: StartPoint | None) -> list[Command]:
-        """Delete what was kept for a borrower alone."""
-        return [] if point is None else self._forget_checkpoints(self.trials[point.trial_id])
-
-    def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
-        """Worse sorts first: a missing or NaN score is worse than -inf; equal scores go by time."""
-        if self.rules.score_attribute is None:
-            return 0, 0.0, record.index
-        value = lookup(record.metrics, self.rules.score_attribute)
-        if not isinstance(value, (int, float)) or (isinstance(value, float) and math.isnan(value)):
-            return 0, 0.0, record.index
-        return 1, value if self.rules.score_order == "max" else -value, record.index
 
     def _next_steps(self) -> list[Command]:
         """Ask for one more trial, or for a paused one to wake, or end: whatever there is room for."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import SpecError, StorageError
 from tune_core.journal import events_of, experiments, read_journal
 from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
@@ -39,6 +39,7 @@ from tune_core.messages import (
 )
 from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
+from tune_core.rules import Rules
 from tune_core.runtime import Continuation, Experiment
 from tune_core.spec import resolve_objects
 from tune_core.steering import Steering

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.controller import Rules
 from tune_core.errors import TuneError
 from tune_core.messages import StartLease
 from tune_core.resources import is_fixed, resources_of
 from tune_core.results import ResultGrid
+from tune_core.rules import Rules
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, ReuseRule
 from tune_core.spec import describe, resolve_objects

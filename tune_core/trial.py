@@ -196,6 +196,14 @@ class Trial:
             return self.borrowed
         return StartPoint(self.trial_id, self.dirname, self.checkpoint)
 
+    def add_checkpoint(self, index: int, iteration: int) -> StartPoint | None:
+        """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
+        self.last_checkpoint_index = index
+        self.num_losses_in_row = 0
+        self.checkpoints.append(CheckpointRecord(index, iteration, self.last_row))
+        released, self.borrowed = self.borrowed, None
+        return released
+
     def mark_damaged(self, index: int) -> None:
         """Let nothing start any more from a checkpoint of it."""
         self.checkpoints = [

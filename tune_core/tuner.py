@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import ConfigError, NoResults
 from tune_core.faults import ray_origin
 from tune_core.journal import read_journal
@@ -22,6 +22,7 @@ from tune_core.parameters import parameters_of
 from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
 from tune_core.resume import Replay, find_spec, loosened, read_spec
+from tune_core.rules import Rules
 from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tune_core as tune
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
 from tune_core.messages import (
@@ -32,6 +32,7 @@ from tune_core.messages import (
     event_from_dict,
     event_to_dict,
 )
+from tune_core.rules import Rules
 from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import ExperimentConflict
 from tune_core.journal import Journal, claim, read_journal, read_segment, segment_numbers
 from tune_core.messages import (
@@ -35,6 +35,7 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
+from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.replay import replay
 from tune_core.trial import Status

@@ -35,7 +35,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.arguments",
         "tune_core.autofill",
     ),
-    ("tune_core.trial",),
+    ("tune_core.trial", "tune_core.rules"),
+    ("tune_core.retention",),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
     ("tune_core.transfer",),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import IllegalTransition
 from tune_core.messages import (
     Answer,
@@ -41,6 +41,7 @@ from tune_core.messages import (
     TrialSuggested,
     describe,
 )
+from tune_core.rules import Rules
 from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
 
 CONTINUE, STOP, PAUSE, EXPLOIT = Decision

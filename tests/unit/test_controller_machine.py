@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.messages import (
     Answer,
@@ -42,6 +42,7 @@ from tune_core.messages import (
     event_from_dict,
     event_to_dict,
 )
+from tune_core.rules import Rules
 from tune_core.testing.replay import replay
 from tune_core.trial import LeasePhase, Status, Trial
 

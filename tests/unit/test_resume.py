@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.errors import ConfigError, SpecError, StorageError
 from tune_core.journal import claim, read_journal
 from tune_core.messages import (
@@ -30,6 +30,7 @@ from tune_core.messages import (
     TrialReported,
 )
 from tune_core.resume import Replay, loosened, read_spec, reports
+from tune_core.rules import Rules
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime

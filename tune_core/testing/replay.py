@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.messages import Event, describe
+from tune_core.rules import Rules
 
 
 def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Controller:

@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 
 from tune_core import messages
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.controller import Controller, Rules
+from tune_core.controller import Controller
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause, describe
 from tune_core.metrics import lookup
 from tune_core.resume import Replay, resumption
+from tune_core.rules import Rules
 from tune_core.runtime import rules_of
 from tune_core.search import BasicVariantGenerator
 from tune_core.steering import Steering
