@@ -10,26 +10,24 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
-from flows.best import Best
 from flows.channel import Message
 from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
 from flows.history import OwnState, show_history
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.placement import Placement
+from flows.reports import Reports
 from flows.slots import Slot, SlotAnswered
-from tune_core.commit import CheckpointMarker
 from tune_core.errors import ExperimentConflict
 from tune_core.journal import read_journal
 from tune_core.messages import (
     Answer,
-    CheckpointSaved,
     ChoosePaused,
     Command,
     CompleteTrial,
@@ -48,10 +46,9 @@ from tune_core.messages import (
     StopLease,
     StopRequested,
     Suggest,
-    TrialReported,
     TrialSuggested,
 )
-from tune_core.resume import Replay, take_up, unreported
+from tune_core.resume import Replay, take_up
 from tune_core.reuse import Leftover
 from tune_core.session import WINDOW
 from tune_core.trial import LeasePhase, Trial
@@ -102,12 +99,10 @@ class Driver:
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._upkeep_due = self._owns_files_until = -math.inf
         self._own_state = OwnState(parts.steering)
-        self._turn = self._num_finished = 0
-        run, tune = parts.experiment.run_config, parts.experiment.tune_config
-        self._best = Best(tune.metric, tune.mode)
+        self._num_finished = 0
+        run = parts.experiment.run_config
+        self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
         self._stop_timeout_s = run.stop_timeout_s
-        self._has_user_callbacks = bool(run.callbacks)
-        self._checks_stop_all = parts.steering.stopper is not None
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
             ChoosePaused: self._choose_paused,
@@ -137,6 +132,7 @@ class Driver:
             parts.progress.update(self._trials, self._placement.waiting, parts.clock())
         if self._failure is not None:
             raise self._failure
+        self._reports.link_best_checkpoint()
         return self._end
 
     def _begin(self) -> None:
@@ -144,7 +140,7 @@ class Driver:
         parts, storage, continuation = self._parts, self._experiment.storage, self._experiment.continuation
         budget_s = self._experiment.tune_config.time_budget_seconds
         if continuation is not None:
-            self._replay.run(read_journal(storage), self._best.note)
+            self._replay.run(read_journal(storage), self._reports.best.note)
             self._num_finished = sum(trial.is_finished for trial in self._trials)
             show_history(parts, self._replay)
             if continuation.is_retry and self._replay.is_over:
@@ -157,13 +153,13 @@ class Driver:
             self._experiment,
             self._replay,
             self.apply,
-            recover=self._recover_committed,
+            recover=self._reports.recover_committed,
             clock=parts.wall_clock,
             capacity=parts.capacity,
         )
         for trial in unsettled:  # not before: they may have committed what the journal did not know
             parts.deletions.sweep(trial, parts.journal)
-        self._look_at_stop_all()
+        self._reports.look_at_stop_all()
 
     def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
         """Ask the loop, from any thread or signal handler, to stop the experiment in order.
@@ -177,12 +173,6 @@ class Driver:
             self._stop_timeout_s = min(self._stop_timeout_s, patience_s)
             self._parts.pool.cleanup_timeout_s = self._stop_timeout_s
         self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
-
-    def link_best_checkpoint(self) -> None:
-        """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
-        found = self._best.link(self._trials, self._experiment.storage.url)
-        if found is not None:
-            self._parts.artifacts.set_best_checkpoint(*found)
 
     def abandon(self) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on."""
@@ -226,7 +216,7 @@ class Driver:
         if message.kind == "row":
             self._take_row(message)
         elif message.kind == "checkpoint":
-            self._take_checkpoint(message.trial_id, message.lease, *message.content)
+            self._reports.add_checkpoint(message.trial_id, message.lease, *message.content)
         elif message.kind == "hello":
             self._take_hello(message)
         elif message.kind == "end":
@@ -266,9 +256,9 @@ class Driver:
         self.apply(LeaseStarted(now, message.trial_id, message.lease, pid, hostname, node_ip))
         trial = self._controller.trials[message.trial_id]
         for callbacks in (self._parts.user_callbacks, self._parts.loggers):
-            callbacks.on_trial_start(self._turn, self._trials, trial)
+            callbacks.on_trial_start(self._reports.turn, self._trials, trial)
             if trial.start_point is not None:
-                callbacks.on_trial_restore(self._turn, self._trials, trial)
+                callbacks.on_trial_restore(self._reports.turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
 
     def _take_row(self, message: Message) -> None:
@@ -278,7 +268,9 @@ class Driver:
             self._parts.channel.send(message.trial_id, message.lease, "stop", "stale")
             return
         if iteration == trial.iteration + 1:
-            self._reported(trial, iteration, checkpoint, row)
+            if attempt := self._attempts.get((trial.trial_id, trial.lease)):
+                attempt.heard = self._parts.clock()
+            self._reports.add(trial, iteration, checkpoint, row)
             if wants_decision and trial.decision is Decision.CONTINUE:  # else the controller has answered
                 self._parts.channel.send(
                     message.trial_id, message.lease, "decision", iteration, str(Decision.CONTINUE)
@@ -297,47 +289,6 @@ class Driver:
             send(trial.trial_id, trial.lease, "journaled", journaled)
         if iteration == trial.iteration:
             send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
-
-    def _reported(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
-        """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
-        parts, trials = self._parts, self._trials
-        if attempt := self._attempts.get((trial.trial_id, trial.lease)):
-            attempt.heard = parts.clock()
-        result = trial.result_of(row)
-        decided = parts.steering.decide(trials, trial, row, result, checkpoint)
-        if self._has_user_callbacks:
-            parts.user_callbacks.on_trial_result(self._turn, trials, trial, result)
-            row = trial.row_of(result)  # a callback may have added to it
-        now = parts.wall_clock()
-        self.apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
-        parts.loggers.on_trial_result(self._turn, trials, trial, result)
-        is_best = self._best.is_new(row)
-        parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
-        parts.artifacts.show_trial(trial)
-        if is_best and checkpoint is not None:
-            self.link_best_checkpoint()
-        parts.progress.report(trial, result)
-        if checkpoint is not None:
-            self._show_checkpoint(trial, checkpoint)
-        self._look_at_stop_all()
-
-    def _look_at_stop_all(self) -> None:
-        if self._checks_stop_all and self._parts.steering.wants_all_stopped():
-            self.request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
-
-    def _take_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
-        """Take up a checkpoint that was committed after its row had been sent."""
-        trial = self._controller.live_trial(trial_id, lease)
-        if trial is None or iteration > trial.iteration or index <= trial.last_checkpoint_index:
-            return  # out of date, known, or to be said again after the rows before it
-        self.apply(CheckpointSaved(self._parts.wall_clock(), trial_id, lease, iteration, index))
-        self._show_checkpoint(trial, index)
-
-    def _show_checkpoint(self, trial: Trial, index: int) -> None:
-        if self._has_user_callbacks:
-            stored = self._experiment.storage.checkpoint(trial.dirname, index)
-            self._parts.user_callbacks.on_checkpoint(self._turn, self._trials, trial, stored)
-            self._parts.user_callbacks.on_trial_save(self._turn, self._trials, trial)
 
     def _take_task_ended(self, item: TaskEnded) -> None:
         key = (item.trial_id, item.lease)
@@ -412,7 +363,7 @@ class Driver:
                 self._placement.order(ended.unused.order)  # it never began, so it costs nothing
                 return
             self._force_state(ended.unused, ended.outcome, ended.error or "")
-        self._recover_rows(trial, item.markers)
+        self._reports.recover(trial, item.markers)
         self._end_lease(trial, ended)
 
     def _end_lease(self, trial: Trial, ended: Ended) -> None:
@@ -426,18 +377,8 @@ class Driver:
             logger.warning("trial %s falls back to %s: %s", trial.trial_id, start.record.name, ended.error)
         if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished:
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
-                callbacks.on_trial_recover(self._turn, self._trials, trial)
+                callbacks.on_trial_recover(self._reports.turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)
-
-    def _recover_committed(self, trial: Trial) -> None:
-        self._recover_rows(trial, self._experiment.storage.committed(trial.dirname, skip_damaged=True))
-
-    def _recover_rows(self, trial: Trial, markers: Sequence[CheckpointMarker]) -> None:
-        for iteration, index, row in unreported(markers, trial):
-            if row is not None:
-                self._reported(trial, iteration, index, row)
-            elif index is not None:
-                self._take_checkpoint(trial.trial_id, trial.lease, iteration, index)
 
     def _pass_on_journaled(self, item: Journaled) -> None:
         self._owns_files_until = item.time + OWNS_FILES_S
@@ -518,9 +459,9 @@ class Driver:
         parts.steering.complete(self._trials, trial)
         for callbacks in (parts.user_callbacks, parts.loggers):
             if command.failed:
-                callbacks.on_trial_error(self._turn, self._trials, trial)
+                callbacks.on_trial_error(self._reports.turn, self._trials, trial)
             else:
-                callbacks.on_trial_complete(self._turn, self._trials, trial)
+                callbacks.on_trial_complete(self._reports.turn, self._trials, trial)
         parts.artifacts.show_trial(trial)
         parts.artifacts.close_table(trial)
         self._num_finished += 1
@@ -534,7 +475,7 @@ class Driver:
 
     def _look_at_timers(self) -> None:
         parts, now = self._parts, self._parts.clock()
-        self._turn += 1
+        self._reports.turn += 1
         if now < self._owns_files_until:
             parts.files.flush_due(now)
         if self._deadline is not None and now >= self._deadline:

@@ -273,7 +273,6 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
             parts.pool.flush()
             parts.pool.clear()
         parts.user_callbacks.on_experiment_end(trials)
-        driver.link_best_checkpoint()
         parts.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
         trials,

@@ -85,7 +85,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("flows.slots",),
     ("flows.parking",),
     ("flows.attempts", "flows.parts"),
-    ("flows.history", "flows.placement"),
+    ("flows.history", "flows.placement", "flows.reports"),
     ("flows.driver",),
     ("flows.experiment",),
     ("flows",),

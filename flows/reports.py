@@ -1,0 +1,102 @@
+"""What trials report and commit: everybody who has to see it sees it, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flows.best import Best
+from flows.parts import Parts
+from tune_core.commit import CheckpointMarker
+from tune_core.messages import CheckpointSaved, Event, StopCause, TrialReported
+from tune_core.resume import unreported
+from tune_core.trial import Trial
+
+
+class Reports:
+    """Takes rows and checkpoints in.
+
+    Args:
+        parts: What the driver works with.
+        trials: All trials in creation order.
+        apply: Lets the controller handle an event.
+        request_stop: Stops the experiment, with a reason.
+
+    Attributes:
+        best: The best report so far.
+        turn: Counts the turns of the driver's loop, for callbacks.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        trials: list[Trial],
+        apply: Callable[[Event], None],
+        request_stop: Callable[[StopCause, str], None],
+    ) -> None:
+        self._parts, self._trials = parts, trials
+        self._apply, self._request_stop = apply, request_stop
+        tune = parts.experiment.tune_config
+        self.best = Best(tune.metric, tune.mode)
+        self.turn = 0
+        self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
+        self._checks_stop_all = parts.steering.stopper is not None
+
+    def add(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
+        """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
+        parts, trials = self._parts, self._trials
+        result = trial.result_of(row)
+        decided = parts.steering.decide(trials, trial, row, result, checkpoint)
+        if self._has_user_callbacks:
+            parts.user_callbacks.on_trial_result(self.turn, trials, trial, result)
+            row = trial.row_of(result)  # a callback may have added to it
+        now = parts.wall_clock()
+        self._apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
+        parts.loggers.on_trial_result(self.turn, trials, trial, result)
+        is_best = self.best.is_new(row)
+        parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
+        parts.artifacts.show_trial(trial)
+        if is_best and checkpoint is not None:
+            self.link_best_checkpoint()
+        parts.progress.report(trial, result)
+        if checkpoint is not None:
+            self._show_checkpoint(trial, checkpoint)
+        self.look_at_stop_all()
+
+    def add_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
+        """Take up a checkpoint that was committed after its row had been sent."""
+        trial = self._parts.controller.live_trial(trial_id, lease)
+        if trial is None or iteration > trial.iteration or index <= trial.last_checkpoint_index:
+            return  # out of date, known, or to be said again after the rows before it
+        self._apply(CheckpointSaved(self._parts.wall_clock(), trial_id, lease, iteration, index))
+        self._show_checkpoint(trial, index)
+
+    def recover_committed(self, trial: Trial) -> None:
+        """Take up what a trial has committed on storage and nobody has heard of."""
+        storage = self._parts.experiment.storage
+        self.recover(trial, storage.committed(trial.dirname, skip_damaged=True))
+
+    def recover(self, trial: Trial, markers: Sequence[CheckpointMarker]) -> None:
+        """Take up what these markers carry and nobody has heard of."""
+        for iteration, index, row in unreported(markers, trial):
+            if row is not None:
+                self.add(trial, iteration, index, row)
+            elif index is not None:
+                self.add_checkpoint(trial.trial_id, trial.lease, iteration, index)
+
+    def look_at_stop_all(self) -> None:
+        """Stop the experiment if a stopper says so."""
+        if self._checks_stop_all and self._parts.steering.wants_all_stopped():
+            self._request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
+
+    def link_best_checkpoint(self) -> None:
+        """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
+        found = self.best.link(self._trials, self._parts.experiment.storage.url)
+        if found is not None:
+            self._parts.artifacts.set_best_checkpoint(*found)
+
+    def _show_checkpoint(self, trial: Trial, index: int) -> None:
+        if self._has_user_callbacks:
+            stored = self._parts.experiment.storage.checkpoint(trial.dirname, index)
+            self._parts.user_callbacks.on_checkpoint(self.turn, self._trials, trial, stored)
+            self._parts.user_callbacks.on_trial_save(self.turn, self._trials, trial)
