@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,8 @@ def all_at_once(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[
 
         def run_all(body: Callable[[Chaos], None]) -> None:
             with ThreadPoolExecutor(RUNS) as pool:
-                ends = [pool.submit(body, each) for each in herd]
+                # Which Prefect server is meant is in the context, which a thread does not inherit.
+                ends = [pool.submit(copy_context().run, body, each) for each in herd]
             faults = [fault for end in ends if (fault := end.exception()) is not None]
             if faults:
                 raise ExceptionGroup(f"{len(faults)} of {RUNS} runs", [*faults])  # type: ignore[type-var]
