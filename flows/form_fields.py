@@ -92,11 +92,23 @@ def _simplify(field: dict[str, Any]) -> None:
         field.update(kinds[0])
     elif kinds:
         field["anyOf"] = kinds
-    field.pop("discriminator", None)
-    if "oneOf" in field:
+    if "discriminator" in field:
         field["anyOf"] = field.pop("oneOf")
+        field.update(_by_kind(field.pop("discriminator")["mapping"]))
     if field.get("default", ...) is None:
         del field["default"]
+
+
+def _by_kind(references: Mapping[str, str]) -> dict[str, Any]:
+    """Return the same choice once more, as `if`s: so the server names the field of the kind that was meant.
+
+    Of an `anyOf` that holds nothing it says only that. The UIs do not read `if`.
+    """
+    chain: dict[str, Any] = {"properties": {"type": {"enum": list(references)}}}
+    for kind, reference in reversed(list(references.items())):
+        meant = {"properties": {"type": {"const": kind}}, "required": ["type"]}
+        chain = {"if": meant, "then": {"$ref": reference}, "else": chain}
+    return chain
 
 
 class OptionForm(FormModel):
