@@ -240,24 +240,33 @@ def experiment(
         run_config: How to run: where results are kept, when to stop, what to try again.
         resources: What each trial gets. Without a bundle: what the trainable asks for itself, else 1 CPU.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise TuneError("the experiment flow was called without a flow run")
-    live = _live.get()
-    if live is None and context.flow_run.deployment_id is not None:
-        form = ExperimentForm(
+    # Workers get this function by value, since its name in the module is the flow's: so it says only this.
+    return _run(
+        ExperimentForm(
             trainable=trainable,
             param_space=param_space,
             tune_config=tune_config,
             run_config=run_config,
             resources=resources,
         )
+    )
+
+
+def _run(form: ExperimentForm) -> State[Any]:
+    """Run the live experiment of this process, or the one that the parameters say."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise TuneError("the experiment flow was called without a flow run")
+    live = _live.get()
+    if live is None and context.flow_run.deployment_id is not None:
         live = _deployed(form, context.flow_run)
     elif live is None:
-        live = _revived(run_config, trainable)
+        live = _revived(form.run_config, form.trainable)
     live.error, live.signals = None, StopSignals()  # Prefect may try a run again, with what is alive in it
     try:
-        with tags(*(live.experiment.run_config.tags or ())):
+        # Trials get the context, and need not know our models of the parameters.
+        plain = context.model_copy(update={"parameters": context.flow_run.parameters})
+        with plain, tags(*(live.experiment.run_config.tags or ())):
             ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
             raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))

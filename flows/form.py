@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -151,7 +150,7 @@ class TuneForm(FormModel):
         description=("Whether a process goes on to the next trial instead of ending with its own."),
     )
 
-    def config(self) -> TuneConfig:
+    def make(self) -> TuneConfig:
         """Return the TuneConfig of these values, with a new scheduler and a new searcher.
 
         Raises:
@@ -163,12 +162,6 @@ class TuneForm(FormModel):
             if name in given:
                 given[name] = given[name].make()
         return TuneConfig(**given)
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> TuneForm:
-        with suppress(ImportError):  # as in OptionForm
-            self.config()
-        return self
 
 
 class FailureForm(FormModel):
@@ -278,7 +271,7 @@ class RunForm(FormModel):
         default=None, title="Ray address", description="auto or host:port. Empty: as the worker is set up."
     )
 
-    def config(self, **place: Any) -> RunConfig:
+    def make(self, **place: Any) -> RunConfig:
         """Return the RunConfig of these values.
 
         Args:
@@ -300,11 +293,6 @@ class RunForm(FormModel):
     def _names_each_metric_once(cls, stop: list[Bound]) -> list[Bound]:
         _refuse_twice([bound.metric for bound in stop])
         return stop
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> RunForm:
-        self.config()
-        return self
 
 
 class Bundle(FormModel):
@@ -333,6 +321,7 @@ class Bundle(FormModel):
 class ResourcesForm(FormModel):
     """What each trial gets of the cluster. Without a bundle: what the trainable asks for itself, else 1 CPU."""
 
+    makes: ClassVar[Any] = PlacementGroupFactory
     bundles: list[Bundle] = Field(
         default_factory=list,
         title="Bundles",
@@ -351,7 +340,7 @@ class ResourcesForm(FormModel):
             return {"bundles": [given]}
         return {"bundles": given} if isinstance(given, list) else given
 
-    def factory(self) -> PlacementGroupFactory | None:
+    def make(self) -> PlacementGroupFactory | None:
         """Return the bundles as a placement group; None if there are none.
 
         Raises:
@@ -360,11 +349,6 @@ class ResourcesForm(FormModel):
         if not self.bundles:
             return None
         return PlacementGroupFactory([bundle.resources() for bundle in self.bundles], self.strategy)
-
-    @model_validator(mode="after")
-    def _can_be_placed(self) -> ResourcesForm:
-        self.factory()
-        return self
 
 
 def _listed_once(parameters: list[Parameter]) -> list[Parameter]:
@@ -488,13 +472,13 @@ class ExperimentForm(FormModel):
             faults += error.faults
         if faults:
             raise ConfigError(faults)
-        factory = self.resources.factory()
+        factory = self.resources.make()
         here = {"storage_path": place.url, "storage_options": place.options}
         return Tuner(
             self.trainable if factory is None else with_resources(trainable, factory),
             param_space=self.space(),
-            tune_config=self.tune_config.config(),
-            run_config=run.config(**here, **({} if name is None else {"name": name})),
+            tune_config=self.tune_config.make(),
+            run_config=run.make(**here, **({} if name is None else {"name": name})),
         )
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from flows.yaml12 import read_list
 
@@ -60,6 +61,15 @@ class FormModel(BaseModel):
         """
         assert self.makes is not None
         return type(self).makes(**self.given())  # type: ignore[misc] # through the class: it is no method
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        if self.makes is not None:
+            with suppress(
+                ImportError
+            ):  # what is missing may be there where the experiment runs, which says so if not
+                self.make()
+        return self
 
     @model_serializer(mode="wrap")
     def _without_nulls(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -120,14 +130,6 @@ class OptionForm(FormModel):
         """Return the options that are not empty, by name."""
         return {name: value for name, value in super().given().items() if name != "type"}
 
-    @model_validator(mode="after")
-    def _can_be_made(self) -> OptionForm:
-        with suppress(
-            ImportError
-        ):  # it may be installed where the experiment runs, which says so if it is not
-            self.make()
-        return self
-
 
 @dataclass(frozen=True)
 class OneOf:
@@ -186,7 +188,7 @@ class Entries:
         def listed(value: Any) -> Any:
             return self.of_mapping(value) if isinstance(value, Mapping) else value
 
-        return handler.generate_schema(Annotated[source, BeforeValidator(listed)])
+        return no_info_before_validator_function(listed, handler(source))
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
