@@ -8,6 +8,8 @@ the names of their fields; what only the worker knows (the trainable, the storag
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,20 +37,36 @@ _ABOVE_0 = {"gt": 0}
 _AT_LEAST_1 = {"ge": 1}
 _LIMITS: dict[str, dict[str, Any]] = {
     "loguniform": {"lower": _ABOVE_0},
-    "qloguniform": {"lower": _ABOVE_0, "q": _ABOVE_0},
-    "quniform": {"q": _ABOVE_0},
     "randn": {"sd": _ABOVE_0},
-    "qrandn": {"sd": _ABOVE_0, "q": _ABOVE_0},
-    "qrandint": {"q": _AT_LEAST_1},
     "lograndint": {"lower": _AT_LEAST_1},
-    "qlograndint": {"lower": _AT_LEAST_1, "q": _AT_LEAST_1},
 }
 #: `package.module:name`, which both UIs and the server check.
 IMPORT_STRING = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 def _samplers() -> dict[str, Callable[..., Any]]:
-    return {**SAMPLERS, GRID_KEY: search.grid_search}
+    """Return the samplers by name; `uniform` and `quniform` are one, with and without a step."""
+    stepped = {
+        name: _stepped(plain, SAMPLERS[f"q{name}"])
+        for name, plain in SAMPLERS.items()
+        if f"q{name}" in SAMPLERS
+    }
+    both = stepped | {f"q{name}": sampler for name, sampler in stepped.items()}
+    return {**SAMPLERS, GRID_KEY: search.grid_search, **both}
+
+
+def _stepped(plain: Callable[..., Any], quantized: Callable[..., Any]) -> Callable[..., Any]:
+    """Return one function for two samplers, since both UIs have a tab for each and little room."""
+
+    @functools.wraps(plain)
+    def sampler(q: float | None = None, **bounds: Any) -> Any:
+        return plain(**bounds) if q is None else quantized(**bounds, q=q)
+
+    step = inspect.signature(quantized).parameters["q"].replace(default=None)
+    plain_signature = inspect.signature(plain)
+    bounds = [each for each in plain_signature.parameters.values() if each.name != "base"]
+    sampler.__signature__ = plain_signature.replace(parameters=[*bounds, step])  # type: ignore[attr-defined]
+    return sampler
 
 
 class _Constant(OptionForm):
@@ -73,6 +91,16 @@ class Parameter(FormModel):
     sampler: Annotated[OptionForm, OneOf(_samplers, also=(_Constant,), limits=_LIMITS)] = Field(
         title="Sampler", description="How each trial gets its value."
     )
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _has_a_step(cls, sampler: Any) -> Any:
+        kind = sampler.get("type") if isinstance(sampler, Mapping) else None
+        if isinstance(kind, str) and f"q{kind[1:]}" == kind and kind in SAMPLERS and "q" not in sampler:
+            raise ConfigError(
+                f"{kind} needs q, the distance between neighbours; without it, {kind[1:]} is meant"
+            )
+        return sampler
 
 
 def _parameters(space: Mapping[str, Any], parent: str = "") -> list[dict[str, Any]]:
@@ -123,7 +151,7 @@ class TuneForm(FormModel):
         default=1,
         title="Number of samples",
         ge=-1,
-        json_schema_extra={"not": {"const": 0}},
+        json_schema_extra={"if": {"not": {"const": -1}}, "then": {"minimum": 1}},
         description="How many configurations to try; with a grid, how often the whole of it. -1: until something "
         "stops the experiment.",
     )

@@ -37,6 +37,14 @@ from flows.yaml12 import read_list
 
 #: One value of a list or a constant: whatever JSON has. Tabs, since a text field would turn 16 into "16".
 _ANY_VALUE = [{"type": kind} for kind in ("number", "string", "boolean", "array", "object")]
+#: Arguments of several samplers that their docstrings need not repeat.
+_DESCRIBED = {
+    "lower": "Smallest value.",
+    "upper": "Largest value; for whole numbers without a step, one above it.",
+    "q": "The distance between neighbours, of which the values are multiples. Empty: there is none.",
+    "mean": "Mean of the normal distribution.",
+    "sd": "Its standard deviation.",
+}
 _PLAIN = (bool, int, float, str)
 
 
@@ -249,7 +257,7 @@ def option_form(
         >>> option_form("uniform", uniform)(type="uniform", lower=0, upper=1).make()
         uniform(0.0, 1.0)
     """
-    described = argument_docs(makes)
+    described = _DESCRIBED | argument_docs(makes)
     fields: dict[str, Any] = {"type": (Literal[name], Field(name, title="Kind"))}
     for argument in inspect.signature(makes).parameters.values():
         if argument.name in left_out or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
@@ -260,7 +268,7 @@ def option_form(
             return None
         if kind is not None:
             details = {"description": described.get(argument.name), **(limits or {}).get(argument.name, {})}
-            title = argument.name.replace("_", " ").capitalize()
+            title = "Step" if argument.name == "q" else argument.name.replace("_", " ").capitalize()
             default = ... if is_needed else argument.default
             fields[argument.name] = (
                 kind if is_needed else kind | None,
