@@ -53,7 +53,7 @@ from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.server import PrefectServer, prefect_server
 from flows.slots import SlotPool, copies_that_fit, shortfall
-from flows.task_runner import TuneTaskRunner
+from flows.task_runner import ExperimentTaskRunner, TuneTaskRunner
 from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig
@@ -216,7 +216,7 @@ def _as_flow(function: Callable[..., State[Any]]) -> ExperimentFlow:
         fn=function,
         name="experiment",
         flow_run_name=_flow_run_name,
-        task_runner=TuneTaskRunner(),
+        task_runner=ExperimentTaskRunner(),
         persist_result=False,
         log_prints=False,
     )
