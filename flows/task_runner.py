@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import ray
@@ -21,6 +21,7 @@ from prefect.context import (
     serialize_context,
 )
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
@@ -90,3 +91,12 @@ class TuneTaskRunner(RayTaskRunner):
             settings = get_settings_context().model_copy()
             self._contexts[key] = ray.put((settings, serialize_context() | {"settings_context": {}}))
         return key, self._contexts[key]
+
+
+class ExperimentTaskRunner(TuneTaskRunner):
+    """The experiment flow's, which leaves Ray to the flow: first the parameters have to be found right."""
+
+    def __enter__(self) -> Self:
+        """Take up work without starting Ray."""
+        TaskRunner.__enter__(self)
+        return self
