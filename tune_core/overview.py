@@ -264,6 +264,7 @@ class Overview:
         self._is_given = metric is not None
         self._facts: dict[str, _Facts] = {}
         self._best: float | None = None
+        self._best_row: Mapping[str, Any] | None = None
         self._best_so_far = Series(BEST_POINTS)
         self._began_at: float | None = None
         self._last_at = self._worked_until = self._seconds = 0.0
@@ -314,6 +315,10 @@ class Overview:
                 tune_config = event.spec.get("tune_config", {})
                 self._metric, self._mode = tune_config.get("metric"), tune_config.get("mode")
             return False
+
+    def is_best(self, row: Mapping[str, Any]) -> bool:
+        """Return whether this very row is the best one so far."""
+        return self._best_row is row
 
     def picture(self) -> Picture:
         """Return the experiment as it stands now."""
@@ -399,7 +404,7 @@ class Overview:
             facts.best, facts.best_iteration = value, event.iteration
         if self._best is not None and not self._is_better(value, self._best):
             return False
-        self._best = value
+        self._best, self._best_row = value, event.row
         self._best_so_far.add(self._seconds, value)
         return True
 
