@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tune_core import charts
 from tune_core.faults import shorten
-from tune_core.importance import LEAST_TRIALS, parameters_of
+from tune_core.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.metrics import flatten
 from tune_core.overview import PAID, Picture, TrialRecord
 from tune_core.svg import cut, short
@@ -23,7 +23,9 @@ from tune_core.trial import Status
 #: Trials, and failures, that a summary lists.
 _TRIALS, _FAILURES = 50, 20
 #: Columns of parameters in its table.
-_PARAMETERS: Final = 8
+_PARAMETERS: Final = 3
+#: Letters of a cell.
+_CELL: Final = 300
 #: What markdown or HTML would take for more than text.
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#!&~$])")
 
@@ -141,7 +143,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return short(value)
-    return text("" if value is None else value)
+    return text("" if value is None else cut(str(value), _CELL))
 
 
 def _best_part(picture: Picture, storage_url: str) -> str:
@@ -154,7 +156,7 @@ def _best_part(picture: Picture, storage_url: str) -> str:
         if best.checkpoint
         else "It kept no checkpoint."
     )
-    config = [(name, cut(_shown(value), 120)) for name, value in flatten(best.config).items()]
+    config = [(name, _shown(value)) for name, value in flatten(best.config).items()]
     return "\n\n".join(
         (
             f"## Best trial\n\n{code(best.trial_id)}: {text(picture.metric)} **{best.best:.6g}** in iteration "
@@ -165,31 +167,22 @@ def _best_part(picture: Picture, storage_url: str) -> str:
 
 
 def _trials_table(picture: Picture) -> str:
+    """Of the columns, what fits beside the UI's own: the leaderboard has all of them."""
     shown = picture.ranked[:_TRIALS]
-    parameters = parameters_of(picture.trials)[:_PARAMETERS]
-    head = [
-        "trial",
-        "status",
-        *([picture.metric] if picture.metric else []),
-        "iterations",
-        "attempts",
-        "seconds",
-    ]
+    order = {name: place for place, (name, _) in enumerate(importance(picture))}
+    parameters = sorted(parameters_of(picture.trials), key=lambda each: order.get(each.name, len(order)))
     kinds = [name for name in PAID if picture.used[name]]
-    head += [f"{name} seconds" for name in kinds] + [parameter.name for parameter in parameters]
+    head = ["trial", "status", picture.metric or "attempts", "iterations"]
+    head += [f"{name} seconds" for name in kinds] or ["seconds"]
+    head += [parameter.name for parameter in parameters[:_PARAMETERS]]
     rows = [
         [
             trial.trial_id,
             trial.status,
-            *([trial.best] if picture.metric else []),
+            trial.best if picture.metric else trial.attempts,
             trial.iterations,
-            trial.attempts,
-            trial.seconds,
-            *(trial.used.get(name, 0.0) for name in kinds),
-            *(
-                cut(str(value), 60) if isinstance(value, str) else value
-                for value in (parameter.values.get(trial.trial_id) for parameter in parameters)
-            ),
+            *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
+            *(parameter.values.get(trial.trial_id) for parameter in parameters[:_PARAMETERS]),
         ]
         for trial in shown
     ]
@@ -220,7 +213,7 @@ def _failures_part(picture: Picture) -> str:
     failed = [trial for trial in picture.trials if trial.status is Status.ERROR]
     if not failed:
         return ""
-    rows = [(trial.trial_id, trial.attempts, cut(trial.error or "", 300)) for trial in failed[:_FAILURES]]
+    rows = [(trial.trial_id, trial.attempts, trial.error) for trial in failed[:_FAILURES]]
     more = f"\n\n{len(failed) - len(rows)} more failed." if len(failed) > len(rows) else ""
     return f"## Failures\n\n{table(['trial', 'attempts', 'error'], rows)}{more}"
 

@@ -66,6 +66,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.importance",),
     ("tune_core.charts",),
     ("tune_core.pages",),
+    ("tune_core.html_report",),
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
     ("tune_core", "tune_core.testing.*"),
