@@ -1,7 +1,7 @@
 # `make demo` shows a tuning run, `make test` checks the project. Needs python3 (3.11 to 3.13) with venv.
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS := test,lint,examples,pandas,optuna,docs
+EXTRAS := test,lint,examples,pandas,optuna,report,docs
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed

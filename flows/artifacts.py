@@ -75,6 +75,8 @@ class _Document:
     is_dirty: bool = False
     #: Nothing will be added: once it is written it can be forgotten.
     is_closed: bool = False
+    #: Made without the lock, since that takes long and it has one of its own; least time between two, in seconds.
+    page_every_s: float | None = None
     written: float = -math.inf
     due: float = 0.0
 
@@ -97,6 +99,7 @@ class ArtifactWriter:
 
     Args:
         experiment: The experiment's name; goes into the keys.
+        experiment_id: Is made a tag of the flow run: trial ids begin with it.
         flow_run_id: The flow run that they are linked to.
         metric: What the leaderboard ranks by.
         mode: `min` or `max`.
@@ -108,6 +111,7 @@ class ArtifactWriter:
     def __init__(
         self,
         experiment: str,
+        experiment_id: str,
         flow_run_id: UUID,
         task: Task[Any, Any],
         *,
@@ -116,7 +120,7 @@ class ArtifactWriter:
         every_report: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prefix = slug(experiment)
+        self._prefix, self._experiment_id = slug(experiment), experiment_id
         self._tags = TagsContext.get().current_tags
         self._flow_run_id, self._task = flow_run_id, task
         self._metric, self._mode = metric, mode
@@ -125,6 +129,9 @@ class ArtifactWriter:
         self._changed = threading.Condition()
         self._documents: list[_Document] = []
         self._tables: dict[str, _TrialTable] = {}
+        self._pages: dict[str, _Document] = {}
+        #: The latest attempt of each trial.
+        self._task_runs: dict[str, UUID] = {}
         self._leaders: dict[str, tuple[Trial, str]] = {}
         self._progress = 0.0
         self._best_url = ""
@@ -147,6 +154,7 @@ class ArtifactWriter:
     def begin_attempt(self, trial: Trial, task_run_id: UUID) -> None:
         """Link what the trial reports from now on to the task run of its new attempt."""
         with self._changed:
+            self._task_runs[trial.trial_id] = task_run_id
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is not None:
                 table.document.is_closed = True  # stays as it is; the new version begins with its rows
@@ -198,6 +206,34 @@ class ArtifactWriter:
             if percent != self._progress or not self._bar.is_dirty:
                 self._progress = percent
                 self._touch(self._bar, at_once=percent >= 100)
+
+    def show_page(
+        self,
+        name: str,
+        description: str,
+        render: Callable[[], str],
+        *,
+        every_s: float = 0.0,
+        trial_id: str | None = None,
+    ) -> None:
+        """Show a page of markdown, made anew by the writer's thread whenever this has been called.
+
+        Args:
+            name: Goes into its key.
+            description: Stands above it.
+            render: Makes the page; called from the writer's thread.
+            every_s: Least time between two versions of it, in seconds, unless the experiment ends.
+            trial_id: Link it to the latest attempt of this trial, if it was in this run.
+        """
+        with self._changed:
+            page = self._pages.get(name)
+            if page is None:
+                task_run_id = self._task_runs.get(trial_id or "")
+                page = self._document(name, "markdown", description, render, task_run_id)
+                page.page_every_s = every_s
+                page.due = self._clock() + min(every_s, INTERVAL_S)  # there is something to show then
+                self._pages[name] = page
+            self._touch(page, at_once=False)
 
     def set_best_checkpoint(self, url: str, text: str) -> None:
         """Link the best trial's checkpoint."""
@@ -257,7 +293,7 @@ class ArtifactWriter:
             document.due = max(document.due, now)
         if at_once:
             document.due = min(document.due, max(now, document.written + AT_ONCE_S))
-        if self._interval_s == 0:
+        if self._interval_s == 0 and document.page_every_s is None:
             document.due = now
         if document.due < before:
             self._changed.notify_all()
@@ -292,10 +328,23 @@ class ArtifactWriter:
     def _write_all(self) -> None:
         try:
             with get_client(sync_client=True) as client:
+                self._tag_flow_run(client)
                 self._write_until_closed(client)
                 self._settle_task_runs(client)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
             self._warn(f"artifacts are not written any more: {error}")
+
+    def _tag_flow_run(self, client: SyncPrefectClient) -> None:
+        """Let the flow run be found by what trial ids begin with.
+
+        By an update, since tags of the flow's context are those of its task runs too: for each of
+        these Prefect asks the server, twice, whether there is a concurrency limit for its tags.
+        """
+        try:
+            run_tags = client.read_flow_run(self._flow_run_id).tags
+            client.update_flow_run(self._flow_run_id, tags=sorted({*run_tags, self._experiment_id}))
+        except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
+            self._warn(f"cannot tag the flow run: {error}")
 
     def _write_until_closed(self, client: SyncPrefectClient) -> None:
         deadline = math.inf
@@ -313,10 +362,11 @@ class ArtifactWriter:
                     wake = min((document.due for document in dirty), default=now + 60.0)
                     self._changed.wait(max(0.01, wake - now))
                     continue
-                work = [(document, document.data()) for document in due]
+                work = [(each, None if each.page_every_s is not None else each.data()) for each in due]
                 for document in due:
                     document.is_dirty, document.written = False, now
-                    document.due = now + self._interval_s
+                    every_s = document.page_every_s
+                    document.due = now + (self._interval_s if every_s is None else every_s)
             failed = [*self._put_states(client, states), *self._put_documents(client, work)]
             if failed and self._clock() > deadline:
                 return
@@ -341,6 +391,8 @@ class ArtifactWriter:
         return failed
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
+        if document.page_every_s is not None:
+            data = document.data()
         encoded = _encoded(data) if document.kind == "table" else data
         if document.artifact_id is not None:
             client.update_artifact(document.artifact_id, ArtifactUpdate(data=encoded))

@@ -1,18 +1,16 @@
-"""Which report is the best so far, and which checkpoint that is kept came with the best one."""
+"""Which checkpoint that is kept came with the best report."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
-from tune_core.messages import TrialReported
 from tune_core.metrics import lookup
 from tune_core.trial import CheckpointRecord, Trial
 
 
 class Best:
-    """Compares reports by the experiment's metric; without one, nothing is best.
+    """Compares checkpoints by the experiment's metric; without one, nothing is best.
 
     Args:
         metric: The metric.
@@ -22,21 +20,6 @@ class Best:
     def __init__(self, metric: str | None, mode: str | None) -> None:
         self.metric = metric
         self._sign = -1.0 if mode == "max" else 1.0
-        self._score: float | None = None
-
-    def is_new(self, row: dict[str, Any]) -> bool:
-        """Return whether a report is better than all before it."""
-        value = lookup(row, self.metric) if self.metric else None
-        if not isinstance(value, (int, float)) or math.isnan(value):
-            return False
-        if self._score is not None and self._sign * value >= self._score:
-            return False
-        self._score = self._sign * value
-        return True
-
-    def note(self, _: Trial, report: TrialReported) -> None:
-        """Take a report of a driver before this one into account."""
-        self.is_new(report.row)
 
     def checkpoint(self, trials: Iterable[Trial]) -> tuple[float, Trial, CheckpointRecord] | None:
         """Return the best checkpoint of these trials, with its value and its trial; None if there is none."""

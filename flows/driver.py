@@ -41,6 +41,7 @@ from tune_core.messages import (
     LeaseStarted,
     MoveRequested,
     Outcome,
+    SlotsHeld,
     StartLease,
     StopCause,
     StopLease,
@@ -57,6 +58,8 @@ from tune_core.trial import LeasePhase, Trial
 TURN_S = 0.25
 #: How often it looks at who waits, and at slots that nobody uses.
 UPKEEP_S = 1.0
+#: How often the journal is told what the slots have held: so much of it a death of the driver may take.
+NOTE_HELD_EVERY_S = 60.0
 #: How long a task run may take to end after its trial has said its last word.
 TASK_END_TIMEOUT_S = 120.0
 #: How long the last words of a task that has ended may be on their way.
@@ -98,6 +101,7 @@ class Driver:
         self._trials: list[Trial] = self._replay.trials
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._upkeep_due = self._owns_files_until = -math.inf
+        self._held_due = parts.clock() + NOTE_HELD_EVERY_S
         self._own_state = OwnState(parts.steering)
         self._num_finished = 0
         run = parts.experiment.run_config
@@ -133,6 +137,7 @@ class Driver:
         if self._failure is not None:
             raise self._failure
         self._reports.link_best_checkpoint()
+        parts.pages.finish()
         return self._end
 
     def _begin(self) -> None:
@@ -140,7 +145,9 @@ class Driver:
         parts, storage, continuation = self._parts, self._experiment.storage, self._experiment.continuation
         budget_s = self._experiment.tune_config.time_budget_seconds
         if continuation is not None:
-            self._replay.run(read_journal(storage), self._reports.best.note)
+            for event, _ in read_journal(storage):
+                commands = self._replay.apply(event)
+                parts.events.replayed(event, commands, is_best=parts.overview.note(event))
             self._num_finished = sum(trial.is_finished for trial in self._trials)
             show_history(parts, self._replay)
             if continuation.is_retry and self._replay.is_over:
@@ -187,7 +194,10 @@ class Driver:
     def apply(self, event: Event) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
-        self._parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
+        parts = self._parts
+        parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
+        parts.events.note(event, commands, parts.journal, is_best=parts.overview.note(event))
+        parts.pages.changed()
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -470,6 +480,7 @@ class Driver:
 
     def _end_experiment(self, command: EndExperiment) -> None:
         self._end = command
+        self._note_held(self._parts.clock())
 
     # What happens by itself.
 
@@ -487,12 +498,19 @@ class Driver:
                 self._out_of_patience(key, attempt)
             elif attempt.overrun(now, self._experiment.run_config):
                 self._overrun(key, attempt)
+        if now >= self._held_due:
+            self._note_held(now)
         if now >= self._upkeep_due:
             self._upkeep_due = now + UPKEEP_S
             if state := self._own_state.news(now):
                 self.apply(state)
             self._placement.look()
             self._leave_nodes()
+
+    def _note_held(self, now: float) -> None:
+        """Have the journal say what has been held of the cluster: attempts may have used less."""
+        self._held_due = now + NOTE_HELD_EVERY_S
+        self.apply(SlotsHeld(self._parts.wall_clock(), self._parts.pool.held()))
 
     def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
         if attempt.is_over and not attempt.has_ended:

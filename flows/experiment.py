@@ -36,6 +36,7 @@ from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import OWNS_FILES_S, Driver
+from flows.events import Events
 from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from flows.form_fields import FormModel
 from flows.hosting import hosted
@@ -48,6 +49,7 @@ from flows.ownership import (
     may_be_alive,
     this_process,
 )
+from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
@@ -55,6 +57,7 @@ from flows.server import PrefectServer, prefect_server
 from flows.slots import SlotPool, copies_that_fit, shortfall
 from flows.task_runner import ExperimentTaskRunner, TuneTaskRunner
 from flows.trial import trial as trial_task
+from tune_core.announcements import Announcer
 from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig
 from tune_core.controller import Controller
@@ -63,6 +66,7 @@ from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, Tr
 from tune_core.journal import Journal, claim, experiments, last_segment, read_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
+from tune_core.overview import Overview
 from tune_core.progress import ProgressDisplay
 from tune_core.registry import import_string
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
@@ -401,6 +405,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     stack.callback(channel.close)
     artifacts = ArtifactWriter(
         current.name,
+        current.experiment_id,
         flow_run_id,
         trial_task,
         metric=tune.metric,
@@ -408,6 +413,11 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         every_report=run.every_report,
     )
     stack.callback(artifacts.close)
+    controller = Controller(current.rules(steering))
+    overview = Overview(controller, tune.metric, tune.mode)
+    announcer = Announcer(controller, current.name, current.storage.url, tune.metric, tune.mode)
+    events = Events(announcer, current.experiment_id, current.name)
+    stack.callback(events.close)
     files = stack.enter_context(_trial_files(current.storage))
     journal = Journal(
         current.storage,
@@ -424,7 +434,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     loggers = default_loggers(files, users)
     parts = Parts(
         experiment=current,
-        controller=Controller(current.rules(steering)),
+        controller=controller,
         steering=steering,
         channel=channel,
         parameters=parameters,
@@ -441,6 +451,9 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         ),
         capacity=capacity,
         deletions=deletions,
+        overview=overview,
+        events=events,
+        pages=Pages(artifacts, overview, current.name, current.storage.url),
     )
     parts.user_callbacks.setup(
         stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials, files=files

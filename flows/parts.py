@@ -10,12 +10,15 @@ from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
+from flows.events import Events
+from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.slots import SlotPool
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.journal import Journal
 from tune_core.loggers import LoggerCallback
+from tune_core.overview import Overview
 from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
@@ -62,5 +65,8 @@ class Parts:
     progress: ProgressDisplay
     capacity: int
     deletions: Deletions
+    overview: Overview
+    events: Events
+    pages: Pages
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time

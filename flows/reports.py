@@ -23,7 +23,7 @@ class Reports:
         request_stop: Stops the experiment, with a reason.
 
     Attributes:
-        best: The best report so far.
+        best: Compares checkpoints.
         turn: Counts the turns of the driver's loop, for callbacks.
     """
 
@@ -53,7 +53,7 @@ class Reports:
         now = parts.wall_clock()
         self._apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
         parts.loggers.on_trial_result(self.turn, trials, trial, result)
-        is_best = self.best.is_new(row)
+        is_best = parts.overview.is_best(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
         parts.artifacts.show_trial(trial)
         if is_best and checkpoint is not None:

@@ -50,6 +50,7 @@ class Slot:
         uses: How many attempts have ended in it.
         idle_since: When it was last given back, in monotonic seconds.
         keeps_object: Whether its process keeps an object that is to be cleaned up before it ends.
+        held_since: When its group was first known to be placed, in monotonic seconds; None: not yet.
         is_returning: Whether it will be given back in a moment, for the next trial to reuse what it keeps.
     """
 
@@ -63,6 +64,7 @@ class Slot:
     idle_since: float = 0.0
     keeps_object: bool = False
     is_returning: bool = False
+    held_since: float | None = None
 
     @property
     def outlives_no_trial(self) -> bool:
@@ -125,6 +127,8 @@ class SlotPool:
         self._granted: list[tuple[Any, Slot]] = []
         self._short_since: dict[PlacementGroupFactory, float] = {}
         self._leaving_nodes: Set[str] = frozenset()
+        #: Since when `held` counts, in monotonic seconds, and what slots held that are gone.
+        self._held_from, self._held = time.monotonic(), dict[str, float]()
         #: Actors that were asked to leave, and when they are made to.
         self._leaving: list[tuple[float, Any]] = []
         self.cleanup_timeout_s = LEAVE_TIMEOUT_S
@@ -133,6 +137,7 @@ class SlotPool:
 
     def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
         """Name the loop that the pool belongs to from now on; what was answered before is passed on."""
+        self._held_from, self._held = time.monotonic(), {}
         with self._lock:
             self._notify = notify
             early, self._early = self._early, []
@@ -171,6 +176,7 @@ class SlotPool:
             return []
         if answer.error is None:
             slot.is_ready, slot.worker = True, answer.worker or {}
+            slot.held_since = slot.held_since or time.monotonic()
             slot.nodes = frozenset(placement_group_table(slot.group)["bundles_to_node_id"].values())
             self._make_idle(slot)
             return []
@@ -282,6 +288,16 @@ class SlotPool:
         free = {name: free.get(name, 0.0) for name in resources.required_resources}
         return f"waits for {amounts_of(resources)}; free are {_listed(free)}"
 
+    def held(self) -> dict[str, float]:
+        """Return what slots have held since `attach`: of each resource, the amount times the seconds.
+
+        A slot counts from when its process first answered: when Ray placed its group is not told.
+        """
+        total = dict(self._held)
+        for slot in self._all():
+            self._count_held(slot, total)
+        return total
+
     def idle(self) -> list[Slot]:
         """Return the slots that nobody uses."""
         return list(self._idle)
@@ -339,7 +355,14 @@ class SlotPool:
         room = copies_that_fit(shape, total_resources()) - len(self._slots.get(shape, []))
         return max(0, min(wanted, max(room, 0 if starting else 1)))
 
+    def _count_held(self, slot: Slot, total: dict[str, float]) -> None:
+        if slot.held_since is not None:
+            seconds = time.monotonic() - max(slot.held_since, self._held_from)
+            for name, amount in slot.resources.required_resources.items():
+                total[name] = total.get(name, 0.0) + amount * seconds
+
     def _remove(self, slot: Slot) -> None:
+        self._count_held(slot, self._held)
         self._slots[slot.resources].remove(slot)
         if slot in self._idle:
             self._idle.remove(slot)

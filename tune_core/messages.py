@@ -250,6 +250,17 @@ class StopRequested(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SlotsHeld(Event):
+    """How much of the cluster this driver has held since it began, whether or not attempts ran in it.
+
+    Attributes:
+        seconds: Of each resource, the amount times the seconds for which placement groups held it.
+    """
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """An order from the controller to the shell."""
 
@@ -342,6 +353,7 @@ _EVENTS: dict[str, type[Event]] = {
         MoveRequested,
         PausedChosen,
         StopRequested,
+        SlotsHeld,
     )
 }
 _ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "cause": StopCause}

@@ -33,6 +33,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SlotsHeld,
     SpecRecorded,
     StartLease,
     StateSaved,
@@ -87,6 +88,7 @@ EVENTS: list[Event] = [
     CheckpointSaved(10.0, "a1b2c_00000", 1, 2, 0),
     SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
     StateSaved(0.0, {"seed": "4af1"}, None),
+    SlotsHeld(0.0, {"CPU": 2.5, "GPU": 0.0}),
     ExperimentResumed(0.5, 2),
     ExperimentResumed(0.5, 2, ("a1b2c_00000",), ("a1b2c_00001",), {"a1b2c_00002": "train_2_attempt_3"}),
 ]

@@ -1,0 +1,223 @@
+"""What an experiment announces to the world: a fold from its events to a few that others act on.
+
+It is pure: the driver sends what it returns, or, in a replay of what was before it, does not. Values
+are plain JSON and short. See docs/events.md for the list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tune_core.controller import Controller
+from tune_core.faults import shorten
+from tune_core.messages import (
+    Command,
+    CompleteTrial,
+    EndExperiment,
+    Event,
+    ExperimentResumed,
+    ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
+    StartLease,
+    TrialReported,
+)
+from tune_core.metrics import flatten, lookup
+from tune_core.trial import Trial, checkpoint_name
+
+#: Least time between two announcements of a new best, in seconds; the end of a trial does not wait for it.
+NEW_BEST_EVERY_S: Final = 10.0
+#: So many trials in a row without a new best are a plateau.
+PLATEAU_TRIALS: Final = 20
+#: So many trials in a row that end with an error are announced.
+FAILING_TRIALS: Final = 3
+#: Parameters of a configuration, and letters of a text.
+_PARAMETERS, _LETTERS = 100, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Something that others may want to act on.
+
+    Attributes:
+        kind: `experiment.started`, `trial.ended` …
+        time: When it was, epoch seconds.
+        trial_id: Of which trial; None: of the experiment.
+        payload: What there is to say, as JSON.
+    """
+
+    kind: str
+    time: float
+    trial_id: str | None
+    payload: Mapping[str, Any]
+
+
+class Announcer:
+    """Finds out what there is to announce.
+
+    Args:
+        controller: Whose events they are: `note` comes after its `handle`.
+        name: The experiment's name.
+        storage_url: Where it is, without credentials.
+        metric: What trials are compared by; None: nothing.
+        mode: "min" or "max".
+    """
+
+    def __init__(
+        self, controller: Controller, name: str, storage_url: str, metric: str | None, mode: str | None
+    ) -> None:
+        self._controller = controller
+        self._storage_url, self._metric = storage_url, metric
+        self._about = {"experiment": name, "storage_url": storage_url, "metric": metric, "mode": mode}
+        #: Attempts that were ordered and have not ended, with whether they have begun.
+        self._open: dict[tuple[str, int], bool] = {}
+        self._best: dict[str, Any] | None = None
+        self._is_best_announced = True
+        self._best_announced_at = 0.0
+        self._ended_since_best = self._failed_in_row = 0
+
+    def note(self, event: Event, commands: Sequence[Command], *, is_best: bool) -> list[Announcement]:
+        """Take an event that was handled; return what it makes worth announcing.
+
+        Args:
+            event: The event.
+            commands: What followed from it.
+            is_best: Whether it is a report that is better than all before.
+        """
+        found: list[Announcement] = []
+        if isinstance(event, (ExperimentStarted, ExperimentResumed)):
+            self._open.clear()
+            is_resumed = isinstance(event, ExperimentResumed)
+            found.append(
+                self._tell("experiment.started", event, {"capacity": event.capacity, "resumed": is_resumed})
+            )
+        elif isinstance(event, LeaseStarted):
+            found += self._begun(event)
+        elif isinstance(event, LeaseEnded):
+            found += self._ended(event)
+        elif isinstance(event, TrialReported) and is_best:
+            self._take_best(event)
+        if self._is_best_due(event):
+            found.append(self._new_best(event))
+        for command in commands:
+            if isinstance(command, StartLease):
+                self._open[command.trial_id, command.lease] = False
+            elif isinstance(command, CompleteTrial):
+                found += self._completed(command, event)
+            elif isinstance(command, EndExperiment):
+                found.append(self._finished(command, event))
+        return found
+
+    def _tell(
+        self, kind: str, event: Event, payload: Mapping[str, Any], trial: Trial | None = None
+    ) -> Announcement:
+        trial_id = trial.trial_id if trial is not None else None
+        about = {**self._about, "trial_id": trial_id} if trial_id is not None else self._about
+        return Announcement(kind, event.time, trial_id, {**about, **payload})
+
+    def _begun(self, event: LeaseStarted) -> list[Announcement]:
+        if self._open.get((event.trial_id, event.lease)) is not False:
+            return []  # an older attempt's
+        self._open[event.trial_id, event.lease] = True
+        trial = self._controller.trials[event.trial_id]
+        payload = {
+            "attempt": event.lease,
+            "config": plain_config(trial.config),
+            "resources": trial.resources.required_resources,
+            "hostname": event.hostname,
+        }
+        return [self._tell("trial.started", event, payload, trial)]
+
+    def _ended(self, event: LeaseEnded) -> list[Announcement]:
+        if self._open.pop((event.trial_id, event.lease), None) is None:
+            return []
+        trial = self._controller.trials[event.trial_id]
+        payload = {
+            "attempt": event.lease,
+            "outcome": str(event.outcome),
+            "status": str(trial.status),
+            "iterations": trial.iteration,
+            "value": _number(lookup(trial.last_row, self._metric)) if self._metric else None,
+            "error": _cut(event.error) if event.error else None,
+        }
+        return [self._tell("trial.ended", event, payload, trial)]
+
+    def _take_best(self, event: TrialReported) -> None:
+        trial = self._controller.trials[event.trial_id]
+        saved = None
+        if event.checkpoint is not None:
+            saved = f"{self._storage_url}/{trial.dirname}/{checkpoint_name(event.checkpoint)}"
+        self._best = {
+            "trial_id": trial.trial_id,
+            "iteration": event.iteration,
+            "value": _number(lookup(event.row, self._metric or "")),
+            "config": plain_config(trial.config),
+            "checkpoint_url": saved,
+        }
+        self._is_best_announced, self._ended_since_best = False, 0
+
+    def _is_best_due(self, event: Event) -> bool:
+        if self._is_best_announced:
+            return False
+        return isinstance(event, LeaseEnded) or event.time >= self._best_announced_at + NEW_BEST_EVERY_S
+
+    def _new_best(self, event: Event) -> Announcement:
+        self._is_best_announced, self._best_announced_at = True, event.time
+        return self._tell("experiment.new-best", event, self._best or {})
+
+    def _completed(self, command: CompleteTrial, event: Event) -> list[Announcement]:
+        found = []
+        self._failed_in_row = self._failed_in_row + 1 if command.failed else 0
+        if self._failed_in_row == FAILING_TRIALS:
+            error = self._controller.trials[command.trial_id].error
+            payload = {"failed_in_a_row": self._failed_in_row, "error": _cut(error or "")}
+            found.append(self._tell("experiment.failing", event, payload))
+        self._ended_since_best += 1
+        if self._ended_since_best == PLATEAU_TRIALS and self._best is not None:
+            payload = {"trials_since_best": self._ended_since_best, "best": self._best}
+            found.append(self._tell("experiment.plateau", event, payload))
+        return found
+
+    def _finished(self, command: EndExperiment, event: Event) -> Announcement:
+        counts = Counter(str(trial.status) for trial in self._controller.trials.values())
+        payload = {
+            "reason": command.reason,
+            "error": _cut(command.error) if command.error else None,
+            "interrupted": self._controller.is_interrupted,
+            "trials": dict(counts),
+            "best": self._best,
+        }
+        return self._tell("experiment.finished", event, payload)
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as flat JSON that is short, whatever it holds.
+
+    Example:
+        >>> plain_config({"net": {"depth": 3}, "sizes": (1, 2), "f": None})
+        {'net/depth': 3, 'sizes': '(1, 2)', 'f': None}
+    """
+    flat = list(flatten(config).items())[:_PARAMETERS]
+    return {
+        _cut(name): value
+        if value is None or isinstance(value, (bool, int))
+        else _number(value)
+        if isinstance(value, float)
+        else _cut(value if isinstance(value, str) else shorten(value))
+        for name, value in flat
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
+
+
+def _number(value: Any) -> float | str | None:
+    """A number as JSON has it, infinities and NaN as text; None for what is no number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (int, float)) else None
