@@ -18,10 +18,17 @@ from tune_core.errors import ConfigError, TrainableError, TuneError
 
 #: Where each command is, and what `--help` says of it: their modules are imported when they are called.
 _COMMANDS = (
+    ("run", "running:run", "Run the experiment that a YAML or JSON file describes."),
+    ("resume", "running:resume", "Go on with an experiment that was interrupted, or whose driver died."),
+    ("extend", "running:extend", "Go on with an experiment, with more samples or looser stop rules."),
+    ("serve", "serving:serve", "Run an experiment again and again on this machine, on a schedule."),
     ("ls", "reading:ls", "List the experiments below a storage path."),
     ("show", "reading:show", "Show an experiment's trials, or one trial's reports."),
     ("compare", "comparing:compare", "Show experiments side by side: best trial, cost, what differs."),
     ("export", "exporting:export", "Write trials or reports as CSV, Parquet, an Optuna study, or HTML."),
+    ("stop", "steering:stop", "Stop a running experiment in order."),
+    ("steer", "steering:steer", "Pause, resume, stop or extend what is running."),
+    ("doctor", "doctor:doctor", "Check versions, server, storage and Ray; say what to do."),
 )
 
 _EPILOGUE = (
@@ -40,6 +47,13 @@ def new_app() -> App:
     )
     for name, place, text in _COMMANDS:
         app.command(f"deployments.cli.{place}", name=name, help=text)
+    automations = App(name="automations", help="Automations of the Prefect server that experiments lean on.")
+    automations.command(
+        "deployments.cli.serving:install_automations",
+        name="install",
+        help="Have the server mark flow runs Crashed whose process is gone.",
+    )
+    app.command(automations)
     return app
 
 

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
+from tune_core.filesystems import resolve
 from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage import ExperimentStorage
@@ -145,17 +146,10 @@ def experiment_names(place: Place) -> list[str]:
     Raises:
         StorageError: The storage does not answer.
     """
-    storage = _siblings(place, "x")
+    storage = ExperimentStorage(*resolve(place.url, None, place.options), "")
     names = storage.list()
     has_journal = in_parallel(lambda name: storage.exists(f"{name}/{DIRECTORY}"), names)
     return [name for name, is_experiment in zip(names, has_journal, strict=True) if is_experiment]
-
-
-def _siblings(place: Place, name: str) -> ExperimentStorage:
-    """Return a view of the place itself, as if it were an experiment: its names are experiments."""
-    inner = place.experiment(name)
-    path, url = (text.removesuffix(f"/{name}") or "/" for text in (inner.path, inner.url))
-    return ExperimentStorage(inner.fs, path, url, name)
 
 
 def _found_instead(place: Place, storage: ExperimentStorage) -> str:

@@ -112,17 +112,22 @@ def show(
     reading = read_experiment(storage, metric, mode)
     if trial is not None:
         return _show_trial(reading, trial, limit)
-    document = {
+    return Answer(experiment_document(reading), lambda shown: _experiment_view(shown, limit))
+
+
+def experiment_document(reading: Reading) -> dict[str, Any]:
+    """Return all that there is to say of an experiment, but the reports."""
+    return {
         **reading.summary(),
         "best_so_far": [list(point) for point in reading.picture.best_so_far],
         "trials": [reading.trial_document(each) for each in reading.picture.ranked],
     }
-    return Answer(document, lambda shown: _experiment_view(shown, limit))
 
 
-def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
+def summary_text(document: dict[str, Any]) -> str:
+    """Return what a person is told of an experiment, without its trials."""
     best = document["best"] or {}
-    yield fields(
+    return fields(
         {
             "experiment": document["path"],
             "status": document["status"] + (f": {document['reason']}" if document["reason"] else ""),
@@ -135,6 +140,10 @@ def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
             "cost": _cost(document),
         }
     )
+
+
+def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
+    yield summary_text(document)
     trials = document["trials"]
     if not trials:
         return
