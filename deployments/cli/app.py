@@ -17,7 +17,7 @@ from deployments.cli.answer import Answer, ExitCode, refuse, show
 from tune_core.errors import ConfigError, TrainableError, TuneError
 
 #: Where each command is, and what `--help` says of it: their modules are imported when they are called.
-_COMMANDS = (
+COMMANDS = (
     ("run", "running:run", "Run the experiment that a YAML or JSON file describes."),
     ("resume", "running:resume", "Go on with an experiment that was interrupted, or whose driver died."),
     ("extend", "running:extend", "Go on with an experiment, with more samples or looser stop rules."),
@@ -45,7 +45,7 @@ def new_app() -> App:
         help_epilogue=_EPILOGUE,
         version=lambda: version("prefect-tune"),
     )
-    for name, place, text in _COMMANDS:
+    for name, place, text in COMMANDS:
         app.command(f"deployments.cli.{place}", name=name, help=text)
     automations = App(name="automations", help="Automations of the Prefect server that experiments lean on.")
     automations.command(

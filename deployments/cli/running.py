@@ -48,7 +48,8 @@ def run(
 
     form = ExperimentForm.load(spec)
     if not watch:
-        form.run_config.verbose = 0
+        quiet = form.run_config.model_copy(update={"verbose": 0})
+        form = form.model_copy(update={"run_config": quiet})
     return _fit(form.tuner(name))
 
 
