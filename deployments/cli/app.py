@@ -37,8 +37,12 @@ _EPILOGUE = (
 )
 
 
-def new_app() -> App:
-    """Return the application; none of its commands is imported yet."""
+def new_app(called: str = "") -> App:
+    """Return the application; none of its commands is imported yet.
+
+    Args:
+        called: The command that is going to be: its help is its own whole docstring.
+    """
     app = App(
         name="prefect-tune",
         help="Tune hyperparameters: experiments are Prefect flow runs, trials run on Ray.",
@@ -46,7 +50,7 @@ def new_app() -> App:
         version=lambda: version("prefect-tune"),
     )
     for name, place, text in COMMANDS:
-        app.command(f"deployments.cli.{place}", name=name, help=text)
+        app.command(f"deployments.cli.{place}", name=name, **({} if name == called else {"help": text}))
     automations = App(name="automations", help="Automations of the Prefect server that experiments lean on.")
     automations.command(
         "deployments.cli.serving:install_automations",
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(tokens: list[str]) -> Answer | None:
-    app = new_app()
+    app = new_app(next((token for token in tokens if not token.startswith("-")), ""))
     command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
     answer = command(*bound.args, **bound.kwargs)
     return answer if isinstance(answer, Answer) else None

@@ -130,7 +130,9 @@ def summary_text(document: dict[str, Any]) -> str:
     return fields(
         {
             "experiment": document["path"],
-            "status": document["status"] + (f": {document['reason']}" if document["reason"] else ""),
+            "status": document["status"]
+            + (", paused on request" if document["is_paused"] else "")
+            + (f": {document['reason']}" if document["reason"] else ""),
             "trials": _counts(document),
             "best": f"{_best_text(document)}  {best.get('trial_id', '')}, iteration {best.get('iteration', '')}"
             if best
@@ -224,7 +226,7 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
     yield fields(
         {
             "trial": document["path"],
-            "status": document["status"],
+            "status": document["status"] + (", paused on request" if document["is_held"] else ""),
             "config": parameters(document["config"], width=1000),
             "best": best if document["best"] is not None else "",
             "checkpoint": document["checkpoint"] or "",

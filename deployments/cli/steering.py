@@ -76,10 +76,10 @@ def steer(
 ) -> Answer:
     """Change what a running experiment does. It answers whether it will, and the request survives its death.
 
-    pause, resume, stop: the experiment, or the trials whose ids or numbers follow.
-    add: one more trial, of the values that follow: lr=0.01 net/width=64.
-    num-samples: extend the search to that many samples.
-    loosen: stop rules instead of those that were: training_iteration=200.
+    - pause, resume, stop: the experiment, or the trials whose ids or numbers follow
+    - add: one more trial, of the values that follow: lr=0.01 net/width=64
+    - num-samples: extend the search to that many samples
+    - loosen: stop rules instead of those that were: training_iteration=200
 
     Args:
         path: The experiment: STORAGE_PATH/NAME, a path or a URL.

@@ -16,12 +16,12 @@ from tune_core.storage import ExperimentStorage
 
 #: The keys that docs/command-line.md promises.
 SUMMARY = {
-    "name", "path", "experiment_id", "trainable", "status", "reason", "metric", "mode", "num_trials",
+    "name", "path", "experiment_id", "trainable", "status", "reason", "is_paused", "metric", "mode", "num_trials",
     "trials_by_status", "best", "began_at", "last_event_at", "seconds", "num_drivers", "cpu_seconds",
     "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
 }  # fmt: skip
 TRIAL = {
-    "trial_id", "number", "name", "path", "status", "config", "iterations", "best", "best_iteration", "last",
+    "trial_id", "number", "name", "path", "status", "is_held", "config", "iterations", "best", "best_iteration", "last",
     "checkpoint", "attempts", "failures", "error", "seconds", "cpu_seconds", "gpu_seconds",
 }  # fmt: skip
 
