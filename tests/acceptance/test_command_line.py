@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,8 +58,9 @@ class Shell:
 
     def __init__(self, directory: Path, api_url: str, s3: S3Server) -> None:
         self.directory, self.place = directory, f"s3://{s3.bucket}/runs"
+        self.started: list[subprocess.Popen[str]] = []
         (directory / "models.py").write_text(MODELS)
-        (directory / "spec.yaml").write_text(SPEC.replace("PLACE", self.place))
+        self.describe("spec.yaml")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.environment = {
             **kept,
@@ -68,8 +70,15 @@ class Shell:
             "PYTHONPATH": str(ROOT),
         }
 
+    def describe(self, file: str, **changes: str) -> None:
+        """Write the description of an experiment: the usual one, with some texts replaced."""
+        text = SPEC.replace("PLACE", self.place)
+        for before, after in changes.items():
+            text = re.sub(rf"{before}: [^,}}\n]+", f"{before}: {after}", text)
+        (self.directory / file).write_text(text)
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", *arguments],
             cwd=self.directory,
             env=self.environment,
@@ -77,6 +86,8 @@ class Shell:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def __call__(
         self, *arguments: str, code: int = 0, **environment: str
@@ -131,9 +142,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         server = prefect_servers.start_own_server()
+    shell = Shell(tmp_path_factory.mktemp("user"), server.api_url, s3)
     try:
-        yield Shell(tmp_path_factory.mktemp("user"), server.api_url, s3)
+        yield shell
     finally:
+        for process in shell.started:  # what a failed test has left
+            process.kill()
+            process.communicate()
         prefect_servers.stop_own_server()
         s3.stop()
 
@@ -197,9 +212,7 @@ def test_doctor_tells_a_wrong_secret_and_a_server_that_is_away(shell: Shell) -> 
 
 
 def test_a_wrong_file_is_refused_with_the_names_of_its_fields(shell: Shell) -> None:
-    (shell.directory / "wrong.yaml").write_text(
-        SPEC.replace("mode: min", "mode: down").replace("upper: 1", "upper: -1")
-    )
+    shell.describe("wrong.yaml", mode="down", upper="-1")
 
     done = shell("run", "wrong.yaml", code=2)
 
@@ -212,7 +225,7 @@ def test_a_wrong_file_is_refused_with_the_names_of_its_fields(shell: Shell) -> N
 @pytest.mark.slow
 def test_an_interrupted_and_then_killed_experiment_is_resumed_and_extended(shell: Shell) -> None:
     path = f"{shell.place}/second"
-    (shell.directory / "quick.yaml").write_text(SPEC.replace("RUN", "").replace("steps: 2000", "steps: 40"))
+    shell.describe("quick.yaml", steps="40")
 
     first = shell.start("run", "quick.yaml", "--name", "second", "--json")
     shell.wait_for_reports("second", first)
