@@ -86,6 +86,41 @@ class ObjectStore:
         """
         call_within(timeout_s, self.url, self._probe)
 
+    def probe_steps(self) -> dict[str, Callable[[], None]]:
+        """Return what `probe` does, one after the other, each under the words for it.
+
+        A step raises what the filesystem raises; the last one removes what those before it have written.
+        """
+        directory, first, second = f".probe-{uuid.uuid4().hex}", b"first", b"second"
+        name = f"{directory}/object"
+        path = self.absolute(name)
+
+        def find_bucket() -> None:
+            if is_s3(self.fs):
+                # Before any write: SeaweedFS makes a bucket for whoever may administer it.
+                self.fs.info(path.partition("/")[0], refresh=True)
+
+        def read() -> None:
+            if read_bytes(self.fs, path) != first:
+                raise StorageError(f"{self.url}: what was written came back changed: use another storage")
+
+        def find() -> None:
+            if "object" not in find_files(self.fs, self.absolute(directory)):
+                raise StorageError(f"{self.url}: what was written is not listed at once: use another storage")
+
+        def create_again() -> None:
+            if self.fencing and self._is_overwritten(path, first, second):
+                raise StorageError(self._not_fenced("it took a second create-only write"))
+
+        return {
+            "find its bucket": find_bucket,
+            "write to it": lambda: self._create(name, first),
+            "read from it": read,
+            "list it": find,
+            "write to it twice": create_again,
+            "delete from it": lambda: remove_tree(self.fs, self.absolute(directory)),
+        }
+
     def create(self, name: str, data: bytes) -> None:
         """Write an object that must not exist yet.
 
@@ -251,30 +286,13 @@ class ObjectStore:
         )
 
     def _probe(self) -> None:
-        directory, first, second = f".probe-{uuid.uuid4().hex}", b"first", b"second"
-        name = f"{directory}/object"
-        path, action = self.absolute(name), "find its bucket"
-        try:
-            if is_s3(self.fs):
-                # Before any write: SeaweedFS makes a bucket for whoever may administer it.
-                self.fs.info(path.partition("/")[0], refresh=True)
-            action = "write to it"
-            self._create(name, first)
-            action = "read from it"
-            if read_bytes(self.fs, path) != first:
-                raise StorageError(f"{self.url}: what was written came back changed: use another storage")
-            action = "list it"
-            if "object" not in find_files(self.fs, self.absolute(directory)):
-                raise StorageError(f"{self.url}: what was written is not listed at once: use another storage")
-            action = "write to it twice"
-            if self.fencing and self._is_overwritten(path, first, second):
-                raise StorageError(self._not_fenced("it took a second create-only write"))
-            action = "delete from it"
-            remove_tree(self.fs, self.absolute(directory))
-        except TuneError:
-            raise
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self.url, action) from error
+        for action, step in self.probe_steps().items():
+            try:
+                step()
+            except TuneError:
+                raise
+            except Exception as error:  # filesystems raise what their client libraries raise
+                raise explain(error, self.url, action) from error
 
     def _is_overwritten(self, path: str, first: bytes, second: bytes) -> bool:
         with contextlib.suppress(FileExistsError):

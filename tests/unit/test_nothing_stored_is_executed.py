@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from deployments.cli import main
 from tune_core.analysis import ExperimentAnalysis
 from tune_core.errors import TuneError
 from tune_core.journal import read_journal
@@ -192,10 +193,27 @@ def restore_it(path: Path) -> None:
     assert len(LocalRuntime().run(tuner.experiment())) == 4
 
 
+def call_the_command_line(path: Path) -> None:
+    exported = path.parent.parent
+    for arguments in (
+        ["ls", path.parent],
+        ["show", path],
+        ["show", path, "0", "--json"],
+        ["compare", path, path],
+        ["export", path, "--to", exported / "trials.csv"],
+        ["export", path, "--rows", "--to", exported / "rows.csv"],
+        ["export", path, "--format", "parquet", "--to", exported / "trials.parquet"],
+        ["export", path, "--format", "optuna", "--to", exported / "study.log"],
+    ):
+        assert main([str(each) for each in arguments]) == 0
+    assert main(["resume", str(path)]) == 2  # it does not import the trainable whose name is stored
+
+
 @pytest.mark.parametrize(
     "read",
     [
         restore_it,
+        call_the_command_line,
         read_the_journal,
         read_the_results,
         read_the_analysis,

@@ -1,0 +1,164 @@
+"""One experiment as the commands show it, read from its journal. Executes nothing that is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.cli.opening import driver_status
+from tune_core.controller import Controller
+from tune_core.errors import ConfigError
+from tune_core.faults import suggestion
+from tune_core.journal import last_segment, read_journal
+from tune_core.overview import Overview, Picture, TrialRecord
+from tune_core.resume import Replay
+from tune_core.rules import Rules
+from tune_core.storage import ExperimentStorage
+from tune_core.trial import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An experiment as its journal told it when it was read.
+
+    Attributes:
+        storage: Where it is.
+        status: "running"; "ended" by itself; "interrupted", able to go on; "died" with its driver, able
+            to go on; "unknown": its journal is open, and its driver cannot be seen from here.
+        replay: What the controller knows.
+        picture: What there is to tell.
+    """
+
+    storage: ExperimentStorage
+    status: str
+    replay: Replay
+    picture: Picture
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the experiment is made of; {} if it died before that was written."""
+        return self.replay.spec.spec if self.replay.spec is not None else {}
+
+    def trial(self, given: str) -> TrialRecord:
+        """Return a trial by its id, its directory's or its own name, or its number.
+
+        Raises:
+            ConfigError: There is none; the text names some that there are.
+        """
+        names = {
+            name: trial
+            for trial in self.picture.trials
+            for name in (str(trial.number), trial.trial_id, trial.name, trial.dirname)
+        }
+        if given.rstrip("/") in names:
+            return names[given.rstrip("/")]
+        ids = [trial.trial_id for trial in self.picture.trials]
+        known = f"there are {len(ids)}, from {ids[0]} to {ids[-1]}" if ids else "there are none yet"
+        raise ConfigError(
+            f"trial {given!r}: {self.storage.url} has no such trial{suggestion(given, names)}; {known}"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `ls`, `show` and `compare` say of the whole experiment, as documented."""
+        picture, best = self.picture, self.picture.best_trial
+        return {
+            "name": self.storage.name,
+            "path": self.storage.url,
+            "experiment_id": self.spec.get("experiment_id"),
+            "trainable": self.spec.get("trainable"),
+            "status": self.status,
+            "reason": picture.reason,
+            "is_paused": self.replay.controller.is_paused,
+            "metric": picture.metric,
+            "mode": picture.mode if picture.metric else None,
+            "num_trials": len(picture.trials),
+            "trials_by_status": dict(Counter(str(trial.status) for trial in picture.trials)),
+            "best": None
+            if best is None
+            else {
+                "trial_id": best.trial_id,
+                "value": best.best,
+                "iteration": best.best_iteration,
+                "config": best.config,
+                "checkpoint": self.checkpoint(best),
+            },
+            "began_at": picture.began_at,
+            "last_event_at": picture.last_at or None,
+            "seconds": picture.seconds,
+            "num_drivers": picture.num_drivers,
+            "cpu_seconds": picture.used["CPU"],
+            "gpu_seconds": picture.used["GPU"],
+            "idle_cpu_seconds": picture.idle["CPU"] if picture.idle else None,
+            "idle_gpu_seconds": picture.idle["GPU"] if picture.idle else None,
+        }
+
+    def trial_document(self, trial: TrialRecord) -> dict[str, Any]:
+        """Return what `show` says of one trial, as documented."""
+        return {
+            "trial_id": trial.trial_id,
+            "number": trial.number,
+            "name": trial.name,
+            "path": f"{self.storage.url}/{trial.dirname}",
+            "status": str(trial.status),
+            "is_held": self.replay.controller.trials[trial.trial_id].is_held,
+            "config": trial.config,
+            "iterations": trial.iterations,
+            "best": trial.best,
+            "best_iteration": trial.best_iteration,
+            "last": trial.last,
+            "checkpoint": self.checkpoint(trial),
+            "attempts": trial.attempts,
+            "failures": trial.failures,
+            "error": trial.error,
+            "seconds": trial.seconds,
+            "cpu_seconds": trial.used.get("CPU", 0.0),
+            "gpu_seconds": trial.used.get("GPU", 0.0),
+        }
+
+    def checkpoint(self, trial: TrialRecord) -> str | None:
+        """Return where the trial's latest checkpoint is."""
+        if trial.checkpoint is None:
+            return None
+        return f"{self.storage.url}/{trial.dirname}/{trial.checkpoint}"
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether it ended by itself, with a trial that ended well, or without any trial."""
+        trials = self.picture.trials
+        return self.status == "ended" and (
+            not trials or any(trial.status is Status.TERMINATED for trial in trials)
+        )
+
+
+def read_experiment(
+    storage: ExperimentStorage, metric: str | None = None, mode: str | None = None
+) -> Reading:
+    """Read an experiment.
+
+    Args:
+        storage: Where it is.
+        metric: What trials are compared by; None: what the experiment says.
+        mode: "min" or "max".
+
+    Raises:
+        ConfigError: A metric without a mode, or the other way round; or there is no such mode.
+        StorageError: The journal is damaged, or the storage does not answer.
+    """
+    if (metric is None) != (mode is None):
+        raise ConfigError(f"metric={metric!r}, mode={mode!r}: give both, or neither")
+    if mode not in (None, "min", "max"):
+        raise ConfigError(f"mode={mode!r}: expected 'min' or 'max'")
+    last = last_segment(storage)  # first, so that what ends meanwhile is not called dead
+    replay = Replay(Controller(Rules("")))
+    overview = Overview(replay.controller, metric, mode)
+    for event, _ in read_journal(storage):
+        replay.apply(event)
+        overview.note(event)
+    if replay.is_over:
+        status = "ended"
+    elif last is None or last.is_last:
+        status = "interrupted"
+    else:
+        status = driver_status(storage.url, last.owner)
+    return Reading(storage, status, replay, overview.picture())
