@@ -46,7 +46,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),
     # What chooses, and what watches.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
-    ("tune_core.progress_reporter",),
+    ("tune_core.progress_reporter", "tune_core.inbox"),
     ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
     ("tune_core.outbox",),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
