@@ -62,6 +62,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.execution",),
     ("tune_core.runtime",),
     ("tune_core.resume",),
+    ("tune_core.helm",),
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
     ("tune_core", "tune_core.testing.*"),
