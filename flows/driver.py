@@ -20,9 +20,11 @@ from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
 from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
 from flows.history import OwnState, show_history
+from flows.inbox import Requested
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.placement import Placement
 from flows.reports import Reports
+from flows.requests import Requests
 from flows.slots import Slot, SlotAnswered
 from tune_core.errors import ExperimentConflict
 from tune_core.journal import read_journal
@@ -41,7 +43,9 @@ from tune_core.messages import (
     LeaseStarted,
     MoveRequested,
     Outcome,
+    SpecRecorded,
     StartLease,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -66,7 +70,15 @@ LAST_WORDS_TIMEOUT_S = 10.0
 OWNS_FILES_S = 15.0
 
 #: Events that are written at once: ends and beginnings, and trials, whose checkpoints count once they are known.
-_URGENT = (ExperimentStarted, ExperimentResumed, TrialSuggested, LeaseEnded, StopRequested)
+_URGENT = (
+    ExperimentStarted,
+    ExperimentResumed,
+    SpecRecorded,
+    TrialSuggested,
+    LeaseEnded,
+    StopRequested,
+    Steered,
+)
 
 _WHAT_HAPPENED = {
     Outcome.CRASHED: "the trial's process died",
@@ -102,6 +114,7 @@ class Driver:
         self._num_finished = 0
         run = parts.experiment.run_config
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
+        self._requests = Requests(parts, self._replay, self.apply)
         self._stop_timeout_s = run.stop_timeout_s
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
@@ -188,6 +201,11 @@ class Driver:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
         self._parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
+        if isinstance(event, TrialSuggested):
+            trial = self._controller.trials[event.trial_id]
+            self._trials.append(trial)
+            self._parts.steering.add(self._trials, trial)
+            self._parts.artifacts.show_trial(trial)
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -209,8 +227,21 @@ class Driver:
             self._take_task_ended(item)
         elif isinstance(item, StopRequested):
             self.apply(item)
+        elif isinstance(item, Requested):
+            self._take_request(item)
         elif isinstance(item, ShellFailed):
             self._fail(item.error)
+
+    def _take_request(self, item: Requested) -> None:
+        if isinstance(self._requests.take(item), SpecRecorded):
+            for key, attempt in self._attempts.items():
+                self._send_rules(key, attempt)
+
+    def _send_rules(self, key: tuple[str, int], attempt: Attempt) -> None:
+        """Tell an attempt of stop rules that have changed since it began."""
+        rules = self._parts.steering.local_stop
+        if attempt.rules != rules and attempt.is_connected:
+            self._parts.channel.send(*key, "rules", rules)
 
     def _take_message(self, message: Message) -> None:
         if message.kind == "row":
@@ -248,9 +279,10 @@ class Driver:
             return
         if attempt.stop_cause is not None:
             self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
-        if attempt.is_connected:
-            return  # it has a new connection
-        attempt.is_connected = True
+        is_reconnected, attempt.is_connected = attempt.is_connected, True
+        self._send_rules((message.trial_id, message.lease), attempt)
+        if is_reconnected:
+            return
         pid, hostname, node_ip = message.content
         now = self._parts.wall_clock()
         self.apply(LeaseStarted(now, message.trial_id, message.lease, pid, hostname, node_ip))
@@ -393,13 +425,7 @@ class Driver:
     # What the controller orders.
 
     def _suggest(self, command: Suggest) -> None:
-        event = self._parts.steering.suggest(command.trial_id, len(self._trials))
-        self.apply(event)
-        if isinstance(event, TrialSuggested):
-            trial = self._controller.trials[event.trial_id]
-            self._trials.append(trial)
-            self._parts.steering.add(self._trials, trial)
-            self._parts.artifacts.show_trial(trial)
+        self.apply(self._parts.steering.suggest(command.trial_id, len(self._trials)))
 
     def _choose_paused(self, _: ChoosePaused) -> None:
         self.apply(self._parts.steering.choose(self._trials))
@@ -443,8 +469,8 @@ class Driver:
         attempt = self._attempts.get(key)
         if attempt is None:
             return
-        request = self._controller.stop_request
-        attempt.stop_cause = str(request.cause) if request else "stop"
+        request, trial = self._controller.stop_request, self._controller.trials[command.trial_id]
+        attempt.stop_cause = str(request.cause) if request else str(trial.decision)
         attempt.deadline = self._parts.clock() + self._stop_timeout_s
         if attempt.is_connected:
             self._parts.channel.send(*key, "stop", attempt.stop_cause)

@@ -33,6 +33,7 @@ from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import OWNS_FILES_S, Driver
 from flows.hosting import hosted
+from flows.inbox import InboxWatch
 from flows.ownership import driving, end_runs_of, identity, is_earlier, may_be_alive, this_process
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
@@ -46,6 +47,7 @@ from tune_core.config import RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
+from tune_core.helm import as_steered
 from tune_core.journal import Journal, claim, experiments, last_segment, read_segment
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
@@ -53,6 +55,7 @@ from tune_core.progress import ProgressDisplay
 from tune_core.registry import import_string
 from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
 from tune_core.results import ResultGrid
+from tune_core.resume import find_spec
 from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
@@ -272,6 +275,8 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         if live.was_interrupted:
             parts.pool.flush()
             parts.pool.clear()
+        else:
+            parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
         parts.user_callbacks.on_experiment_end(trials)
         parts.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
@@ -321,6 +326,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     )
     stack.callback(artifacts.close)
     files = stack.enter_context(_trial_files(current.storage))
+    inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
+    stack.callback(inbox.close)  # after the journal: what it has is answered
     journal = Journal(
         current.storage,
         current.experiment_id,
@@ -342,6 +349,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         parameters=parameters,
         pool=pool,
         journal=journal,
+        inbox=inbox,
         artifacts=artifacts,
         recovery=recovery,
         files=files,
@@ -402,7 +410,8 @@ def _continued(current: Experiment) -> Experiment:
     if current.continuation is not None or last is None:
         return current
     if last.experiment_id == current.experiment_id:
-        return replace(current, continuation=Continuation(is_retry=True))
+        tune, run = as_steered(current.tune_config, current.run_config, find_spec(current.storage))
+        return replace(current, tune_config=tune, run_config=run, continuation=Continuation(is_retry=True))
     url = current.storage.url
     if current.identity is not None and current.experiment_id in experiments(current.storage):
         raise ExperimentConflict(

@@ -10,6 +10,7 @@ from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
+from flows.inbox import InboxWatch
 from flows.parameters import SharedParameters
 from flows.slots import SlotPool
 from tune_core.callbacks import CallbackList
@@ -53,6 +54,7 @@ class Parts:
     parameters: SharedParameters
     pool: SlotPool
     journal: Journal
+    inbox: InboxWatch
     artifacts: ArtifactWriter
     recovery: Recovery
     files: TrialFiles

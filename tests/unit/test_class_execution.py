@@ -44,6 +44,8 @@ class Driver:
     def poll(self) -> bool:
         return self.stop_cause is not None
 
+    stop_rules: dict[str, float] | None = None
+
     @property
     def stop_cause(self) -> str | None:
         return self.stops.get(len(self.reports))

@@ -48,6 +48,7 @@ class FakeUplink:
         self.journaled = 0
         self.waits: list[tuple[str, int]] = []
         self.stop_cause: str | None = None
+        self.stop_rules: dict[str, float] | None = None
         self.checkpoints: list[tuple[int, int]] = []
         self.on_send: Callable[[Report], None] = lambda report: None
 
