@@ -1,7 +1,7 @@
 # `make demo` shows a tuning run, `make test` checks the project. Needs python3 (3.11 to 3.13) with venv.
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS := test,lint,examples,pandas,optuna
+EXTRAS := test,lint,examples,pandas,optuna,docs
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retr
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := $(wildcard tune_core flows deployments examples benchmarks tests)
 
-.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos lint types format bench clean
+.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos docs lint types format bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -62,6 +62,9 @@ test-differential: install ## compare with what Ray Tune did, script by script (
 test-chaos: install ## kill workers, flows and servers (not part of `make test`)
 	@echo "test: tests/chaos"
 	@$(PYTEST) tests/chaos
+
+docs: install ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: install ## ruff: rules and format
 	@echo "lint: $(CODE)"
