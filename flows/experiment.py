@@ -1,30 +1,34 @@
 """The experiment as a Prefect flow, and the runtime that `Tuner.fit` finds.
 
-The flow's parameters are JSON: Prefect stores them. What is alive (the trainable, storage
-credentials, callbacks) travels beside them, under a token that is good for this process only.
+The flow's parameters are JSON: Prefect stores them. A deployment's say everything (`flows.form`). Those of an
+experiment that `Tuner.fit` runs say where it is kept; what is alive (the trainable, storage credentials,
+callbacks) travels beside them.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import ray
 from prefect import Flow, tags
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
 
+from deployments.settings import storage_of
 from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.cancellation import StopSignals, cancellation_watched
@@ -32,9 +36,19 @@ from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import OWNS_FILES_S, Driver
+from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
+from flows.form_fields import FormModel
 from flows.hosting import hosted
 from flows.inbox import InboxWatch
-from flows.ownership import driving, end_runs_of, identity, is_earlier, may_be_alive, this_process
+from flows.ownership import (
+    deployed_identity,
+    driving,
+    end_runs_of,
+    identity,
+    is_earlier,
+    may_be_alive,
+    this_process,
+)
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
@@ -43,7 +57,7 @@ from flows.slots import SlotPool, copies_that_fit, shortfall
 from flows.task_runner import TuneTaskRunner
 from flows.trial import trial as trial_task
 from tune_core.callbacks import CallbackList
-from tune_core.config import RunConfig, TuneConfig
+from tune_core.config import RunConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
@@ -60,7 +74,7 @@ from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, Rem
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
-from tune_core.tuner import Tuner
+from tune_core.tuner import Tuner, dated
 
 _HOW_TO_GO_ON = "Tuner.restore continues it"
 
@@ -79,7 +93,8 @@ class _Live:
     was_interrupted: bool = False
 
 
-_live: dict[str, _Live] = {}
+#: The experiment that `Tuner.fit` runs; None in a run that Prefect has started, or starts again elsewhere.
+_live: ContextVar[_Live | None] = ContextVar("_live", default=None)
 
 
 class PrefectRuntime:
@@ -124,20 +139,18 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                 "set PREFECT_API_URL to a server that every node can reach"
             )
         live = _Live(live_experiment, server)
-        token = secrets.token_hex(8)
-        _live[token] = live
+        parent, _, name = live_experiment.storage.url.rpartition("/")
+        token = _live.set(live)
         try:
             with _settings_for(server), tags(*(run.tags or ())):
                 Flow.__call__(
                     flow,
-                    name=live_experiment.name,
-                    storage_path=live_experiment.storage.url,
                     trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
-                    token=token,
+                    run_config={"name": name, "storage_path": parent},
                     return_state=True,
                 )
         finally:
-            del _live[token]
+            _live.reset(token)
         live.signals.pass_on()
         if live.error is not None:
             raise live.error
@@ -163,7 +176,8 @@ class ExperimentFlow(Flow[..., Any]):
 
         Args:
             *args: The trainable: a function, an import string `"package.module:name"`, or a registered name.
-            **kwargs: `param_space`, `tune_config` and `run_config` as for `tune_core.Tuner`.
+            **kwargs: `param_space`, `tune_config` and `run_config` as for `tune_core.Tuner`; or these and
+                `resources` as a deployment has them, see `flows.form.ExperimentForm`.
 
         Raises:
             ConfigError: A value is missing or wrong.
@@ -173,7 +187,7 @@ class ExperimentFlow(Flow[..., Any]):
             >>> results = experiment(train, param_space={"x": 1})  # doctest: +SKIP
         """
         trainable = args[0] if args else kwargs.get("trainable")
-        if "token" in kwargs or not (callable(trainable) or isinstance(trainable, str)):
+        if not (callable(trainable) or isinstance(trainable, str)):
             return super().__call__(*args, **kwargs)
         tuner = _tuner(*args, **kwargs)
         return run_experiment(tuner.experiment(identity()), self)
@@ -186,24 +200,68 @@ class ExperimentFlow(Flow[..., Any]):
         return changed
 
 
-def _experiment(
-    name: str | None = None, storage_path: str | None = None, trainable: str = "", token: str | None = None
+def _flow_run_name() -> str:
+    """Return the experiment's name, by which one finds its run."""
+    live, context = _live.get(), FlowRunContext.get()
+    if live is not None:
+        return live.experiment.name
+    assert context is not None  # Prefect asks within the run
+    assert context.flow_run is not None
+    parameters = context.parameters or {}
+    run_config: RunForm = parameters.get("run_config") or RunForm()
+    if context.flow_run.deployment_id is not None:
+        return _deployed_name(run_config, parameters["trainable"], context.flow_run)
+    return run_config.name or context.flow_run.name
+
+
+def _as_flow(function: Callable[..., State[Any]]) -> ExperimentFlow:
+    return ExperimentFlow(
+        fn=function,
+        name="experiment",
+        flow_run_name=_flow_run_name,
+        task_runner=TuneTaskRunner(),
+        persist_result=False,
+        log_prints=False,
+    )
+
+
+@_as_flow
+def experiment(
+    trainable: Annotated[str, Field(json_schema_extra={"pattern": IMPORT_STRING})],
+    param_space: ParamSpace = [],  # noqa: B006 - Prefect shows these defaults in its form; nobody changes them
+    tune_config: TuneForm = TuneForm(),  # noqa: B008
+    run_config: RunForm = RunForm(),  # noqa: B008
+    resources: ResourcesForm = ResourcesForm(),  # noqa: B008
 ) -> State[Any]:
     """Tune a trainable: each trial is a task run, its reports are artifacts.
 
     Args:
-        name: The experiment's name, also the flow run's.
-        storage_path: Where results are kept; a URL without credentials.
-        trainable: What is tuned: its import string, if it has one, so that another process can try the run again.
-        token: Names the live experiment of the process that started this run.
+        trainable: What is tuned: the import string of a function or class, such as package.module:train. The
+            worker imports it.
+        param_space: The search space: each parameter that the trainable reads, and where its values come from.
+        tune_config: How to search: what to optimise, how often, and with what.
+        run_config: How to run: where results are kept, when to stop, what to try again.
+        resources: What each trial gets. Without a bundle: what the trainable asks for itself, else 1 CPU.
     """
-    live = _live.get(token or "") or _revived(name, storage_path, trainable)
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")
+    live = _live.get()
+    if live is None and context.flow_run.deployment_id is not None:
+        form = ExperimentForm(
+            trainable=trainable,
+            param_space=param_space,
+            tune_config=tune_config,
+            run_config=run_config,
+            resources=resources,
+        )
+        live = _deployed(form, context.flow_run)
+    elif live is None:
+        live = _revived(run_config, trainable)
     live.error, live.signals = None, StopSignals()  # Prefect may try a run again, with what is alive in it
     try:
-        ended, trials, live.results = _drive(live, context)
+        with tags(*(live.experiment.run_config.tags or ())):
+            ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
             raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
     except KeyboardInterrupt as error:
@@ -215,40 +273,61 @@ def _experiment(
     return _final_state(ended, trials, live)
 
 
-def _revived(name: str | None, storage_path: str | None, trainable: str) -> _Live:
+def _deployed(form: ExperimentForm, run: FlowRun) -> _Live:
+    """Return the experiment of a deployment's run: a new one for each run, the same one when a run is tried again.
+
+    Raises:
+        ConfigError: The trainable cannot be imported here, or the form cannot work; nothing has been started.
+    """
+    tuner = form.tuner(_deployed_name(form.run_config, form.trainable, run))
+    current = tuner.experiment(deployed_identity(run))
+    wanted = {*run.tags, *(current.run_config.tags or ())}
+    if wanted != set(run.tags):
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, tags=sorted(wanted))
+    cluster.connect(current.run_config)
+    return _Live(current, prefect_server())
+
+
+def _deployed_name(run_config: RunForm, trainable: str, run: FlowRun) -> str:
+    digits, date = dated(deployed_identity(run))
+    return f"{run_config.name or trainable.rpartition(':')[2]}_{date}_{digits}"
+
+
+def _revived(run_config: RunForm, trainable: str) -> _Live:
     """Return the experiment of a run that is tried again in a process that knows nothing of it.
 
     Raises:
         TuneError: What it needs cannot be had here: the message says how to go on from Python.
     """
+    path = f"{run_config.storage_path}/{run_config.name}"
     try:
-        tuner = Tuner.restore(storage_path or "", trainable)
+        place = storage_of(path)
+        tuner = Tuner.restore(place.url, trainable, storage_options=place.options)
     except TuneError as error:
         raise TuneError(
-            f"flow run of experiment {name!r}: the process that held its trainable {trainable!r} is gone, and this one "
-            f"cannot go on with it ({error}). Resume it from Python: Tuner.restore({storage_path!r}, trainable).fit()"
+            f"flow run of experiment {run_config.name!r}: the process that held its trainable {trainable!r} is gone, "
+            f"and this one cannot go on with it ({error}). Resume it from Python: "
+            f"Tuner.restore({path!r}, trainable).fit()"
         ) from error
     again = replace(tuner.experiment(), continuation=Continuation(is_retry=True))
     cluster.connect(again.run_config)
     return _Live(again, prefect_server())
 
 
-experiment = ExperimentFlow(
-    fn=_experiment,
-    name="experiment",
-    flow_run_name="{name}",
-    task_runner=TuneTaskRunner(),
-    persist_result=False,
-    log_prints=False,
-)
-
-
 def _tuner(
     trainable: Callable[..., Any] | str,
-    param_space: dict[str, Any] | None = None,
-    tune_config: TuneConfig | None = None,
-    run_config: RunConfig | None = None,
+    param_space: Any = None,
+    tune_config: Any = None,
+    run_config: Any = None,
+    resources: Any = None,
 ) -> Tuner:
+    parts = {"tune_config": tune_config, "run_config": run_config, "resources": resources}
+    if isinstance(param_space, list) or any(
+        isinstance(part, (Mapping, FormModel)) for part in parts.values()
+    ):
+        given = {"trainable": trainable, "param_space": param_space, **parts}
+        return ExperimentForm.read({name: part for name, part in given.items() if part is not None}).tuner()
     return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
 
 

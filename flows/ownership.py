@@ -62,6 +62,12 @@ def identity() -> Identity | None:
         )
 
 
+def deployed_identity(run: FlowRun) -> Identity:
+    """Return the identity of the one experiment that a deployment's flow run is: each of its attempts has it."""
+    began = run.expected_start_time or run.created  # not when it began: that is not known before it does
+    return Identity(str(run.id), (run.run_count,), began.timestamp())  # type: ignore[union-attr] # the server sets it
+
+
 def _root_of(run: FlowRun) -> FlowRun:
     if run.parent_task_run_id is None:
         return run

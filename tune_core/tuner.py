@@ -267,7 +267,7 @@ class Tuner:
         """
         name, run, restored = self._name, self._run_config, self._restored
         if restored is None:
-            digits, date = _dated(identity)
+            digits, date = dated(identity)
             undated = os.environ.get("TUNE_DISABLE_DATED_SUBDIR") == "1"
             storage = ExperimentStorage.open(
                 run.storage_path,
@@ -344,13 +344,17 @@ class _Restored:
     continuation: Continuation | None
 
 
-def _dated(identity: Identity | None) -> tuple[str, str]:
-    """Return eight hex digits and a date for a name: the same ones for each attempt at the same run."""
+def dated(identity: Identity | None) -> tuple[str, str]:
+    """Return eight hex digits and a date for a name: the same ones for each attempt at the same run.
+
+    Args:
+        identity: The run, dated in UTC: another attempt may be made in another time zone. None: now, local time.
+    """
     if identity is None:
-        digits, began = secrets.token_hex(4), time.time()
+        digits, began = secrets.token_hex(4), time.localtime()
     else:
-        digits, began = hashlib.sha256(identity.key.encode()).hexdigest()[:8], identity.began
-    return digits, time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(began))
+        digits, began = hashlib.sha256(identity.key.encode()).hexdigest()[:8], time.gmtime(identity.began)
+    return digits, time.strftime("%Y-%m-%d_%H-%M-%S", began)
 
 
 def _resume_config_of(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow, task
+from prefect import Flow, flow, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -141,7 +141,7 @@ def test_parameters_of_the_flow_run_hold_no_credentials(
     fit(config)
 
     seen = recorded(config.name)
-    assert seen.flow_run.parameters["name"] == config.name
+    assert seen.flow_run.parameters["run_config"]["name"] == config.name
     assert "c0nfidential" not in str(seen.flow_run.model_dump())
     files = [path for path in Path(str(config.storage_path)).rglob("*") if path.is_file()]
     assert files
@@ -235,11 +235,10 @@ def test_a_package_of_the_users_called_flows_is_named_beside_ours(tmp_path: Path
 
 
 def test_a_repeated_flow_run_whose_process_is_gone_is_refused(client: SyncPrefectClient) -> None:
-    state = experiment(
-        name="gone",
-        storage_path="s3://bucket/gone",
+    state = Flow.__call__(
+        experiment,
         trainable="train",
-        token="of-a-dead-process",
+        run_config={"name": "gone", "storage_path": "memory://bucket"},
         return_state=True,
     )
 

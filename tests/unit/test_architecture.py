@@ -66,6 +66,9 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
     ("tune_core", "tune_core.testing.*"),
+    # What a machine and a server say about runs: Prefect, and no Ray.
+    ("deployments.store",),
+    ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
     (
         "flows.server",
@@ -81,9 +84,10 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.output",
         "flows.parameters",
         "flows.task_runner",
+        "flows.yaml12",
     ),
-    ("flows.trial", "flows.ownership", "flows.deaths"),
-    ("flows.actor",),
+    ("flows.trial", "flows.ownership", "flows.deaths", "flows.form_fields"),
+    ("flows.actor", "flows.form"),
     ("flows.slots",),
     ("flows.parking",),
     ("flows.attempts", "flows.parts"),

@@ -12,12 +12,22 @@ from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 
 _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "fifo": FIFOScheduler,
+    "asha": AsyncHyperBandScheduler,
     "async_hyperband": AsyncHyperBandScheduler,
     "asynchyperband": AsyncHyperBandScheduler,
-    "asha": AsyncHyperBandScheduler,
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
 }
+
+
+def schedulers() -> dict[str, type[TrialScheduler]]:
+    """Return the classes of schedulers by every name that they have.
+
+    Example:
+        >>> schedulers()["asha"].__name__
+        'AsyncHyperBandScheduler'
+    """
+    return dict(_SCHEDULERS)
 
 
 def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:

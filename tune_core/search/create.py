@@ -12,12 +12,22 @@ from tune_core.search.searcher import Searcher
 
 #: Modules are imported when they are asked for: behind some of them are packages that need not be there.
 _SEARCHERS = {
-    "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
     "random": "tune_core.search.basic_variant:BasicVariantGenerator",
+    "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
     "optuna": "tune_core.search.optuna.optuna_search:OptunaSearch",
 }
 #: Names that Ray Tune has besides.
 _ONLY_THERE = ("ax", "hyperopt", "bayesopt", "bohb", "nevergrad", "zoopt", "hebo")
+
+
+def searchers() -> dict[str, type[Searcher]]:
+    """Return the classes of searchers by every name that they have.
+
+    Example:
+        >>> searchers()["optuna"].__name__
+        'OptunaSearch'
+    """
+    return {name: _load(path) for name, path in _SEARCHERS.items()}
 
 
 def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
@@ -46,7 +56,12 @@ def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
         raise ConfigError(
             f"create_searcher({shorten(search_alg)}): {known}{suggestion(search_alg, _SEARCHERS)}"
         )
-    module, _, attribute = _SEARCHERS[name].partition(":")
-    cls: type[Searcher] = getattr(importlib.import_module(module), attribute)
+    cls = _load(_SEARCHERS[name])
     taken = inspect.signature(cls).parameters
     return cls(**{key: value for key, value in kwargs.items() if key in taken})
+
+
+def _load(path: str) -> type[Searcher]:
+    module, _, attribute = path.partition(":")
+    cls: type[Searcher] = getattr(importlib.import_module(module), attribute)
+    return cls
