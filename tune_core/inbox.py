@@ -54,7 +54,7 @@ class PauseTrial(_OfTrial):
     its bundles pauses at once.
 
     Args:
-        trial_id: Such as `a1b2c_00003`; the number in it will do (`3`).
+        trial_id: Such as a1b2c_00003; its number will do, such as 3.
 
     Raises:
         ConfigError: It is no text.
@@ -67,12 +67,29 @@ class PauseTrial(_OfTrial):
 
 @dataclass(frozen=True, slots=True)
 class ResumeTrial(_OfTrial):
-    """Let a trial that `PauseTrial` has paused go on; see there for the argument."""
+    """Let a trial that was paused by a request go on.
+
+    Args:
+        trial_id: Such as a1b2c_00003; its number will do, such as 3.
+
+    Raises:
+        ConfigError: It is no text.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class StopTrial(_OfTrial):
-    """End a trial at its next report, TERMINATED: searcher and scheduler learn that it is over. See `PauseTrial`."""
+    """End a trial at its next report, or at once if it does not run: it is TERMINATED.
+
+    Searcher and scheduler learn that it is over. One that does not report within `RunConfig.stop_timeout_s`
+    is killed.
+
+    Args:
+        trial_id: Such as a1b2c_00003; its number will do, such as 3.
+
+    Raises:
+        ConfigError: It is no text.
+    """
 
 
 @dataclass(frozen=True, slots=True)

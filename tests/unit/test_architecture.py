@@ -93,7 +93,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("flows.attempts", "flows.parts"),
     ("flows.history", "flows.placement", "flows.reports", "flows.requests"),
     ("flows.driver",),
-    ("flows.experiment",),
+    ("flows.experiment", "flows.steer"),
     ("flows",),
     ("deployments.*",),
 )
