@@ -188,14 +188,21 @@ class OptunaSearch(Searcher):
             missing = [each.name for each, value in chosen.items() if value is _MISSING]
             if missing:
                 raise ConfigError(f"config: {', '.join(missing)} is missing: OptunaSearch chooses it")
-            for parameter, value in chosen.items():
-                try:
-                    parameter.encode(value)
-                except (TypeError, ValueError) as error:
-                    raise ConfigError(f"config: {parameter.name}: {error}") from error
+            self._refuse_impossible(chosen)
         self.on_suggestion_replayed(trial_id, config)
         self._num_added += 1
         return True
+
+    def _refuse_impossible(self, chosen: Mapping[Parameter, Any]) -> None:
+        """Refuse what Optuna could not choose, before the study knows of it."""
+        from optuna.trial import create_trial
+
+        for each, value in chosen.items():
+            try:
+                params = {each.name: each.encode(value)}
+                create_trial(value=0.0, params=params, distributions={each.name: each.distribution})
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"config: {each.name}={shorten(value)}: {error}") from error
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study of an intermediate value; Optuna has them for one metric only."""
