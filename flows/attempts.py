@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -51,6 +51,7 @@ class Attempt:
         is_over: Whether Ray says that its task is over.
         final_message: What Prefect says of how the task run ended.
         is_leaving: Whether its node is about to go, and the controller knows.
+        rules: The stop rules that its process knows.
         leaves: What it left in its process, a `Leftover`.
         deadline: When patience ends, in monotonic seconds; None: no limit.
         started: When it was submitted, in monotonic seconds.
@@ -68,6 +69,7 @@ class Attempt:
     is_over: bool = False
     final_message: str = ""
     is_leaving: bool = False
+    rules: dict[str, float] = field(default_factory=dict)
     leaves: str = Leftover.NOTHING
     deadline: float | None = None
     started: float = 0.0
@@ -147,5 +149,12 @@ def start_attempt(
 
     future.wrapped_future.future().add_done_callback(over)
     return Attempt(
-        order, slot, future.task_run_id, run_name, journaled=order.iteration, started=now, heard=now
+        order,
+        slot,
+        future.task_run_id,
+        run_name,
+        journaled=order.iteration,
+        rules=lease.stop,
+        started=now,
+        heard=now,
     )

@@ -179,6 +179,7 @@ class ChannelUplink:
 
     def __init__(self, address: ChannelAddress, trial_id: str, lease: int) -> None:
         self.stop_cause: str | None = None
+        self.stop_rules: dict[str, float] | None = None
         self._journaled = 0
         self._decisions: dict[int, Decision] = {}
         self._is_released = False
@@ -311,6 +312,8 @@ class ChannelUplink:
             self._forget_journaled()
         elif kind == "stop":
             self.stop_cause = content[0]
+        elif kind == "rules":
+            self.stop_rules = content[0]
         elif kind == "released":
             self._is_released = True
 

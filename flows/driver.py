@@ -20,9 +20,12 @@ from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
 from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
 from flows.history import OwnState, show_history
+from flows.inbox import Requested
+from flows.ownership import OWNS_FILES_S
 from flows.parts import Journaled, Parts, ShellFailed
 from flows.placement import Placement
 from flows.reports import Reports
+from flows.requests import Requests
 from flows.slots import Slot, SlotAnswered
 from tune_core.errors import ExperimentConflict
 from tune_core.journal import read_journal
@@ -42,7 +45,9 @@ from tune_core.messages import (
     MoveRequested,
     Outcome,
     SlotsHeld,
+    SpecRecorded,
     StartLease,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -64,12 +69,17 @@ NOTE_HELD_EVERY_S = 60.0
 TASK_END_TIMEOUT_S = 120.0
 #: How long the last words of a task that has ended may be on their way.
 LAST_WORDS_TIMEOUT_S = 10.0
-#: How long after a journal write a driver may write the trials' files, which have no fence of their own: it
-#: learns that its place was taken when it writes the journal. Longer than uploads wait for each other.
-OWNS_FILES_S = 15.0
 
 #: Events that are written at once: ends and beginnings, and trials, whose checkpoints count once they are known.
-_URGENT = (ExperimentStarted, ExperimentResumed, TrialSuggested, LeaseEnded, StopRequested)
+_URGENT = (
+    ExperimentStarted,
+    ExperimentResumed,
+    SpecRecorded,
+    TrialSuggested,
+    LeaseEnded,
+    StopRequested,
+    Steered,
+)
 
 _WHAT_HAPPENED = {
     Outcome.CRASHED: "the trial's process died",
@@ -106,6 +116,7 @@ class Driver:
         self._num_finished = 0
         run = parts.experiment.run_config
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
+        self._requests = Requests(parts, self._replay, self.apply)
         self._stop_timeout_s = run.stop_timeout_s
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
@@ -196,6 +207,11 @@ class Driver:
         commands = self._controller.handle(event)
         parts = self._parts
         parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
+        if isinstance(event, TrialSuggested):
+            trial = self._controller.trials[event.trial_id]
+            self._trials.append(trial)
+            parts.steering.add(self._trials, trial)
+            parts.artifacts.show_trial(trial)
         parts.events.note(event, commands, parts.journal, is_best=parts.overview.note(event))
         parts.pages.changed()
         is_acting = bool(self._commands)  # an action's own events wait until it is done
@@ -219,8 +235,21 @@ class Driver:
             self._take_task_ended(item)
         elif isinstance(item, StopRequested):
             self.apply(item)
+        elif isinstance(item, Requested):
+            self._take_request(item)
         elif isinstance(item, ShellFailed):
             self._fail(item.error)
+
+    def _take_request(self, item: Requested) -> None:
+        if isinstance(self._requests.take(item), SpecRecorded):
+            for key, attempt in self._attempts.items():
+                self._send_rules(key, attempt)
+
+    def _send_rules(self, key: tuple[str, int], attempt: Attempt) -> None:
+        """Tell an attempt of stop rules that have changed since it began."""
+        rules = self._parts.steering.local_stop
+        if attempt.rules != rules and attempt.is_connected:
+            self._parts.channel.send(*key, "rules", rules)
 
     def _take_message(self, message: Message) -> None:
         if message.kind == "row":
@@ -258,9 +287,10 @@ class Driver:
             return
         if attempt.stop_cause is not None:
             self._parts.channel.send(message.trial_id, message.lease, "stop", attempt.stop_cause)
-        if attempt.is_connected:
-            return  # it has a new connection
-        attempt.is_connected = True
+        is_reconnected, attempt.is_connected = attempt.is_connected, True
+        self._send_rules((message.trial_id, message.lease), attempt)
+        if is_reconnected:
+            return
         pid, hostname, node_ip = message.content
         now = self._parts.wall_clock()
         self.apply(LeaseStarted(now, message.trial_id, message.lease, pid, hostname, node_ip))
@@ -403,13 +433,7 @@ class Driver:
     # What the controller orders.
 
     def _suggest(self, command: Suggest) -> None:
-        event = self._parts.steering.suggest(command.trial_id, len(self._trials))
-        self.apply(event)
-        if isinstance(event, TrialSuggested):
-            trial = self._controller.trials[event.trial_id]
-            self._trials.append(trial)
-            self._parts.steering.add(self._trials, trial)
-            self._parts.artifacts.show_trial(trial)
+        self.apply(self._parts.steering.suggest(command.trial_id, len(self._trials)))
 
     def _choose_paused(self, _: ChoosePaused) -> None:
         self.apply(self._parts.steering.choose(self._trials))
@@ -453,8 +477,8 @@ class Driver:
         attempt = self._attempts.get(key)
         if attempt is None:
             return
-        request = self._controller.stop_request
-        attempt.stop_cause = str(request.cause) if request else "stop"
+        request, trial = self._controller.stop_request, self._controller.trials[command.trial_id]
+        attempt.stop_cause = str(request.cause) if request else str(trial.decision)
         attempt.deadline = self._parts.clock() + self._stop_timeout_s
         if attempt.is_connected:
             self._parts.channel.send(*key, "stop", attempt.stop_cause)

@@ -35,20 +35,13 @@ from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
-from flows.driver import OWNS_FILES_S, Driver
+from flows.driver import Driver
 from flows.events import Events
 from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from flows.form_fields import FormModel
 from flows.hosting import hosted
-from flows.ownership import (
-    deployed_identity,
-    driving,
-    end_runs_of,
-    identity,
-    is_earlier,
-    may_be_alive,
-    this_process,
-)
+from flows.inbox import InboxWatch
+from flows.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
 from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
@@ -63,7 +56,7 @@ from tune_core.config import RunConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
-from tune_core.journal import Journal, claim, experiments, last_segment, read_segment
+from tune_core.journal import Journal
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
 from tune_core.overview import Overview
@@ -364,6 +357,8 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         if live.was_interrupted:
             parts.pool.flush()
             parts.pool.clear()
+        else:
+            parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
         parts.user_callbacks.on_experiment_end(trials)
         parts.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
@@ -382,7 +377,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
 
     Slots come first, since they take longest: they start while the storage is tried.
     """
-    current = _continued(live.experiment)
+    current = continued(live.experiment)
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     steering = current.steering()
@@ -395,7 +390,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     owner = this_process(flow_run_id, current.identity)
     parameters = SharedParameters(current.parameters)
     stack.callback(parameters.release)
-    number = _claim(current, owner)
+    number = take_journal(current, owner)
     stack.enter_context(driving(current.storage.url))
     current.storage.write(SPEC_FILE, dumps(current.spec()))
     deletions = Deletions(current.storage)
@@ -419,6 +414,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     events = Events(announcer, current.experiment_id, current.name)
     stack.callback(events.close)
     files = stack.enter_context(_trial_files(current.storage))
+    inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
+    stack.callback(inbox.close)  # after the journal: what it has is answered
     journal = Journal(
         current.storage,
         current.experiment_id,
@@ -440,6 +437,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         parameters=parameters,
         pool=pool,
         journal=journal,
+        inbox=inbox,
         artifacts=artifacts,
         recovery=recovery,
         files=files,
@@ -461,63 +459,6 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     watch_url = live.server.flow_run_url(flow_run_id)
     parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
     return Driver(parts), parts
-
-
-def _claim(current: Experiment, owner: dict[str, Any]) -> int:
-    """Take the journal over, with all that this means for whoever had it.
-
-    One that may be alive is waited for, until it writes no files any more; one that ended without
-    a word has left runs that say that they are running.
-    """
-    url, run = current.storage.url, current.identity
-    takeover = current.continuation is not None and current.continuation.takeover
-    fenced_off = []
-
-    def is_in_the_way(other: dict[str, Any]) -> bool:
-        if not may_be_alive(other, url):
-            return False
-        is_own = other.get("flow_run_id") == owner["flow_run_id"]  # this run, tried again
-        if takeover or is_own or (run is not None and is_earlier(other, run)):
-            fenced_off.append(other)
-            return False
-        return True
-
-    number = claim(current.storage, current.experiment_id, owner, is_in_the_way)
-    if fenced_off:
-        logger.warning(
-            "%s is taken over: going on in %.0f s, when its driver before has noticed", url, OWNS_FILES_S
-        )
-        time.sleep(OWNS_FILES_S)
-    if number > 1 and not (before := read_segment(current.storage, number - 1)).is_last:
-        end_runs_of(before.owner, UUID(owner["flow_run_id"]))
-    return number
-
-
-def _continued(current: Experiment) -> Experiment:
-    """Return the experiment as one that goes on, if this run is a retry of the one that began it.
-
-    Raises:
-        ExperimentConflict: It is, but another experiment of this name has begun since.
-    """
-    last = last_segment(current.storage)
-    if current.continuation is not None or last is None:
-        return current
-    if last.experiment_id == current.experiment_id:
-        return replace(current, continuation=Continuation(is_retry=True))
-    url = current.storage.url
-    if current.identity is not None and current.experiment_id in experiments(current.storage):
-        raise ExperimentConflict(
-            f"{url}: since this run began its experiment there ({current.experiment_id}), another one of this name "
-            f"has begun ({last.experiment_id}): give each run's RunConfig a name of its own, or none"
-        )
-    if not last.is_last:
-        logger.warning(
-            "%s holds an experiment whose driver did not end it: a new one begins beside it. "
-            "Tuner.restore(%r, trainable) would go on with the old one, until this one has begun",
-            url,
-            url,
-        )
-    return current
 
 
 @contextmanager

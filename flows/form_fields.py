@@ -177,6 +177,14 @@ class OneOf:
         choice = Annotated[union, Field(discriminator="type"), BeforeValidator(named)]
         return handler.generate_schema(choice)
 
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return tabs, also where it is a parameter by itself."""
+        schema = handler(core_schema)
+        _simplify(schema)
+        return schema
+
 
 @dataclass(frozen=True)
 class Entries:

@@ -6,9 +6,11 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,11 +29,18 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as runtime_flow_run
 from prefect.states import Crashed
 
-from tune_core.runtime import Identity
+from tune_core.errors import ExperimentConflict
+from tune_core.helm import as_steered
+from tune_core.journal import claim, experiments, last_segment, read_segment
+from tune_core.resume import find_spec
+from tune_core.runtime import Continuation, Experiment, Identity
 
 logger = logging.getLogger("prefect.tune")
 
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+#: How long after a journal write a driver may write the trials' files, which have no fence of their own: it
+#: learns that its place was taken when it writes the journal. Longer than uploads wait for each other.
+OWNS_FILES_S = 15.0
 #: Most task runs that the server gives at once.
 _PAGE = 200
 #: URLs of the experiments that this process drives now.
@@ -169,3 +178,61 @@ def end_runs_of(dead: dict[str, Any], flow_run_id: UUID) -> None:
                     client.set_flow_run_state(before, state, force=True)
     except Exception as error:  # noqa: BLE001 - costs the looks of old runs, not the experiment
         logger.warning("cannot end the runs of the driver before, flow run %s: %s", before, error)
+
+
+def take_journal(current: Experiment, owner: dict[str, Any]) -> int:
+    """Take the journal over, with all that this means for whoever had it.
+
+    One that may be alive is waited for, until it writes no files any more; one that ended without
+    a word has left runs that say that they are running.
+    """
+    url, run = current.storage.url, current.identity
+    takeover = current.continuation is not None and current.continuation.takeover
+    fenced_off = []
+
+    def is_in_the_way(other: dict[str, Any]) -> bool:
+        if not may_be_alive(other, url):
+            return False
+        is_own = other.get("flow_run_id") == owner["flow_run_id"]  # this run, tried again
+        if takeover or is_own or (run is not None and is_earlier(other, run)):
+            fenced_off.append(other)
+            return False
+        return True
+
+    number = claim(current.storage, current.experiment_id, owner, is_in_the_way)
+    if fenced_off:
+        logger.warning(
+            "%s is taken over: going on in %.0f s, when its driver before has noticed", url, OWNS_FILES_S
+        )
+        time.sleep(OWNS_FILES_S)
+    if number > 1 and not (before := read_segment(current.storage, number - 1)).is_last:
+        end_runs_of(before.owner, UUID(owner["flow_run_id"]))
+    return number
+
+
+def continued(current: Experiment) -> Experiment:
+    """Return the experiment as one that goes on, if this run is a retry of the one that began it.
+
+    Raises:
+        ExperimentConflict: It is, but another experiment of this name has begun since.
+    """
+    last = last_segment(current.storage)
+    if current.continuation is not None or last is None:
+        return current
+    if last.experiment_id == current.experiment_id:
+        tune, run = as_steered(current.tune_config, current.run_config, find_spec(current.storage))
+        return replace(current, tune_config=tune, run_config=run, continuation=Continuation(is_retry=True))
+    url = current.storage.url
+    if current.identity is not None and current.experiment_id in experiments(current.storage):
+        raise ExperimentConflict(
+            f"{url}: since this run began its experiment there ({current.experiment_id}), another one of this name "
+            f"has begun ({last.experiment_id}): give each run's RunConfig a name of its own, or none"
+        )
+    if not last.is_last:
+        logger.warning(
+            "%s holds an experiment whose driver did not end it: a new one begins beside it. "
+            "Tuner.restore(%r, trainable) would go on with the old one, until this one has begun",
+            url,
+            url,
+        )
+    return current

@@ -11,6 +11,7 @@ from flows.channel import Channel
 from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.events import Events
+from flows.inbox import InboxWatch
 from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.slots import SlotPool
@@ -56,6 +57,7 @@ class Parts:
     parameters: SharedParameters
     pool: SlotPool
     journal: Journal
+    inbox: InboxWatch
     artifacts: ArtifactWriter
     recovery: Recovery
     files: TrialFiles

@@ -109,7 +109,8 @@ class Placement:
             if self._parts.clock() >= due:
                 del self._resting[trial_id]
                 self._request(self._controller.trials[trial_id], command)
-        self._pool.give_up_idle(parking.SLOT_IDLE_S)
+        # What somebody has paused is to leave room for others at once.
+        self._pool.give_up_idle(0.0 if self._controller.is_paused else parking.SLOT_IDLE_S)
         self.leaving = leaving_nodes()
         self._pool.leave_nodes(self.leaving)
         waiting = self._pool.waiting()

@@ -13,6 +13,7 @@ from tune_core.checkpoint import Checkpoint
 from tune_core.config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.context import TuneContext, get_checkpoint, get_context, report
 from tune_core.errors import TuneError
+from tune_core.inbox import steer
 from tune_core.parameters import with_parameters
 from tune_core.progress_reporter import CLIReporter, JupyterNotebookReporter, ProgressReporter
 from tune_core.registry import register_env, register_trainable
@@ -83,6 +84,7 @@ __all__ = [
     "report",
     "run",
     "sample_from",
+    "steer",
     "uniform",
     "with_parameters",
     "with_resources",

@@ -35,6 +35,8 @@ from tune_core.messages import (
     SpecRecorded,
     StartLease,
     StateSaved,
+    Steer,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -69,6 +71,8 @@ class Controller:
         self.trials: dict[str, Trial] = {}
         self.stop_request: StopRequested | None = None
         self.has_ended = False
+        #: Whether somebody has paused the whole experiment.
+        self.is_paused = False
         self._capacity = 0
         self._search: Literal["idle", "asked", "deferred", "ended"] = "idle"
         #: Whether the scheduler may be asked which paused trial goes on; "declined": not before it has learnt more.
@@ -98,6 +102,7 @@ class Controller:
             MoveRequested: self._on_move_requested,
             PausedChosen: self._on_paused_chosen,
             StopRequested: self._on_stop_requested,
+            Steered: self._on_steered,
         }
 
     def handle(self, event: Event) -> list[Command]:
@@ -137,10 +142,16 @@ class Controller:
 
     def _on_spec(self, event: SpecRecorded) -> list[Command]:
         self.rules = self._retention.rules = Rules(**event.rules)
-        return []
+        if not event.request_id:
+            return []  # it begins, or is about to be resumed
+        if self._search == "ended":
+            self._search = "idle"
+        return self._next_steps()
 
     def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
         self._capacity = event.capacity
+        if self.has_ended and not self.is_interrupted:
+            self.is_paused = False
         if self.has_ended or self.is_interrupted:
             self.stop_request = self._first_failure = None  # else what had begun to end still ends
         self.has_ended, self._search, self._choice = False, "idle", "idle"
@@ -163,6 +174,8 @@ class Controller:
         self._unfinished.clear()  # it keeps creation order
         self._unfinished.update((name, trial) for name, trial in self.trials.items() if not trial.is_finished)
         for trial in ready:
+            if self._hold(trial, event):
+                continue
             if self.rules.max_concurrent is None or len(self._live()) < self.rules.max_concurrent:
                 commands += self._start_again(trial)
         return [*commands, *self._next_steps()]
@@ -187,9 +200,10 @@ class Controller:
         return commands
 
     def _on_suggested(self, event: TrialSuggested) -> list[Command]:
-        if self._search != "asked" or event.trial_id in self.trials:
+        if event.trial_id in self.trials or (self._search != "asked" and not event.request_id):
             raise IllegalTransition(f"{event!r}: nobody asked for this suggestion")
-        self._search = "idle"
+        if not event.request_id:
+            self._search = "idle"
         trial = Trial(
             trial_id=event.trial_id,
             number=len(self.trials),
@@ -204,7 +218,10 @@ class Controller:
         self._ask_again()
         if self.stop_request is not None:  # it came while the question was under way
             return [*self._stopped(trial, event), *self._next_steps()]
-        return [*self._start_lease(trial), *self._next_steps()]
+        if event.request_id:  # whether there is room, nobody has looked
+            self._hold(trial, event)
+            return self._next_steps()
+        return [*self._go_on(trial, event), *self._next_steps()]
 
     def _on_deferred(self, _: SuggestionDeferred) -> list[Command]:
         self._search = "deferred"
@@ -262,8 +279,12 @@ class Controller:
             decision = Decision.PAUSE
         if trial.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:
             trial.wants_move = False  # it leaves anyway, and not to go on at once
-        if trial.wants_move and (self.rules.saves_on_request or event.checkpoint is not None):
+        is_to_leave = decision is trial.decision is Decision.CONTINUE and (
+            trial.wants_move or self._is_held(trial)
+        )
+        if is_to_leave and (self.rules.saves_on_request or event.checkpoint is not None):
             decision = Decision.PAUSE
+            trial.wants_move = True
         if decision is Decision.PAUSE and not self._can_pause(trial, event):
             trial.wants_pause, decision = True, Decision.CONTINUE
         if decision is Decision.STOP or trial.decision is Decision.CONTINUE:  # else the earlier one stands
@@ -320,7 +341,7 @@ class Controller:
             if trial.status is not Status.PAUSED:
                 raise IllegalTransition(f"{event!r}: trial {trial.trial_id} is {trial.status}")
             trial.move_to(Status.PENDING, because=event)
-            commands += self._start_lease(trial)
+            commands += self._go_on(trial, event)
         return [*commands, *self._next_steps()]
 
     def _on_stop_requested(self, event: StopRequested) -> list[Command]:
@@ -329,7 +350,70 @@ class Controller:
             self.stop_request = event
         return [*self._stop_all(self.stop_request), *self._next_steps()]
 
+    def _on_steered(self, event: Steered) -> list[Command]:
+        if self.has_ended or self.stop_request is not None:
+            return []
+        if event.action is Steer.STOP and not event.trial_id:
+            return self._on_stop_requested(StopRequested(event.time, StopCause.REQUEST, event.reason))
+        trial = self._unfinished.get(event.trial_id)
+        if trial is None and event.trial_id:
+            return []  # it has ended
+        if event.action is Steer.STOP and trial is not None:
+            return [*self._stop_trial(trial, event), *self._next_steps()]
+        if trial is not None:
+            trial.is_held = event.action is Steer.PAUSE
+        else:
+            self.is_paused = event.action is Steer.PAUSE
+        commands: list[Command] = []
+        for each in self.unfinished if trial is None else [trial]:
+            if event.action is Steer.PAUSE:
+                commands += self._pause(each, event)
+            else:
+                self._wake(each, event)
+        self._ask_again()
+        return [*commands, *self._next_steps()]
+
     # Steps.
+
+    def _is_held(self, trial: Trial) -> bool:
+        """Whether somebody has paused this trial, or all."""
+        return self.is_paused or trial.is_held
+
+    def _hold(self, trial: Trial, because: object) -> bool:
+        """Leave a trial that could go on paused, if it is held; return whether it is."""
+        if not self._is_held(trial):
+            return False
+        trial.wants_move = True
+        trial.move_to(Status.PAUSED, because=because)
+        return True
+
+    def _go_on(self, trial: Trial, because: object) -> list[Command]:
+        """Start the next attempt, unless somebody has paused the trial."""
+        return [] if self._hold(trial, because) else self._start_lease(trial)
+
+    def _pause(self, trial: Trial, because: object) -> list[Command]:
+        """Pause what does not run yet; what runs pauses when it has saved."""
+        if trial.phase is LeasePhase.NONE and trial.status is Status.PENDING:
+            self._hold(trial, because)
+        elif trial.phase is LeasePhase.STARTING:
+            trial.decision, trial.wants_move, trial.phase = Decision.PAUSE, True, LeasePhase.STOPPING
+            return [StopLease(trial.trial_id, trial.lease)]
+        return []
+
+    def _wake(self, trial: Trial, because: object) -> None:
+        """Let a trial go on that nobody holds any more; one that the scheduler has paused waits for that."""
+        if trial.status is Status.PAUSED and trial.wants_move and not self._is_held(trial):
+            trial.move_to(Status.PENDING, because=because)
+
+    def _stop_trial(self, trial: Trial, because: object) -> list[Command]:
+        if trial.phase is LeasePhase.NONE:
+            self._ask_again()
+            return self._finish(trial, Status.TERMINATED, because)
+        promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
+        is_told = trial.phase is LeasePhase.STOPPING
+        trial.decision, trial.exploit, trial.phase = Decision.STOP, None, LeasePhase.STOPPING
+        commands = self._retention.release(promised)
+        return commands if is_told else [*commands, StopLease(trial.trial_id, trial.lease)]
 
     def _start_lease(self, trial: Trial) -> list[Command]:
         trial.lease += 1
@@ -356,7 +440,7 @@ class Controller:
         goes_on = trial.decision is Decision.EXPLOIT or trial.wants_move
         if goes_on and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
-            return [*commands, *self._start_lease(trial)]
+            return [*commands, *self._go_on(trial, event)]
         trial.move_to(Status.PAUSED, because=event)
         return commands
 
@@ -384,7 +468,7 @@ class Controller:
             return None
         trial.error, trial.traceback = event.error, event.traceback
         trial.move_to(Status.PENDING, because=event)
-        return [*self._retention.release(borrowed), *self._start_lease(trial)]
+        return [*self._retention.release(borrowed), *self._go_on(trial, event)]
 
     def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
         if event.outcome is Outcome.CORRUPTED:
@@ -402,7 +486,7 @@ class Controller:
         may_retry = limit < 0 or count <= limit
         if event.retryable and may_retry and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
-            return self._start_lease(trial)
+            return self._go_on(trial, event)
         if event.outcome is Outcome.LOST and not may_retry:
             trial.error += f" (loss {count} in a row, max_infrastructure_failures={limit})"
         commands = self._finish(trial, Status.ERROR, event)
@@ -440,6 +524,8 @@ class Controller:
         """Ask for one more trial, or for a paused one to wake, or end: whatever there is room for."""
         if self.has_ended or "asked" in (self._search, self._choice) or self._waits_for_capacity():
             return []
+        if self.is_paused and self.stop_request is None and (self._unfinished or self._search != "ended"):
+            return []
         if self.stop_request is None and self._has_room():
             for trial in self._unfinished.values():
                 if trial.status is Status.PENDING and trial.phase is LeasePhase.NONE:
@@ -447,13 +533,16 @@ class Controller:
             if self._search == "idle":
                 self._search = "asked"
                 return [Suggest(f"{self.rules.experiment_id}_{len(self.trials):05d}")]
-            if self._choice == "idle" and any(t.status is Status.PAUSED for t in self._unfinished.values()):
+            if self._choice == "idle" and any(
+                trial.status is Status.PAUSED and not trial.is_held for trial in self._unfinished.values()
+            ):
                 self._choice = "asked"
                 return [ChoosePaused()]
         if any(trial.phase is not LeasePhase.NONE for trial in self._unfinished.values()):
             return []
         if self.stop_request is None and self._unfinished:
-            return self._give_up_paused()
+            is_waiting = any(trial.is_held for trial in self._unfinished.values())
+            return [] if is_waiting else self._give_up_paused()
         self.has_ended = True
         return [self.ending()]
 

@@ -102,6 +102,10 @@ class ExperimentConflict(TuneError):
     """Another driver owns this experiment, or took it over."""
 
 
+class NotSteered(TuneError):
+    """A request to an experiment was not answered: there is none, it has ended, or nobody drives it."""
+
+
 class StaleLease(TuneError):
     """A newer attempt at this trial exists; this one may not write any more."""
 

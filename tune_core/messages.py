@@ -56,6 +56,19 @@ class StopCause(StrEnum):
     FAIL_FAST = "fail_fast"
     #: The shell cannot go on (storage, cluster): unfinished trials stay PAUSED.
     FAILURE = "failure"
+    #: Somebody asked for it: see `tune_core.inbox.StopExperiment`.
+    REQUEST = "request"
+
+
+class Steer(StrEnum):
+    """What somebody wants of a trial, or of the whole experiment."""
+
+    #: Run no further, and be able to go on.
+    PAUSE = "pause"
+    #: Go on after a PAUSE.
+    RESUME = "resume"
+    #: End.
+    STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +86,13 @@ class SpecRecorded(Event):
         revision: 1 for the first, one more for each change.
         spec: The description that `tune_core.spec` makes.
         rules: The fields of the controller's `Rules`, which hold from here on.
+        request_id: The request that changed it while it ran; "" if none did.
     """
 
     revision: int
     spec: dict[str, Any]
     rules: dict[str, Any]
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +143,7 @@ class CapacityChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class TrialSuggested(Event):
-    """The searcher chose a configuration: replay applies it and never asks again."""
+    """The searcher, or with a `request_id` somebody else, chose a configuration: replay applies it and never asks."""
 
     trial_id: str
     config: dict[str, Any]
@@ -137,6 +152,7 @@ class TrialSuggested(Event):
     trainable_name: str
     resources: dict[str, Any]
     trial_name: str = ""
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +277,23 @@ class SlotsHeld(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Steered(Event):
+    """A request of `tune_core.inbox` was accepted: something is to pause, to go on, or to end.
+
+    Attributes:
+        request_id: The request.
+        action: What is wanted.
+        trial_id: Of this trial; "": of the experiment.
+        reason: Why, for the STOP of an experiment.
+    """
+
+    request_id: str
+    action: Steer
+    trial_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """An order from the controller to the shell."""
 
@@ -354,9 +387,15 @@ _EVENTS: dict[str, type[Event]] = {
         PausedChosen,
         StopRequested,
         SlotsHeld,
+        Steered,
     )
 }
-_ENUMS: dict[str, type[StrEnum]] = {"outcome": Outcome, "decision": Decision, "cause": StopCause}
+_ENUMS: dict[str, type[StrEnum]] = {
+    "outcome": Outcome,
+    "decision": Decision,
+    "cause": StopCause,
+    "action": Steer,
+}
 
 
 _TUPLES = ("stopped", "skipped", "reopened")
@@ -375,6 +414,8 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         exploit = record.pop("exploit")  # most have none
         if exploit is not None:
             record["exploit"] = {name: getattr(exploit, name) for name in _EXPLOIT_FIELDS}
+    elif record.get("request_id") == "":
+        del record["request_id"]
     return record
 
 

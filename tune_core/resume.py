@@ -33,6 +33,7 @@ from tune_core.messages import (
     PausedChosen,
     SpecRecorded,
     StateSaved,
+    Steered,
     StopCause,
     TrialReported,
     TrialSuggested,
@@ -71,6 +72,7 @@ class Replay:
         has_state: Whether what searcher and scheduler saved last is of these kinds.
         ended_at: When each finished trial ended, epoch seconds.
         last_time: When the last event was, epoch seconds.
+        handled: Requests that were accepted.
     """
 
     controller: Controller
@@ -81,6 +83,7 @@ class Replay:
     has_state: bool = False
     ended_at: dict[str, float] = field(default_factory=dict)
     last_time: float = 0.0
+    handled: set[str] = field(default_factory=set)
     _worked_s: float = 0.0
     _is_at_work: bool = False
 
@@ -168,6 +171,8 @@ class Replay:
         """Tell what was told before the controller handled the event."""
         if isinstance(event, SpecRecorded):
             self.spec = event
+        if isinstance(event, (SpecRecorded, TrialSuggested, Steered)) and event.request_id:
+            self.handled.add(event.request_id)
         steering = self.steering
         if steering is None:
             return
@@ -219,7 +224,8 @@ def take_up(
         recover(trial)
     spec, rules = experiment.spec(), asdict(experiment.rules(steering))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
-        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
+        replay.spec = SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules)
+        apply(replay.spec)
     state = None if replay.has_state else steering.state()
     if state is not None:
         apply(state)

@@ -172,6 +172,10 @@ class Uplink(Protocol):
         """Why the driver wants the trial to stop: a `StopCause`, a `Decision`, "stale"; None while it does not."""
 
     @property
+    def stop_rules(self) -> dict[str, float] | None:
+        """The stop rules, if they were changed since the attempt began."""
+
+    @property
     def journaled(self) -> int:
         """The highest iteration whose row is known to be in the journal."""
 
@@ -218,6 +222,7 @@ class Session:
         self._unjournaled: deque[tuple[int, dict[str, Any]]] = deque()
         self._kept: dict[Path, tuple[int, int]] = {}
         self._stop_rules = DictStopper(lease.stop)
+        self._heard_rules: dict[str, float] | None = None
         self._checkpoint = None
         if lease.checkpoint is not None:
             source = lease.checkpoint_dirname or lease.dirname
@@ -272,6 +277,8 @@ class Session:
         """
         kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
         kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))
+        with self._outbox.lock:
+            self._uplink.poll()  # a step takes long: the rules may have changed meanwhile
         return self._resolve_done(validate_metrics(kept))
 
     def publish(self, row: dict[str, Any], checkpoint: Checkpoint | None = None) -> None:
@@ -398,6 +405,9 @@ class Session:
                 self._kept[file] = version
 
     def _resolve_done(self, row: dict[str, Any]) -> dict[str, Any]:
+        rules = self._uplink.stop_rules
+        if rules is not None and rules is not self._heard_rules:
+            self._heard_rules, self._stop_rules = rules, DictStopper(rules)
         row["done"] = bool(row.get("done")) or self._stop_rules(self.lease.trial_id, row)
         row["checkpoint_dir_name"] = None
         return row

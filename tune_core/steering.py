@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tune_core.config import TuneConfig
@@ -32,7 +33,7 @@ from tune_core.metrics import flatten, lookup
 from tune_core.resources import resources_of
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
-from tune_core.search.variants import experiment_tag, exploit_tag, trial_dirname
+from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
 from tune_core.stoppers import Stopper, resolve_stop
 from tune_core.trial import Status, Trial
 
@@ -74,7 +75,7 @@ class Steering:
         self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
         self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
         self._param_space = param_space
-        draws = self.searcher.set_search_properties(
+        self._draws = draws = self.searcher.set_search_properties(
             tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
         )
         if not draws:
@@ -93,6 +94,9 @@ class Steering:
         self._completed: set[str] = set()
         #: Directories of all trials so far, by which their checkpoints are kept apart.
         self._dirnames: set[str] = set()
+        #: Trials that somebody added, and those of them that the searcher does not learn from.
+        self._added: set[str] = set()
+        self._untold: set[str] = set()
 
     @property
     def waits_for_decisions(self) -> bool:
@@ -110,7 +114,12 @@ class Steering:
         total = getattr(self.searcher, "total_trials", None)
         if not isinstance(total, int) and not self.searcher.counts_samples and not self._config.is_endless:
             total = self._config.num_samples
-        return total if isinstance(total, int) else None
+        return total + len(self._added) if isinstance(total, int) else None
+
+    @property
+    def num_samples(self) -> int:
+        """`TuneConfig.num_samples`, as it is now."""
+        return self._config.num_samples
 
     @property
     def max_concurrent(self) -> int | None:
@@ -122,7 +131,7 @@ class Steering:
         """Ask the searcher for a configuration; return its answer as an event."""
         now = self._wall_clock()
         is_counted = not self.searcher.counts_samples and not self._config.is_endless
-        if is_counted and number >= self._config.num_samples:
+        if is_counted and number - len(self._added) >= self._config.num_samples:
             return SearchEnded(now)
         answer = self.searcher.suggest(trial_id)
         if answer is None:
@@ -138,6 +147,46 @@ class Steering:
                 f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
                 "expected a dict, a Suggestion, None, or Searcher.FINISHED"
             )
+        event = self._suggested(now, trial_id, number, answer)
+        self._dirnames.add(event.dirname)
+        return event
+
+    def add_configuration(
+        self, request_id: str, trial_id: str, number: int, config: Mapping[str, Any]
+    ) -> TrialSuggested:
+        """Return the trial that somebody wants besides those of the searcher, which has taken note of it.
+
+        Args:
+            request_id: The request for it.
+            trial_id: The trial's id.
+            number: How many trials there are.
+            config: What was asked for.
+
+        Raises:
+            ConfigError: It is none of the search space.
+        """
+        chosen = Suggestion(fill_in(self._param_space, config), flatten(config))
+        if self._draws:
+            variant = added_variant(self._param_space, config)
+            chosen = Suggestion(variant.config, variant.varied)
+        event = self._suggested(self._wall_clock(), trial_id, number, chosen, request_id)
+        self._note_added(event)
+        return event
+
+    def _note_added(self, event: TrialSuggested) -> None:
+        self._dirnames.add(event.dirname)
+        if not self.searcher.on_configuration_added(event.trial_id, event.config):
+            self._untold.add(event.trial_id)
+        self._added.add(event.trial_id)
+
+    def raise_num_samples(self, num_samples: int) -> None:
+        """Let the search go on up to this `TuneConfig.num_samples`."""
+        self._config = replace(self._config, num_samples=num_samples)
+        self.searcher.on_num_samples_raised(num_samples)
+
+    def _suggested(
+        self, now: float, trial_id: str, number: int, answer: Suggestion, request_id: str = ""
+    ) -> TrialSuggested:
         tag = experiment_tag(number, answer.varied)
         date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
         name, dirname = self._names(trial_id, number, answer.config, tag, date)
@@ -146,7 +195,6 @@ class Steering:
                 f"trial_dirname_creator returned {dirname!r} for trial {trial_id} too: expected another name for each "
                 "trial, such as one with its trial_id in it"
             )
-        self._dirnames.add(dirname)
         return TrialSuggested(
             now,
             trial_id,
@@ -156,6 +204,7 @@ class Steering:
             self._trainable_name,
             resources_of(self._trainable, answer.config).to_dict(),
             name,
+            request_id,
         )
 
     def add(self, trials: Sequence[Trial], trial: Trial) -> None:
@@ -199,12 +248,21 @@ class Steering:
                 )
         if decision is Decision.PAUSE and checkpoint is None:
             self._warn_of_lost_work(trial)
-        if decision is not Decision.STOP:
-            self.searcher.on_trial_result(trial.trial_id, result)
+        self._tell(trial, result, decision)
         return decision, exploit
 
     def replay_suggestion(self, event: TrialSuggested) -> None:
-        """Tell the searcher what it, or one like it, suggested before a resume."""
+        """Tell the searcher what it, or one like it, suggested before a resume, or what somebody added."""
+        if event.request_id:
+            try:
+                self._note_added(event)
+            except ConfigError as error:
+                _logger.warning(
+                    "the searcher does not learn from trial %s any more: %s", event.trial_id, error
+                )
+                self._added.add(event.trial_id)
+                self._untold.add(event.trial_id)
+            return
         self._dirnames.add(event.dirname)
         self.searcher.on_suggestion_replayed(event.trial_id, event.config)
 
@@ -230,14 +288,17 @@ class Steering:
             return
         if not self.scheduler.always_continues and not trial.wants_pause:
             self.scheduler.on_trial_result(trials, trial, result)
-        if decision is not Decision.STOP:
+        self._tell(trial, result, decision)
+
+    def _tell(self, trial: Trial, result: dict[str, Any], decision: Decision) -> None:
+        if decision is not Decision.STOP and trial.trial_id not in self._untold:
             self.searcher.on_trial_result(trial.trial_id, result)
 
     def replay_choice(self, trials: Sequence[Trial], event: PausedChosen) -> None:
         """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
         self.scheduler.trials_to_stop(trials)
         if not event.stopped:
-            self.scheduler.choose_trial_to_run(trials)
+            self.scheduler.choose_trial_to_run(_choosable(trials))
 
     def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
         """Tell the scheduler of trials that were over and go on; the searcher has learnt from them already."""
@@ -289,11 +350,13 @@ class Steering:
 
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""
-        name, paused = (
-            type(self.scheduler).__name__,
-            {t.trial_id for t in trials if t.status is Status.PAUSED},
-        )
-        stopped = [trial for trial in self.scheduler.trials_to_stop(trials) if not trial.is_finished]
+        name = type(self.scheduler).__name__
+        paused = {trial.trial_id for trial in _choosable(trials) if trial.status is Status.PAUSED}
+        stopped = [
+            trial
+            for trial in self.scheduler.trials_to_stop(trials)
+            if not (trial.is_finished or trial.is_held)
+        ]
         for trial in stopped:
             if trial.trial_id not in paused:
                 raise ConfigError(
@@ -303,7 +366,7 @@ class Steering:
         if stopped:  # when they are over, the scheduler knows, and is asked again
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
-        chosen: Any = self.scheduler.choose_trial_to_run(trials)
+        chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
             shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
             raise ConfigError(
@@ -322,8 +385,9 @@ class Steering:
         result = trial.last_result or None
         metric = self._config.metric
         has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
-        if trial.trial_id not in self._completed:
-            self._completed.add(trial.trial_id)
+        is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
+        self._completed.add(trial.trial_id)
+        if is_news:
             self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
         if failed:
             self.scheduler.on_trial_error(trials, trial)
@@ -394,3 +458,8 @@ class Steering:
             return trial.name, check_name(dirname, "trial", nested=False)
         except StorageError as error:
             raise ConfigError(f"trial_dirname_creator, for trial {trial_id}: {error}") from None
+
+
+def _choosable(trials: Sequence[Trial]) -> Sequence[Trial]:
+    """Trials among which the scheduler chooses one to go on: not those that somebody has paused."""
+    return [trial for trial in trials if not trial.is_held] if any(t.is_held for t in trials) else trials

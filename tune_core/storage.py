@@ -133,6 +133,21 @@ class ExperimentStorage(ObjectStore):
         )
         return cls(opened, f"{path.rstrip('/')}/{name}", f"{url.rstrip('/')}/{name}", name, fencing=fencing)
 
+    @classmethod
+    def at(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        filesystem: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> ExperimentStorage:
+        """Return the storage of an experiment by its whole path, `<storage_path>/<name>`; see `open`.
+
+        Raises:
+            ConfigError: The path or the filesystem cannot be used.
+        """
+        return cls.open(*split_path(path), filesystem=filesystem, storage_options=storage_options)
+
     def __reduce__(self) -> tuple[Callable[..., ExperimentStorage], tuple[Any, ...]]:
         return _reopen, (self.process_local, self.path, self.url, self.name, self.fencing)
 
@@ -370,6 +385,22 @@ def staged_copy(checkpoint: Checkpoint) -> Path | None:
         shutil.rmtree(copy, ignore_errors=True)
         raise
     return copy
+
+
+def split_path(path: Any) -> tuple[str, str]:
+    """Return the storage path and the name that make up an experiment's path.
+
+    Raises:
+        ConfigError: It is no path.
+
+    Example:
+        >>> split_path("s3://bucket/runs/digits/")
+        ('s3://bucket/runs', 'digits')
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).rstrip("/"):
+        raise ConfigError(f"path={path!r}: expected <storage_path>/<name> of an experiment, a path or a URL")
+    parent, slash, name = os.fspath(path).rstrip("/").rpartition("/")
+    return parent or ("/" if slash else "."), name
 
 
 def _reopen(filesystem: ProcessLocal, path: str, url: str, name: str, fencing: bool) -> ExperimentStorage:

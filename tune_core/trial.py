@@ -138,7 +138,9 @@ class Trial:
         last_checkpoint_index: The highest index ever committed; -1 before the first.
         decision: What the current attempt was told; CONTINUE until it is told to stop.
         wants_pause: It shall pause, as soon as it has reported with a checkpoint.
-        wants_move: It shall leave its node, as soon as it has saved or can save on request.
+        wants_move: Its attempt shall end, as soon as it has saved or can save on request, and not for the
+            scheduler's sake: it goes on as soon as it may.
+        is_held: Somebody has paused it, until somebody lets it go on.
         exploit: Told EXPLOIT: from where it goes on, and how, once its attempt has ended.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
@@ -169,6 +171,7 @@ class Trial:
     decision: Decision = Decision.CONTINUE
     wants_pause: bool = False
     wants_move: bool = False
+    is_held: bool = False
     exploit: ExploitChoice | None = None
     borrowed: StartPoint | None = None
     has_failed_before: bool = False
@@ -257,7 +260,7 @@ class Trial:
         self.has_failed_before = self.has_failed
         self.num_failures = self.num_losses = self.num_losses_in_row = 0
         self.error, self.traceback = None, ""
-        self.exploit, self.wants_pause = None, False
+        self.exploit, self.wants_pause, self.wants_move, self.is_held = None, False, False, False
         if dirname is not None:
             self.dirname, self.iteration, self.last_row = dirname, 0, {}
             self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None

@@ -27,7 +27,7 @@ from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
 from tune_core.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
-from tune_core.storage import ExperimentStorage
+from tune_core.storage import ExperimentStorage, split_path
 from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
 
 Config = TypeVar("Config", TuneConfig, RunConfig)
@@ -162,7 +162,12 @@ class Tuner:
 
         Source: as Ray Tune 2.60.
         """
-        return find_spec(_storage_of(path, storage_filesystem, storage_options)) is not None
+        return (
+            find_spec(
+                ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
+            )
+            is not None
+        )
 
     @classmethod
     def restore(
@@ -221,11 +226,11 @@ class Tuner:
             restarted keeps its id; what cannot be loaded is refused.
         """
         resume_config = _resume_config_of(_resume_config, resume_unfinished, resume_errored, restart_errored)
-        storage = _storage_of(path, storage_filesystem, storage_options)
+        storage = ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
         data = read_spec(storage).spec
         place: dict[str, Any] = {
             "name": storage.name,
-            "storage_path": _split(path)[0],
+            "storage_path": split_path(path)[0],
             "storage_filesystem": storage_filesystem,
             "storage_options": None if storage_options is None else dict(storage_options),
         }
@@ -350,21 +355,6 @@ def dated(identity: Identity | None) -> tuple[str, str]:
     else:
         digits, began = hashlib.sha256(identity.key.encode()).hexdigest()[:8], time.gmtime(identity.began)
     return digits, time.strftime("%Y-%m-%d_%H-%M-%S", began)
-
-
-def _storage_of(
-    path: str | os.PathLike[str], filesystem: Any, options: Mapping[str, Any] | None
-) -> ExperimentStorage:
-    parent, name = _split(path)
-    return ExperimentStorage.open(parent, name, filesystem=filesystem, storage_options=options)
-
-
-def _split(path: Any) -> tuple[str, str]:
-    """Return the storage path and the name that make up an experiment's path."""
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).rstrip("/"):
-        raise ConfigError(f"path={path!r}: expected <storage_path>/<name> of an experiment, a path or a URL")
-    parent, slash, name = os.fspath(path).rstrip("/").rpartition("/")
-    return parent or ("/" if slash else "."), name
 
 
 def _resume_config_of(

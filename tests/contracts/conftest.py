@@ -186,6 +186,7 @@ class Heard:
 
     journaled = 0
     stop_cause = None
+    stop_rules: dict[str, float] | None = None
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

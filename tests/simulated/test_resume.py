@@ -20,6 +20,17 @@ import tune_core as tune
 from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
+from tune_core.inbox import (
+    AddConfiguration,
+    LoosenStop,
+    PauseExperiment,
+    PauseTrial,
+    RaiseNumSamples,
+    ResumeExperiment,
+    ResumeTrial,
+    StopExperiment,
+    StopTrial,
+)
 from tune_core.messages import (
     CheckpointSaved,
     Decision,
@@ -27,6 +38,7 @@ from tune_core.messages import (
     LeaseEnded,
     LeaseStarted,
     StateSaved,
+    Steered,
     TrialReported,
     describe,
     event_from_dict,
@@ -39,7 +51,7 @@ from tune_core.search.optuna import OptunaSearch
 from tune_core.stoppers import ExperimentPlateauStopper, MaximumIterationStopper
 from tune_core.testing.replay import replay
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
-from tune_core.testing.simulator import SimulatedRun, simulate
+from tune_core.testing.simulator import Requests, SimulatedRun, simulate
 from tune_core.trial import Status
 
 Records = Sequence[tuple[Event, Sequence[str]]]
@@ -116,6 +128,7 @@ class Scenario:
     #: Whether it dies in the first attempt only.
     dies_once: bool = False
     more: dict[str, Any] = field(default_factory=dict)
+    requests: Requests = field(default_factory=dict)
 
     def drive(self, journal: Records = ()) -> SimulatedRun:
         """Run a driver until the experiment has ended."""
@@ -134,6 +147,7 @@ class Scenario:
             checkpoint_every=self.checkpoint_every,
             crashes=self.dies,
             journal=read_back(journal),
+            requests=self.requests,
             **self.more,
         )
 
@@ -270,6 +284,55 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), Attentive, num_samples=7
     ),
     "repeater": Scenario(searcher=lambda: Repeater(BasicVariantGenerator(random_state=1), 2), iterations=3),
+    "stopped trial": Scenario(requests={(1, 3): [StopTrial("1")]}),
+    "stopped trial that waits": Scenario(slots=2, requests={(1, 3): [StopTrial("2")]}),
+    "paused trial": Scenario(slots=2, requests={(0, 2): [PauseTrial("0")], (4, 3): [ResumeTrial("0")]}),
+    "paused trial, saving seldom": Scenario(
+        slots=3, checkpoint_every=3, requests={(0, 2): [PauseTrial("0")], None: [ResumeTrial("0")]}
+    ),
+    "paused trial, saving on request": Scenario(
+        slots=2,
+        checkpoint_every=0,
+        requests={(0, 2): [PauseTrial("0")], None: [ResumeTrial("0")]},
+        more={"saves_on_request": True},
+    ),
+    "paused trial among paused ones": Scenario(
+        PausingScheduler, slots=2, requests={(1, 2): [PauseTrial("1")], None: [ResumeTrial("1")]}
+    ),
+    "paused trial that waits for a retry": Scenario(
+        slots=2,
+        run=retries(1),
+        dies_at={0: 3},
+        requests={(0, 2): [PauseTrial("0")], None: [ResumeTrial("0")]},
+        checkpoint_every=4,
+    ),
+    "paused experiment": Scenario(
+        slots=2, requests={(1, 3): [PauseExperiment()], None: [ResumeExperiment()]}
+    ),
+    "paused experiment and trial": Scenario(
+        slots=2,
+        requests={(1, 3): [PauseTrial("0"), PauseExperiment()], None: [ResumeExperiment(), ResumeTrial("0")]},
+    ),
+    "paused experiment, slow starts": Scenario(
+        slots=2, requests={(1, 3): [PauseExperiment()], None: [ResumeExperiment()]}, more={"start_s": 2.5}
+    ),
+    "stopped experiment": Scenario(requests={(1, 3): [StopExperiment("enough")]}),
+    "added configuration": Scenario(requests={(4, 5): [AddConfiguration({"x": 0.5})]}),
+    "added configuration, Optuna": Scenario(
+        searcher=lambda: OptunaSearch(seed=1),
+        num_samples=3,
+        iterations=3,
+        requests={(2, 2): [AddConfiguration({"x": 0.5}), RaiseNumSamples(5)]},
+    ),
+    "more samples": Scenario(slots=2, requests={(1, 2): [RaiseNumSamples(7)]}),
+    "more samples, searcher that learns": Scenario(
+        searcher=Attentive, requests={(4, 3): [RaiseNumSamples(7)]}
+    ),
+    "looser stop rule": Scenario(
+        slots=2,
+        stop=lambda: {"training_iteration": 4},
+        requests={(0, 2): [LoosenStop({"training_iteration": 6})]},
+    ),
 }
 
 
@@ -289,6 +352,45 @@ def test_driver_may_die_after_any_event(name: str) -> None:
             f"killed after event {place}: {whole.records[place - 1]}"
         )
         check_invariants(resumed, 99)
+
+
+#: Where it matters when a request comes, and so where a driver died: what is paused at its next checkpoint.
+STOPPED_WHILE_PAUSED = {
+    "trial": Scenario(requests={(0, 2): [PauseTrial("0")], None: [StopTrial("0")]}, checkpoint_every=2),
+    "experiment": Scenario(
+        requests={(1, 3): [PauseExperiment()], None: [StopExperiment("enough")]}, checkpoint_every=3
+    ),
+    "exploiting trial": Scenario(
+        ExploitingScheduler, requests={(2, 2): [PauseTrial("2")], None: [StopTrial("2")]}, run=keep(1)
+    ),
+    "trial of a population": Scenario(
+        PopulationByTurns, requests={(2, 2): [PauseTrial("1")], None: [StopTrial("1")]}, run=keep(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED_WHILE_PAUSED)
+def test_driver_may_die_while_something_is_paused(name: str) -> None:
+    scenario = STOPPED_WHILE_PAUSED[name]
+    whole = scenario.drive()
+    last = next(n for n, (event, _) in enumerate(whole.records) if getattr(event, "action", "") == "stop")
+
+    for place in range(last):
+        resumed = scenario.drive(whole.records[:place])
+
+        check_invariants(resumed, 99)
+        assert resumed.reason == whole.reason
+        steered = [event for event, _ in resumed.records if isinstance(event, Steered)]
+        assert [event.action for event in steered] == ["pause", "stop"], "asked twice, or not at all"
+        held = steered[0].trial_id
+        started = [
+            str(commands) for event, commands in resumed.records[resumed.records.index(steered_at(resumed)) :]
+        ]
+        assert held == "" or f"StartLease {held}" not in "".join(started), "what is paused was started"
+
+
+def steered_at(run: SimulatedRun) -> tuple[Event, tuple[str, ...]]:
+    return next(record for record in run.records if isinstance(record[0], Steered))
 
 
 def test_seeds_that_nobody_gave_survive() -> None:

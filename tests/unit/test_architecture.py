@@ -46,7 +46,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),
     # What chooses, and what watches.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
-    ("tune_core.progress_reporter",),
+    ("tune_core.progress_reporter", "tune_core.inbox"),
     ("tune_core.loggers", "tune_core.config", "tune_core.analysis"),
     ("tune_core.outbox",),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
@@ -67,6 +67,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.charts",),
     ("tune_core.pages",),
     ("tune_core.html_report",),
+    ("tune_core.helm",),
     ("tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
     ("tune_core", "tune_core.testing.*"),
@@ -85,6 +86,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.events",
         "flows.artifacts",
         "flows.hosting",
+        "flows.inbox",
         "flows.output",
         "flows.parameters",
         "flows.task_runner",
@@ -95,9 +97,9 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("flows.slots",),
     ("flows.parking",),
     ("flows.attempts", "flows.parts"),
-    ("flows.history", "flows.placement", "flows.reports"),
+    ("flows.history", "flows.placement", "flows.reports", "flows.requests"),
     ("flows.driver",),
-    ("flows.experiment",),
+    ("flows.experiment", "flows.steer"),
     ("flows",),
     ("deployments.*",),
 )

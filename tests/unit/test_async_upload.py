@@ -37,6 +37,7 @@ class Uplink:
         self.journaled = 0
         self.waited_for: list[int] = []
         self.stop_cause: str | None = None
+        self.stop_rules: dict[str, float] | None = None
         self._heard = threading.Condition()
 
     def send(self, report: Report) -> None:

@@ -27,6 +27,9 @@ class Driver:
         self.decisions: dict[int, Decision] = {}
         #: Why it is told to stop, once it has reported so often.
         self.stops: dict[int, str] = {}
+        self.stop_rules: dict[str, float] | None = None
+        #: Stop rules that are known once it is polled.
+        self.arriving: dict[str, float] | None = None
         self.journaled = 0
 
     def send(self, report: Report) -> None:
@@ -42,6 +45,7 @@ class Driver:
         raise AssertionError("so many rows are not reported here")
 
     def poll(self) -> bool:
+        self.stop_rules = self.arriving
         return self.stop_cause is not None
 
     @property
@@ -142,6 +146,18 @@ def test_each_step_is_a_report_until_a_rule_stops_the_trial(run: Run, driver: Dr
     assert driver.rows("steps", "training_iteration", "done") == [(1, 1, False), (2, 2, False), (3, 3, True)]
     assert [report.iteration for report in driver.reports] == [1, 2, 3]
     assert calls == ["setup", "cleanup"]
+
+
+def test_looser_stop_rules_that_arrive_in_a_step_hold_for_its_row(run: Run, driver: Driver) -> None:
+    class Slow(Model):
+        def step(self) -> dict[str, Any]:
+            if self.steps == 2:
+                driver.arriving = {"training_iteration": 5}
+            return super().step()
+
+    run(Slow)
+
+    assert driver.rows("training_iteration", "done")[-3:] == [(3, False), (4, False), (5, True)]
 
 
 def test_rows_of_a_class_have_the_keys_of_those_of_a_function(run: Run, driver: Driver) -> None:

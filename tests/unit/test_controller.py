@@ -32,6 +32,8 @@ from tune_core.messages import (
     SearchEnded,
     SpecRecorded,
     StartLease,
+    Steer,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -102,6 +104,10 @@ def controller_after(events: Iterable[Event] = (), **rules: Any) -> Controller:
     return controller
 
 
+def steered(action: Steer, trial_id: str = "") -> Event:
+    return Steered(7.0, "r1", action, trial_id, "enough")
+
+
 def after_last(events: list[Event], **rules: Any) -> list[Command]:
     """What the last of these events leads to."""
     return controller_after(events[:-1], **rules).handle(events[-1])
@@ -149,6 +155,8 @@ EVENTS: dict[str, Event] = {
     "ended, stale": ended(ERROR, lease=0),
     **{f"stop, {cause}": stop(cause) for cause in StopCause},
     "capacity 2": CapacityChanged(6.0, 2),
+    **{f"trial: {action}": steered(action, tid(0)) for action in Steer},
+    **{f"all: {action}": steered(action) for action in Steer},
 }
 
 #: Event, then status and phase of the trial, then the commands (without the id of this trial).
@@ -177,7 +185,14 @@ TABLES = {
         stop, stopper     | PENDING stopping | StopLease 1
         stop, fail_fast   | PENDING stopping | StopLease 1
         stop, failure     | PENDING stopping | StopLease 1
+        stop, request     | PENDING stopping | StopLease 1
         capacity 2        | PENDING starting |
+        trial: pause      | PENDING stopping | StopLease 1
+        trial: resume     | PENDING starting |
+        trial: stop       | PENDING stopping | StopLease 1
+        all: pause        | PENDING stopping | StopLease 1
+        all: resume       | PENDING starting |
+        all: stop         | PENDING stopping | StopLease 1
     """,
     "running": """
         started           | RUNNING running  |
@@ -203,7 +218,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping | StopLease 1
         stop, fail_fast   | RUNNING stopping | StopLease 1
         stop, failure     | RUNNING stopping | StopLease 1
+        stop, request     | RUNNING stopping | StopLease 1
         capacity 2        | RUNNING running  |
+        trial: pause      | RUNNING running  |
+        trial: resume     | RUNNING running  |
+        trial: stop       | RUNNING stopping | StopLease 1
+        all: pause        | RUNNING running  |
+        all: resume       | RUNNING running  |
+        all: stop         | RUNNING stopping | StopLease 1
     """,
     "told STOP": """
         started           | RUNNING stopping |
@@ -229,7 +251,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping |
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
+        stop, request     | RUNNING stopping |
         capacity 2        | RUNNING stopping |
+        trial: pause      | RUNNING stopping |
+        trial: resume     | RUNNING stopping |
+        trial: stop       | RUNNING stopping |
+        all: pause        | RUNNING stopping |
+        all: resume       | RUNNING stopping |
+        all: stop         | RUNNING stopping |
     """,
     "told PAUSE": """
         started           | RUNNING stopping |
@@ -255,7 +284,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping |
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
+        stop, request     | RUNNING stopping |
         capacity 2        | RUNNING stopping |
+        trial: pause      | RUNNING stopping |
+        trial: resume     | RUNNING stopping |
+        trial: stop       | RUNNING stopping |
+        all: pause        | RUNNING stopping |
+        all: resume       | RUNNING stopping |
+        all: stop         | RUNNING stopping |
     """,
     "wants PAUSE": """
         started           | RUNNING running  |
@@ -281,7 +317,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping | StopLease 1
         stop, fail_fast   | RUNNING stopping | StopLease 1
         stop, failure     | RUNNING stopping | StopLease 1
+        stop, request     | RUNNING stopping | StopLease 1
         capacity 2        | RUNNING running  |
+        trial: pause      | RUNNING running  |
+        trial: resume     | RUNNING running  |
+        trial: stop       | RUNNING stopping | StopLease 1
+        all: pause        | RUNNING running  |
+        all: resume       | RUNNING running  |
+        all: stop         | RUNNING stopping | StopLease 1
     """,
     "told EXPLOIT": """
         started           | RUNNING stopping |
@@ -307,7 +350,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping |
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
+        stop, request     | RUNNING stopping |
         capacity 2        | RUNNING stopping |
+        trial: pause      | RUNNING stopping |
+        trial: resume     | RUNNING stopping |
+        trial: stop       | RUNNING stopping |
+        all: pause        | RUNNING stopping |
+        all: resume       | RUNNING stopping |
+        all: stop         | RUNNING stopping |
     """,
     "interrupted": """
         started           | RUNNING stopping |
@@ -333,7 +383,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping |
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
+        stop, request     | RUNNING stopping |
         capacity 2        | RUNNING stopping |
+        trial: pause      | RUNNING stopping |
+        trial: resume     | RUNNING stopping |
+        trial: stop       | RUNNING stopping |
+        all: pause        | RUNNING stopping |
+        all: resume       | RUNNING stopping |
+        all: stop         | RUNNING stopping |
     """,
     "out of time": """
         started           | RUNNING stopping |
@@ -359,7 +416,14 @@ TABLES = {
         stop, stopper     | RUNNING stopping |
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
+        stop, request     | RUNNING stopping |
         capacity 2        | RUNNING stopping |
+        trial: pause      | RUNNING stopping |
+        trial: resume     | RUNNING stopping |
+        trial: stop       | RUNNING stopping |
+        all: pause        | RUNNING stopping |
+        all: resume       | RUNNING stopping |
+        all: stop         | RUNNING stopping |
     """,
     "paused": """
         started           | PAUSED none      |
@@ -385,7 +449,14 @@ TABLES = {
         stop, stopper     | TERMINATED none  | CompleteTrial False
         stop, fail_fast   | TERMINATED none  | CompleteTrial False
         stop, failure     | PAUSED none      |
+        stop, request     | TERMINATED none  | CompleteTrial False
         capacity 2        | PAUSED none      |
+        trial: pause      | PAUSED none      |
+        trial: resume     | PAUSED none      |
+        trial: stop       | TERMINATED none  | CompleteTrial False
+        all: pause        | PAUSED none      |
+        all: resume       | PAUSED none      |
+        all: stop         | TERMINATED none  | CompleteTrial False
     """,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from hypothesis import settings
@@ -30,7 +31,10 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SpecRecorded,
     StartLease,
+    Steer,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -77,6 +81,9 @@ class ControllerMachine(RuleBasedStateMachine):
         self.asked_for: str | None = None
         self.is_choice_asked = False
         self.suggested = 0
+        #: What somebody has paused: trials, and perhaps all of them.
+        self.held: set[str] = set()
+        self.is_paused = False
         #: Leases that were ordered and have not ended, and those of them that have a slot.
         self.live: dict[str, int] = {}
         self.with_slot: set[str] = set()
@@ -104,16 +111,20 @@ class ControllerMachine(RuleBasedStateMachine):
             case Suggest(trial_id):
                 assert self.asked_for is None
                 assert self.controller.stop_request is None
+                assert not self.is_paused
                 assert trial_id not in self.controller.trials
                 self.asked_for = trial_id
             case ChoosePaused():
                 assert not self.is_choice_asked
                 assert self.controller.stop_request is None
-                assert any(trial.status is Status.PAUSED for trial in self.controller.trials.values())
+                assert not self.is_paused
+                assert self.choosable()
                 self.is_choice_asked = True
             case StartLease(trial_id, lease, checkpoint, _, highest, source):
                 assert trial_id not in self.live
                 assert trial_id not in self.completed
+                assert not self.is_paused
+                assert trial_id not in self.held
                 assert self.controller.stop_request is None
                 known = self.checkpoints.setdefault(trial_id, set())
                 assert checkpoint is None or checkpoint in self.checkpoints[source or trial_id]
@@ -168,18 +179,28 @@ class ControllerMachine(RuleBasedStateMachine):
             self.send(SearchEnded(self.time))
         else:
             self.suggested += 1
-            resources = {"bundles": [{"CPU": 1.0}]}
-            self.send(TrialSuggested(self.time, trial_id, {}, "0", "dir", "train", resources))
+            self.suggest(trial_id)
+
+    def suggest(self, trial_id: str, request_id: str = "") -> None:
+        resources = {"bundles": [{"CPU": 1.0}]}
+        self.send(
+            TrialSuggested(self.time, trial_id, {}, "0", "dir", "train", resources, request_id=request_id)
+        )
 
     @precondition(lambda self: self.is_choice_asked)
     @rule(data=st.data())
     def choose(self, data: st.DataObject) -> None:
-        paused = [t.trial_id for t in self.controller.trials.values() if t.status is Status.PAUSED]
+        paused = self.choosable()
         stopped = [name for name in paused if data.draw(st.integers(0, 9)) == 0]
         going_on = [name for name in paused if name not in stopped]
         self.is_choice_asked = False
         chosen = data.draw(st.sampled_from([None, *going_on]))
         self.send(PausedChosen(self.time, chosen, tuple(stopped)))
+
+    def choosable(self) -> list[str]:
+        """Trials that the scheduler may let go on: those that nobody else has paused."""
+        trials = self.controller.trials.values()
+        return [t.trial_id for t in trials if t.status is Status.PAUSED and t.trial_id not in self.held]
 
     @precondition(lambda self: len(self.with_slot) < min(self.capacity, len(self.live)))
     @rule(data=st.data())
@@ -287,6 +308,43 @@ class ControllerMachine(RuleBasedStateMachine):
     def stop(self, cause: StopCause) -> None:
         self.send(StopRequested(self.time, cause, f"stopped by {cause}"))
 
+    @rule(data=st.data(), action=st.sampled_from([*[Steer.PAUSE, Steer.RESUME] * 3, Steer.STOP]))
+    @precondition(lambda self: self.controller.trials and len(self.history) % 3 == 2)
+    def steer_trial(self, data: st.DataObject, action: Steer) -> None:
+        trial_id = data.draw(st.sampled_from(sorted(self.controller.trials)))
+        is_heeded = self.is_steerable() and trial_id not in self.completed
+        if is_heeded and action is Steer.STOP:
+            self.promised.pop(trial_id, None)
+        elif is_heeded:
+            (self.held.add if action is Steer.PAUSE else self.held.discard)(trial_id)
+        self.send(Steered(self.time, "request", action, trial_id))
+
+    @rule(action=st.sampled_from([Steer.PAUSE, *[Steer.RESUME] * 2]))
+    @precondition(lambda self: len(self.history) % 5 == 4 or self.is_idle())
+    def steer_all(self, action: Steer) -> None:
+        if self.is_steerable():
+            self.is_paused = action is Steer.PAUSE
+        self.send(Steered(self.time, "request", action))
+
+    @rule()
+    @precondition(lambda self: len(self.history) % 31 == 30)
+    def stop_on_request(self) -> None:
+        self.send(Steered(self.time, "request", Steer.STOP, "", "enough"))
+
+    @rule()
+    @precondition(lambda self: self.asked_for is None and self.is_steerable() and len(self.history) % 7 == 6)
+    def add_configuration(self) -> None:
+        self.suggest(f"a1b2c_{len(self.controller.trials):05d}", "request")
+
+    @rule()
+    @precondition(lambda self: self.is_steerable() and len(self.history) % 9 == 8)
+    def raise_num_samples(self) -> None:
+        rules = asdict(self.controller.rules)
+        self.send(SpecRecorded(self.time, 2, {}, rules, "request"))
+
+    def is_steerable(self) -> bool:
+        return self.end is None and self.controller.stop_request is None
+
     @rule(capacity=st.sampled_from([0, 1, 2, 3, 4, 4]))
     @precondition(lambda self: len(self.history) % 6 == 5 or self.is_idle())
     def change_capacity(self, capacity: int) -> None:
@@ -339,7 +397,16 @@ class ControllerMachine(RuleBasedStateMachine):
     def paused_trials_wait_for_somebody(self) -> None:
         """Never a hang: something is asked or runs, or there is no room, or all is over."""
         if hasattr(self, "controller") and self.end is None and self.is_idle():
-            assert self.capacity == 0
+            is_held = self.is_paused or bool(self.held - self.completed.keys())
+            assert self.capacity == 0 or is_held
+
+    @invariant()
+    def what_is_held_is_what_somebody_has_paused(self) -> None:
+        trials = self.controller.trials.values() if hasattr(self, "controller") else ()
+        unfinished = {trial.trial_id for trial in trials if not trial.is_finished}
+        assert {trial.trial_id for trial in trials if trial.is_held} & unfinished == self.held & unfinished
+        if self.is_paused and self.is_steerable():
+            assert all(t.status is not Status.PENDING or t.phase is LeasePhase.STOPPING for t in trials)
 
     def is_idle(self) -> bool:
         return not self.live and self.asked_for is None and not self.is_choice_asked
@@ -364,7 +431,12 @@ class ControllerMachine(RuleBasedStateMachine):
         }
 
     def wind_down(self) -> None:
-        """Let the search and every lease end: then the experiment has to."""
+        """Let what is held go on, and the search and every lease end: then the experiment has to."""
+        self.is_paused = False
+        self.send(Steered(self.time, "request", Steer.RESUME))
+        for trial_id in sorted(self.held - self.completed.keys()):
+            self.held.discard(trial_id)
+            self.send(Steered(self.time, "request", Steer.RESUME, trial_id))
         self.send(CapacityChanged(self.time, 1))
         while self.asked_for is not None or self.live or self.is_choice_asked:
             if self.is_choice_asked:

@@ -31,6 +31,7 @@ FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}
 class Uplink:
     journaled = 0
     stop_cause = None
+    stop_rules: dict[str, float] | None = None
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

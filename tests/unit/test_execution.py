@@ -30,6 +30,7 @@ class NotingUplink:
         self.stop_at = stop_at
         self.journaled = 0
         self.stop_cause: str | None = None
+        self.stop_rules: dict[str, float] | None = None
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         raise AssertionError("a function has no late checkpoints")

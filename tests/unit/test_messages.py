@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
@@ -37,6 +37,8 @@ from tune_core.messages import (
     SpecRecorded,
     StartLease,
     StateSaved,
+    Steer,
+    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -78,6 +80,9 @@ EVENTS: list[Event] = [
         exploit=ExploitChoice("a1b2c_00001", 4, {"lr": math.inf, "sizes": (1, 2)}, "0@perturbed[lr=inf]"),
     ),
     MoveRequested(6.5, "a1b2c_00000", 2, "node ab is about to go"),
+    Steered(6.5, "r1", Steer.PAUSE, "a1b2c_00000"),
+    Steered(6.5, "r1", Steer.STOP, reason="enough"),
+    replace(SUGGESTED, request_id="r1"),
     PausedChosen(6.6, None),
     PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
     *(LeaseEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),

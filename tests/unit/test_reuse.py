@@ -63,6 +63,7 @@ class Uplink:
     """Takes everything."""
 
     stop_cause: str | None = None
+    stop_rules: dict[str, float] | None = None
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

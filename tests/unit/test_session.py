@@ -48,6 +48,7 @@ class FakeUplink:
         self.journaled = 0
         self.waits: list[tuple[str, int]] = []
         self.stop_cause: str | None = None
+        self.stop_rules: dict[str, float] | None = None
         self.checkpoints: list[tuple[int, int]] = []
         self.on_send: Callable[[Report], None] = lambda report: None
 
@@ -449,6 +450,30 @@ def test_stop_rules_are_checked_without_the_driver(
 
     assert uplink.rows[0]["done"] is expected
     assert uplink.waits == []
+
+
+def test_looser_stop_rules_hold_from_the_report_on_that_they_arrive_before(
+    local: ExperimentStorage, uplink: FakeUplink
+) -> None:
+    session = a_session(local, uplink, stop={"training_iteration": 2})
+
+    session.report({})
+    uplink.stop_rules = {"training_iteration": 4}
+    session.report({})
+    session.report({})
+    with pytest.raises(StopTrial):
+        session.report({})
+
+    assert [row["done"] for row in uplink.rows] == [False, False, False, True]
+
+
+def test_stop_rules_that_are_gone_stop_nothing(local: ExperimentStorage, uplink: FakeUplink) -> None:
+    session = a_session(local, uplink, stop={"training_iteration": 1})
+    uplink.stop_rules = {}
+
+    session.report({})
+
+    assert [row["done"] for row in uplink.rows] == [False]
 
 
 def test_stop_rule_for_a_metric_that_is_missing_is_logged_once(

@@ -149,6 +149,10 @@ class BasicVariantGenerator(Searcher):
         if self._num_samples >= 0:
             self._num_samples = max(self._num_samples, len(self._points)) + count
 
+    def on_num_samples_raised(self, num_samples: int) -> None:
+        """Walk on, as if so many samples had been asked for at once."""
+        self._num_samples = num_samples
+
     def suggest(self, trial_id: str) -> Suggestion | Literal["FINISHED"]:
         """Return the next configuration, whatever the trial; see `Searcher.suggest`.
 

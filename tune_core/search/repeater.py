@@ -131,6 +131,10 @@ class Repeater(WrappingSearcher):
             group.size += 1
         self._groups[trial_id] = group
 
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        """Return False: it is tried once, so there is no mean to learn from."""
+        return False
+
     def get_state(self) -> dict[str, Any]:
         """Return the searcher's state; what is under way is replayed."""
         return {"searcher": self.searcher.get_state()}

@@ -151,6 +151,29 @@ class Searcher(RecordsArguments, ABC):
         Called before the first `suggest`, once for each suggestion, in their order.
         """
 
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        """Take note of a trial that somebody has added to the experiment; the default does not.
+
+        It counts as none of the searcher's own. Called again after a resume, in the order of all suggestions.
+
+        Args:
+            trial_id: The trial's name.
+            config: Its configuration.
+
+        Returns:
+            Whether the searcher wants to learn from the trial: only then its results are told.
+
+        Raises:
+            ConfigError: It cannot be one of the searcher's search space: no trial is made.
+        """
+        return False
+
+    def on_num_samples_raised(self, num_samples: int) -> None:
+        """Go on up to this `num_samples`; called while the experiment runs. The default does nothing.
+
+        Only a searcher that `counts_samples` has anything to do: `suggest` may say FINISHED later now.
+        """
+
     def get_state(self) -> dict[str, Any]:
         """Return what `set_state` needs to go on from here, as JSON can hold it. The default is {}."""
         return {}

@@ -20,10 +20,12 @@ from tune_core.errors import ConfigError
 from tune_core.faults import shorten, suggestion
 from tune_core.search.config_view import ConfigView, view_of, without_views
 from tune_core.search.domain import (
+    Categorical,
     Domain,
     Function,
     Path,
     children,
+    could_be,
     grid_values,
     inner_nodes,
     is_among,
@@ -158,6 +160,36 @@ def outside_values(space: Mapping[str, Any], values: Values) -> Iterator[tuple[P
         grid = grid_values(node)
         if not (node.is_valid(value) if isinstance(node, Domain) else grid is None or is_among(value, grid)):
             yield path, value, node
+
+
+def added_variant(space: Mapping[str, Any], point: Mapping[str, Any]) -> Variant:
+    """Return the configuration that somebody chose instead of a searcher.
+
+    Args:
+        space: The search space.
+        point: A value for each sampler and grid; what `sample_from` makes, and what is fixed, may be left out.
+
+    Raises:
+        ConfigError: The space has no such key, or would never make such a value, or something is missing.
+
+    Example:
+        >>> from tune_core.search import uniform
+        >>> added_variant({"lr": uniform(0, 1), "epochs": 3}, {"lr": 0.5})
+        Variant(config={'lr': 0.5, 'epochs': 3}, varied={'lr': 0.5})
+    """
+    given = read_point(space, point, "config")
+    faults = [
+        f"config: {path_text(path)}={shorten(value)}: expected a value of {node!r}"
+        for path, value, node in outside_values(space, given)
+        if not (isinstance(node, Categorical) and any(could_be(value, each) for each in node.categories))
+    ]
+    grids, domains, _ = _undecided(space, given)
+    missing = sorted(map(path_text, (*grids, *domains)))
+    if missing:
+        faults.append(f"config: {', '.join(missing)} is missing: the search space leaves it open")
+    if faults:
+        raise ConfigError(faults)
+    return next(walk_sample(dict(space), random.Random(0), given))
 
 
 def experiment_tag(number: int, varied: Mapping[str, Any]) -> str:

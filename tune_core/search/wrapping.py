@@ -42,3 +42,11 @@ class WrappingSearcher(Searcher):
     ) -> bool:
         """Pass it on; see `Searcher.set_search_properties`."""
         return self.searcher.set_search_properties(metric, mode, config, **spec)
+
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        """Pass it on."""
+        return self.searcher.on_configuration_added(trial_id, config)
+
+    def on_num_samples_raised(self, num_samples: int) -> None:
+        """Pass it on."""
+        self.searcher.on_num_samples_raised(num_samples)

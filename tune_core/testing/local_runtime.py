@@ -293,6 +293,7 @@ class _LocalUplink:
         self._runtime, self._trial, self._lease = runtime, trial, lease
         self._decision = Decision.CONTINUE
         self.journaled = 0
+        self.stop_rules: dict[str, float] | None = None
 
     def send(self, report: Report) -> None:
         self._decision = self._runtime.report(self._trial, self._lease, report)

@@ -171,6 +171,40 @@ class SearcherContract:
             faults = _outside(self.space, ours)
             assert not faults, faults
 
+    def test_added_configuration_takes_no_suggestion_away(self) -> None:
+        """Somebody may add a trial while the search goes on: it is none of the searcher's own, also after a resume."""
+        added = self._run(self._prepared(), 1)[_name(0)]
+        wanted = self._run(self._prepared())
+
+        searcher, found = self._prepared(), 0
+        for number in range(self.num_samples):
+            if number == 2:
+                self._add(searcher, added)
+            found += self._next(searcher, number) is not None
+            searcher.on_trial_complete(_name(number), self._result(number))
+        assert found == len(wanted), f"{found} suggestions instead of {len(wanted)}"
+
+        first, again = self._prepared(), self._prepared()
+        for number, (name, config) in enumerate(self._run(first, 3).items()):
+            again.on_suggestion_replayed(name, json.loads(json.dumps(config)))
+            again.on_trial_result(name, self._result(number))
+            again.on_trial_complete(name, self._result(number))
+        for each in (first, again):
+            self._add(each, added)
+        ours, theirs = self._next(again, 3), self._next(first, 3)
+        if self.resumes_exactly:
+            assert ours == theirs, f"resumed, it suggests {ours} instead of {theirs}"
+
+    def test_search_goes_on_up_to_a_num_samples_that_is_raised(self) -> None:
+        """If it counts its samples itself; else the experiment counts."""
+        searcher = self._prepared()
+        self._run(searcher)
+
+        searcher.on_num_samples_raised(self.num_samples + 2)
+
+        if searcher.counts_samples:
+            assert self._next(searcher, self.num_samples) is not None, "the search has not gone on"
+
     def test_trial_that_was_replayed_and_never_ended_does_not_stop_the_search(self) -> None:
         """It goes on, and ends later."""
         config = next(iter(self._run(self._prepared(), 1).values()))
@@ -215,6 +249,12 @@ class SearcherContract:
             searcher.on_trial_complete(_name(number), self._result(number))
         assert configs, "the searcher suggested nothing at all"
         return configs
+
+    def _add(self, searcher: Searcher, config: dict[str, Any]) -> None:
+        """Add a trial as a journal holds it, and let it end."""
+        if searcher.on_configuration_added("added", json.loads(json.dumps(config))):
+            searcher.on_trial_result("added", self._result(3))
+            searcher.on_trial_complete("added", self._result(3))
 
     def _next(self, searcher: Searcher, number: int) -> dict[str, Any] | None:
         answer = searcher.suggest(_name(number))

@@ -16,12 +16,15 @@ from typing import Any, TypeAlias
 from tune_core import messages
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller
-from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause, describe
+from tune_core.helm import Helm, as_steered
+from tune_core.inbox import Request
+from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.metrics import lookup
 from tune_core.resume import Replay, resumption
 from tune_core.rules import Rules
 from tune_core.runtime import rules_of
 from tune_core.search import BasicVariantGenerator
+from tune_core.spec import describe
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
 from tune_core.trial import Trial, checkpoint_name
@@ -30,6 +33,10 @@ from tune_core.trial import Trial, checkpoint_name
 Curve: TypeAlias = Callable[[dict[str, Any], int], tuple[Mapping[str, Any], float]]
 #: Called with a trial's number, an attempt's and an iteration: whether the process dies in it.
 Crashes: TypeAlias = Callable[[int, int, int], bool]
+
+#: What somebody asks for once a trial of this number has come to this iteration; None: once nothing happens
+#: any more, one request after the other.
+Requests: TypeAlias = Mapping[tuple[int, int] | None, Sequence[Request]]
 
 #: When an experiment that comes to no end is given up, in events.
 MAX_EVENTS = 1_000_000
@@ -101,6 +108,7 @@ def simulate(
     crashes: Crashes | None = None,
     seed: int = 0,
     journal: Sequence[tuple[Event, Sequence[str]]] = (),
+    requests: Requests | None = None,
 ) -> SimulatedRun:
     """Run an experiment with simulated trials; return what came of it.
 
@@ -118,6 +126,7 @@ def simulate(
         seed: For what is random in the search.
         journal: The records of a run whose driver died, to go on from: `SimulatedRun.records`, or any
             first part of it. Give a fresh searcher and scheduler.
+        requests: What somebody asks for, and when; it is asked again where a driver died before it had answered.
 
     Raises:
         AssertionError: It comes to no end, or starts an attempt from a checkpoint that is not there.
@@ -133,13 +142,17 @@ def simulate(
         >>> run.duration, run.best("loss", "min")["trial_id"]
         (1200.0, '00000_00000')
     """
-    tune_config, run_config = tune_config or TuneConfig(), run_config or RunConfig()
+    specs = [event for event, _ in journal if isinstance(event, messages.SpecRecorded)]
+    tune_config, run_config = as_steered(
+        tune_config or TuneConfig(), run_config or RunConfig(), specs[-1] if specs else None
+    )
     if tune_config.search_alg is None:
         tune_config = replace(tune_config, search_alg=BasicVariantGenerator(random_state=seed))
     simulation = _Simulation(tune_config, run_config, param_space or {}, slots, seed, saves_on_request)
     simulation.curve, simulation.iterations = curve, iterations
     simulation.checkpoint_every, simulation.start_s = checkpoint_every, start_s
     simulation.crashes = crashes or RandomCrashes(0.0)
+    simulation.requests = requests or {}
     return simulation.run(journal)
 
 
@@ -159,6 +172,7 @@ class _Simulation:
 
     curve: Curve
     crashes: Crashes
+    requests: Requests
     iterations: int
     checkpoint_every: int
     start_s: float
@@ -189,9 +203,19 @@ class _Simulation:
         )
         rules = rules_of(f"{seed:05x}"[-5:], run_config, self.steering.max_concurrent, saves_on_request=saves)
         self.controller = Controller(rules)
+        self.spec = describe(
+            name="simulated",
+            experiment_id=rules.experiment_id,
+            trainable_name="simulated",
+            param_space=space,
+            tune_config=tune_config,
+            run_config=run_config,
+        )
         self.stop_rules = DictStopper(self.steering.local_stop)
         self.budget_s = tune_config.time_budget_seconds
-        self.trials: list[Trial] = []
+        self.replay = Replay(self.controller, self.steering)
+        self.trials = self.replay.trials
+        self.helm = Helm(self.replay, lambda: self.now)
         self.rows: list[dict[str, Any]] = []
         self.records: list[tuple[Event, tuple[str, ...]]] = []
         self.checkpoints: dict[str, set[int]] = {}
@@ -207,6 +231,8 @@ class _Simulation:
         if self.budget_s is not None:
             self.later(max(0.0, self.budget_s - spent), self.stop_for_budget)
         while self._reason is None:
+            if not self._due and self.ask(None):
+                continue
             assert self._due, f"nothing happens any more, at {self.now:g} s: {self.trials}"
             self.now, _, action = heapq.heappop(self._due)
             action()
@@ -214,7 +240,8 @@ class _Simulation:
         return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
 
     def begin_experiment(self) -> float:
-        self.apply(messages.SpecRecorded(self.now, 1, {}, asdict(self.controller.rules)))
+        self.replay.spec = messages.SpecRecorded(self.now, 1, self.spec, asdict(self.controller.rules))
+        self.apply(self.replay.spec)
         self.save_state()
         self.apply(messages.ExperimentStarted(self.now, self.slots))
         return 0.0
@@ -226,7 +253,7 @@ class _Simulation:
 
     def resume(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> float:
         """Replay a journal, go on from there, and return how much of the time budget was used up."""
-        replay = Replay(self.controller, self.steering, trials=self.trials).run(journal, self.replay_row)
+        replay = self.replay.run(journal, self.replay_row)
         self.records.extend((event, tuple(commands)) for event, commands in journal)
         self.now = replay.last_time
         for trial in self.trials:
@@ -241,7 +268,23 @@ class _Simulation:
         self.apply(event)
         if self.steering.wants_all_stopped() and self._reason is None:
             self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        numbers = {trial.trial_id: trial.number for trial in self.trials}
+        reached = {(numbers[row["trial_id"]], row["training_iteration"]) for row in self.rows}
+        for place in self.requests:
+            if place in reached:
+                self.ask(place)
         return replay.budget_used_s
+
+    def ask(self, place: tuple[int, int] | None) -> bool:
+        """Ask for what somebody wants now, or once nothing happens for the first of it; return whether that was new."""
+        for count, request in enumerate(self.requests.get(place, ())):
+            event, _ = self.helm.consider(f"{place}-{count}", request)
+            if event is not None:
+                self.stop_rules = DictStopper(self.steering.local_stop)
+                self.apply(event)
+                if place is None:
+                    return True
+        return False
 
     def replay_row(self, trial: Trial, report: messages.TrialReported) -> None:
         self.rows.append(
@@ -257,7 +300,10 @@ class _Simulation:
 
     def apply(self, event: Event) -> None:
         commands = self.controller.handle(event)
-        self.records.append((event, tuple(map(describe, commands))))
+        self.records.append((event, tuple(map(messages.describe, commands))))
+        if isinstance(event, messages.TrialSuggested):
+            self.trials.append(self.controller.trials[event.trial_id])
+            self.steering.add(self.trials, self.trials[-1])
         assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
@@ -268,11 +314,7 @@ class _Simulation:
     def act(self, command: Command) -> None:
         match command:
             case messages.Suggest(trial_id):
-                event = self.steering.suggest(trial_id, len(self.trials))
-                self.apply(event)
-                if isinstance(event, messages.TrialSuggested):
-                    self.trials.append(self.controller.trials[trial_id])
-                    self.steering.add(self.trials, self.trials[-1])
+                self.apply(self.steering.suggest(trial_id, len(self.trials)))
             case messages.ChoosePaused():
                 self.apply(self.steering.choose(self.trials))
             case StartLease():
@@ -347,6 +389,7 @@ class _Simulation:
         self.apply(messages.TrialReported(self.now, *key, iteration, row, index, *decided))
         if self.steering.wants_all_stopped():
             self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        self.ask((trial.number, iteration))
         if trial.decision is not Decision.CONTINUE or attempt.wants_stop:
             self.end(attempt, Outcome.STOPPED)
         else:

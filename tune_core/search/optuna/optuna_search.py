@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MISSING = object()
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 
 
@@ -110,7 +111,7 @@ class OptunaSearch(Searcher):
         self._sampler, self._storage, self._study_name = sampler, storage, study_name or "optuna"
         self._seed = str(seed) if seed is not None else global_seed()
         self._study: Study | None = None
-        self._num_asked = 0
+        self._num_asked = self._num_added = 0
         self._trials: dict[str, Trial] = {}
         self._steps: dict[str, int] = {}
 
@@ -142,17 +143,15 @@ class OptunaSearch(Searcher):
                     "OptunaSearch: param_space has no sampler, so there is nothing to choose: add one"
                 )
         self._study = self._new_study()
-        self._num_asked, self._trials, self._steps = (
-            0,
-            {},
-            {},
-        )  # of an experiment before, or a run that is tried again
+        # What is left of an experiment before, or of a run that is tried again.
+        self._num_asked = self._num_added = 0
+        self._trials, self._steps = {}, {}
         return not self._has_own_space
 
     def suggest(self, trial_id: str) -> Suggestion | dict[str, Any]:
         """Return what Optuna suggests; the points that were given come first."""
         points = [] if self._rewards else self._points
-        number = self._num_asked
+        number = self._num_asked - self._num_added
         return self._ask(trial_id, self._fixed(points[number], number) if number < len(points) else {})
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
@@ -177,6 +176,33 @@ class OptunaSearch(Searcher):
                     parameter.name,
                 )
         self._ask(trial_id, fixed)
+
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        """Add it to the study; return True.
+
+        Raises:
+            ConfigError: It lacks a parameter of the space, or has a value that Optuna could not choose.
+        """
+        if self._function is None:
+            chosen = {each: _part(config, each) for each in self._parameters}
+            missing = [each.name for each, value in chosen.items() if value is _MISSING]
+            if missing:
+                raise ConfigError(f"config: {', '.join(missing)} is missing: OptunaSearch chooses it")
+            self._refuse_impossible(chosen)
+        self.on_suggestion_replayed(trial_id, config)
+        self._num_added += 1
+        return True
+
+    def _refuse_impossible(self, chosen: Mapping[Parameter, Any]) -> None:
+        """Refuse what Optuna could not choose, before the study knows of it."""
+        from optuna.trial import create_trial
+
+        for each, value in chosen.items():
+            try:
+                params = {each.name: each.encode(value)}
+                create_trial(value=0.0, params=params, distributions={each.name: each.distribution})
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"config: {each.name}={shorten(value)}: {error}") from error
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study of an intermediate value; Optuna has them for one metric only."""
@@ -474,6 +500,13 @@ def _value_at(config: Any, parameter: Parameter) -> Any:
     for key in parameter.path:
         config = config[key]
     return config
+
+
+def _part(config: Any, parameter: Parameter) -> Any:
+    try:
+        return _value_at(config, parameter)
+    except (LookupError, TypeError):
+        return _MISSING
 
 
 def _unflattened(flat: Mapping[str, Any]) -> dict[str, Any]:
