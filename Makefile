@@ -47,13 +47,13 @@ test-flows: install ## the flow on a real Prefect server and Ray
 	@$(PYTEST) -m "not slow" tests/flows
 
 test-flows-all: install ## every test on real servers, and the slow ones without
-	@echo "test: tests/flows, and what is slow in tests/simulated"
+	@echo "test: tests/flows, and what is slow in tests/simulated and tests/acceptance"
 	@$(PYTEST) tests/flows
-	@$(PYTEST) -m slow tests/simulated
+	@$(PYTEST) -m slow tests/simulated tests/acceptance
 
 test-acceptance: install ## examples and command line as a user runs them
-	@echo "test: tests/acceptance"
-	@$(PYTEST) tests/acceptance
+	@echo "test: tests/acceptance, but for the slow ones"
+	@$(PYTEST) -m "not slow" tests/acceptance
 
 test-differential: install ## compare with what Ray Tune did, script by script (not part of `make test`)
 	@echo "test: tests/differential"

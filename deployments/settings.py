@@ -18,7 +18,7 @@ from prefect.types import SecretDict
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from deployments.store import ExperimentStore, checked_url
-from tune_core.errors import ConfigError
+from tune_core.errors import ConfigError, TuneError
 from tune_core.filesystems import brief
 from tune_core.storage import DEFAULT_STORAGE_PATH
 
@@ -234,3 +234,30 @@ def _names_of_stores(client: SyncPrefectClient, slug: str) -> list[str]:
     except ObjectNotFound:  # the type itself is not known: no block of it was ever saved
         return []
     return sorted(document.name for document in found if document.name)
+
+
+def require_server() -> str:
+    """Return the URL of the Prefect API that is configured, when it has answered.
+
+    Raises:
+        ConfigError: None is configured: Prefect would start one for each process, and nobody would see the runs.
+        TuneError: It does not answer.
+
+    Example:
+        >>> require_server()  # doctest: +SKIP
+        'http://127.0.0.1:4200/api'
+    """
+    url = get_current_settings().api.url
+    if not url:
+        raise ConfigError(
+            "PREFECT_API_URL is not set: start a server with `prefect server start`, and set it to "
+            "http://127.0.0.1:4200/api"
+        )
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is not None:
+        raise TuneError(
+            f"the Prefect server at {url} does not answer ({brief(error)}): start it with `prefect server start`, "
+            "or set PREFECT_API_URL to one that runs"
+        )
+    return url

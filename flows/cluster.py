@@ -17,6 +17,7 @@ import ray
 from ray._private import ray_logging
 from ray._private.state import state
 
+from deployments.settings import tune_settings
 from tune_core.config import RunConfig
 from tune_core.errors import ConfigError, PlacementError
 from tune_core.storage import ExperimentStorage
@@ -45,11 +46,11 @@ def connect(run_config: RunConfig) -> None:
     next experiment of the process finds it warm.
 
     Raises:
-        ConfigError: The address, given or in `RAY_ADDRESS`, is one of Ray Client.
+        ConfigError: The address, given, of the settings or in `RAY_ADDRESS`, is one of Ray Client.
     """
     global _nodes  # noqa: PLW0603 - of an earlier cluster
     _silence_raylet()
-    address = run_config.ray_address or os.environ.get("RAY_ADDRESS")
+    address = run_config.ray_address or tune_settings().ray_address or os.environ.get("RAY_ADDRESS")
     is_client = ray.is_initialized() and ray.util.client.ray.is_connected()
     if is_client or (address or "").startswith("ray://"):
         raise ConfigError(

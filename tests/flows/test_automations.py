@@ -1,19 +1,33 @@
-"""The automation that finds flow runs whose process is gone, on a real server."""
+"""What a real Prefect server does by itself about runs whose process is gone, and about events of experiments."""
 
 from __future__ import annotations
 
+import json
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.events import Event, emit_event
 from prefect.events.worker import EventsWorker
 from prefect.flows import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Running
 
-from deployments.automations import install_crash_detection
+from deployments.automations import (
+    FINISHED,
+    NEW_BEST,
+    STARTED,
+    install_crash_detection,
+    install_follow_up,
+    install_notification,
+    install_stall_cancellation,
+)
 from tests.flows.conftest import wait_for
 from tune_core.errors import ConfigError
 
@@ -89,3 +103,110 @@ def test_installing_it_again_changes_the_one_that_is_there(client: SyncPrefectCl
 def test_silence_that_no_automation_can_wait_for_is_refused(silent_for_s: float, name: str) -> None:
     with pytest.raises(ConfigError, match="expected seconds, at least 10"):
         install_crash_detection(silent_for_s=silent_for_s, name=name)
+
+
+def say(event: str, run_id: uuid.UUID, *tags: str, payload: dict[str, Any] | None = None) -> None:
+    """Emit an event of the experiment that this flow run is, as the experiment flow does."""
+    emit_event(
+        event,
+        resource={
+            "prefect.resource.id": f"prefect-tune.experiment.{run_id}",
+            "prefect.resource.name": "digits",
+        },
+        related=[
+            {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"},
+            *({"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags),
+        ],
+        payload=payload or {},
+    )
+    EventsWorker.instance().wait_until_empty()
+
+
+@pytest.fixture
+def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A web server that takes messages: its URL, and what it got."""
+    got: list[dict[str, str]] = []
+
+    class Inbox(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Inbox) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", got
+        server.shutdown()
+        thread.join()
+
+
+def test_a_new_best_is_told_to_a_webhook_and_nothing_else_is(
+    client: SyncPrefectClient, name: str, inbox: tuple[str, list[dict[str, str]]]
+) -> None:
+    url, got = inbox
+    message = {"subject": "{{subject}}", "body": "{{body}}"}
+    CustomWebhookNotificationBlock(name="inbox", url=url, json_data=message).save(name)
+    install_notification(f"custom-webhook/{name}", flow_run_tags=["watched"], name=name)
+    run = client.create_flow_run(some_flow, state=Running()).id
+
+    say(STARTED, run, "watched")
+    say(NEW_BEST, run)  # another one's
+    say(NEW_BEST, run, "watched", payload={"trial_id": "a1", "loss": 0.25})
+    wait_for(lambda: got, what="the message")
+
+    assert got == [{"subject": "new-best: digits", "body": "trial_id: a1\nloss: 0.25\n"}]
+
+
+def test_a_deployment_is_run_with_values_of_the_event_when_an_experiment_has_finished(
+    client: SyncPrefectClient, name: str
+) -> None:
+    flow_id = client.create_flow(some_flow)
+    deployment = client.create_deployment(flow_id, name=name, enforce_parameter_schema=False)
+    parameters = {"checkpoint": "{{ event.payload.best_checkpoint }}", "stage": "test"}
+    install_follow_up(f"some-flow/{name}", parameters=parameters, name=name)
+    run = client.create_flow_run(some_flow, state=Running()).id
+
+    say(NEW_BEST, run)
+    say(FINISHED, run, payload={"best_checkpoint": "s3://bucket/tuning/digits/1/checkpoint_000003"})
+    of_deployment = FlowRunFilter(deployment_id={"any_": [deployment]})
+    (started,) = wait_for(
+        lambda: client.read_flow_runs(flow_run_filter=of_deployment), what="the deployment's run"
+    )
+
+    assert started.parameters == {
+        "checkpoint": "s3://bucket/tuning/digits/1/checkpoint_000003",
+        "stage": "test",
+    }
+
+
+def test_an_experiment_of_which_no_trial_begins_or_ends_is_cancelled_and_others_are_not(
+    client: SyncPrefectClient, name: str
+) -> None:
+    install_stall_cancellation(10, flow_run_tags=["watched"], name=name)
+    stalled, ended, busy, foreign = (client.create_flow_run(some_flow, state=Running()).id for _ in range(4))
+    for run in (stalled, ended, busy):
+        say(STARTED, run, "watched")
+    say(STARTED, foreign)
+    say(FINISHED, ended, "watched")
+
+    def stalled_state() -> bool:
+        say("prefect-tune.trial.ended", busy, "watched")
+        state = client.read_flow_run(stalled).state
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+    wait_for(stalled_state, what="the stalled run to be cancelled", timeout_s=90)
+
+    assert [client.read_flow_run(run).state_name for run in (ended, busy, foreign)] == ["Running"] * 3
+
+
+def test_an_automation_of_what_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="'slack-webhook/nobody': the Prefect server has no such block"):
+        install_notification("slack-webhook/nobody", name=name)
+    with pytest.raises(ConfigError, match=r"event='new-best': expected one of prefect-tune\.experiment\."):
+        install_notification("slack-webhook/nobody", event="new-best", name=name)
+    for deployment in ("some-flow/nowhere", "no-slash"):
+        with pytest.raises(ConfigError, match=f"'{deployment}': the Prefect server has no such deployment"):
+            install_follow_up(deployment, name=name)

@@ -315,6 +315,10 @@ def test_ray_client_is_refused_wherever_its_address_comes_from(
     with pytest.raises(ConfigError, match=r"'ray://head:10001': Ray Client cannot carry an experiment"):
         tune.Tuner(lambda config: {"x": 1}, run_config=run_config()).fit()
 
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_TUNE_RAY_ADDRESS", "ray://other:10001")
+    with pytest.raises(ConfigError, match=r"'ray://other:10001': Ray Client cannot carry an experiment"):
+        tune.Tuner(lambda config: {"x": 1}, run_config=run_config()).fit()
+
 
 SCRIPT = """
     import sys

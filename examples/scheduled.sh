@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# From nothing to scheduled tuning on one machine: a Prefect server, a work pool, a worker that runs what is
+# due, and the deployments of prefect.yaml. Ctrl-C ends the worker and the server.
+#
+#   examples/scheduled.sh                               # then open http://127.0.0.1:4200
+#   PORT=4300 examples/scheduled.sh -n digits-nightly   # another port, one deployment
+#
+# Results go to ~/ray_results, or to where the worker's settings say:
+#   PREFECT_INTEGRATIONS_TUNE_STORAGE_PATH=s3://bucket/tuning AWS_PROFILE=tuning examples/scheduled.sh
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+port=${PORT:-4200}
+export PREFECT_API_URL=http://127.0.0.1:$port/api
+export PREFECT_SERVER_UI_API_URL=$PREFECT_API_URL # else its pages look for it on port 4200
+
+trap 'trap - EXIT INT TERM; kill $(jobs -p) 2>/dev/null || true; wait' EXIT INT TERM
+
+if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "port $port is taken; if a Prefect server is there, use it, else choose another: PORT=4300 $0" >&2
+    exit 1
+fi
+prefect server start --host 127.0.0.1 --port "$port" &
+server=$!
+until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+    kill -0 $server || { echo "the Prefect server has not started; see above" >&2; exit 1; }
+    sleep 0.5
+done
+
+prefect work-pool inspect tune >/dev/null 2>&1 || prefect work-pool create tune --type process
+prefect worker start --pool tune --type process &
+worker=$!
+
+(($#)) || set -- --all
+prefect --no-prompt deploy "$@"
+echo "Runs that are due are run; the UI is at http://127.0.0.1:$port"
+wait $worker
