@@ -37,6 +37,7 @@ class Given:
         journal_patience_s: How long the journal is tried again; None for the usual time.
         flow_retries: Runs it inside a flow that is tried again so often.
         ray: Arguments of `ray.init` for a Ray of its own; None for the one in RAY_ADDRESS.
+        pause_s: Seconds that each step takes.
         run: More of `RunConfig`.
     """
 
@@ -50,6 +51,7 @@ class Given:
     journal_patience_s: float | None = None
     flow_retries: int = 0
     ray: dict[str, Any] | None = None
+    pause_s: float = PAUSE_S
     run: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
@@ -64,7 +66,7 @@ def value_after(x: int, step: int) -> int:
     return value
 
 
-def train(config: dict[str, Any], doom: dict[str, Any]) -> None:
+def train(config: dict[str, Any], doom: dict[str, Any], pause_s: float) -> None:
     """Compute step after step; save every second one."""
     x, step, value = config["x"], 0, config["x"]
     Path("filler").unlink(missing_ok=True)
@@ -74,7 +76,7 @@ def train(config: dict[str, Any], doom: dict[str, Any]) -> None:
             step, value = json.loads(Path(directory, "state.json").read_text())
     pause = threading.Event()
     while step < STEPS:
-        pause.wait(PAUSE_S)
+        pause.wait(pause_s)
         if doom and (doom["x"], doom["step"]) == (x, step + 1) and not Path(doom["mark"]).exists():
             Path(doom["mark"]).touch()
             _meet(doom["kind"])
@@ -108,7 +110,7 @@ def _meet(kind: str) -> None:
 
 def _tuner(given: Given) -> tune.Tuner:
     shape = tune.PlacementGroupFactory([{"CPU": cpus} for cpus in given.bundles], strategy="SPREAD")
-    trainable = tune.with_resources(tune.with_parameters(train, doom=given.doom), shape)
+    trainable = tune.with_resources(tune.with_parameters(train, doom=given.doom, pause_s=given.pause_s), shape)
     if given.restore:
         return tune.Tuner.restore(
             given.url, trainable, storage_options=given.options, takeover=given.restore == "takeover"
