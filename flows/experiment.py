@@ -398,21 +398,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     stack.callback(deletions.close)
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
-    artifacts = ArtifactWriter(
-        current.name,
-        current.experiment_id,
-        flow_run_id,
-        trial_task,
-        metric=tune.metric,
-        mode=tune.mode,
-        every_report=run.every_report,
-    )
-    stack.callback(artifacts.close)
     controller = Controller(current.rules(steering))
-    overview = Overview(controller, tune.metric, tune.mode)
-    announcer = Announcer(controller, current.name, current.storage.url, tune.metric, tune.mode)
-    events = Events(announcer, current.experiment_id, current.name)
-    stack.callback(events.close)
+    artifacts, overview, events = _dashboard(current, flow_run_id, controller, stack)
     files = stack.enter_context(_trial_files(current.storage))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
@@ -459,6 +446,28 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     watch_url = live.server.flow_run_url(flow_run_id)
     parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
     return Driver(parts), parts
+
+
+def _dashboard(
+    current: Experiment, flow_run_id: UUID, controller: Controller, stack: ExitStack
+) -> tuple[ArtifactWriter, Overview, Events]:
+    """Start what shows the experiment in Prefect."""
+    tune = current.tune_config
+    artifacts = ArtifactWriter(
+        current.name,
+        current.experiment_id,
+        flow_run_id,
+        trial_task,
+        metric=tune.metric,
+        mode=tune.mode,
+        every_report=current.run_config.every_report,
+    )
+    stack.callback(artifacts.close)
+    overview = Overview(controller, tune.metric, tune.mode)
+    announcer = Announcer(controller, current.name, current.storage.url, tune.metric, tune.mode)
+    events = Events(announcer, current.experiment_id, current.name)
+    stack.callback(events.close)
+    return artifacts, overview, events
 
 
 @contextmanager
