@@ -38,9 +38,8 @@ def serve(
         output: How to answer.
     """
     import_from_here()
-    from flows.form import ExperimentForm
-
     from deployments.serve import serve as serve_form
+    from flows.form import ExperimentForm
 
     form, deployment = ExperimentForm.load(spec), name or spec.stem
     serve_form(form, deployment, cron=cron, interval_s=interval, timezone=timezone, limit=limit)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from deployments.cli.answer import Answer, ExitCode, Output
+from deployments.cli.opening import Access, open_experiment
+from tune_core.errors import ConfigError
 from tune_core.inbox import (
     TIMEOUT_S,
     AddConfiguration,
@@ -21,10 +24,6 @@ from tune_core.inbox import (
     request_to_dict,
     send,
 )
-
-from deployments.cli.answer import Answer, ExitCode, Output
-from deployments.cli.opening import Access, open_experiment
-from tune_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from deployments.cli import steering
+from tests.unit.command_line import CommandLine, tuned
 from tune_core.inbox import (
     AddConfiguration,
     LoosenStop,
@@ -19,9 +22,6 @@ from tune_core.inbox import (
     StopExperiment,
     StopTrial,
 )
-
-from deployments.cli import steering
-from tests.unit.command_line import CommandLine, tuned
 
 
 class Driver:
