@@ -300,7 +300,6 @@ def _server_rights(url: str) -> Iterator[Check]:
     import httpx
     from prefect import __version__
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
 
     from deployments.automations import CRASH_DETECTION
 
@@ -309,7 +308,7 @@ def _server_rights(url: str) -> Iterator[Check]:
             version = client.api_version()
             client.read_flow_runs(limit=1)
             automations = client.read_automations_by_name(CRASH_DETECTION)
-    except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
+    except (httpx.HTTPError, RuntimeError) as error:
         remedy = "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING, and that the server is of this version or newer"
         yield Check("server", "fail", f"{url} refuses ({brief(error)})", remedy)
         return

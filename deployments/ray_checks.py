@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import socket
 import time
@@ -38,6 +39,7 @@ def check_ray(
         storage_url: As `RunConfig.storage_path`.
         storage_options: As `RunConfig.storage_options`; never shown.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
     with contextlib.ExitStack() as stack:
         try:
             _refuse_dead(address)

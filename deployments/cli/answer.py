@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
+from deployments.cli.tables import short
 from tune_core.encoding import dumps_row
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Columns of a pipe or a file, unless the environment variable COLUMNS says otherwise.
 _PIPE_WIDTH = 140
+#: Characters of an error: it may hold what others have written.
+_ERROR_WIDTH = 4000
 
 
 class ExitCode(IntEnum):
@@ -100,7 +103,7 @@ def show(answer: Answer, stream: TextIO, *, as_json: bool) -> None:
 
 def refuse(error: BaseException, message: str, stream: TextIO, *, as_json: bool) -> None:
     """Say in one line on stderr why there is no answer; with `--json` in a document, too."""
-    print(f"prefect-tune: {message}", file=sys.stderr)  # noqa: T201 - what a command line is for
+    print(f"prefect-tune: {short(message, width=_ERROR_WIDTH)}", file=sys.stderr)  # noqa: T201 - what it is for
     if as_json:
         stream.write(to_json({"error": {"type": type(error).__name__, "message": message}}) + "\n")
         stream.flush()

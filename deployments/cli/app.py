@@ -68,12 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows `prefect-tune`; None: that of this process.
 
     Example:
-        >>> main(["ls", "memory://doc/there-is-none", "--json"])  # doctest: +ELLIPSIS
-        {
-          "storage": "memory://doc/there-is-none",
-          "experiments": []
-        }
-        <ExitCode.OK: 0>
+        >>> main(["show"])  # with what is missing on stderr
+        <ExitCode.USAGE: 2>
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     stdout, as_json = sys.stdout, "--json" in tokens

@@ -55,26 +55,29 @@ def export(
     Args:
         path: The experiment: STORAGE_PATH/NAME, a path or a URL.
         format: csv, parquet, optuna or html.
-        to: File to write, or for optuna the URL of a database; none: named after the experiment.
+        to: File to write, or for optuna the URL of a database; none: a file named after the experiment,
+            for html report.html beside its results.
         rows: A line per report, instead of one per trial.
         overwrite: Replace the file if it is there.
         access: How to get to the storage.
         output: How to answer.
     """
     storage, _ = open_experiment(path, access)
-    target = to or f"{storage.name.replace('/', '-')}.{_ENDINGS[format]}"
     if rows and format not in ("csv", "parquet"):
         raise ConfigError(f"--rows with --format {format}: every report is in it anyway, leave --rows out")
-    if format != "optuna" and Path(target).exists() and not overwrite:
+    target = to or f"{storage.name.replace('/', '-')}.{_ENDINGS[format]}"
+    is_file = format in ("csv", "parquet") or (format == "html" and to is not None)
+    if is_file and Path(target).exists() and not overwrite:
         raise ConfigError(f"--to {target}: the file exists; give another one, or --overwrite")
-    if format == "html":
-        count, what = _write_html(storage, target), "trials"
-    elif format == "optuna":
-        count, what = _write_study(read_experiment(storage), target), "trials"
+    reading = read_experiment(storage)
+    count, what = len(reading.picture.trials), "trials"
+    if format == "optuna":
+        _write_study(reading, target)
+    elif format == "html":
+        target = _write_html(reading, to)
     else:
-        lines = _report_lines(storage) if rows else _trial_lines(read_experiment(storage))
-        write = _write_csv if format == "csv" else _write_parquet
-        _guarded(write, lines, target)
+        lines = _report_lines(storage) if rows else _trial_lines(reading)
+        _guarded(_write_csv if format == "csv" else _write_parquet, lines, target)
         count, what = len(lines), "reports" if rows else "trials"
     document = {"experiment": storage.url, "format": format, "to": without_credentials(target), what: count}
     return Answer(document, _view)
@@ -178,15 +181,24 @@ def _write_parquet(lines: Sequence[Mapping[str, Any]], target: str) -> None:
     parquet.write_table(pyarrow.table(columns), target)
 
 
-def _write_html(storage: ExperimentStorage, target: str) -> int:
+def _write_html(reading: Reading, to: str | None) -> str:
+    """Write the report to a file, or beside the results; return where it is."""
+    from tune_core.html_report import report_page, write_report
 
-    raise NotImplementedError
+    try:
+        if to is None:
+            return write_report(reading.storage)
+        page = report_page(reading.picture, reading.storage.name, reading.storage.url)
+    except ImportError as error:
+        raise TuneError(str(error)) from None
+    _guarded(lambda text, target: Path(target).write_text(text, encoding="utf-8"), page, to)
+    return to
 
 
 # Optuna.
 
 
-def _write_study(reading: Reading, target: str) -> int:
+def _write_study(reading: Reading, target: str) -> None:
     try:
         import optuna
     except ImportError:
@@ -211,9 +223,7 @@ def _write_study(reading: Reading, target: str) -> int:
         raise TuneError(f"cannot write {shown}: {brief(error)}") from None
     study.set_user_attr("metric", metric)
     study.set_user_attr("prefect-tune", reading.storage.url)
-    trials = _study_trials(reading, metric)
-    study.add_trials(trials)
-    return len(trials)
+    study.add_trials(_study_trials(reading, metric))
 
 
 def _study_storage(target: str) -> Any:

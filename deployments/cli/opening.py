@@ -7,21 +7,26 @@ settings or its server have to be asked.
 from __future__ import annotations
 
 import json
+import logging
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 from cyclopts import Parameter
 
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
-from tune_core.filesystems import resolve
+from tune_core.filesystems import brief, resolve
 from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import in_parallel
+
+logger = logging.getLogger(__name__)
 
 #: What a path of this machine looks like, whatever place is configured.
 _LOCAL = re.compile(r"(/|~|\./|\.\./|\.$|\.\.$|file://|local://)")
@@ -179,16 +184,26 @@ def driver_status(storage_url: str, owner: Mapping[str, Any]) -> str:
     A driver of this machine is looked for among its processes; of another one, its flow run is asked
     for at the Prefect server, if one is configured.
     """
-    import socket
-
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings
 
     from flows.ownership import may_be_alive
 
-    is_here = owner.get("host") == socket.gethostname()
-    if not is_here and not ("flow_run_id" in owner and get_current_settings().api.url):
+    if owner.get("host") == socket.gethostname():
+        return "running" if may_be_alive(dict(owner), storage_url) else "died"
+    if "flow_run_id" not in owner or not get_current_settings().api.url:
         return "unknown"
     try:
-        return "running" if may_be_alive(dict(owner), storage_url) else "died"
-    except Exception:  # noqa: BLE001 - whatever keeps the server from answering: the experiment is read all the same
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(owner["flow_run_id"])).state
+    except (
+        ObjectNotFound,
+        httpx.HTTPError,
+        OSError,
+        RuntimeError,
+    ) as error:  # the experiment is read all the same
+        logger.warning("nobody can say whether the driver of %s lives: %s", storage_url, brief(error))
         return "unknown"
+    return "died" if state is not None and state.is_final() else "running"

@@ -14,7 +14,7 @@ from deployments.cli.experiment import read_experiment
 from deployments.cli.opening import Access, open_experiment
 from deployments.cli.reading import experiment_document, summary_text
 from deployments.cli.steering import assignments
-from tune_core.errors import ConfigError
+from tune_core.errors import ConfigError, TuneError
 from tune_core.filesystems import resolve
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
@@ -50,7 +50,11 @@ def run(
     if not watch:
         quiet = form.run_config.model_copy(update={"verbose": 0})
         form = form.model_copy(update={"run_config": quiet})
-    return _fit(form.tuner(name))
+    try:
+        tuner = form.tuner(name)
+    except ImportError as error:  # an extra is missing: the message says which
+        raise TuneError(str(error)) from error
+    return _fit(tuner)
 
 
 def resume(
@@ -175,6 +179,12 @@ def _restored(
 
 
 def _fit(tuner: Tuner) -> Answer:
+    from prefect.settings import get_current_settings
+
+    from deployments.settings import require_server
+
+    if get_current_settings().api.url:
+        require_server()  # else Prefect's client says so, in a traceback
     results = tuner.fit()
     filesystem, path, url = resolve(results.experiment_path, results.filesystem, None)
     reading = read_experiment(ExperimentStorage(filesystem, path, url, url.rpartition("/")[2]))

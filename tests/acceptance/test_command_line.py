@@ -222,6 +222,14 @@ def test_a_wrong_file_is_refused_with_the_names_of_its_fields(shell: Shell) -> N
     assert "param_space" in done.stderr
 
 
+def test_a_server_that_is_away_is_told_before_anything_starts(shell: Shell) -> None:
+    done = shell("run", "spec.yaml", "--name", "never", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+
+    assert len(done.stderr.splitlines()) == 1
+    assert "http://127.0.0.1:9/api does not answer" in done.stderr
+    assert "never" not in [each["name"] for each in shell.json("ls", shell.place)["experiments"]]
+
+
 @pytest.mark.slow
 def test_an_interrupted_and_then_killed_experiment_is_resumed_and_extended(shell: Shell) -> None:
     path = f"{shell.place}/second"

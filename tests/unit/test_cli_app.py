@@ -129,6 +129,14 @@ def test_errors_are_one_line_and_an_exit_code(
     assert as_json.json == {"error": {"type": type(end).__name__, "message": told}}
 
 
+def test_an_error_of_many_lines_stays_on_one_and_cannot_control_the_terminal(
+    prefect_tune: CommandLine, ends_in: Any
+) -> None:
+    ends_in(StorageError("two\nlines \x1b[2J"))
+
+    assert prefect_tune("ls").err == "prefect-tune: two lines ?[2J\n"
+
+
 def test_a_defect_of_ours_is_not_hidden(prefect_tune: CommandLine, ends_in: Any) -> None:
     ends_in(ZeroDivisionError("a defect"))
 

@@ -242,3 +242,34 @@ def test_credentials_of_a_database_are_not_echoed(prefect_tune: CommandLine, dig
 
     assert called.code == 1
     assert "S3CRET" not in called.out + called.err
+
+
+def test_a_report_is_written_beside_the_results_or_where_it_is_asked_for(
+    prefect_tune: CommandLine, tmp_path: Path
+) -> None:
+    pytest.importorskip("plotly", reason="the extra `report` is not installed")
+    tuned(tmp_path, "digits")
+
+    beside = prefect_tune("export", tmp_path / "digits", "--format", "html")
+    elsewhere = prefect_tune(
+        "export", tmp_path / "digits", "--format", "html", "--to", tmp_path / "mine.html"
+    )
+    again = prefect_tune("export", tmp_path / "digits", "--format", "html", "--to", tmp_path / "mine.html")
+
+    assert (beside.code, elsewhere.code, again.code) == (0, 0, 2)
+    for page in (tmp_path / "digits" / "report.html", tmp_path / "mine.html"):
+        assert "<title>digits</title>" in page.read_text(encoding="utf-8")
+        assert f"wrote 3 trials to {page}" in beside.out + elsewhere.out
+
+
+def test_without_plotly_a_report_says_how_to_get_it(
+    prefect_tune: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(tmp_path, "digits")
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+
+    called = prefect_tune("export", tmp_path / "digits", "-f", "html")
+
+    assert (called.code, "pip install 'prefect-tune[report]'" in called.err) == (1, True)
+    assert len(called.err.splitlines()) == 1

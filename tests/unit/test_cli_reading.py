@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
 from deployments.cli import experiment
 from deployments.cli.experiment import read_experiment
+from deployments.cli.opening import driver_status
 from tests.unit.command_line import CommandLine, tuned
 from tune_core.storage import ExperimentStorage
 
@@ -276,3 +278,16 @@ def test_control_characters_of_an_error_do_not_reach_the_terminal(
     for arguments in (["show", tmp_path / "rude"], ["show", tmp_path / "rude", 0], ["ls", tmp_path]):
         assert "\x1b" not in prefect_tune(*arguments).out
         assert "\x07" not in prefect_tune(*arguments).out
+
+
+def test_a_driver_of_another_machine_is_unknown_where_no_server_knows_it() -> None:
+    owner = {"host": "elsewhere", "pid": 1, "flow_run_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6"}
+
+    assert driver_status("s3://bucket/x", {"host": "elsewhere", "pid": 1}) == "unknown"
+    assert driver_status("s3://bucket/x", owner) == "unknown"
+
+
+def test_a_driver_of_this_machine_is_dead_once_its_process_is_another_one(tmp_path: Path) -> None:
+    owner = {"host": socket.gethostname(), "pid": os.getppid(), "process_started": "1"}
+
+    assert driver_status(str(tmp_path), owner) == "died"
