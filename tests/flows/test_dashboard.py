@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,10 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
+from flows.artifacts import CLOSE_TIMEOUT_S
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
-from tune_core.overview import Overview
+from tune_core.overview import Overview, Picture
 from tune_core.storage import ExperimentStorage
 
 PREFIX = "prefect-tune."
@@ -99,6 +101,28 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     assert picture.held is not None
     assert picture.held["CPU"] >= picture.used["CPU"] > 0
     assert f"| CPU | {picture.used['CPU']:.3g} s |" in summary
+
+
+@pytest.mark.slow
+def test_page_that_cannot_be_made_is_left_out_and_nothing_waits_for_it(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(picture: Picture) -> str:
+        raise ZeroDivisionError("made up")
+
+    monkeypatch.setattr("flows.pages.charts_page", broken)
+    config = run_config()
+    began = time.monotonic()
+
+    tune.Tuner(learn, param_space={"x": 1}, run_config=config).fit()
+
+    assert time.monotonic() - began < CLOSE_TIMEOUT_S / 2
+    assert {"summary", "leaderboard"} <= {*recorded(config.name).artifacts()}
+    assert "charts" not in recorded(config.name).artifacts()
+    assert "cannot be made, training goes on" in caplog.text
 
 
 @pytest.mark.slow
