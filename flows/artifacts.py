@@ -392,7 +392,11 @@ class ArtifactWriter:
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
         if document.page_every_s is not None:
-            data = document.data()
+            try:
+                data = document.data()
+            except Exception:
+                logger.exception("the page %r cannot be made, training goes on", document.key)
+                return  # to try again would lead to the same
         encoded = _encoded(data) if document.kind == "table" else data
         if document.artifact_id is not None:
             client.update_artifact(document.artifact_id, ArtifactUpdate(data=encoded))
