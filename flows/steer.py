@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from deployments.settings import storage_of
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
@@ -16,6 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from deployments.settings import storage_of
 from flows.form_fields import FormModel, OneOf, OptionForm
 from tune_core.errors import TuneError
 from tune_core.faults import shorten

@@ -1,0 +1,124 @@
+"""The thread of a driver that looks for requests and writes the answers; it needs neither Prefect nor Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from flows.inbox import InboxWatch, Requested
+from tune_core import inbox
+from tune_core.encoding import loads
+from tune_core.errors import StorageError
+from tune_core.inbox import PauseExperiment, Reply, StopTrial, post, reply_to
+from tune_core.journal import claim
+from tune_core.storage import ExperimentStorage
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "POLL_LOCAL_S", 0.005)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> ExperimentStorage:
+    made = ExperimentStorage.open(tmp_path, "exp")
+    claim(made, "a1b2c", {"host": "here"}, lambda _: False)
+    return made
+
+
+Posted = SimpleQueue[Requested]
+
+
+@pytest.fixture
+def posted() -> Posted:
+    return SimpleQueue()
+
+
+@pytest.fixture
+def watch(storage: ExperimentStorage, posted: Posted) -> InboxWatch:
+    return InboxWatch(storage, "a1b2c", posted.put)
+
+
+def test_requests_are_posted_once_in_their_order_and_answered(
+    storage: ExperimentStorage, posted: Posted, watch: InboxWatch
+) -> None:
+    first, second = post(storage, StopTrial("1")), post(storage, PauseExperiment())
+
+    assert posted.get(timeout=10) == Requested(first, StopTrial("1"))
+    assert posted.get(timeout=10) == Requested(second, PauseExperiment())
+    watch.answer(second, Reply(True, "done"), {"num_samples": 7})
+    watch.close()
+
+    assert posted.empty()
+    assert reply_to(storage, first) is None
+    assert reply_to(storage, second) == Reply(True, "done")
+    assert loads(storage.read("experiment.json")) == {"num_samples": 7}
+
+
+def test_what_comes_too_late_is_refused_at_the_end(
+    storage: ExperimentStorage, posted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "POLL_LOCAL_S", 600.0)  # it looks at its start, and when it is closed
+    taken = post(storage, StopTrial("1"))
+    watch = InboxWatch(storage, "a1b2c", posted.put)
+    assert posted.get(timeout=10).request_id == taken
+    late = post(storage, StopTrial("2"))
+
+    watch.refusal = "the experiment has ended: enough"
+    watch.close()
+
+    assert posted.empty()
+    assert reply_to(storage, late) == Reply(False, "the experiment has ended: enough")
+    assert reply_to(storage, taken) is None
+
+
+def test_what_an_interrupted_driver_did_not_take_is_left_for_the_next_one(
+    storage: ExperimentStorage, posted: Posted, watch: InboxWatch
+) -> None:
+    watch.close()
+    request_id = post(storage, StopTrial("2"))
+
+    again = InboxWatch(storage, "a1b2c", posted.put)
+
+    assert posted.get(timeout=10) == Requested(request_id, StopTrial("2"))
+    again.close()
+
+
+def failing(times: int, call: Callable[..., object]) -> Callable[..., object]:
+    left = iter(range(times))
+
+    def fail(*args: object) -> object:
+        if next(left, None) is not None:
+            raise StorageError("the storage is away")
+        return call(*args)
+
+    return fail
+
+
+def test_storage_that_is_away_is_asked_again(
+    storage: ExperimentStorage, posted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = post(storage, StopTrial("2"))
+    monkeypatch.setattr(storage, "list", failing(3, storage.list))
+
+    watch = InboxWatch(storage, "a1b2c", posted.put)
+
+    assert posted.get(timeout=10).request_id == request_id
+    watch.close()
+
+
+def test_answer_that_cannot_be_written_is_logged(
+    storage: ExperimentStorage,
+    watch: InboxWatch,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(storage, "create", failing(1, storage.create))
+
+    watch.answer("00000000000000000001-0123456789ab", Reply(True, "trial 3 ends"))
+    watch.close()
+
+    assert "was handled (trial 3 ends), but not answered: the storage is away" in caplog.text
