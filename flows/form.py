@@ -18,11 +18,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.settings import storage_of
-from flows.form_fields import AnyValue, Entries, FormModel, OneOf, OptionForm
+from flows.form_fields import AnyValue, Entries, FormModel, OneOf, OptionForm, tagged
 from flows.yaml12 import read_yaml
 from tune_core import search
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.errors import ConfigError
+from tune_core.faults import suggestion
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
 from tune_core.schedulers.by_name import schedulers
@@ -95,8 +96,8 @@ class Parameter(FormModel):
     @field_validator("sampler", mode="before")
     @classmethod
     def _has_a_step(cls, sampler: Any) -> Any:
-        kind = sampler.get("type") if isinstance(sampler, Mapping) else None
-        if isinstance(kind, str) and f"q{kind[1:]}" == kind and kind in SAMPLERS and "q" not in sampler:
+        kind, options = tagged(sampler)
+        if kind is not None and kind in SAMPLERS and f"q{kind[1:]}" == kind and "q" not in options:
             raise ConfigError(
                 f"{kind} needs q, the distance between neighbours; without it, {kind[1:]} is meant"
             )
@@ -104,16 +105,25 @@ class Parameter(FormModel):
 
 
 def _parameters(space: Mapping[str, Any], parent: str = "") -> list[dict[str, Any]]:
-    """Return the parameters of a space that is written as a mapping: of samplers, plain values, and mappings."""
+    """Return the parameters of a space that is written as a mapping: of samplers, plain values, and mappings.
+
+    Raises:
+        ConfigError: The name of a sampler seems to be misspelt.
+    """
     found: list[dict[str, Any]] = []
+    samplers = {*_samplers(), "constant"}
     for key, value in space.items():
         name = f"{parent}{key}"
         if not isinstance(value, Mapping):
             found.append({"name": name, "sampler": {"type": "constant", "value": value}})
-        elif set(value) == {GRID_KEY}:
-            found.append({"name": name, "sampler": {"type": GRID_KEY, "values": value[GRID_KEY]}})
-        elif isinstance(value.get("type"), str):
-            found.append({"name": name, "sampler": dict(value)})
+            continue
+        kind, options = tagged(value)
+        if kind in samplers or isinstance(value.get("type"), str):
+            found.append({"name": name, "sampler": value})
+        elif kind is not None and isinstance(options, Mapping) and (hint := suggestion(kind, samplers)):
+            raise ConfigError(
+                f"{name}: {kind!r} is no sampler{hint} A parameter of that name goes into the list form."
+            )
         else:
             found += _parameters(value, f"{name}/")
     return found

@@ -3,7 +3,9 @@
 Both of Prefect's UIs draw a form from the parameters' JSON schema, and the server checks by the same schema
 what is sent. Seen in them (Prefect 3.8): `anyOf` becomes tabs in both, `oneOf` a box for JSON in V1, and the
 wrong tab in V2; `anyOf` with null adds a tab "None" to each field that may stay empty; items of a list are
-drawn if they are one model, not if they are `anyOf`. Hence the schemas here differ from pydantic's own.
+drawn if they are one model, not if they are `anyOf`. Which tab a value belongs to, both guess by the names of its
+keys, so a choice is written `{"asha": {"max_t": 20}}`: with a key of its own. Hence the schemas differ from
+pydantic's own.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class FormModel(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_nulls(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_json(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if value is not None}
 
     @classmethod
@@ -90,20 +92,16 @@ class FormModel(BaseModel):
         """Return the schema as both UIs can render it."""
         reference = handler(core_schema)
         schema = handler.resolve_ref_schema(reference)
-        if "type" in schema.get("properties", {}):  # a choice: the UIs draw an enum, and fill it in
-            kind = schema["properties"]["type"]
-            kind["enum"] = [kind.pop("const")]
-            schema["required"] = ["type", *schema.get("required", [])]
         described = argument_docs(cls.makes) if cls.makes is not None else {}
         for position, (name, field) in enumerate(schema.get("properties", {}).items()):
-            _simplify(field)
+            _simplify(field, lambda kind: handler.resolve_ref_schema({"$ref": kind}).get("description", ""))
             field["position"] = position
             if name in described:
                 field.setdefault("description", described[name])
         return reference
 
 
-def _simplify(field: dict[str, Any]) -> None:
+def _simplify(field: dict[str, Any], describe: Callable[[str], str]) -> None:
     """Draw an optional value as what it is if it is given, and a choice as tabs."""
     kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) == 1:
@@ -111,22 +109,34 @@ def _simplify(field: dict[str, Any]) -> None:
     elif kinds:
         field["anyOf"] = kinds
     if "discriminator" in field:
-        field["anyOf"] = field.pop("oneOf")
-        field.update(_by_kind(field.pop("discriminator")["mapping"]))
+        del field["oneOf"]
+        field.update(_tabs(field.pop("discriminator")["mapping"], describe))
     if field.get("default", ...) is None:
         del field["default"]
 
 
-def _by_kind(references: Mapping[str, str]) -> dict[str, Any]:
-    """Return the same choice once more, as `if`s: so the server names the field of the kind that was meant.
+def _tabs(references: Mapping[str, str], describe: Callable[[str], str]) -> dict[str, Any]:
+    """Return a choice by kind, and the same once more as `if`s, which the UIs do not read.
 
-    Of an `anyOf` that holds nothing it says only that. The UIs do not read `if`.
+    Of an `anyOf` that holds nothing, the server says only that; so it names the field of the kind that was meant.
     """
-    chain: dict[str, Any] = {"properties": {"type": {"enum": list(references)}}}
+    tabs: list[dict[str, Any]] = []
+    chain: dict[str, Any] = {"propertyNames": {"enum": list(references)}}
     for kind, reference in reversed(list(references.items())):
-        meant = {"properties": {"type": {"const": kind}}, "required": ["type"]}
-        chain = {"if": meant, "then": {"$ref": reference}, "else": chain}
-    return chain
+        options = {"title": "Options", "default": {}, "$ref": reference}
+        tab = {
+            "title": kind,
+            "type": "object",
+            "description": describe(reference),
+            "properties": {kind: options},
+        }
+        tabs.insert(0, {**tab, "required": [kind], "additionalProperties": False})
+        chain = {
+            "if": {"required": [kind]},
+            "then": {"properties": {kind: {"$ref": reference}}},
+            "else": chain,
+        }
+    return {"anyOf": tabs, **chain}
 
 
 class OptionForm(FormModel):
@@ -137,6 +147,42 @@ class OptionForm(FormModel):
     def given(self) -> dict[str, Any]:
         """Return the options that are not empty, by name."""
         return {name: value for name, value in super().given().items() if name != "type"}
+
+    @model_serializer(mode="wrap")
+    def _as_json(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        options = {name: value for name, value in serialize(self).items() if value is not None}
+        return {options.pop("type"): options}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return the schema of the options: the tab says which kind they are of."""
+        reference = super().__get_pydantic_json_schema__(core_schema, handler)
+        handler.resolve_ref_schema(reference)["properties"].pop("type", None)
+        return reference
+
+
+def tagged(value: Any) -> tuple[str | None, Any]:
+    """Return the kind of a choice and its options, however it is written; None if it is no choice.
+
+    Example:
+        >>> tagged({"asha": {"max_t": 20}}), tagged({"type": "asha", "max_t": 20}), tagged("asha")
+        (('asha', {'max_t': 20}), ('asha', {'max_t': 20}), ('asha', {}))
+    """
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, Mapping) and isinstance(value.get("type"), str):
+        return value["type"], {name: option for name, option in value.items() if name != "type"}
+    if isinstance(value, Mapping) and len(value) == 1:
+        kind, options = next(iter(value.items()))
+        return str(kind), {} if options is None else options
+    return None, None
+
+
+def _kind_of(model: type[OptionForm]) -> str:
+    kind: str = get_args(model.model_fields["type"].annotation)[0]
+    return kind
 
 
 @dataclass(frozen=True)
@@ -156,7 +202,7 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Make a union of models that is told apart by `type`; of several names of a class, the first is shown."""
-        models: list[Any] = []
+        models: list[type[OptionForm]] = []
         first_names: dict[Any, str] = {}
         names: dict[str, str] = {}
         for name, makes in self.registry().items():
@@ -164,16 +210,19 @@ class OneOf:
             if names[name] == name:
                 model = option_form(name, makes, self.left_out, (self.limits or {}).get(name, {}))
                 models += [] if model is None else [model]
+        models += self.also
+        first_fields = {_kind_of(model): [*model.model_fields, None][1] for model in models}
 
         def named(value: Any) -> Any:
-            if isinstance(value, str):  # all options left to their defaults
-                value = {"type": value}
-            if isinstance(value, Mapping) and isinstance(value.get("type"), str):
-                given = value["type"]
-                return {**value, "type": names.get(given.lower(), given)}
-            return value
+            kind, options = tagged(value)
+            if kind is None:
+                return value
+            kind = names.get(kind.lower(), kind)
+            if not isinstance(options, Mapping):  # as one writes {"grid_search": [1, 2]}
+                options = {first_fields.get(kind) or "": options}
+            return {**options, "type": kind}
 
-        union: Any = Union[(*models, *self.also)]
+        union: Any = Union[(*models,)]
         choice = Annotated[union, Field(discriminator="type"), BeforeValidator(named)]
         return handler.generate_schema(choice)
 

@@ -45,14 +45,14 @@ def deployment(api: str) -> UUID:
 def parameters(path: object, **changes: Any) -> dict[str, Any]:
     given = {
         "trainable": COUNT,
-        "param_space": [{"name": "x", "sampler": {"type": "grid_search", "values": "1, 2"}}],
+        "param_space": [{"name": "x", "sampler": {"grid_search": {"values": "1, 2"}}}],
         "run_config": {"storage_path": str(path), "tags": ["by-form"], "verbose": 0},
     }
     return {**given, **changes}
 
 
-def with_sampler(**sampler: Any) -> dict[str, Any]:
-    return {"param_space": [{"name": "x", "sampler": sampler}]}
+def with_sampler(kind: str, **options: Any) -> dict[str, Any]:
+    return {"param_space": [{"name": "x", "sampler": {kind: options}}]}
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def with_sampler(**sampler: Any) -> dict[str, Any]:
             "'tune_config.num_samples'. Failure reason: 0 is less than the",
         ),
         ({"trainable": "train"}, 409, "'trainable'"),
-        (with_sampler(type="loguniform", lower=0, upper=1), 409, "'param_space[0].sampler.lower'"),
+        (with_sampler("loguniform", lower=0, upper=1), 409, "'param_space[0].sampler.loguniform.lower'"),
         ({"run_config": {"storage_path": "s3://key:secret@bucket"}}, 409, "'run_config.storage_path'"),
         (
-            with_sampler(type="choice", categories=list(range(100_000))),
+            with_sampler("choice", categories=list(range(100_000))),
             422,
             "must be less than 524,288 bytes",
         ),
@@ -112,7 +112,7 @@ def test_each_run_of_a_deployment_is_an_experiment_of_its_own(
     [
         ({"trainable": "no_such_package:train"}, ["there is no module 'no_such_package'"]),
         (
-            with_sampler(type="uniform", lower=2, upper=1) | {"tune_config": {"metric": "score"}},
+            with_sampler("uniform", lower=2, upper=1) | {"tune_config": {"metric": "score"}},
             [
                 "param_space.0.sampler.uniform",
                 "lower=2.0 is above upper=1.0",

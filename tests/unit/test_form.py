@@ -214,6 +214,11 @@ def test_all_faults_are_named_together_with_their_fields() -> None:
         ({"tune_config": {"scheduler": {"type": "asha", "grace_period": 200}}}, "grace_period=200.0"),
         ({"tune_config": {"scheduler": "no_such"}}, "tune_config.scheduler: "),
         ({"tune_config": {"scheduler": "asha"}}, "compares trials by a metric: add metric=... and mode=..."),
+        (
+            {"param_space": {"a": {"loguniforn": {"lower": 1}}}},
+            "'loguniforn' is no sampler; did you mean 'loguniform'?",
+        ),
+        ({"param_space": {"a": {"quniform": {"lower": 1, "upper": 2}}}}, "quniform needs q"),
         ({"run_config": {"name": "a/b"}}, "run_config: RunConfig(name='a/b')"),
         ({"run_config": [1]}, "run_config: Input should be"),
         ({"resources": {"bundles": [{}, {}]}}, "resources: PlacementGroupFactory"),
@@ -355,24 +360,27 @@ def refusal_of(values: dict[str, Any], model: type[BaseModel] = ExperimentForm) 
     [
         ({}, None),
         ({"param_space": {"lr": {"type": "uniform", "lower": 0, "upper": 1}}}, None),
-        ({"param_space": [{"name": "a", "sampler": {"type": "choice", "categories": "1, 2"}}]}, None),
-        ({"param_space": [{"name": "a", "sampler": {"type": "choice", "categories": [1, "b", [2]]}}]}, None),
+        ({"param_space": [{"name": "a", "sampler": {"choice": {"categories": "1, 2"}}}]}, None),
+        ({"param_space": [{"name": "a", "sampler": {"choice": {"categories": [1, "b", [2]]}}}]}, None),
         ({"run_config": {"stop": {"training_iteration": 3}, "name": "nightly"}}, None),
         ({"resources": {"bundles": [{"CPU": 1, "special": 2}]}}, None),
         ({"tune_config": {"num_samples": 0}}, "$.tune_config.num_samples"),
         ({"tune_config": {"num_samples": "many"}}, "$.tune_config.num_samples"),
-        ({"tune_config": {"scheduler": {"type": "asha", "max_t": "x"}}}, "$.tune_config.scheduler.max_t"),
+        ({"tune_config": {"scheduler": {"asha": {"max_t": "x"}}}}, "$.tune_config.scheduler.asha.max_t"),
         ({"trainable": "train"}, "$.trainable"),
         ({"run_config": {"storage_path": "s3://key:secret@bucket"}}, "$.run_config.storage_path"),
         (
-            {"param_space": [{"name": "a", "sampler": {"type": "loguniform", "lower": 0, "upper": 1}}]},
-            "$.param_space[0].sampler.lower",
+            {"param_space": [{"name": "a", "sampler": {"loguniform": {"lower": 0, "upper": 1}}}]},
+            "$.param_space[0].sampler.loguniform.lower",
         ),
         (
-            {"param_space": [{"name": "a", "sampler": {"type": "unform", "lower": 0, "upper": 1}}]},
-            "$.param_space[0].sampler.type",
+            {"param_space": [{"name": "a", "sampler": {"unform": {"lower": 0, "upper": 1}}}]},
+            "$.param_space[0].sampler",
         ),
-        ({"param_space": [{"name": "a", "sampler": {"type": "uniform"}}]}, "$.param_space[0].sampler"),
+        (
+            {"param_space": [{"name": "a", "sampler": {"uniform": {"lower": 1}}}]},
+            "$.param_space[0].sampler.uniform",
+        ),
     ],
 )
 def test_the_schema_refuses_a_wrong_value_by_its_field(parts: dict[str, Any], path: str | None) -> None:
@@ -400,3 +408,34 @@ def test_a_bundle_has_what_was_given_and_no_cpu_besides() -> None:
     assert Bundle.model_validate({"gpu": 1}).resources() == {"GPU": 1.0}
     assert ResourcesForm.model_validate({"gpu": 1}).make() == PlacementGroupFactory([{"GPU": 1}])
     assert Bundle.model_json_schema()["properties"]["CPU"]["default"] == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"loguniform": {"lower": 1, "upper": 8}},
+        {"type": "loguniform", "lower": 1, "upper": 8},
+        {"type": "qloguniform", "lower": 1, "upper": 8, "q": 0.5},
+        {"qloguniform": {"lower": 1, "upper": 8, "q": 0.5}},
+        {"loguniform": {"lower": 1, "upper": 8, "q": 0.5}},
+    ],
+)
+def test_a_sampler_may_be_written_in_either_way(written: dict[str, Any]) -> None:
+    expected = tune.qloguniform(1.0, 8.0, 0.5) if "0.5" in str(written) else tune.loguniform(1.0, 8.0)
+
+    assert form_of(param_space={"lr": written}).space() == {"lr": expected}
+    assert form_of(param_space=[{"name": "lr", "sampler": written}]).space() == {"lr": expected}
+
+
+def test_a_choice_is_stored_with_a_key_of_its_own_since_uis_find_its_tab_by_that() -> None:
+    form = form_of(
+        param_space={"a": {"grid_search": [1, 2]}, "b": {"constant": 3}}, tune_config={"search_alg": "random"}
+    )
+
+    stored = form.model_dump(mode="json")
+
+    assert [entry["sampler"] for entry in stored["param_space"]] == [
+        {"grid_search": {"values": [1, 2]}},
+        {"constant": {"value": 3}},
+    ]
+    assert list(stored["tune_config"]["search_alg"]) == ["random"]
