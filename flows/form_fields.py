@@ -103,7 +103,10 @@ class FormModel(BaseModel):
 
 def _simplify(field: dict[str, Any], describe: Callable[[str], str]) -> None:
     """Draw an optional value as what it is if it is given, and a choice as tabs."""
-    kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+    kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+    if kinds == [{"type": "boolean"}]:
+        return  # V1 sends false for a switch that nobody has touched; so there are tabs, and None is one of them
+    field.pop("anyOf", None)
     if len(kinds) == 1:
         field.update(kinds[0])
     elif kinds:

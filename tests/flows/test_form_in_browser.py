@@ -1,0 +1,120 @@
+"""The form of a deployment's run, filled in in both of Prefect's UIs as somebody without Python would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.deployments.runner import EntrypointType
+from prefect.flow_engine import run_flow
+
+import tune_core as tune
+from flows.experiment import experiment
+from flows.form import ExperimentForm
+from tests.flows.conftest import wait_for
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+#: A field's box: of V1, and of V2.
+_BOX = (
+    "xpath=ancestor::div[contains(concat(' ', @class, ' '), ' schema-form-property ')"
+    " or contains(concat(' ', @class, ' '), ' group ')][1]"
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here"),
+    # Playwright's loop is of its own, and closes what it has after pytest looks.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def page(api: str) -> Iterator[playwright.Page]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1250, "height": 1000})
+        opened.set_default_timeout(60_000)
+        yield opened
+        browser.close()
+
+
+def box(where: playwright.Locator, name: str, number: int = 0) -> playwright.Locator:
+    label = where.locator("label").filter(has_text=re.compile(rf"^\s*{name}( \(Optional\))?\s*$"))
+    return label.nth(number).locator(_BOX)
+
+
+def write(where: playwright.Locator, name: str, value: str, number: int = 0) -> None:
+    box(where, name, number).locator("fieldset").first.locator("input, textarea").first.fill(value)
+
+
+def choose(where: playwright.Locator, name: str, option: str, number: int = 0) -> None:
+    """Press the tab of a choice."""
+    box(where, name, number).get_by_text(option, exact=True).first.click()
+
+
+def picture(page: playwright.Page, name: str) -> None:
+    """Keep a screenshot, if asked to: `SCREENSHOTS=docs/images pytest …`."""
+    directory = os.environ.get("SCREENSHOTS")
+    if directory:
+        page.screenshot(path=Path(directory) / f"{name}.png")
+
+
+@pytest.mark.parametrize("ui", ["v1", "v2"])
+def test_an_experiment_is_started_from_the_form_after_a_wrong_value_was_refused(
+    ui: str, page: playwright.Page, api: str, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    deployment: UUID = experiment.to_deployment(
+        f"form-{ui}", entrypoint_type=EntrypointType.MODULE_PATH
+    ).apply()
+    of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+    root = api.removesuffix("/api") + ("/v2" if ui == "v2" else "")
+    page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
+    whole = page.locator("body")
+
+    write(whole, "trainable", "tests.flows.test_resume:count")
+    space = box(whole, "param_space")
+    space.get_by_role("button", name=re.compile("^add item$", re.IGNORECASE)).last.click()
+    write(space, "Name", "x")
+    choose(space, "Sampler", "grid_search")
+    write(space, "Values", "1, 2")
+    space.get_by_role("button", name=re.compile("^add item$", re.IGNORECASE)).last.click()
+    write(space, "Name", "optimizer/lr", 1)
+    choose(space, "Sampler", "loguniform", 1)
+    write(space, "Lower", "0.001")
+    write(space, "Upper", "0.1")
+    space.scroll_into_view_if_needed()
+    picture(page, f"form-space-{ui}")
+    write(whole, "Metric", "score")
+    choose(whole, "Scheduler", "median_stopping_rule")
+    write(whole, "Number of samples", "0")
+    write(whole, "Storage", str(tmp_path))
+    page.get_by_role("button", name="Submit").click()
+    refusal = page.get_by_text("0 is less than the minimum of 1").first
+    refusal.wait_for()
+    box(whole, "Number of samples").scroll_into_view_if_needed()
+    picture(page, f"form-refused-{ui}")
+    assert client.read_flow_runs(flow_run_filter=of_this) == []
+
+    write(whole, "Number of samples", "1")
+    mode = box(whole, "Mode").locator("fieldset").first
+    mode.locator("button, [role=combobox], .p-select").first.click()
+    page.get_by_role("option", name="max").or_(page.locator(".p-select-option", has_text="max")).first.click()
+    page.get_by_role("button", name="Submit").click()
+
+    (run,) = wait_for(lambda: client.read_flow_runs(flow_run_filter=of_this), what="the flow run")
+    form = ExperimentForm.read(run.parameters)
+    tuned = form.tune_config.make()
+    assert form.space() == {"x": tune.grid_search([1, 2]), "optimizer": {"lr": tune.loguniform(0.001, 0.1)}}
+    assert (tuned.metric, tuned.mode, tuned.num_samples) == ("score", "max", 1)
+    assert type(tuned.scheduler).__name__ == "MedianStoppingRule"
+    run_flow(experiment, flow_run=run, return_type="state")
+    ended = client.read_flow_run(run.id)
+    assert ended.state_name == "Completed"
+    assert len(tune.Tuner.restore(tmp_path / ended.name, form.trainable).get_results()) == 2
