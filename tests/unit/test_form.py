@@ -27,6 +27,7 @@ from flows.form_fields import FormModel, option_form
 from flows.yaml12 import read_list, read_yaml
 from tune_core import schedulers, search
 from tune_core.errors import ConfigError
+from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, resources_of
 from tune_core.schedulers import by_name
 from tune_core.search import create
@@ -440,3 +441,16 @@ def test_a_choice_is_stored_with_a_key_of_its_own_since_uis_find_its_tab_by_that
         {"constant": {"value": 3}},
     ]
     assert list(stored["tune_config"]["search_alg"]) == ["random"]
+
+
+def test_the_example_of_the_documentation_is_such_a_file(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "form.md").read_text(encoding="utf-8")
+    path = tmp_path / "spec.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+
+    form = ExperimentForm.load(path)
+
+    assert form.space()["hidden_width"] == tune.choice([16, 32, 64, 128])
+    assert form.space()["optimizer"] == {"momentum": tune.grid_search([0.5, 0.9])}
+    assert form.run_config.make().stop == {"training_iteration": 20}
+    assert find_trainable(form.trainable).__name__ == "train_digits"
