@@ -75,9 +75,7 @@ class FormModel(BaseModel):
     @model_validator(mode="after")
     def _can_be_made(self) -> Self:
         if self.makes is not None:
-            with suppress(
-                ImportError
-            ):  # what is missing may be there where the experiment runs, which says so if not
+            with suppress(ImportError):  # it may be there where the experiment runs, which says so if not
                 self.make()
         return self
 
@@ -196,6 +194,7 @@ class OneOf:
         registry: Returns functions or classes by name; the first is what the UIs suggest.
         left_out: Arguments that are given elsewhere.
         also: Models of more choices.
+        limits: Keywords of `pydantic.Field`, by choice and argument.
     """
 
     registry: Callable[[], Mapping[str, Callable[..., Any]]]
