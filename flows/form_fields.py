@@ -233,7 +233,7 @@ class OneOf:
     ) -> dict[str, Any]:
         """Return tabs, also where it is a parameter by itself."""
         schema = handler(core_schema)
-        _simplify(schema)
+        _simplify(schema, lambda kind: handler.resolve_ref_schema({"$ref": kind}).get("description", ""))
         return schema
 
 
