@@ -263,12 +263,12 @@ def test_steer_flow_says_what_was_answered(
     with running(tuned(train, [0, 1], config), path_of(config)) as experiment:
         experiment.wait_for(RUNNING, RUNNING)
 
-        refused = steered(experiment=path_of(config), request={"kind": {"stop trial": {"trial_id": "5"}}})
-        accepted = steered(experiment=config.name, request={"kind": {"stop trial": {"trial_id": "1"}}})
+        refused = steered(experiment=path_of(config), request={"stop trial": {"trial_id": "5"}})
+        accepted = steered(experiment=config.name, request={"stop trial": {"trial_id": "1"}})
         experiment.wait_for(RUNNING, TERMINATED)
-        ended = steered(experiment=config.name, request={"kind": {"stop experiment": {"reason": "enough"}}})
+        ended = steered(experiment=config.name, request={"stop experiment": {"reason": "enough"}})
         experiment.end()
-        late = steered(experiment=config.name, request={"kind": {"pause experiment": {}}})
+        late = steered(experiment=config.name, request={"pause experiment": {}})
 
     assert refused.is_failed()
     assert str(refused.message).startswith("there is no trial '5'")
