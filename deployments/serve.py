@@ -17,6 +17,7 @@ from prefect.types.entrypoint import EntrypointType
 from deployments.settings import require_server
 from flows.experiment import experiment
 from flows.form import ExperimentForm
+from flows.steer import steer
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults
 from tune_core.filesystems import brief
@@ -37,7 +38,7 @@ def serve(
     """Make a deployment of an experiment and run what is due, here, until SIGINT or SIGTERM.
 
     Each run is a process of its own; as this one ends, schedules are paused. Runs that are asked for in the
-    UI, or with `prefect deployment run experiment/NAME`, are run too.
+    UI, or with `prefect deployment run experiment/NAME`, are run too; so are those of `steer/steer`.
 
     Args:
         form: The experiment; a run may change its values.
@@ -59,6 +60,7 @@ def serve(
     require_server()
     prefect.serve(
         _deployment(experiment, name, form, schedule, limit),
+        RunnerDeployment.from_flow(steer, "steer", entrypoint_type=EntrypointType.MODULE_PATH),
         limit=limit + _STEERING,
     )
 

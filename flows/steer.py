@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from deployments.settings import storage_of
-from flows.form_fields import FormModel, OneOf, OptionForm
+from flows.form_fields import OneOf, OptionForm
 from tune_core.errors import TuneError
 from tune_core.faults import shorten
 from tune_core.inbox import (
@@ -52,17 +52,13 @@ def requests() -> dict[str, type[Request]]:
     }
 
 
-class RequestForm(FormModel):
-    """What is asked for."""
-
-    kind: Annotated[OptionForm, OneOf(requests)] = Field(
-        title="Kind", description="A trial may be named by its number."
-    )
+#: What is asked for: `{"stop trial": {"trial_id": "3"}}`.
+RequestForm = Annotated[OptionForm, OneOf(requests)]
 
 
 def _flow_run_name() -> str:
     given: dict[str, Any] = flow_run.parameters
-    return f"{given['request'].kind.type} · {given['experiment'].rstrip('/').rpartition('/')[2]}"
+    return f"{given['request'].type} · {given['experiment'].rstrip('/').rpartition('/')[2]}"
 
 
 def _storage(experiment: str, store: str | None) -> ExperimentStorage:
@@ -85,11 +81,11 @@ def steer(
     Args:
         experiment: The experiment's name, which is also that of its flow run, below the place where this
             machine keeps experiments; or its whole path or URL.
-        request: What is asked for.
+        request: What is asked for. A trial may be named by its number.
         store: Name of the ExperimentStore block that the experiment is kept in. Empty: as the settings say.
         timeout_s: How long to wait for the answer, in seconds.
     """
-    asked: Request = request.kind.make()
+    asked: Request = request.make()
     try:
         reply = send(_storage(experiment, store or None), asked, timeout_s)
     except TuneError as error:
@@ -99,7 +95,7 @@ def steer(
         f"**{verdict}:** {reply.message}\n\n| | |\n|---|---|\n"
         f"| experiment | `{experiment}` |\n| request | `{shorten(asked, 1000)}` |\n",
         key="steer",
-        description=f"What {experiment} answered to {request.kind.type}",
+        description=f"What {experiment} answered to {request.type}",
     )
     if reply.accepted:
         return Completed(message=reply.message)

@@ -69,6 +69,7 @@ def test_what_is_due_is_run_and_the_schedule_is_paused_at_the_end(
         deployment = client.read_deployment_by_name("experiment/served")
         assert deployment.paused or not any(each.active for each in deployment.schedules)
         assert deployment.entrypoint == "flows.experiment.experiment"
+        assert client.read_deployment_by_name("steer/steer").entrypoint == "flows.steer.steer"
     except AssertionError as error:
         raise AssertionError((tmp_path / "out.log").read_text()[-3000:]) from error
     finally:

@@ -14,7 +14,7 @@ from flows.form import ExperimentForm
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
+*DEPLOYMENTS, STEER = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
@@ -40,11 +40,20 @@ def test_one_is_for_the_night_one_larger_for_the_week_and_one_for_when_somebody_
     assert samples["digits-weekly"] > samples["digits-nightly"] > samples["digits"]
 
 
+def test_what_runs_can_be_steered_while_no_other_experiment_may_run() -> None:
+    assert (STEER["name"], STEER["entrypoint"]) == ("steer", "flows.steer.steer")
+    assert "concurrency_limit" not in STEER
+    pools = [
+        (each["work_pool"]["name"], each["work_pool"]["work_queue_name"]) for each in (STEER, DEPLOYMENTS[0])
+    ]
+    assert pools == [("tune", "steering"), ("tune", "experiments")]
+
+
 def test_what_deployments_share_is_written_once() -> None:
     for once in (
         "flows.experiment.experiment",
         "loguniform, lower: 0.003",
-        "work_pool:",
+        "work_queue_name: experiments",
         "collision_strategy:",
     ):
         assert TEXT.count(once) == 1, once

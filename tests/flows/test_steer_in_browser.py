@@ -1,0 +1,78 @@
+"""The form of the `steer` deployment, filled in in both of Prefect's UIs while an experiment runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments.runner import EntrypointType
+from prefect.flow_engine import run_flow
+
+import tune_core as tune
+from flows.steer import steer
+from tests.flows.conftest import wait_for
+from tests.flows.test_form_in_browser import choose, page, picture, playwright, pytestmark, write
+from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
+from tune_core.inbox import StopExperiment
+
+__all__ = ["page", "pytestmark"]  # pytest looks for them here
+
+
+@pytest.mark.parametrize("ui", ["v1", "v2"])
+def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refused(
+    ui: str,
+    page: playwright.Page,
+    api: str,
+    client: SyncPrefectClient,
+    run_config: Callable[..., tune.RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = run_config()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_TUNE_STORAGE_PATH", str(config.storage_path))
+    deployment: UUID = steer.to_deployment(f"steer-{ui}", entrypoint_type=EntrypointType.MODULE_PATH).apply()
+    root = api.removesuffix("/api") + ("/v2" if ui == "v2" else "")
+    assert config.name is not None
+
+    def submit(trial: str, count: int) -> FlowRun:
+        """Fill the form in, run what it makes, and show the page of that run."""
+        page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
+        whole = page.locator("body")
+        write(whole, "experiment", str(config.name))
+        choose(whole, "request", "stop trial")
+        write(whole, "Trial id", trial)
+        picture(page, f"steer-form-{ui}")
+        page.get_by_role("button", name="Submit").click()
+        of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+
+        def found() -> list[FlowRun]:
+            runs = client.read_flow_runs(flow_run_filter=of_this)
+            return [run for run in runs if run.state_name == "Scheduled"] if len(runs) == count else []
+
+        (run,) = wait_for(found, what="the flow run")
+        run_flow(steer, flow_run=run, return_type="state")
+        page.goto(f"{root}/runs/flow-run/{run.id}", wait_until="commit")
+        return client.read_flow_run(run.id)
+
+    with running(tuned(train, [0, 1], config), path_of(config)) as experiment:
+        experiment.wait_for(RUNNING, RUNNING)
+
+        refused = submit("5", 1)
+        assert refused.state_name == "Failed"
+        page.get_by_text("Failed").first.wait_for()
+        picture(page, f"steer-refused-{ui}")
+        accepted = submit("1", 2)
+        assert accepted.state_name == "Completed"
+        page.get_by_text(f"stop trial · {config.name}").first.wait_for()
+        picture(page, f"steer-accepted-{ui}")
+
+        experiment.wait_for(RUNNING, TERMINATED)
+        assert experiment.ask(StopExperiment("enough")).accepted
+        experiment.end()
+
+    assert refused.state is not None
+    assert str(refused.state.message).startswith("there is no trial '5'")
+    assert refused.parameters["request"] == {"stop trial": {"trial_id": "5"}}
