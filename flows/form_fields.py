@@ -92,15 +92,15 @@ class FormModel(BaseModel):
         schema = handler.resolve_ref_schema(reference)
         described = argument_docs(cls.makes) if cls.makes is not None else {}
         for position, (name, field) in enumerate(schema.get("properties", {}).items()):
-            _simplify(field, lambda kind: handler.resolve_ref_schema({"$ref": kind}).get("description", ""))
+            _simplify(field)
             field["position"] = position
             if name in described:
                 field.setdefault("description", described[name])
         return reference
 
 
-def _simplify(field: dict[str, Any], describe: Callable[[str], str]) -> None:
-    """Draw an optional value as what it is if it is given, and a choice as tabs."""
+def _simplify(field: dict[str, Any]) -> None:
+    """Draw an optional value as what it is if it is given."""
     kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
     if kinds == [{"type": "boolean"}]:
         return  # V1 sends false for a switch that nobody has touched; so there are tabs, and None is one of them
@@ -109,35 +109,8 @@ def _simplify(field: dict[str, Any], describe: Callable[[str], str]) -> None:
         field.update(kinds[0])
     elif kinds:
         field["anyOf"] = kinds
-    if "discriminator" in field:
-        del field["oneOf"]
-        field.update(_tabs(field.pop("discriminator")["mapping"], describe))
     if field.get("default", ...) is None:
         del field["default"]
-
-
-def _tabs(references: Mapping[str, str], describe: Callable[[str], str]) -> dict[str, Any]:
-    """Return a choice by kind, and the same once more as `if`s, which the UIs do not read.
-
-    Of an `anyOf` that holds nothing, the server says only that; so it names the field of the kind that was meant.
-    """
-    tabs: list[dict[str, Any]] = []
-    chain: dict[str, Any] = {"propertyNames": {"enum": list(references)}}
-    for kind, reference in reversed(list(references.items())):
-        options = {"title": "Options", "default": {}, "$ref": reference}
-        tab = {
-            "title": kind,
-            "type": "object",
-            "description": describe(reference),
-            "properties": {kind: options},
-        }
-        tabs.insert(0, {**tab, "required": [kind], "additionalProperties": False})
-        chain = {
-            "if": {"required": [kind]},
-            "then": {"properties": {kind: {"$ref": reference}}},
-            "else": chain,
-        }
-    return {"anyOf": tabs, **chain}
 
 
 class OptionForm(FormModel):
@@ -232,9 +205,30 @@ class OneOf:
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Return tabs, also where it is a parameter by itself."""
-        schema = handler(core_schema)
-        _simplify(schema, lambda kind: handler.resolve_ref_schema({"$ref": kind}).get("description", ""))
-        return schema
+        return _tabs(handler(core_schema)["discriminator"]["mapping"])
+
+
+def _tabs(references: Mapping[str, str]) -> dict[str, Any]:
+    """Return a choice by kind, and the same once more as `if`s, which the UIs do not read.
+
+    Of an `anyOf` that holds nothing, the server says only that; so it names the field of the kind that was meant.
+    """
+    tabs: list[dict[str, Any]] = []
+    chain: dict[str, Any] = {"propertyNames": {"enum": list(references)}}
+    for kind, reference in reversed(list(references.items())):
+        options = {"title": "Options", "default": {}, "$ref": reference}
+        tab = {
+            "title": kind,
+            "type": "object",
+            "properties": {kind: options},
+        }
+        tabs.insert(0, {**tab, "required": [kind], "additionalProperties": False})
+        chain = {
+            "if": {"required": [kind]},
+            "then": {"properties": {kind: {"$ref": reference}}},
+            "else": chain,
+        }
+    return {"anyOf": tabs, **chain}
 
 
 @dataclass(frozen=True)
@@ -327,6 +321,8 @@ def option_form(
             return None
         if kind is not None:
             details = {"description": described.get(argument.name), **(limits or {}).get(argument.name, {})}
+            if get_origin(kind) is Annotated:  # of values
+                details["description"] = "At least one value. As text: 16, 32 or relu, tanh or [8, 8], [16]."
             title = "Step" if argument.name == "q" else argument.name.replace("_", " ").capitalize()
             default = ... if is_needed else argument.default
             fields[argument.name] = (

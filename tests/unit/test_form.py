@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 import tune_core as tune
 from flows.form import (
@@ -23,7 +23,7 @@ from flows.form import (
     SyncForm,
     TuneForm,
 )
-from flows.form_fields import FormModel, option_form
+from flows.form_fields import FormModel, OneOf, OptionForm, option_form
 from flows.yaml12 import read_list, read_yaml
 from tune_core import schedulers, search
 from tune_core.errors import ConfigError
@@ -454,3 +454,16 @@ def test_the_example_of_the_documentation_is_such_a_file(tmp_path: Path) -> None
     assert form.space()["optimizer"] == {"momentum": tune.grid_search([0.5, 0.9])}
     assert form.run_config.make().stop == {"training_iteration": 20}
     assert find_trainable(form.trainable).__name__ == "train_digits"
+
+
+def test_a_choice_is_drawn_as_tabs_where_it_is_a_parameter_of_a_flow_too() -> None:
+    schema = TypeAdapter(Annotated[OptionForm, OneOf(by_name.schedulers, ("metric", "mode"))]).json_schema()
+
+    assert [tab["title"] for tab in schema["anyOf"]][:2] == ["fifo", "asha"]
+    assert "oneOf" not in schema
+    for value, is_right in (
+        ({"asha": {"max_t": 3}}, True),
+        ({"asha": {"max_t": "x"}}, False),
+        ({"b": {}}, False),
+    ):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value) is is_right

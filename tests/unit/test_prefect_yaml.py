@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import jsonschema
 import pytest
 import yaml
 from prefect.schedules import Cron
@@ -22,6 +23,7 @@ def test_each_deployment_is_an_experiment_with_a_limit_and_schedules_of_a_time_z
     deployment: dict[str, Any],
 ) -> None:
     form = ExperimentForm.read(deployment["parameters"])
+    jsonschema.validate(deployment["parameters"], ExperimentForm.model_json_schema())  # as the server does
 
     assert form.tune_config.metric == "accuracy"
     assert set(form.space()) >= {"learning_rate", "hidden_width", "epochs"}
