@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import prefect
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.flows import Flow
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from deployments.settings import require_server
 from flows.experiment import experiment
 from flows.form import ExperimentForm
+from flows.steer import steer
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults
 from tune_core.filesystems import brief
@@ -37,7 +37,7 @@ def serve(
     """Make a deployment of an experiment and run what is due, here, until SIGINT or SIGTERM.
 
     Each run is a process of its own; as this one ends, schedules are paused. Runs that are asked for in the
-    UI, or with `prefect deployment run experiment/NAME`, are run too.
+    UI, or with `prefect deployment run experiment/NAME`, are run too; `steer/steer` steers what is at work.
 
     Args:
         form: The experiment; a run may change its values.
@@ -57,10 +57,18 @@ def serve(
     """
     schedule = _schedule(cron, interval_s, timezone, limit)
     require_server()
-    prefect.serve(
-        _deployment(experiment, name, form, schedule, limit),
-        limit=limit + _STEERING,
+    experiments = RunnerDeployment.from_flow(
+        experiment,
+        name,
+        schedules=None if schedule is None else [schedule],
+        parameters=form.model_dump(mode="json", exclude_unset=True),
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        ),
+        entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    steering = RunnerDeployment.from_flow(steer, "steer", entrypoint_type=EntrypointType.MODULE_PATH)
+    prefect.serve(experiments, steering, limit=limit + _STEERING)
 
 
 def _schedule(
@@ -81,18 +89,3 @@ def _schedule(
         return Cron(cron, timezone=None if timezone is None else ZoneInfo(timezone).key)
     except (ValueError, ZoneInfoNotFoundError) as error:
         raise ConfigError(f"serve(cron={cron!r}, timezone={timezone!r}): {brief(error)}") from None
-
-
-def _deployment(
-    flow: Flow[..., object], name: str, form: ExperimentForm, schedule: Schedule | None, limit: int
-) -> RunnerDeployment:
-    return RunnerDeployment.from_flow(
-        flow,
-        name,
-        schedules=None if schedule is None else [schedule],
-        parameters=form.model_dump(mode="json", exclude_unset=True),
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-        ),
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )

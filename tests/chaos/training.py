@@ -110,7 +110,9 @@ def _meet(kind: str) -> None:
 
 def _tuner(given: Given) -> tune.Tuner:
     shape = tune.PlacementGroupFactory([{"CPU": cpus} for cpus in given.bundles], strategy="SPREAD")
-    trainable = tune.with_resources(tune.with_parameters(train, doom=given.doom, pause_s=given.pause_s), shape)
+    trainable = tune.with_resources(
+        tune.with_parameters(train, doom=given.doom, pause_s=given.pause_s), shape
+    )
     if given.restore:
         return tune.Tuner.restore(
             given.url, trainable, storage_options=given.options, takeover=given.restore == "takeover"

@@ -14,7 +14,8 @@ from flows.form import ExperimentForm
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
+ALL: list[dict[str, Any]] = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
+DEPLOYMENTS = [deployment for deployment in ALL if deployment["name"] != "steer"]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
@@ -40,11 +41,19 @@ def test_one_is_for_the_night_one_larger_for_the_week_and_one_for_when_somebody_
     assert samples["digits-weekly"] > samples["digits-nightly"] > samples["digits"]
 
 
+def test_steering_is_not_held_up_by_what_holds_experiments_apart() -> None:
+    (steering,) = [deployment for deployment in ALL if deployment not in DEPLOYMENTS]
+
+    assert steering["entrypoint"] == "flows.steer.steer"
+    assert steering["work_pool"] == {"name": DEPLOYMENTS[0]["work_pool"]["name"]}
+    assert "concurrency_limit" not in steering
+
+
 def test_what_deployments_share_is_written_once() -> None:
     for once in (
         "flows.experiment.experiment",
         "loguniform, lower: 0.003",
-        "work_pool:",
+        "work_queue_name:",
         "collision_strategy:",
     ):
         assert TEXT.count(once) == 1, once
