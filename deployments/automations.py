@@ -137,14 +137,16 @@ def install_follow_up(
     flow_run_tags: Sequence[str] = (),
     name: str | None = None,
 ) -> UUID:
-    """Have the Prefect server run a deployment, such as the model's, whenever an experiment has finished well.
+    """Have the Prefect server run a deployment, such as the model's, whenever an experiment has completed.
+
+    One that was interrupted, or whose trials all failed, does not count.
 
     When this returns, the server has exactly one automation of that name, with these values.
 
     Args:
         deployment: The deployment, `"flow/name"`.
         parameters: For its flow; text may be a Jinja template over the event (docs/events.md), such as
-            `"{{ event.payload.best_checkpoint }}"`.
+            `"{{ event.payload.best.checkpoint_url }}"`.
         flow_run_tags: Only experiments whose flow run has all of these tags; none: every experiment.
         name: The automation's name; None: one that names the deployment.
 
@@ -157,7 +159,7 @@ def install_follow_up(
     Example:
         >>> from deployments.automations import install_follow_up
         >>> install_follow_up(
-        ...     "publish-model/digits", parameters={"checkpoint": "{{ event.payload.best_checkpoint }}"}
+        ...     "publish-model/digits", parameters={"checkpoint": "{{ event.payload.best.checkpoint_url }}"}
         ... )  # doctest: +SKIP
         UUID('…')
     """
@@ -173,7 +175,7 @@ def install_follow_up(
         AutomationCore(
             name=name or f"prefect-tune: run {deployment} after an experiment",
             description="Made by deployments.automations.install_follow_up of prefect-tune.",
-            trigger=_experiment_trigger(FINISHED, flow_run_tags),
+            trigger=_experiment_trigger(FINISHED, flow_run_tags, **{"prefect-tune.outcome": "completed"}),
             actions=[
                 RunDeployment(
                     source="selected",
@@ -251,10 +253,10 @@ def _check_event(event: str) -> None:
         raise ConfigError(f"event={event!r}: expected one of {', '.join(known)}")
 
 
-def _experiment_trigger(event: str, tags: Sequence[str]) -> EventTrigger:
+def _experiment_trigger(event: str, tags: Sequence[str], **labels: str) -> EventTrigger:
     return EventTrigger(
         posture=Posture.Reactive,
-        match=ResourceSpecification({"prefect.resource.id": f"{_EXPERIMENT_EVENTS}*"}),
+        match=ResourceSpecification({"prefect.resource.id": f"{_EXPERIMENT_EVENTS}*", **labels}),
         match_related=_with_tags(tags),
         expect={event},
         threshold=1,

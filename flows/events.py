@@ -93,9 +93,12 @@ class Events:
         if announcement.trial_id is not None:
             related.append({**self.resource(), "prefect.resource.role": "experiment"})
         payload: dict[str, Any] = dict(announcement.payload)
+        resource = self.resource(announcement.trial_id)
+        if "outcome" in payload:  # automations choose by labels, not by what is in the payload
+            resource[f"{PREFIX}.outcome"] = payload["outcome"]
         emit_event(
             f"{PREFIX}.{announcement.kind}",
-            resource=self.resource(announcement.trial_id),
+            resource=resource,
             occurred=datetime.datetime.fromtimestamp(announcement.time, datetime.UTC),
             related=related,
             payload=payload,

@@ -27,7 +27,7 @@ from tune_core.messages import (
     TrialReported,
 )
 from tune_core.metrics import flatten, lookup
-from tune_core.trial import Trial, checkpoint_name
+from tune_core.trial import Status, Trial, checkpoint_name
 
 #: Least time between two announcements of a new best, in seconds; the end of a trial does not wait for it.
 NEW_BEST_EVERY_S: Final = 10.0
@@ -185,6 +185,7 @@ class Announcer:
     def _finished(self, command: EndExperiment, event: Event) -> Announcement:
         counts = Counter(str(trial.status) for trial in self._controller.trials.values())
         payload = {
+            "outcome": self._outcome(command, counts),
             "reason": command.reason,
             "error": _cut(command.error) if command.error else None,
             "interrupted": self._controller.is_interrupted,
@@ -192,6 +193,13 @@ class Announcer:
             "best": self._best,
         }
         return self._tell("experiment.finished", event, payload)
+
+    def _outcome(self, command: EndExperiment, counts: Mapping[str, int]) -> str:
+        """Return how the flow run ends, in one word."""
+        if self._controller.is_interrupted or counts.get(Status.PAUSED):
+            return "interrupted"
+        all_failed = bool(counts) and set(counts) == {str(Status.ERROR)}
+        return "failed" if command.error is not None or all_failed else "completed"
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:

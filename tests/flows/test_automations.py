@@ -105,13 +105,16 @@ def test_silence_that_no_automation_can_wait_for_is_refused(silent_for_s: float,
         install_crash_detection(silent_for_s=silent_for_s, name=name)
 
 
-def say(event: str, run_id: uuid.UUID, *tags: str, payload: dict[str, Any] | None = None) -> None:
+def say(
+    event: str, run_id: uuid.UUID, *tags: str, outcome: str = "", payload: dict[str, Any] | None = None
+) -> None:
     """Emit an event of the experiment that this flow run is, as the experiment flow does."""
     emit_event(
         event,
         resource={
             "prefect.resource.id": f"prefect-tune.experiment.{run_id}",
             "prefect.resource.name": "digits",
+            **({"prefect-tune.outcome": outcome} if outcome else {}),
         },
         related=[
             {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"},
@@ -160,26 +163,25 @@ def test_a_new_best_is_told_to_a_webhook_and_nothing_else_is(
     assert got == [{"subject": "new-best: digits", "body": "trial_id: a1\nloss: 0.25\n"}]
 
 
-def test_a_deployment_is_run_with_values_of_the_event_when_an_experiment_has_finished(
+def test_a_deployment_is_run_with_values_of_the_event_when_an_experiment_has_completed(
     client: SyncPrefectClient, name: str
 ) -> None:
     flow_id = client.create_flow(some_flow)
     deployment = client.create_deployment(flow_id, name=name, enforce_parameter_schema=False)
-    parameters = {"checkpoint": "{{ event.payload.best_checkpoint }}", "stage": "test"}
+    parameters = {"checkpoint": "{{ event.payload.best.checkpoint_url }}", "stage": "test"}
     install_follow_up(f"some-flow/{name}", parameters=parameters, name=name)
     run = client.create_flow_run(some_flow, state=Running()).id
 
+    url = "s3://bucket/tuning/digits/1/checkpoint_000003"
     say(NEW_BEST, run)
-    say(FINISHED, run, payload={"best_checkpoint": "s3://bucket/tuning/digits/1/checkpoint_000003"})
+    say(FINISHED, run, outcome="failed", payload={"best": {"checkpoint_url": "none"}})
+    say(FINISHED, run, outcome="completed", payload={"best": {"checkpoint_url": url}})
     of_deployment = FlowRunFilter(deployment_id={"any_": [deployment]})
     (started,) = wait_for(
         lambda: client.read_flow_runs(flow_run_filter=of_deployment), what="the deployment's run"
     )
 
-    assert started.parameters == {
-        "checkpoint": "s3://bucket/tuning/digits/1/checkpoint_000003",
-        "stage": "test",
-    }
+    assert started.parameters == {"checkpoint": url, "stage": "test"}
 
 
 def test_an_experiment_of_which_no_trial_begins_or_ends_is_cancelled_and_others_are_not(

@@ -77,6 +77,7 @@ def test_life_of_an_experiment_is_announced_in_order() -> None:
     assert finished.payload["trials"] == {"TERMINATED": 1}
     assert finished.payload["best"]["trial_id"] == "a1b2c_00000"
     assert finished.payload["interrupted"] is False
+    assert finished.payload["outcome"] == "completed"
     assert finished.time == 104
 
 
