@@ -97,11 +97,11 @@ def test_each_run_of_a_deployment_is_an_experiment_of_its_own(
         tmp_path, run_config={"storage_path": str(tmp_path), "name": "nightly", "tags": ["by-form"]}
     )
 
-    runs = [run_here(client, deployment, given) for given in (parameters(tmp_path), named, named)]
+    runs = [run_here(client, deployment, given) for given in (named, named)]
 
-    assert [run.state_name for run in runs] == ["Completed"] * 3
+    assert [run.state_name for run in runs] == ["Completed"] * 2
     assert {run.name for run in runs} == {path.name for path in tmp_path.iterdir()}
-    assert [run.name.partition("_")[0] for run in runs] == ["count", "nightly", "nightly"]
+    assert [run.name.partition("_")[0] for run in runs] == ["nightly", "nightly"]
     assert all("by-form" in run.tags for run in runs)
     for run in runs:
         assert rows_of(tune.Tuner.restore(tmp_path / run.name, count).get_results()) == undisturbed([1, 2])
