@@ -279,6 +279,7 @@ def test_a_running_experiment_is_steered(shell: Shell) -> None:
     refused = shell("steer", path, "stop", "77", code=1)
     assert "refused: " in refused.stdout
     shell("steer", path, "num-samples", "3")
+    shell("steer", path, "stop", "2")  # two run at once
     wait_for(lambda: len(statuses()) == 4, "the sample that was added")
     shell("stop", path)
     code, out, err = ended(running)
