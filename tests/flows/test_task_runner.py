@@ -285,7 +285,7 @@ def test_copy_of_the_flow_with_options_is_called_like_a_tuner_too() -> None:
     assert isinstance(copy, ExperimentFlow)
     assert (copy.name, type(copy.task_runner)) == ("other", RayTaskRunner)
     assert isinstance(experiment, Flow)
-    assert type(experiment.task_runner) is TuneTaskRunner
+    assert isinstance(experiment.task_runner, TuneTaskRunner)
 
 
 # Clusters that are there already.
