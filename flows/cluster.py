@@ -19,7 +19,8 @@ from ray._private.state import state
 
 from deployments.settings import tune_settings
 from tune_core.config import RunConfig
-from tune_core.errors import ConfigError, PlacementError
+from tune_core.errors import ConfigError, PlacementError, TuneError
+from tune_core.filesystems import brief
 from tune_core.storage import ExperimentStorage
 
 _NODES_TTL_S = 1.0
@@ -61,7 +62,11 @@ def connect(run_config: RunConfig) -> None:
         return
     _nodes = _UNSEEN
     with _kept_sigterm():
-        _start(address)
+        try:
+            _start(address)
+        except Exception as error:  # Ray raises that itself when its processes do not start in time
+            what = f"joined at {address!r}" if address else "started on this machine"
+            raise TuneError(f"Ray cannot be {what}: {brief(error)}") from error
 
 
 @contextmanager

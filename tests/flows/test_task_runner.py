@@ -24,11 +24,12 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.actor import ActorHandle
 
 import tune_core as tune
+from flows import cluster
 from flows.actor import TaskActor
 from flows.experiment import ExperimentFlow, experiment
 from flows.task_runner import TuneTaskRunner, use_actor
 from tests.flows.conftest import Recorded, wait_for
-from tune_core.errors import ConfigError
+from tune_core.errors import ConfigError, TuneError
 
 RUNNERS = [TuneTaskRunner, RayTaskRunner]
 #: The stock runner starts a process for each task: where one test of it says enough, the others are slow.
@@ -303,6 +304,20 @@ def test_ray_that_was_there_is_used_and_left_as_it_was(run_config: Callable[...,
     after = ray.get_runtime_context()
     assert (after.get_job_id(), after.get_node_id()) == (job, node)
     assert results[0].metrics["job"] == job
+
+
+def test_ray_that_cannot_be_started_is_an_error_of_this_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def times_out(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", times_out)
+    with pytest.raises(
+        TuneError, match="cannot be started on this machine: Exception: The current node timed"
+    ):
+        cluster.connect(tune.RunConfig())
+    with pytest.raises(TuneError, match=r"cannot be joined at '10\.0\.0\.1:6379'"):
+        cluster.connect(tune.RunConfig(ray_address="10.0.0.1:6379"))
 
 
 def test_ray_client_is_refused_wherever_its_address_comes_from(
