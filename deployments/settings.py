@@ -219,7 +219,7 @@ def load_store(name: str) -> ExperimentStore:
                     f"{', '.join(known) or 'none'}). Make it in the UI under Blocks, or with "
                     f"ExperimentStore(url=…, storage_options=…).save({name!r})"
                 ) from None
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
+    except (httpx.TransportError, OSError, RuntimeError) as error:
         url = get_current_settings().api.url
         raise ConfigError(
             f"store {name!r}: no Prefect server answers at {url or 'PREFECT_API_URL, which is not set'} "
@@ -231,8 +231,10 @@ def load_store(name: str) -> ExperimentStore:
 def _names_of_stores(client: SyncPrefectClient, slug: str) -> list[str]:
     try:
         found = client.read_block_documents_by_type(slug, include_secrets=False)
-    except ObjectNotFound:  # the type itself is not known: no block of it was ever saved
-        return []
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        return []  # the type itself is not known: no block of it was ever saved
     return sorted(document.name for document in found if document.name)
 
 

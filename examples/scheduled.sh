@@ -7,14 +7,22 @@
 #
 # Results go to ~/ray_results, or to where the worker's settings say:
 #   PREFECT_INTEGRATIONS_TUNE_STORAGE_PATH=s3://bucket/tuning AWS_PROFILE=tuning examples/scheduled.sh
-set -euo pipefail
+set -euo pipefail -m # -m: Ctrl-C reaches this script alone, which ends the worker while it has its server
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 port=${PORT:-4200}
 export PREFECT_API_URL=http://127.0.0.1:$port/api
 export PREFECT_SERVER_UI_API_URL=$PREFECT_API_URL # else its pages look for it on port 4200
 
-trap 'trap - EXIT INT TERM; kill $(jobs -p) 2>/dev/null || true; wait' EXIT INT TERM
+server= worker=
+finish() {
+    trap - EXIT INT TERM
+    for process in $worker $server; do
+        kill "$process" 2>/dev/null || continue
+        wait "$process" || true
+    done
+}
+trap finish EXIT INT TERM
 
 if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is taken; if a Prefect server is there, use it, else choose another: PORT=4300 $0" >&2
