@@ -146,7 +146,7 @@ def install_follow_up(
     Args:
         deployment: The deployment, `"flow/name"`.
         parameters: For its flow; text may be a Jinja template over the event (docs/events.md), such as
-            `"{{ event.payload.best.checkpoint_url }}"`.
+            `"{{ event.payload.best_checkpoint }}"`.
         flow_run_tags: Only experiments whose flow run has all of these tags; none: every experiment.
         name: The automation's name; None: one that names the deployment.
 
@@ -159,7 +159,7 @@ def install_follow_up(
     Example:
         >>> from deployments.automations import install_follow_up
         >>> install_follow_up(
-        ...     "publish-model/digits", parameters={"checkpoint": "{{ event.payload.best.checkpoint_url }}"}
+        ...     "publish-model/digits", parameters={"checkpoint": "{{ event.payload.best_checkpoint }}"}
         ... )  # doctest: +SKIP
         UUID('…')
     """

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tune_core.best import Best
 from tune_core.controller import Controller
 from tune_core.faults import shorten
 from tune_core.messages import (
@@ -72,6 +73,7 @@ class Announcer:
     ) -> None:
         self._controller = controller
         self._storage_url, self._metric = storage_url, metric
+        self._best_kept = Best(metric, mode)
         self._about = {"experiment": name, "storage_url": storage_url, "metric": metric, "mode": mode}
         #: Attempts that were ordered and have not ended, with whether they have begun.
         self._open: dict[tuple[str, int], bool] = {}
@@ -183,7 +185,9 @@ class Announcer:
         return found
 
     def _finished(self, command: EndExperiment, event: Event) -> Announcement:
-        counts = Counter(str(trial.status) for trial in self._controller.trials.values())
+        trials = self._controller.trials.values()
+        counts = Counter(str(trial.status) for trial in trials)
+        kept = self._best_kept.link(trials, self._storage_url)
         payload = {
             "outcome": self._outcome(command, counts),
             "reason": command.reason,
@@ -191,6 +195,7 @@ class Announcer:
             "interrupted": self._controller.is_interrupted,
             "trials": dict(counts),
             "best": self._best,
+            "best_checkpoint": kept[0] if kept is not None else None,
         }
         return self._tell("experiment.finished", event, payload)
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def test_experiment_that_goes_on_announces_nothing_twice(
         tune.Tuner(learn, param_space=space, tune_config=tune_config, run_config=config).fit()
     broken = recorded(config.name).flow_run
 
-    tune.Tuner.restore(f"{tmp_path}/{config.name}", learn).fit()
+    without_callback = replace(config, callbacks=None)
+    tune.Tuner.restore(f"{tmp_path}/{config.name}", learn, run_config=without_callback).fit()
 
     runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [config.name]}))
     (resumed,) = [run for run in runs if run.id != broken.id]

@@ -76,6 +76,7 @@ def test_life_of_an_experiment_is_announced_in_order() -> None:
     assert (ended.payload["iterations"], ended.payload["value"]) == (1, 0.5)
     assert finished.payload["trials"] == {"TERMINATED": 1}
     assert finished.payload["best"]["trial_id"] == "a1b2c_00000"
+    assert finished.payload["best_checkpoint"] == "s3://bucket/tuning/t0/checkpoint_000000"
     assert finished.payload["interrupted"] is False
     assert finished.payload["outcome"] == "completed"
     assert finished.time == 104
@@ -127,6 +128,16 @@ def test_driver_that_goes_on_announces_that_and_nothing_from_before() -> None:
     assert kinds(found) == ["experiment.started", "experiment.new-best", "trial.started"]
     assert found[0].payload["resumed"] is True
     assert found[1].payload["value"] == 0.4  # it waited for its ten seconds when the driver died
+
+
+def test_best_checkpoint_of_the_end_is_the_best_that_is_kept() -> None:
+    """The best report had none, and the one of the report before has been deleted."""
+    reports = [told(103, 1, 0.3, checkpoint=0), told(104, 2, 0.1), told(105, 3, 0.5, checkpoint=1)]
+
+    (finished,) = announced([*ONE, *reports, over(106)], metric="loss", num_to_keep=1)[-1:]
+
+    assert (finished.payload["best"]["value"], finished.payload["best"]["checkpoint_url"]) == (0.1, None)
+    assert finished.payload["best_checkpoint"] == "s3://bucket/tuning/t0/checkpoint_000001"
 
 
 def test_trials_that_fail_one_after_the_other_are_announced_once() -> None:
