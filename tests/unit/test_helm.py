@@ -212,7 +212,23 @@ def test_nothing_is_granted_at_the_end(request_: Request) -> None:
     assert experiment.ask(request_) == "no: the experiment has ended: Tuner.restore goes on with it"
 
 
+@pytest.mark.parametrize("text", [9999 * "9", "-1", "\u00b2", "\u0663"])
+def test_number_of_no_trial_is_refused(text: str) -> None:
+    message = Experiment().run(0).ask(StopTrial(text))
+
+    assert message.startswith("no: there is no trial ")
+    assert len(message) < 300
+
+
 # Pausing.
+
+
+def test_trial_that_is_about_to_end_is_not_paused() -> None:
+    experiment = Experiment().run(0)
+    experiment.report(0, 1, checkpoint=0, decision=Decision.STOP)
+
+    assert experiment.ask(PauseTrial("0")) == "no: trial a1b2c_00000 is about to end"
+    assert experiment.ask(StopTrial("0")) == "trial a1b2c_00000 is about to end"
 
 
 def test_function_pauses_at_its_next_report_with_a_checkpoint() -> None:
@@ -466,6 +482,40 @@ def test_function_of_the_user_that_fails_refuses_the_configuration_only() -> Non
 
     assert added(experiment, {"x": 0.5}).startswith("no: ")
     assert not experiment.controller.has_ended
+
+
+class Stubborn(Searcher):
+    """A searcher of somebody's that fails when it is steered."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Learn nothing."""
+
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        raise RuntimeError("not now")
+
+    def on_num_samples_raised(self, num_samples: int) -> None:
+        raise RuntimeError("never")
+
+
+def test_searcher_that_fails_refuses_the_request_and_nothing_has_changed() -> None:
+    experiment = Experiment(
+        {},
+        num_samples=3,
+        search_alg=Stubborn(),
+        capacity=1,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    before = experiment.replay.spec
+
+    assert added(experiment, {}) == "no: RuntimeError: not now"
+    assert experiment.ask(RaiseNumSamples(9)) == "no: RuntimeError: never"
+
+    assert (experiment.replay.spec, experiment.steering.num_samples) == (before, 3)
+    number = len(experiment.controller.trials)
+    assert isinstance(experiment.steering.suggest(experiment.id(number), number), TrialSuggested)
 
 
 def test_optuna_learns_from_what_was_added() -> None:
