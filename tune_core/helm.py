@@ -246,9 +246,9 @@ def as_steered(
     Args:
         tune_config: How it began to search.
         run_config: How it began to run.
-        spec: What its journal says last of what it is.
+        spec: What it is since a request changed it last; None: none did.
     """
-    if spec is None or not spec.request_id:
+    if spec is None:
         return tune_config, run_config
     num_samples: int = spec.spec["tune_config"]["num_samples"]
     stop: Any = spec.spec["run_config"]["stop"]
