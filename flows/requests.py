@@ -28,6 +28,11 @@ class Requests:
         self._parts, self._apply = parts, apply
         self._helm = Helm(replay, parts.wall_clock)
 
+    def remind(self) -> None:
+        """Say what waits for somebody: who goes on with an experiment may not know that it was paused."""
+        if waits := self._helm.waits:
+            logger.warning("%s", waits)
+
     def take(self, item: Requested) -> Event | None:
         """Carry a request out, or refuse it; return the event that it came to, if any."""
         parts = self._parts

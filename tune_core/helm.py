@@ -79,6 +79,14 @@ class Helm:
         self._replay.handled.add(request_id)
         return event, Reply(True, message)
 
+    @property
+    def waits(self) -> str:
+        """What waits for somebody to resume it, as a sentence; "" if nothing does."""
+        if self._controller.is_paused:
+            return "the experiment is paused on request, until ResumeExperiment"
+        held = [each.trial_id for each in self._controller.unfinished if each.is_held]
+        return f"paused on request, until ResumeTrial: {shorten(', '.join(held))}" if held else ""
+
     def _refuse_at_end(self) -> None:
         if self._controller.has_ended:
             raise Refused("the experiment has ended: Tuner.restore goes on with it")
@@ -134,9 +142,7 @@ class Helm:
     @_answer.register
     def _(self, request: ResumeExperiment, request_id: str) -> tuple[Event, str]:
         if not self._controller.is_paused:
-            held = [each.trial_id for each in self._controller.unfinished if each.is_held]
-            hint = f"; these trials are, each by itself: {shorten(', '.join(held))}" if held else ""
-            raise Refused(f"the experiment is not paused{hint}")
+            raise Refused(f"the experiment is not paused{self.waits and '; '}{self.waits}")
         return self._steered(request_id, Steer.RESUME), "the experiment goes on"
 
     @_answer.register

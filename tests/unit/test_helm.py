@@ -333,14 +333,16 @@ def test_trial_that_the_scheduler_has_paused_is_not_resumed_by_anybody_else() ->
 def test_nothing_is_paused_or_resumed_twice() -> None:
     experiment = Experiment(num_samples=2).run(0)
 
+    assert experiment.helm.waits == ""
     assert experiment.ask(ResumeTrial("0")) == "no: trial a1b2c_00000 is not paused: it is RUNNING"
     assert experiment.ask(ResumeExperiment()) == "no: the experiment is not paused"
     experiment.ask(PauseTrial("0"))
     assert experiment.ask(PauseTrial("0")) == "no: trial a1b2c_00000 is paused already, by an earlier request"
     assert experiment.ask(ResumeExperiment()) == (
-        "no: the experiment is not paused; these trials are, each by itself: 'a1b2c_00000'"
+        "no: the experiment is not paused; paused on request, until ResumeTrial: 'a1b2c_00000'"
     )
     experiment.ask(PauseExperiment())
+    assert experiment.helm.waits == "the experiment is paused on request, until ResumeExperiment"
     assert experiment.ask(PauseExperiment()) == "no: the experiment is paused already"
     assert experiment.ask(ResumeTrial("1")) == (
         "no: trial a1b2c_00001 waits for the experiment, which is paused: resume that"
