@@ -370,6 +370,8 @@ class Steering:
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
         chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
+        if isinstance(chosen, Trial) and chosen.is_held:
+            chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
             shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
             raise ConfigError(

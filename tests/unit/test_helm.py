@@ -301,6 +301,27 @@ def test_scheduler_does_not_choose_what_somebody_has_paused() -> None:
     assert experiment.steering.choose(experiment.replay.trials).trial_id == experiment.id(1)
 
 
+def test_scheduler_that_chooses_what_somebody_has_paused_all_the_same_chooses_none() -> None:
+    class Remembering(PausingScheduler):
+        """Chooses among the trials that it was told of, not among those that it is shown."""
+
+        def on_trial_add(self, trials: Any, trial: Any) -> None:
+            super().on_trial_add(trials, trial)
+            self.first = trials[0]
+
+        def choose_trial_to_run(self, trials: Any) -> Any:
+            return self.first
+
+    experiment = Experiment(num_samples=2, scheduler=Remembering(1)).run(0).run(1)
+    for number in (0, 1):
+        experiment.report(number, 1, checkpoint=0, decision=Decision.PAUSE)
+    experiment.ask(PauseTrial("0"))
+    experiment.end(0)
+    experiment.end(1)
+
+    assert experiment.steering.choose(experiment.replay.trials).trial_id is None
+
+
 def test_paused_trials_of_the_scheduler_wait_with_what_somebody_has_paused() -> None:
     """They may wait for it to come as far as they have: to end them would be for good."""
     experiment = Experiment(num_samples=2, scheduler=PausingScheduler(1)).run(0).run(1)
