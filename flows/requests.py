@@ -41,6 +41,7 @@ class Requests:
         logger.info("request %s is %s: %s", item.request, verdict, reply.message)
         if event is not None:
             self._apply(event)
+            parts.progress.expect(parts.steering.total_trials)
             for trial in parts.controller.unfinished:
                 parts.artifacts.show_trial(trial)
         spec = event.spec if isinstance(event, SpecRecorded) else None
