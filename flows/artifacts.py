@@ -50,9 +50,9 @@ CLOSE_TIMEOUT_S = 60.0
 
 #: How long `close` waits for the server to record the ends of task runs before it sets them.
 SETTLE_TIMEOUT_S = 10.0
-#: Task runs that one request asks for: Prefect's limit.
 #: How long a task run that the server does not know may be on its way there, in seconds.
 UNHEARD_FOR_S = 2.0
+#: Task runs that one request asks for: Prefect's limit.
 _PAGE = 200
 
 logger = logging.getLogger("prefect.tune.artifacts")

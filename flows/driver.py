@@ -175,6 +175,7 @@ class Driver:
             clock=parts.wall_clock,
             capacity=parts.capacity,
         )
+        self._requests.remind()
         for trial in unsettled:  # not before: they may have committed what the journal did not know
             parts.deletions.sweep(trial, parts.journal)
         self._reports.look_at_stop_all()

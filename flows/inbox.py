@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -39,6 +40,8 @@ class _Answer:
 class InboxWatch:
     """Posts each new request once. What the storage refuses is tried again, and costs nobody anything meanwhile.
 
+    Answers are written in their order, so that the newest description of the experiment stays.
+
     Args:
         storage: The experiment's storage.
         experiment_id: The experiment.
@@ -53,9 +56,10 @@ class InboxWatch:
         self, storage: ExperimentStorage, experiment_id: str, post: Callable[[Requested], None]
     ) -> None:
         self.refusal: str | None = None
-        self._storage, self._post = storage, post
+        self._storage, self._experiment_id, self._post = storage, experiment_id, post
         self._inbox = Inbox(storage, experiment_id)
         self._answers: SimpleQueue[_Answer | None] = SimpleQueue()
+        self._unwritten: deque[_Answer] = deque()
         self._thread = Thread(target=self._watch, name="tune-inbox", daemon=True)
         self._thread.start()
 
@@ -70,39 +74,51 @@ class InboxWatch:
 
     def _watch(self) -> None:
         while True:
-            self._look(lambda request_id, request: self._post(Requested(request_id, request)))
+            self._look(self._inbox, lambda request_id, request: self._post(Requested(request_id, request)))
             due = time.monotonic() + self._inbox.poll_s
+            self._write_answers()  # what was refused before
             while (rest_s := due - time.monotonic()) > 0:
                 try:
                     answer = self._answers.get(timeout=rest_s)
                 except Empty:
                     break
                 if answer is None:
-                    self._refuse_what_is_left()
+                    self._end()
                     return
-                self._write(answer)
+                self._unwritten.append(answer)
+                self._write_answers()
 
-    def _look(self, take: Callable[[str, Request], object]) -> None:
+    def _look(self, inbox: Inbox, take: Callable[[str, Request], object]) -> None:
         try:
-            for found in self._inbox.poll():
+            for found in inbox.poll():
                 take(*found)
         except TuneError as error:
             logger.debug("cannot look for requests: %s", error)
 
-    def _refuse_what_is_left(self) -> None:
-        refusal = self.refusal
+    def _end(self) -> None:
+        """Refuse what was not answered: also what was posted, and reached nobody any more."""
+        self._write_answers()
+        refusal, handled = self.refusal, {answer.request_id for answer in self._unwritten}
         if refusal is not None:
-            self._look(lambda request_id, _: self._write(_Answer(request_id, Reply(False, refusal), None)))
 
-    def _write(self, answer: _Answer) -> None:
-        try:
-            if answer.spec is not None:
-                self._storage.write(SPEC_FILE, dumps(answer.spec))
-            self._inbox.answer(answer.request_id, answer.reply)
-        except TuneError as error:
+            def refuse(request_id: str, _: Request) -> None:
+                if request_id not in handled:
+                    self._inbox.answer(request_id, Reply(False, refusal))
+
+            self._look(Inbox(self._storage, self._experiment_id), refuse)
+        for answer in self._unwritten:
             logger.warning(
-                "request %s was handled (%s), but not answered: %s",
-                answer.request_id,
-                answer.reply.message,
-                error,
+                "request %s was handled (%s), but not answered", answer.request_id, answer.reply.message
             )
+
+    def _write_answers(self) -> None:
+        while self._unwritten:
+            answer = self._unwritten[0]
+            try:
+                if answer.spec is not None:
+                    self._storage.write(SPEC_FILE, dumps(answer.spec))
+                self._inbox.answer(answer.request_id, answer.reply)
+            except TuneError as error:
+                logger.debug("cannot answer request %s yet: %s", answer.request_id, error)
+                return
+            self._unwritten.popleft()

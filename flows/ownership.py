@@ -32,7 +32,7 @@ from prefect.states import Crashed
 from tune_core.errors import ExperimentConflict
 from tune_core.helm import as_steered
 from tune_core.journal import claim, experiments, last_segment, read_segment
-from tune_core.resume import find_spec
+from tune_core.resume import steered_spec
 from tune_core.runtime import Continuation, Experiment, Identity
 
 logger = logging.getLogger("prefect.tune")
@@ -220,7 +220,8 @@ def continued(current: Experiment) -> Experiment:
     if current.continuation is not None or last is None:
         return current
     if last.experiment_id == current.experiment_id:
-        tune, run = as_steered(current.tune_config, current.run_config, find_spec(current.storage))
+        spec = steered_spec(current.storage, current.experiment_id)
+        tune, run = as_steered(current.tune_config, current.run_config, spec)
         return replace(current, tune_config=tune, run_config=run, continuation=Continuation(is_retry=True))
     url = current.storage.url
     if current.identity is not None and current.experiment_id in experiments(current.storage):

@@ -28,6 +28,11 @@ class Requests:
         self._parts, self._apply = parts, apply
         self._helm = Helm(replay, parts.wall_clock)
 
+    def remind(self) -> None:
+        """Say what waits for somebody: who goes on with an experiment may not know that it was paused."""
+        if waits := self._helm.waits:
+            logger.warning("%s", waits)
+
     def take(self, item: Requested) -> Event | None:
         """Carry a request out, or refuse it; return the event that it came to, if any."""
         parts = self._parts
@@ -36,6 +41,7 @@ class Requests:
         logger.info("request %s is %s: %s", item.request, verdict, reply.message)
         if event is not None:
             self._apply(event)
+            parts.progress.expect(parts.steering.total_trials)
             for trial in parts.controller.unfinished:
                 parts.artifacts.show_trial(trial)
         spec = event.spec if isinstance(event, SpecRecorded) else None

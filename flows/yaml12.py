@@ -31,14 +31,38 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct what is inside first: so an alias to what it stands in is an error, and no circle."""
+        return super().construct_object(node, deep=True)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is given twice, of which PyYAML takes the last one; `<<` may be overridden."""
+        own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for position, key in enumerate(own) if key in own[:position]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                "while reading a mapping",
+                node.start_mark,
+                f"{twice!r} is given more than once",
+                node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
+
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))  # PyYAML's own reads 017 as octal
 
 
+def _construct_str(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    text = loader.construct_scalar(node)
+    # JSON writes what is beyond 16 bits as two escapes, which PyYAML does not put together.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:str", _construct_str)
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -49,7 +73,7 @@ def read_yaml(text: str, source: str) -> Any:
         source: Where it is from, for messages.
 
     Raises:
-        ConfigError: It is no YAML; the message has line and column.
+        ConfigError: It is no YAML, with line and column; or a key stands twice in it, or something in itself.
 
     Example:
         >>> read_yaml("{lr: 1e-3, activation: no, width: [16, 32]}", "an example")
@@ -57,7 +81,8 @@ def read_yaml(text: str, source: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML's constructors raise whatever they meet: of values that their tags do not fit, or too deep.
         raise ConfigError(f"{source} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
 
 

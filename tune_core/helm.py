@@ -6,6 +6,7 @@ event before the controller does; whoever asks it hands the event to the control
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import singledispatchmethod
@@ -29,10 +30,15 @@ from tune_core.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.messages import Event, SpecRecorded, Steer, Steered
+from tune_core.messages import Decision, Event, SpecRecorded, Steer, Steered
 from tune_core.resume import Replay
 from tune_core.steering import Steering
 from tune_core.trial import LeasePhase, Status, Trial
+
+#: Of a trial's number; an integer of thousands of digits is an error of Python's.
+_MAX_DIGITS = 20
+
+_logger = logging.getLogger(__name__)
 
 
 class Refused(TuneError):
@@ -65,10 +71,21 @@ class Helm:
         try:
             self._refuse_at_end()
             event, message = self._answer(request, request_id)
-        except Refused as error:
+        except TuneError as error:
             return None, Reply(False, str(error))
+        except Exception as error:  # of the user's own searcher, or functions for names and resources
+            _logger.warning("request %s has failed", shorten(request), exc_info=True)
+            return None, Reply(False, brief(error))
         self._replay.handled.add(request_id)
         return event, Reply(True, message)
+
+    @property
+    def waits(self) -> str:
+        """What waits for somebody to resume it, as a sentence; "" if nothing does."""
+        if self._controller.is_paused:
+            return "the experiment is paused on request, until ResumeExperiment"
+        held = [each.trial_id for each in self._controller.unfinished if each.is_held]
+        return f"paused on request, until ResumeTrial: {shorten(', '.join(held))}" if held else ""
 
     def _refuse_at_end(self) -> None:
         if self._controller.has_ended:
@@ -85,6 +102,8 @@ class Helm:
         trial = self._trial(request.trial_id)
         if trial.is_held:
             raise Refused(f"trial {trial.trial_id} is paused already, by an earlier request")
+        if trial.decision is Decision.STOP:
+            raise Refused(f"trial {trial.trial_id} is about to end")
         return self._steered(request_id, Steer.PAUSE, trial), self._how_it_pauses(trial)
 
     @_answer.register
@@ -103,6 +122,8 @@ class Helm:
     def _(self, request: StopTrial, request_id: str) -> tuple[Event, str]:
         trial = self._trial(request.trial_id)
         when = "is ended" if trial.phase is LeasePhase.NONE else "ends at its next report"
+        if trial.decision is Decision.STOP:
+            when = "is about to end"
         return self._steered(request_id, Steer.STOP, trial), f"trial {trial.trial_id} {when}"
 
     @_answer.register
@@ -121,9 +142,7 @@ class Helm:
     @_answer.register
     def _(self, request: ResumeExperiment, request_id: str) -> tuple[Event, str]:
         if not self._controller.is_paused:
-            held = [each.trial_id for each in self._controller.unfinished if each.is_held]
-            hint = f"; these trials are, each by itself: {shorten(', '.join(held))}" if held else ""
-            raise Refused(f"the experiment is not paused{hint}")
+            raise Refused(f"the experiment is not paused{self.waits and '; '}{self.waits}")
         return self._steered(request_id, Steer.RESUME), "the experiment goes on"
 
     @_answer.register
@@ -136,12 +155,7 @@ class Helm:
         number = len(self._controller.trials)
         trial_id = f"{self._controller.rules.experiment_id}_{number:05d}"
         config = self._replay.resolve(request.config)
-        try:
-            event = self._steering.add_configuration(request_id, trial_id, number, config)
-        except TuneError as error:
-            raise Refused(str(error)) from error
-        except Exception as error:  # functions of the user's are called, for names and resources
-            raise Refused(brief(error)) from error
+        event = self._steering.add_configuration(request_id, trial_id, number, config)
         return event, f"it runs as trial {trial_id} as soon as there is room"
 
     @_answer.register
@@ -151,8 +165,8 @@ class Helm:
             raise Refused("num_samples=-1: the experiment has no end that could be put off")
         if after <= before:
             raise Refused(f"num_samples={after}: it is {before} already, expected more")
-        event = self._respecified(request_id, "tune_config", "num_samples", after)
         self._steering.raise_num_samples(after)
+        event = self._respecified(request_id, "tune_config", "num_samples", after)
         return event, f"num_samples is {after} from now on; it was {before}"
 
     @_answer.register
@@ -180,12 +194,15 @@ class Helm:
     def _trial(self, text: str) -> Trial:
         """Find an unfinished trial by its id, or by its number."""
         known = self._controller.trials
-        trial_id = f"{self._controller.rules.experiment_id}_{int(text):05d}" if text.isdecimal() else text
+        is_number = text.isdecimal() and len(text) < _MAX_DIGITS
+        trial_id = f"{self._controller.rules.experiment_id}_{int(text):05d}" if is_number else text
         trial = known.get(trial_id)
         if trial is None:
             ids = [*known]
             there = f"trials {ids[0]} to {ids[-1]}" if ids else "no trials yet"
-            raise Refused(f"there is no trial {text!r}{suggestion(text, ids)}; the experiment has {there}")
+            raise Refused(
+                f"there is no trial {shorten(text)}{suggestion(text[:_MAX_DIGITS], ids)}; the experiment has {there}"
+            )
         if trial.is_finished:
             raise Refused(f"trial {trial_id} has ended: it is {trial.status}")
         return trial
@@ -235,9 +252,9 @@ def as_steered(
     Args:
         tune_config: How it began to search.
         run_config: How it began to run.
-        spec: What its journal says last of what it is.
+        spec: What it is since a request changed it last; None: none did.
     """
-    if spec is None or not spec.request_id:
+    if spec is None:
         return tune_config, run_config
     num_samples: int = spec.spec["tune_config"]["num_samples"]
     stop: Any = spec.spec["run_config"]["stop"]

@@ -13,7 +13,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -424,30 +424,31 @@ class Inbox:
         """How often to look, in seconds."""
         return POLL_LOCAL_S if self._storage.is_local else POLL_REMOTE_S
 
-    def poll(self) -> list[tuple[str, Request]]:
-        """Return requests that have come since the last call, each with its id.
+    def poll(self) -> Iterator[tuple[str, Request]]:
+        """Yield requests that have come since the last call, each with its id.
 
         What cannot be read, or is meant for an earlier experiment of this name, is refused at once.
 
         Raises:
-            StorageError: The storage refuses or does not answer.
+            StorageError: The storage refuses or does not answer; what was not yielded yet is, next time.
         """
         names = self._storage.list(DIRECTORY)
         answered = {name.removesuffix(_REPLY) for name in names if name.endswith(_REPLY)}
-        found = []
         for name in names:
             match = _REQUEST.fullmatch(name)
             if match is None or match[1] in self._seen or match[1] in answered:
                 continue
             request_id = match[1]
             try:
-                found.append((request_id, self._read(request_id)))
+                request = self._read(request_id)
             except FileNotFoundError:
                 continue  # withdrawn
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 self.answer(request_id, Reply(False, f"the request cannot be read: {brief(error)}"))
-            self._seen.add(request_id)
-        return found
+                self._seen.add(request_id)
+            else:
+                self._seen.add(request_id)
+                yield request_id, request
 
     def answer(self, request_id: str, reply: Reply) -> None:
         """Write the answer; nothing happens if there is one already.

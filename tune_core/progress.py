@@ -98,6 +98,10 @@ class ProgressDisplay:
         else:
             self._guarded(self._open_view)
 
+    def expect(self, total: int | None) -> None:
+        """Take note that there will be another number of trials; None: not known."""
+        self._digest.total = total
+
     def update(self, trials: Sequence[Trial], waiting: Mapping[str, str], now: float) -> None:
         """Show how far the trials are, if it is time to.
 

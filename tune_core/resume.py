@@ -150,11 +150,8 @@ class Replay:
         begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
         if begins:
             self._worked_s = self.budget_used_s
-        if (
-            begins
-            or isinstance(event, SpecRecorded)
-            or (isinstance(event, CapacityChanged) and not event.capacity)
-        ):
+        is_at_start = isinstance(event, SpecRecorded) and not event.request_id
+        if begins or is_at_start or (isinstance(event, CapacityChanged) and not event.capacity):
             self._is_at_work = begins
         elif self._is_at_work:
             self._worked_s += max(0.0, event.time - self.last_time)
@@ -345,11 +342,26 @@ def find_spec(storage: ExperimentStorage) -> SpecRecorded | None:
     Raises:
         StorageError: Its journal is damaged.
     """
-    for segments in reversed(experiments(storage).values()):
-        for data in reversed(segments):
-            specs = [event for event in events_of(data) if isinstance(event, SpecRecorded)]
-            if specs:
-                return specs[-1]
+    found = (_last_spec(segments) for segments in reversed(experiments(storage).values()))
+    return next((spec for spec in found if spec is not None), None)
+
+
+def steered_spec(storage: ExperimentStorage, experiment_id: str) -> SpecRecorded | None:
+    """Return what an experiment is since a request changed it last; None if none did.
+
+    Raises:
+        StorageError: Its journal is damaged.
+    """
+    return _last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
+
+
+def _last_spec(
+    segments: Sequence[bytes], counts: Callable[[SpecRecorded], bool] = lambda _: True
+) -> SpecRecorded | None:
+    for data in reversed(segments):
+        specs = [event for event in events_of(data) if isinstance(event, SpecRecorded) and counts(event)]
+        if specs:
+            return specs[-1]
     return None
 
 

@@ -170,19 +170,22 @@ class Steering:
             variant = added_variant(self._param_space, config)
             chosen = Suggestion(variant.config, variant.varied)
         event = self._suggested(self._wall_clock(), trial_id, number, chosen, request_id)
-        self._note_added(event)
+        is_told = self.searcher.on_configuration_added(
+            event.trial_id, event.config
+        )  # before all: it may refuse
+        self._note_added(event, is_told=is_told)
         return event
 
-    def _note_added(self, event: TrialSuggested) -> None:
+    def _note_added(self, event: TrialSuggested, *, is_told: bool) -> None:
         self._dirnames.add(event.dirname)
-        if not self.searcher.on_configuration_added(event.trial_id, event.config):
-            self._untold.add(event.trial_id)
         self._added.add(event.trial_id)
+        if not is_told:
+            self._untold.add(event.trial_id)
 
     def raise_num_samples(self, num_samples: int) -> None:
         """Let the search go on up to this `TuneConfig.num_samples`."""
-        self._config = replace(self._config, num_samples=num_samples)
         self.searcher.on_num_samples_raised(num_samples)
+        self._config = replace(self._config, num_samples=num_samples)
 
     def _suggested(
         self, now: float, trial_id: str, number: int, answer: Suggestion, request_id: str = ""
@@ -254,14 +257,14 @@ class Steering:
     def replay_suggestion(self, event: TrialSuggested) -> None:
         """Tell the searcher what it, or one like it, suggested before a resume, or what somebody added."""
         if event.request_id:
+            is_told = False
             try:
-                self._note_added(event)
+                is_told = self.searcher.on_configuration_added(event.trial_id, event.config)
             except ConfigError as error:
                 _logger.warning(
                     "the searcher does not learn from trial %s any more: %s", event.trial_id, error
                 )
-                self._added.add(event.trial_id)
-                self._untold.add(event.trial_id)
+            self._note_added(event, is_told=is_told)
             return
         self._dirnames.add(event.dirname)
         self.searcher.on_suggestion_replayed(event.trial_id, event.config)
@@ -367,6 +370,8 @@ class Steering:
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
         chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
+        if isinstance(chosen, Trial) and chosen.is_held:
+            chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
             shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
             raise ConfigError(

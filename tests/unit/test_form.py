@@ -389,6 +389,42 @@ def test_the_schema_refuses_a_wrong_value_by_its_field(parts: dict[str, Any], pa
     assert refusal_of({"trainable": "math:sqrt", **parts}) == path
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [*x]",
+        "a: &x {b: *x}",
+        "a: " + 5000 * "9",
+        5000 * "[" + 5000 * "]",
+        "{lr: 1, lr: 2}",
+        "net: {lr: 1, 'lr': 2}",
+        "a: !!timestamp hello",
+        "a: !!float much",
+        "a: !!bool maybe",
+        'a: "\\ud83d"',
+        "{[1]: 2}",
+    ],
+)
+def test_document_that_no_form_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^spec\.yaml is neither YAML nor JSON"):
+        read_yaml(text, "spec.yaml")
+
+
+@pytest.mark.parametrize("value", ["\U0001f600", "é\n", ["\U0001f600", {"\U0001f600": 1e-7}]])
+def test_what_python_writes_as_json_is_read_as_it_was(value: Any) -> None:
+    assert read_yaml(json.dumps({"a": value}), "x") == {"a": value}
+
+
+def test_aliases_and_merged_keys_are_read() -> None:
+    text = "{a: &a {x: 1, y: [1, 2]}, b: {<<: *a, x: 2}, c: *a}"
+
+    assert read_yaml(text, "x") == {
+        "a": {"x": 1, "y": [1, 2]},
+        "b": {"x": 2, "y": [1, 2]},
+        "c": {"x": 1, "y": [1, 2]},
+    }
+
+
 def test_values_are_read_as_they_are_written() -> None:
     assert read_yaml("{a: 1e-3, b: no, c: 1:30, d: 2026-01-01, e: 017, f: ~, g: true, h: -.5}", "x") == {
         "a": 0.001,

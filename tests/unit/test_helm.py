@@ -212,7 +212,23 @@ def test_nothing_is_granted_at_the_end(request_: Request) -> None:
     assert experiment.ask(request_) == "no: the experiment has ended: Tuner.restore goes on with it"
 
 
+@pytest.mark.parametrize("text", [9999 * "9", "-1", "\u00b2", "\u0663"])
+def test_number_of_no_trial_is_refused(text: str) -> None:
+    message = Experiment().run(0).ask(StopTrial(text))
+
+    assert message.startswith("no: there is no trial ")
+    assert len(message) < 300
+
+
 # Pausing.
+
+
+def test_trial_that_is_about_to_end_is_not_paused() -> None:
+    experiment = Experiment().run(0)
+    experiment.report(0, 1, checkpoint=0, decision=Decision.STOP)
+
+    assert experiment.ask(PauseTrial("0")) == "no: trial a1b2c_00000 is about to end"
+    assert experiment.ask(StopTrial("0")) == "trial a1b2c_00000 is about to end"
 
 
 def test_function_pauses_at_its_next_report_with_a_checkpoint() -> None:
@@ -285,6 +301,27 @@ def test_scheduler_does_not_choose_what_somebody_has_paused() -> None:
     assert experiment.steering.choose(experiment.replay.trials).trial_id == experiment.id(1)
 
 
+def test_scheduler_that_chooses_what_somebody_has_paused_all_the_same_chooses_none() -> None:
+    class Remembering(PausingScheduler):
+        """Chooses among the trials that it was told of, not among those that it is shown."""
+
+        def on_trial_add(self, trials: Any, trial: Any) -> None:
+            super().on_trial_add(trials, trial)
+            self.first = trials[0]
+
+        def choose_trial_to_run(self, trials: Any) -> Any:
+            return self.first
+
+    experiment = Experiment(num_samples=2, scheduler=Remembering(1)).run(0).run(1)
+    for number in (0, 1):
+        experiment.report(number, 1, checkpoint=0, decision=Decision.PAUSE)
+    experiment.ask(PauseTrial("0"))
+    experiment.end(0)
+    experiment.end(1)
+
+    assert experiment.steering.choose(experiment.replay.trials).trial_id is None
+
+
 def test_paused_trials_of_the_scheduler_wait_with_what_somebody_has_paused() -> None:
     """They may wait for it to come as far as they have: to end them would be for good."""
     experiment = Experiment(num_samples=2, scheduler=PausingScheduler(1)).run(0).run(1)
@@ -317,14 +354,16 @@ def test_trial_that_the_scheduler_has_paused_is_not_resumed_by_anybody_else() ->
 def test_nothing_is_paused_or_resumed_twice() -> None:
     experiment = Experiment(num_samples=2).run(0)
 
+    assert experiment.helm.waits == ""
     assert experiment.ask(ResumeTrial("0")) == "no: trial a1b2c_00000 is not paused: it is RUNNING"
     assert experiment.ask(ResumeExperiment()) == "no: the experiment is not paused"
     experiment.ask(PauseTrial("0"))
     assert experiment.ask(PauseTrial("0")) == "no: trial a1b2c_00000 is paused already, by an earlier request"
     assert experiment.ask(ResumeExperiment()) == (
-        "no: the experiment is not paused; these trials are, each by itself: 'a1b2c_00000'"
+        "no: the experiment is not paused; paused on request, until ResumeTrial: 'a1b2c_00000'"
     )
     experiment.ask(PauseExperiment())
+    assert experiment.helm.waits == "the experiment is paused on request, until ResumeExperiment"
     assert experiment.ask(PauseExperiment()) == "no: the experiment is paused already"
     assert experiment.ask(ResumeTrial("1")) == (
         "no: trial a1b2c_00001 waits for the experiment, which is paused: resume that"
@@ -468,6 +507,40 @@ def test_function_of_the_user_that_fails_refuses_the_configuration_only() -> Non
     assert not experiment.controller.has_ended
 
 
+class Stubborn(Searcher):
+    """A searcher of somebody's that fails when it is steered."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Learn nothing."""
+
+    def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
+        raise RuntimeError("not now")
+
+    def on_num_samples_raised(self, num_samples: int) -> None:
+        raise RuntimeError("never")
+
+
+def test_searcher_that_fails_refuses_the_request_and_nothing_has_changed() -> None:
+    experiment = Experiment(
+        {},
+        num_samples=3,
+        search_alg=Stubborn(),
+        capacity=1,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    before = experiment.replay.spec
+
+    assert added(experiment, {}) == "no: RuntimeError: not now"
+    assert experiment.ask(RaiseNumSamples(9)) == "no: RuntimeError: never"
+
+    assert (experiment.replay.spec, experiment.steering.num_samples) == (before, 3)
+    number = len(experiment.controller.trials)
+    assert isinstance(experiment.steering.suggest(experiment.id(number), number), TrialSuggested)
+
+
 def test_optuna_learns_from_what_was_added() -> None:
     search = OptunaSearch(seed=1, points_to_evaluate=[{"x": 0.1}, {"x": 0.2}])
     experiment = Experiment(num_samples=3, search_alg=search, metric="loss", mode="min", capacity=1)
@@ -557,7 +630,7 @@ def test_stop_rule_that_is_not_looser_is_refused(stop: Any, asked: dict[str, flo
 def test_run_that_is_tried_again_is_run_as_it_was_steered() -> None:
     experiment = Experiment(stop={"training_iteration": 10}, num_samples=1)
     before = (experiment.tune_config, experiment.run_config)
-    assert as_steered(*before, experiment.replay.spec) == before
+    assert as_steered(*before, None) == before
     experiment.ask(RaiseNumSamples(3))
     experiment.ask(LoosenStop({"training_iteration": 20}))
 

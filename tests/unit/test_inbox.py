@@ -11,7 +11,7 @@ import pytest
 
 import tune_core as tune
 from tune_core.encoding import dumps, loads
-from tune_core.errors import ConfigError, NotSteered
+from tune_core.errors import ConfigError, NotSteered, StorageError
 from tune_core.inbox import (
     DIRECTORY,
     REQUESTS,
@@ -85,17 +85,39 @@ def test_request_arrives_as_it_was_sent(storage: ExperimentStorage, request_: Re
 
     request_id = post(storage, request_)
 
-    assert Inbox(storage, "a1b2c").poll() == [(request_id, request_)]
+    assert [*Inbox(storage, "a1b2c").poll()] == [(request_id, request_)]
 
 
 def test_requests_arrive_once_and_in_their_order(storage: ExperimentStorage) -> None:
     inbox = Inbox(storage, "a1b2c")
     ids = [post(storage, RaiseNumSamples(count)) for count in range(1, 9)]
 
-    assert inbox.poll() == [(each, RaiseNumSamples(count)) for count, each in enumerate(ids, 1)]
-    assert inbox.poll() == []
+    assert [*inbox.poll()] == [(each, RaiseNumSamples(count)) for count, each in enumerate(ids, 1)]
+    assert [*inbox.poll()] == []
     later = post(storage, PauseExperiment())
-    assert inbox.poll() == [(later, PauseExperiment())]
+    assert [*inbox.poll()] == [(later, PauseExperiment())]
+
+
+def test_requests_before_one_that_the_storage_withholds_are_not_lost(
+    storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(storage, "a1b2c")
+    first, second = post(storage, StopTrial("1")), post(storage, StopTrial("2"))
+    read = storage.read
+
+    def reads_the_first(name: str) -> bytes:
+        if second in name:
+            raise StorageError("the storage is away")
+        return read(name)
+
+    found: list[tuple[str, Request]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read", reads_the_first)
+        with pytest.raises(StorageError):
+            found.extend(inbox.poll())
+
+    assert found == [(first, StopTrial("1"))]
+    assert [*inbox.poll()] == [(second, StopTrial("2"))]
 
 
 def test_answer_comes_back(storage: ExperimentStorage) -> None:
@@ -120,10 +142,10 @@ def test_first_answer_stands(storage: ExperimentStorage) -> None:
 def test_next_driver_takes_what_the_one_before_left_unanswered(storage: ExperimentStorage) -> None:
     before = Inbox(storage, "a1b2c")
     answered, unanswered = post(storage, StopTrial("1")), post(storage, StopTrial("2"))
-    before.poll()
+    assert len([*before.poll()]) == 2
     before.answer(answered, Reply(True, "done"))
 
-    assert Inbox(storage, "a1b2c").poll() == [(unanswered, StopTrial("2"))]
+    assert [*Inbox(storage, "a1b2c").poll()] == [(unanswered, StopTrial("2"))]
 
 
 def test_request_without_an_answer_stays_and_says_where(storage: ExperimentStorage) -> None:
@@ -139,7 +161,7 @@ def test_withdrawn_request_is_not_carried_out(storage: ExperimentStorage) -> Non
     request_id = post(storage, StopTrial("2"))
     storage.delete(f"{DIRECTORY}/{request_id}.json")
 
-    assert Inbox(storage, "a1b2c").poll() == []
+    assert [*Inbox(storage, "a1b2c").poll()] == []
 
 
 def test_experiment_that_is_not_there_is_not_asked(tmp_path: Path) -> None:
@@ -168,7 +190,7 @@ def test_experiment_that_ends_meanwhile_is_named_as_such(storage: ExperimentStor
 def test_request_to_an_earlier_experiment_of_the_name_is_refused(storage: ExperimentStorage) -> None:
     request_id = post(storage, StopTrial("2"))
 
-    assert Inbox(storage, "fffff").poll() == []
+    assert [*Inbox(storage, "fffff").poll()] == []
 
     reply = reply_to(storage, request_id)
     assert reply is not None
@@ -185,6 +207,7 @@ def test_request_to_an_earlier_experiment_of_the_name_is_refused(storage: Experi
         (b'{"format": 1, "experiment_id": "a1b2c", "request": "StopTrial"}', "trial_id"),
         (b'{"format": 1, "experiment_id": "a1b2c", "request": "StopTrial", "trial_id": 3}', "trial_id=3"),
         (b"[]", "cannot be read"),
+        (b'{"format": 1, "x": ' + 9999 * b"[" + 9999 * b"]" + b"}", "cannot be read"),
     ],
 )
 def test_file_that_is_no_request_is_refused_and_harms_nobody(
@@ -195,7 +218,7 @@ def test_file_that_is_no_request_is_refused_and_harms_nobody(
     storage.create(f"{DIRECTORY}/notes.txt", b"mine")
     good = post(storage, PauseExperiment())
 
-    assert Inbox(storage, "a1b2c").poll() == [(good, PauseExperiment())]
+    assert [*Inbox(storage, "a1b2c").poll()] == [(good, PauseExperiment())]
 
     reply = reply_to(storage, request_id)
     assert reply is not None

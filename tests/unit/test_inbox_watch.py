@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -58,7 +60,7 @@ def test_requests_are_posted_once_in_their_order_and_answered(
     assert loads(storage.read("experiment.json")) == {"num_samples": 7}
 
 
-def test_what_comes_too_late_is_refused_at_the_end(
+def test_what_comes_too_late_or_reached_nobody_is_refused_at_the_end(
     storage: ExperimentStorage, posted: Posted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "POLL_LOCAL_S", 600.0)  # it looks at its start, and when it is closed
@@ -72,7 +74,7 @@ def test_what_comes_too_late_is_refused_at_the_end(
 
     assert posted.empty()
     assert reply_to(storage, late) == Reply(False, "the experiment has ended: enough")
-    assert reply_to(storage, taken) is None
+    assert reply_to(storage, taken) == Reply(False, "the experiment has ended: enough")
 
 
 def test_what_an_interrupted_driver_did_not_take_is_left_for_the_next_one(
@@ -110,15 +112,44 @@ def test_storage_that_is_away_is_asked_again(
     watch.close()
 
 
-def test_answer_that_cannot_be_written_is_logged(
+def test_answer_that_the_storage_refuses_is_written_later(
+    storage: ExperimentStorage, watch: InboxWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "create", failing(3, storage.create))
+    ids = [f"0000000000000000000{number}-0123456789ab" for number in (1, 2)]
+
+    for number, request_id in enumerate(ids):
+        watch.answer(request_id, Reply(True, "done"), {"num_samples": number})
+    deadline = time.monotonic() + 10
+    while (last := reply_to(storage, ids[-1])) is None and time.monotonic() < deadline:
+        threading.Event().wait(0.005)
+    watch.close()
+
+    assert last == reply_to(storage, ids[0]) == Reply(True, "done")
+    assert loads(storage.read("experiment.json")) == {"num_samples": 1}
+
+
+def test_accepted_request_is_not_refused_at_the_end_when_its_answer_could_not_be_written(
     storage: ExperimentStorage,
+    posted: Posted,
     watch: InboxWatch,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(storage, "create", failing(1, storage.create))
+    request_id = post(storage, StopTrial("3"))
+    assert posted.get(timeout=10).request_id == request_id
 
-    watch.answer("00000000000000000001-0123456789ab", Reply(True, "trial 3 ends"))
+    create = storage.create
+
+    def refuses_one(name: str, data: bytes) -> None:
+        if b"trial 3 ends" in data:
+            raise StorageError("the storage is away")
+        create(name, data)
+
+    monkeypatch.setattr(storage, "create", refuses_one)
+    watch.answer(request_id, Reply(True, "trial 3 ends"))
+    watch.refusal = "the experiment has ended: enough"
     watch.close()
 
-    assert "was handled (trial 3 ends), but not answered: the storage is away" in caplog.text
+    assert reply_to(storage, request_id) is None
+    assert "was handled (trial 3 ends), but not answered" in caplog.text

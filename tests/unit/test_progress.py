@@ -374,6 +374,17 @@ def test_reporter_of_the_users_shows_the_trials_instead() -> None:
     ]
 
 
+def test_more_trials_than_were_planned_are_told_of_as_what_they_are() -> None:
+    console = a_pipe()
+
+    with ProgressDisplay("loss", "min", console=console) as display:
+        display.start("name", "s3://bucket", total=2)
+        display.expect(5)
+        display.finish([a_trial(number) for number in range(3)], "stopped on request")
+
+    assert "3 of 5 trials: 3 terminated; stopped on request" in written(console)
+
+
 def test_reporter_of_the_users_is_silent_where_everything_is() -> None:
     reporter = Noting()
 

@@ -16,7 +16,7 @@ import pytest
 import tune_core as tune
 from tune_core.controller import Controller
 from tune_core.errors import ConfigError, SpecError, StorageError
-from tune_core.journal import claim, read_journal
+from tune_core.journal import Journal, claim, read_journal
 from tune_core.messages import (
     CapacityChanged,
     Event,
@@ -29,7 +29,7 @@ from tune_core.messages import (
     StopRequested,
     TrialReported,
 )
-from tune_core.resume import Replay, loosened, read_spec, reports
+from tune_core.resume import Replay, loosened, read_spec, reports, steered_spec
 from tune_core.rules import Rules
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
@@ -535,6 +535,43 @@ def test_time_between_two_drivers_does_not_count_against_the_budget() -> None:
     ]
 
     assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+
+
+def test_time_after_a_request_counts_against_the_budget() -> None:
+    told = [
+        ExperimentStarted(100.0, 1),
+        SpecRecorded(110.0, 2, {}, {"experiment_id": "a1b2c"}, "a request"),
+        CapacityChanged(150.0, 2),
+    ]
+
+    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+
+
+def test_what_a_request_has_changed_is_found_behind_later_changes_and_not_in_other_experiments(
+    path: Path,
+) -> None:
+    storage = storage_of(path)
+    for number, (experiment_id, requests) in enumerate({"aaaaa": ["r", "s", ""], "bbbbb": [""]}.items()):
+        claim(storage, experiment_id, {"host": "here"}, lambda _: False)
+        journal = Journal(
+            storage,
+            experiment_id,
+            {"host": "here"},
+            2 * number + 1,
+            on_flushed=lambda _: None,
+            on_failure=lambda _: None,
+        )
+        for revision, request_id in enumerate(requests, 1):
+            rules = {"experiment_id": experiment_id}
+            journal.append(SpecRecorded(0.0, revision, {}, rules, request_id), [])
+        journal.close()
+
+    found = steered_spec(storage, "aaaaa")
+
+    assert found is not None
+    assert found.request_id == "s"
+    assert steered_spec(storage, "bbbbb") is None
+    assert steered_spec(storage, "ccccc") is None
 
 
 def test_budget_that_had_ended_the_experiment_begins_anew() -> None:

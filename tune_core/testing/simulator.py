@@ -142,7 +142,7 @@ def simulate(
         >>> run.duration, run.best("loss", "min")["trial_id"]
         (1200.0, '00000_00000')
     """
-    specs = [event for event, _ in journal if isinstance(event, messages.SpecRecorded)]
+    specs = [event for event, _ in journal if isinstance(event, messages.SpecRecorded) and event.request_id]
     tune_config, run_config = as_steered(
         tune_config or TuneConfig(), run_config or RunConfig(), specs[-1] if specs else None
     )
