@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +15,7 @@ from deployments.cli.experiment import Reading, read_experiment
 from deployments.cli.opening import Access, open_experiment
 from tune_core.encoding import dumps_row
 from tune_core.errors import ConfigError, TuneError
+from tune_core.faults import is_number
 from tune_core.filesystems import brief, without_credentials
 from tune_core.journal import read_journal
 from tune_core.messages import LeaseStarted
@@ -285,7 +285,7 @@ def _curves(storage: ExperimentStorage, metric: str) -> tuple[dict[str, dict[int
     curves: dict[str, dict[int, float]] = {}
     for trial, report in reports(storage):
         value = lookup(report.row, metric)
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if is_number(value):
             curves.setdefault(trial.trial_id, {})[report.iteration] = float(value)
     began: dict[str, float] = {}
     for event, _ in read_journal(storage):
@@ -323,10 +323,10 @@ def _distribution(sampler: Mapping[str, Any] | None, found: Sequence[Any]) -> Ba
     from optuna import distributions as to
 
     name = str((sampler or {}).get("$sampler", ""))
-    numbers = [value for value in found if _is_number(value)]
+    numbers = [value for value in found if is_number(value)]
     if name == "choice" or (sampler and GRID_KEY in sampler) or len(numbers) < len(found):
         return to.CategoricalDistribution(list(dict.fromkeys(map(_category, found))))
-    bounds = [value for value in (sampler or {}).get("arguments", [])[:2] if _is_number(value)]
+    bounds = [value for value in (sampler or {}).get("arguments", [])[:2] if is_number(value)]
     if name.endswith("randn") or len(bounds) < 2:
         bounds = []  # mean and deviation are no bounds
     low, high = min([*bounds, *numbers]), max([*bounds, *numbers])
@@ -335,10 +335,6 @@ def _distribution(sampler: Mapping[str, Any] | None, found: Sequence[Any]) -> Ba
         is_open = name in ("randint", "lograndint") and high not in numbers
         return to.IntDistribution(int(low), max(int(low), int(high) - is_open), log=log)
     return to.FloatDistribution(float(low), float(high), log=log)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _category(value: Any) -> Any:

@@ -307,3 +307,14 @@ def test_page_of_one_trial_shows_its_curve() -> None:
     assert "TERMINATED after 10 iterations, 8 s, 16 CPU seconds" in page
     assert len(page) < 6000
     assert pages.trial_page(trial(0, None, {}), shown) is None
+
+
+def test_an_integer_that_no_float_can_hold_is_shown_as_text() -> None:
+    trials = [trial(number, number / 10, {"n": 10**400 if number % 2 else 3}) for number in range(12)]
+    shown = picture(*trials)
+
+    (found,) = parameters_of(shown.trials)
+
+    assert found.axis is None
+    assert len(found.choices) == 2
+    assert all(chart(shown) is not None for chart in ALL)
