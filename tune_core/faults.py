@@ -147,6 +147,18 @@ def shorten(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def printable(text: str) -> str:
+    r"""Return a line of text without what a terminal obeys and files cannot hold; "?" stands for each of that.
+
+    Example:
+        >>> printable("a\x1b[31m\ud800ß")
+        'a?[31m?ß'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def suggestion(value: object, choices: Iterable[object]) -> str:
     """Return "; did you mean 'CPU'?" for the choice that is nearest in spelling, else nothing.
 

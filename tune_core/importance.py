@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tune_core.faults import is_number, shorten
+from tune_core.faults import is_number, printable, shorten
 from tune_core.metrics import flatten
 from tune_core.overview import Picture, TrialRecord
 from tune_core.svg import Axis
@@ -61,7 +61,7 @@ def parameters_of(trials: Sequence[TrialRecord]) -> list[Parameter]:
     found: dict[str, dict[str, Any]] = {}
     for trial in trials:
         for name, value in flatten(trial.config).items():
-            found.setdefault(name, {})[trial.trial_id] = value
+            found.setdefault(printable(name), {})[trial.trial_id] = value
     parameters = []
     for name, values in found.items():
         if all(is_number(value) for value in values.values()):
@@ -71,7 +71,7 @@ def parameters_of(trials: Sequence[TrialRecord]) -> list[Parameter]:
                 parameters.append(Parameter(name, numbers, axis, ()))
             continue
         texts = {
-            trial_id: value if isinstance(value, str) else shorten(value)
+            trial_id: printable(value if isinstance(value, str) else shorten(value))
             for trial_id, value in values.items()
         }
         choices = list(dict.fromkeys(texts.values()))
