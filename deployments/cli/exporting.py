@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,13 +59,17 @@ def export(
         to: File to write, or for optuna the URL of a database; none: a file named after the experiment,
             for html report.html beside its results.
         rows: A line per report, instead of one per trial.
-        overwrite: Replace the file if it is there.
+        overwrite: Replace the file if it is there; not for optuna.
         access: How to get to the storage.
         output: How to answer.
     """
     storage, _ = open_experiment(path, access)
     if rows and format not in ("csv", "parquet"):
         raise ConfigError(f"--rows with --format {format}: every report is in it anyway, leave --rows out")
+    if overwrite and format == "optuna":
+        raise ConfigError(
+            "--overwrite with --format optuna: a study is added to what is there; give another file, or delete that one"
+        )
     target = to or f"{storage.name.replace('/', '-')}.{_ENDINGS[format]}"
     is_file = format in ("csv", "parquet") or (format == "html" and to is not None)
     if is_file and Path(target).exists() and not overwrite:
@@ -151,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _write_csv(lines: Sequence[Mapping[str, Any]], target: str) -> None:
-    with Path(target).open("w", newline="", encoding="utf-8") as file:
+    with Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, _columns(lines), restval="")
         writer.writeheader()
         for line in lines:
@@ -175,9 +180,15 @@ def _write_parquet(lines: Sequence[Mapping[str, Any]], target: str) -> None:
     for name in _columns(lines):
         values = [line.get(name) for line in lines]
         try:
-            columns[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):  # of several kinds: as text
-            columns[name] = pyarrow.array([None if value is None else _text(value) for value in values])
+            column = pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            column = None  # of several kinds, beyond 64 bits, or no UTF-8
+        if column is None or "struct<>" in str(column.type):  # Parquet has no empty dicts
+            texts = [None if value is None else _text(value) for value in values]
+            column = pyarrow.array(
+                [text and text.encode("utf-8", "backslashreplace") for text in texts], "utf8"
+            )
+        columns[name] = column
     parquet.write_table(pyarrow.table(columns), target)
 
 
@@ -208,9 +219,11 @@ def _write_study(reading: Reading, target: str) -> None:
         raise ConfigError(
             f"{reading.storage.url} has no metric, which an Optuna study needs: use --format csv"
         )
+    if Path(target).is_file() and not _holds_studies(Path(target)):
+        raise ConfigError(f"--to {target}: the file exists, and holds no studies; give another one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction: Literal["maximize", "minimize"] = "maximize" if reading.picture.mode == "max" else "minimize"
-    name, shown = reading.storage.name, without_credentials(target)
+    name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading, metric)
     try:
         study = optuna.create_study(storage=_study_storage(target), study_name=name, direction=direction)
     except optuna.exceptions.DuplicatedStudyError:
@@ -223,7 +236,17 @@ def _write_study(reading: Reading, target: str) -> None:
         raise TuneError(f"cannot write {shown}: {brief(error)}") from None
     study.set_user_attr("metric", metric)
     study.set_user_attr("prefect-tune", reading.storage.url)
-    study.add_trials(_study_trials(reading, metric))
+    study.add_trials(trials)
+
+
+def _holds_studies(path: Path) -> bool:
+    """Whether a file is a journal of Optuna, to which it adds: it would add to any other as well."""
+    with path.open("rb") as file:
+        first = file.readline()
+    try:
+        return not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
 
 
 def _study_storage(target: str) -> Any:
