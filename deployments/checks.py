@@ -6,12 +6,14 @@ probe object on the storage, which it removes. What needs Ray is in `ray_checks`
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from tune_core.errors import TuneError
@@ -175,6 +177,10 @@ def check_storage(url: str, options: Mapping[str, Any] | None) -> list[Check]:
         storage = root_of(url, options)
     except TuneError as error:
         return [Check("storage", "fail", brief(error), "give a path or an fsspec URL that exists")]
+    made: list[Path] = []
+    if storage.is_local:
+        here = Path(storage.path)
+        made = [each for each in (here, *here.parents) if not each.exists()]
     checks: list[Check] = []
     stuck = ""
     for action, step in storage.probe_steps().items():
@@ -187,8 +193,11 @@ def check_storage(url: str, options: Mapping[str, Any] | None) -> list[Check]:
         found = _try_step(storage, action, step)
         checks.append(found or Check(f"storage: {name}", "ok", storage.url))
         stuck = name if found is not None and name in _NEEDED else ""
-    if not stuck and not storage.is_local:
+    if checks[-1].outcome == "ok" and not storage.is_local:  # what cannot be deleted is not written again
         checks.append(_storage_clock(storage))
+    for directory in made:
+        with contextlib.suppress(OSError):  # somebody else uses it by now
+            directory.rmdir()
     return checks
 
 
@@ -225,8 +234,10 @@ def _storage_clock(storage: ExperimentStorage) -> Check:
         before = time.time()
         storage.write(name, b"")
         after = time.time()
-        at = storage.request("look at its clock", written_at)
-        storage.delete(name)
+        try:
+            at = storage.request("look at its clock", written_at)
+        finally:
+            storage.delete(name)
     except TuneError as error:
         return Check("storage: clock", "skip", brief(error))
     return clock_check("storage: clock", skew(before, at, after, resolution_s=1.0), fails_at_s=SKEW_FAILS_S)

@@ -81,9 +81,9 @@ def checked_url(url: str) -> str:
         ValueError: There are credentials or a query in it: these are options.
     """
     shown = without_credentials(url)
-    if shown != url.rstrip("/"):
+    if shown not in (url, url.rstrip("/")):
         raise ValueError(
             f"{shown}: expected a URL without user:password@ and without a query, since it is stored readably; "
             "give credentials and endpoint as storage_options, of an ExperimentStore block or in the environment"
         )
-    return shown or url
+    return shown if "://" in shown else url  # "s3://" is no path "s3:"

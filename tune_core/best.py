@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
+from tune_core.faults import is_number
 from tune_core.metrics import lookup
 from tune_core.trial import CheckpointRecord, Trial
 
@@ -29,7 +29,7 @@ class Best:
             (value, trial, record)
             for trial in trials
             for record in trial.usable_checkpoints
-            if isinstance(value := lookup(record.metrics, self.metric), (int, float)) and math.isfinite(value)
+            if is_number(value := lookup(record.metrics, self.metric))
         ]
         return min(kept, key=lambda item: self._sign * item[0], default=None)
 

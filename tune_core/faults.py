@@ -122,13 +122,18 @@ class Faults:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether the value is a real, finite number; True and False are none.
+    """Return whether the value is a real, finite number that a float can hold; True and False are none.
 
     Example:
-        >>> [is_number(value) for value in (1, 0.5, True, "1", float("nan"))]
-        [True, True, False, False, False]
+        >>> [is_number(value) for value in (1, 0.5, True, "1", float("nan"), 10**400)]
+        [True, True, False, False, False, False]
     """
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond floats
+        return False
 
 
 def is_name(value: object) -> TypeGuard[str]:
@@ -140,6 +145,18 @@ def shorten(value: object, limit: int = 120) -> str:
     """Return the `repr` of a value, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def printable(text: str) -> str:
+    r"""Return a line of text without what a terminal obeys and files cannot hold; "?" stands for each of that.
+
+    Example:
+        >>> printable("a\x1b[31m\ud800ß")
+        'a?[31m?ß'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def suggestion(value: object, choices: Iterable[object]) -> str:

@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tune_core.faults import shorten
+from tune_core.faults import printable, shorten
 from tune_core.importance import importance, parameters_of
 from tune_core.metrics import flatten
 from tune_core.overview import PAID, Overview, Picture, TrialRecord
@@ -65,7 +65,7 @@ def report_page(picture: Picture, name: str, storage_url: str) -> str:
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(name)}</title>",
         f"<style>{_STYLE}</style><h1>{html.escape(name)}</h1>",
-        f"<p>{len(picture.trials)} trials, {duration(picture.seconds)}. {html.escape(state)} ",
+        f"<p>{len(picture.trials)} trials, {duration(picture.seconds)}. {html.escape(printable(state))} ",
         f"Results are in <code>{html.escape(storage_url)}</code>.</p>",
         _cost(picture),
         *shown,
@@ -179,7 +179,7 @@ def _had(resources: Any) -> str:
 
 
 def _hover(trial: TrialRecord) -> str:
-    return html.escape(f"{trial.number}: {trial.experiment_tag}"[:80])
+    return html.escape(printable(f"{trial.number}: {trial.experiment_tag}"[:80]))
 
 
 def _cost(picture: Picture) -> str:
@@ -225,6 +225,10 @@ def _trials(picture: Picture) -> str:
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f"<{tag}>{html.escape(printable(str(cell)))}</{tag}>" for cell in cells)
+            + "</tr>"
+        )
 
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tune_core.faults import shorten
+from tune_core.faults import is_number, printable, shorten
 from tune_core.metrics import flatten
 from tune_core.overview import Picture, TrialRecord
 from tune_core.svg import Axis
@@ -61,17 +61,17 @@ def parameters_of(trials: Sequence[TrialRecord]) -> list[Parameter]:
     found: dict[str, dict[str, Any]] = {}
     for trial in trials:
         for name, value in flatten(trial.config).items():
-            found.setdefault(name, {})[trial.trial_id] = value
+            found.setdefault(printable(name), {})[trial.trial_id] = value
     parameters = []
     for name, values in found.items():
-        if all(_is_number(value) for value in values.values()):
+        if all(is_number(value) for value in values.values()):
             numbers = {trial_id: float(value) for trial_id, value in values.items()}
             if len(set(numbers.values())) > 1:
                 axis = Axis.over(numbers.values(), name, may_be_log=True)
                 parameters.append(Parameter(name, numbers, axis, ()))
             continue
         texts = {
-            trial_id: value if isinstance(value, str) else shorten(value)
+            trial_id: printable(value if isinstance(value, str) else shorten(value))
             for trial_id, value in values.items()
         }
         choices = list(dict.fromkeys(texts.values()))
@@ -137,7 +137,3 @@ def _smooth(counts: Counter[int], cells: int) -> list[float]:
         for cell, height in enumerate(heights):
             density[cell] += weight * height
     return [value / (number + 1) for value in density]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

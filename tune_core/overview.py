@@ -7,7 +7,6 @@ curves are thinned as they grow. Statuses and configurations are the controller'
 
 from __future__ import annotations
 
-import math
 import threading
 from array import array
 from collections import deque
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tune_core.controller import Controller
+from tune_core.faults import is_number
 from tune_core.journal import read_journal
 from tune_core.messages import (
     CapacityChanged,
@@ -395,7 +395,7 @@ class Overview:
         facts = self._facts_of(trial)
         facts.curve.cut(event.iteration)
         value = lookup(event.row, self._metric) if self._metric else None
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not is_number(value):
             return False
         value = float(value)
         facts.curve.add(event.iteration, value)

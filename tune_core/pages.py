@@ -1,7 +1,7 @@
 """Pages on an experiment in markdown, as both of Prefect's UIs show it: charts, and a summary.
 
 Images are SVG within the text, since the UIs show no others without a web server. Everything that
-comes from configurations and errors is escaped: it can neither break a table nor become a link.
+comes from configurations and errors is escaped: it can neither break a table nor hide where a link leads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from tune_core import charts
-from tune_core.faults import shorten
+from tune_core.faults import printable, shorten
 from tune_core.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.metrics import flatten
 from tune_core.overview import PAID, Picture, TrialRecord
@@ -94,7 +94,7 @@ def text(value: object) -> str:
         >>> text("a|b <i>")
         'a\\|b \\<i\\>'
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+    return _SPECIAL.sub(r"\\\1", printable(" ".join(str(value).split())))
 
 
 def code(value: object) -> str:
@@ -104,7 +104,7 @@ def code(value: object) -> str:
         >>> code("s3://bucket/a")
         '`s3://bucket/a`'
     """
-    return "`" + " ".join(str(value).split()).replace("`", "'").replace("|", "¦") + "`"
+    return "`" + printable(" ".join(str(value).split())).replace("`", "'").replace("|", "¦") + "`"
 
 
 def duration(seconds: float) -> str:

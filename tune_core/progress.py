@@ -17,6 +17,7 @@ from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tune_core.faults import is_number
 from tune_core.metrics import flatten, lookup
 from tune_core.progress_reporter import ProgressReporter
 from tune_core.rows import user_metrics
@@ -260,7 +261,7 @@ class _Digest:
         value = row.get(self.metric or "")
         if type(value) is not float:
             value = lookup(row, self.metric or "")
-            if not isinstance(value, Real):
+            if not (isinstance(value, float) or is_number(value)):
                 return math.inf
         return math.inf if math.isnan(value) else self._sign * float(value)
 

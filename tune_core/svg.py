@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
+from tune_core.faults import printable
+
 #: One per line of a chart: Okabe and Ito's, which most people can tell apart, a little evened out.
 COLOURS: Final = ("#2f8fd0", "#e08a1e", "#2aa876", "#c9609f", "#8f7be0", "#b8a012", "#d95f4a", "#5fb3c8")
 GREY, FAINT, BAD = "#868e99", "#868e9944", "#d2493f"
@@ -118,7 +120,7 @@ class Drawing:
         self._parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
             f'height="{height}" font-family="sans-serif" font-size="11" fill="{GREY}">'
-            f"<title>{escape(title)}</title>"
+            f"<title>{escape(printable(title))}</title>"
         ]
 
     def svg(self) -> str:
@@ -131,7 +133,9 @@ class Drawing:
         """Write a line of text; `anchor` is "start", "middle" or "end"."""
         colour = f' fill="{colour}"' if colour else ""
         anchor = f' text-anchor="{anchor}"' if anchor != "start" else ""
-        self._parts.append(f'<text x="{_n(x)}" y="{_n(y)}"{anchor}{colour}{extra}>{escape(text)}</text>')
+        self._parts.append(
+            f'<text x="{_n(x)}" y="{_n(y)}"{anchor}{colour}{extra}>{escape(printable(text))}</text>'
+        )
 
     def line(self, points: Sequence[Point], colour: str, width: float = 1.5) -> None:
         """Draw a line through points, in pixels."""

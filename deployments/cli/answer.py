@@ -18,6 +18,7 @@ from cyclopts import Parameter
 
 from deployments.cli.tables import short
 from tune_core.encoding import dumps_row
+from tune_core.faults import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,8 +98,11 @@ def show(answer: Answer, stream: TextIO, *, as_json: bool) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     for part in answer.view(answer.document):
-        # Words are wrapped by the terminal alone, so that paths and URLs can be copied.
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            # Words are wrapped by the terminal alone, so that paths and URLs can be copied.
+            console.print("\n".join(map(printable, part.split("\n"))), soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def refuse(error: BaseException, message: str, stream: TextIO, *, as_json: bool) -> None:

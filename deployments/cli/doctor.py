@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from deployments.cli.answer import Answer, ExitCode, Output
 from deployments.cli.opening import Access, place_of
+from tune_core.faults import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,7 +63,9 @@ def _view(document: dict[str, Any]) -> Iterator[RenderableType]:
     drawn.add_column(overflow="fold", max_width=32)
     drawn.add_column(overflow="fold", ratio=1)
     for check in document["checks"]:
-        remedy = f"\n→ {check['remedy']}" if check["remedy"] else ""
+        remedy = f"\n→ {printable(check['remedy'])}" if check["remedy"] else ""
         outcome = check["outcome"]
-        drawn.add_row(Text(outcome, _STYLES[outcome]), Text(check["name"]), Text(check["found"] + remedy))
+        drawn.add_row(
+            Text(outcome, _STYLES[outcome]), Text(check["name"]), Text(printable(check["found"]) + remedy)
+        )
     yield drawn

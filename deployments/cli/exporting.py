@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
-import math
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +16,7 @@ from deployments.cli.experiment import Reading, read_experiment
 from deployments.cli.opening import Access, open_experiment
 from tune_core.encoding import dumps_row
 from tune_core.errors import ConfigError, TuneError
+from tune_core.faults import is_number
 from tune_core.filesystems import brief, without_credentials
 from tune_core.journal import read_journal
 from tune_core.messages import LeaseStarted
@@ -58,13 +59,17 @@ def export(
         to: File to write, or for optuna the URL of a database; none: a file named after the experiment,
             for html report.html beside its results.
         rows: A line per report, instead of one per trial.
-        overwrite: Replace the file if it is there.
+        overwrite: Replace the file if it is there; not for optuna.
         access: How to get to the storage.
         output: How to answer.
     """
     storage, _ = open_experiment(path, access)
     if rows and format not in ("csv", "parquet"):
         raise ConfigError(f"--rows with --format {format}: every report is in it anyway, leave --rows out")
+    if overwrite and format == "optuna":
+        raise ConfigError(
+            "--overwrite with --format optuna: a study is added to what is there; give another file, or delete that one"
+        )
     target = to or f"{storage.name.replace('/', '-')}.{_ENDINGS[format]}"
     is_file = format in ("csv", "parquet") or (format == "html" and to is not None)
     if is_file and Path(target).exists() and not overwrite:
@@ -151,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _write_csv(lines: Sequence[Mapping[str, Any]], target: str) -> None:
-    with Path(target).open("w", newline="", encoding="utf-8") as file:
+    with Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, _columns(lines), restval="")
         writer.writeheader()
         for line in lines:
@@ -175,9 +180,15 @@ def _write_parquet(lines: Sequence[Mapping[str, Any]], target: str) -> None:
     for name in _columns(lines):
         values = [line.get(name) for line in lines]
         try:
-            columns[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):  # of several kinds: as text
-            columns[name] = pyarrow.array([None if value is None else _text(value) for value in values])
+            column = pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            column = None  # of several kinds, beyond 64 bits, or no UTF-8
+        if column is None or "struct<>" in str(column.type):  # Parquet has no empty dicts
+            texts = [None if value is None else _text(value) for value in values]
+            column = pyarrow.array(
+                [text and text.encode("utf-8", "backslashreplace") for text in texts], "utf8"
+            )
+        columns[name] = column
     parquet.write_table(pyarrow.table(columns), target)
 
 
@@ -208,9 +219,11 @@ def _write_study(reading: Reading, target: str) -> None:
         raise ConfigError(
             f"{reading.storage.url} has no metric, which an Optuna study needs: use --format csv"
         )
+    if Path(target).is_file() and not _holds_studies(Path(target)):
+        raise ConfigError(f"--to {target}: the file exists, and holds no studies; give another one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction: Literal["maximize", "minimize"] = "maximize" if reading.picture.mode == "max" else "minimize"
-    name, shown = reading.storage.name, without_credentials(target)
+    name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading, metric)
     try:
         study = optuna.create_study(storage=_study_storage(target), study_name=name, direction=direction)
     except optuna.exceptions.DuplicatedStudyError:
@@ -223,7 +236,17 @@ def _write_study(reading: Reading, target: str) -> None:
         raise TuneError(f"cannot write {shown}: {brief(error)}") from None
     study.set_user_attr("metric", metric)
     study.set_user_attr("prefect-tune", reading.storage.url)
-    study.add_trials(_study_trials(reading, metric))
+    study.add_trials(trials)
+
+
+def _holds_studies(path: Path) -> bool:
+    """Whether a file is a journal of Optuna, to which it adds: it would add to any other as well."""
+    with path.open("rb") as file:
+        first = file.readline()
+    try:
+        return not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
 
 
 def _study_storage(target: str) -> Any:
@@ -285,7 +308,7 @@ def _curves(storage: ExperimentStorage, metric: str) -> tuple[dict[str, dict[int
     curves: dict[str, dict[int, float]] = {}
     for trial, report in reports(storage):
         value = lookup(report.row, metric)
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if is_number(value):
             curves.setdefault(trial.trial_id, {})[report.iteration] = float(value)
     began: dict[str, float] = {}
     for event, _ in read_journal(storage):
@@ -323,10 +346,10 @@ def _distribution(sampler: Mapping[str, Any] | None, found: Sequence[Any]) -> Ba
     from optuna import distributions as to
 
     name = str((sampler or {}).get("$sampler", ""))
-    numbers = [value for value in found if _is_number(value)]
+    numbers = [value for value in found if is_number(value)]
     if name == "choice" or (sampler and GRID_KEY in sampler) or len(numbers) < len(found):
         return to.CategoricalDistribution(list(dict.fromkeys(map(_category, found))))
-    bounds = [value for value in (sampler or {}).get("arguments", [])[:2] if _is_number(value)]
+    bounds = [value for value in (sampler or {}).get("arguments", [])[:2] if is_number(value)]
     if name.endswith("randn") or len(bounds) < 2:
         bounds = []  # mean and deviation are no bounds
     low, high = min([*bounds, *numbers]), max([*bounds, *numbers])
@@ -335,10 +358,6 @@ def _distribution(sampler: Mapping[str, Any] | None, found: Sequence[Any]) -> Ba
         is_open = name in ("randint", "lograndint") and high not in numbers
         return to.IntDistribution(int(low), max(int(low), int(high) - is_open), log=log)
     return to.FloatDistribution(float(low), float(high), log=log)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _category(value: Any) -> Any:

@@ -20,7 +20,7 @@ from cyclopts import Parameter
 
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
-from tune_core.filesystems import brief, resolve
+from tune_core.filesystems import brief, check_name, resolve
 from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage import ExperimentStorage
@@ -152,9 +152,18 @@ def experiment_names(place: Place) -> list[str]:
         StorageError: The storage does not answer.
     """
     storage = ExperimentStorage(*resolve(place.url, None, place.options), "")
-    names = storage.list()
+    names = [name for name in storage.list() if _may_be_named(name)]
     has_journal = in_parallel(lambda name: storage.exists(f"{name}/{DIRECTORY}"), names)
     return [name for name, is_experiment in zip(names, has_journal, strict=True) if is_experiment]
+
+
+def _may_be_named(name: str) -> bool:
+    """Whether an experiment can have this name: others leave all kinds of names on a storage."""
+    try:
+        check_name(name, "experiment", nested=False)
+    except StorageError:
+        return False
+    return True
 
 
 def _found_instead(place: Place, storage: ExperimentStorage) -> str:

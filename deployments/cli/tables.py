@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tune_core.faults import printable
 from tune_core.metrics import flatten
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def short(value: Any, digits: int = 4, width: int = _VALUE_WIDTH) -> str:
     if value is None:
         return ""
     text = f"{value:.{digits}g}" if isinstance(value, float) else " ".join(str(value).split())
-    text = "".join(each if each.isprintable() else "?" for each in text)  # an escape could redraw the screen
+    text = printable(text)  # an escape could redraw the screen
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
@@ -89,14 +90,14 @@ def table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for title, kind in columns.items():
         drawn.add_column(
-            title,
+            printable(title),
             justify="right" if kind == "right" else "left",
             no_wrap=kind != "fold",
             overflow="fold" if kind == "fold" else "ellipsis",
             min_width=8 if kind in ("fold", "cut") else None,
         )
     for row in rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     return drawn
 
 

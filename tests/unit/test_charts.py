@@ -307,3 +307,27 @@ def test_page_of_one_trial_shows_its_curve() -> None:
     assert "TERMINATED after 10 iterations, 8 s, 16 CPU seconds" in page
     assert len(page) < 6000
     assert pages.trial_page(trial(0, None, {}), shown) is None
+
+
+def test_an_integer_that_no_float_can_hold_is_shown_as_text() -> None:
+    trials = [trial(number, number / 10, {"n": 10**400 if number % 2 else 3}) for number in range(12)]
+    shown = picture(*trials)
+
+    (found,) = parameters_of(shown.trials)
+
+    assert found.axis is None
+    assert len(found.choices) == 2
+    assert all(chart(shown) is not None for chart in ALL)
+
+
+def test_text_that_no_file_can_hold_breaks_no_page() -> None:
+    odd = ["\x1b[31mred", "\ud800", "\x00"]
+    trials = [trial(number, number / 10, {"c\x07": odd[number % 3]}, error=odd[1]) for number in range(12)]
+    shown = picture(*trials, metric="loss\x1b")
+
+    for chart in ALL:
+        svg = chart(shown)
+        assert svg is not None
+        ET.fromstring(svg.encode())
+    page = pages.charts_page(shown) + pages.summary_page(shown, "n", "/tmp/n")
+    assert page.encode().decode().replace("\n", "").isprintable()

@@ -154,6 +154,35 @@ def test_a_good_storage_passes_right_by_right_and_keeps_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_that_is_not_there_is_not_there_afterwards(tmp_path: Path) -> None:
+    found = check_storage(str(tmp_path / "new" / "tuning"), None)
+
+    assert set(outcomes(found).values()) == {"ok"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clock_that_cannot_be_looked_at_leaves_nothing_behind(
+    crippled: type[Crippled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> float:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(checks, "changed_at", refuse)
+
+    found = check_storage("crippled://bucket/x", None)
+
+    assert outcomes(found)["clock"] == "skip"
+    assert crippled.store == {}
+
+
+def test_where_nothing_can_be_deleted_only_the_probe_itself_stays(crippled: type[Crippled]) -> None:
+    crippled.refuses = "delete"
+
+    check_storage("crippled://bucket/x", None)
+
+    assert [path.rpartition("/")[2] for path in crippled.store] == ["object"]
+
+
 def test_a_remote_storage_has_its_clock_looked_at(crippled: type[Crippled]) -> None:
     found = check_storage("crippled://bucket/x", None)
 

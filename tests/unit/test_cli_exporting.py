@@ -113,6 +113,23 @@ def test_parquet_takes_a_column_of_several_kinds_as_text(prefect_tune: CommandLi
     assert {"relu", "3", "[1,2]"} <= {str(value).replace(" ", "") for value in values}
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "optuna", "html"])
+def test_odd_values_can_be_exported(prefect_tune: CommandLine, tmp_path: Path, kind: str) -> None:
+    def report(config: dict[str, Any]) -> None:
+        tune.report({"loss": 1.0, **config["odd"]})
+
+    odd = {str(number): value for number, value in enumerate([10**400, "\ud800", [{}], [], "\x00", None])}
+    space = {"odd": odd, "chosen": {name: tune.grid_search([value]) for name, value in odd.items()}}
+    tuned(tmp_path, "odd", trainable=report, param_space=space)
+    target, rows = tmp_path / f"odd.{kind}", tmp_path / f"rows.{kind}"
+
+    assert prefect_tune("export", tmp_path / "odd", "-f", kind, "-o", target).code == 0
+    assert target.stat().st_size > 0
+    if kind in ("csv", "parquet"):
+        assert prefect_tune("export", tmp_path / "odd", "-f", kind, "--rows", "-o", rows).code == 0
+        assert rows.stat().st_size > 0
+
+
 def test_without_pyarrow_parquet_says_how_to_get_it(
     prefect_tune: CommandLine, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +236,20 @@ def test_a_file_is_replaced_only_if_asked(prefect_tune: CommandLine, digits: Pat
 
     assert prefect_tune("export", digits, "-o", target, "--overwrite").code == 0
     assert len(lines_of(target)) == 3
+
+
+def test_a_file_that_holds_no_studies_is_left_alone(
+    prefect_tune: CommandLine, digits: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "trials.csv"
+    target.write_text("mine")
+
+    called = prefect_tune("export", digits, "-f", "optuna", "-o", target)
+    asked = prefect_tune("export", digits, "-f", "optuna", "-o", target, "--overwrite")
+
+    assert (called.code, asked.code, target.read_text()) == (2, 2, "mine")
+    assert "holds no studies" in called.err
+    assert "--overwrite" in asked.err
 
 
 def test_a_file_that_cannot_be_written_is_named(

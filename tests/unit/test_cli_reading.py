@@ -7,9 +7,11 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tune_core as tune
 from deployments.cli import experiment
 from deployments.cli.experiment import read_experiment
 from deployments.cli.opening import driver_status
@@ -291,3 +293,29 @@ def test_a_driver_of_this_machine_is_dead_once_its_process_is_another_one(tmp_pa
     owner = {"host": socket.gethostname(), "pid": os.getppid(), "process_started": "1"}
 
     assert driver_status(str(tmp_path), owner) == "died"
+
+
+def test_nothing_that_is_stored_can_control_the_terminal(prefect_tune: CommandLine, tmp_path: Path) -> None:
+    def report(config: dict[str, Any]) -> None:
+        tune.report({"loss": 1.0, "a\x1b[2J": config["x"]})
+        if config["x"] == "b\ud800":
+            raise ValueError("\x1b[2J")
+
+    tuned(tmp_path, "odd", trainable=report, param_space={"x": tune.grid_search(["a\x1b[2J", "b\ud800"])})
+
+    for arguments in (["ls", tmp_path], ["show", tmp_path / "odd"], ["show", tmp_path / "odd", 0]):
+        called = prefect_tune(*arguments)
+        assert called.code == 0
+        assert called.out.replace("\n", "").isprintable()
+
+
+def test_a_name_that_no_experiment_can_have_does_not_keep_others_from_being_listed(
+    prefect_tune: CommandLine, tmp_path: Path
+) -> None:
+    tuned(tmp_path, "digits")
+    (tmp_path / "odd\x1b[2J" / "journal").mkdir(parents=True)
+
+    called = prefect_tune("ls", tmp_path)
+
+    assert called.code == 0
+    assert [line.split()[0] for line in called.out.splitlines()] == ["NAME", "digits"]

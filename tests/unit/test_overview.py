@@ -117,7 +117,7 @@ def test_best_first_and_trials_without_a_value_last() -> None:
     assert [trial.number for trial in picture(events, "max").ranked] == [0, 3, 2, 1]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.1", None, True, [0.1]])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.1", None, True, [0.1], 10**400])
 def test_what_is_no_number_is_neither_best_nor_in_a_curve(value: Any) -> None:
     shown = picture([*ONE, told(103, 1, 0.5), told(104, 2, value)])
 

@@ -145,7 +145,7 @@ def test_an_experiment_without_trials_ends_with_one_line() -> None:
     assert finished([]) == ["0 trials; every trial is finished"]
 
 
-@pytest.mark.parametrize("loss", [None, math.nan, "low"])
+@pytest.mark.parametrize("loss", [None, math.nan, "low", 10**400])
 def test_without_a_number_there_is_no_best_trial(loss: Any) -> None:
     assert not any(line.startswith("best:") for line in finished([a_trial(0, loss=loss)]))
 

@@ -83,6 +83,13 @@ def test_a_path_is_below_the_place_of_the_settings_and_another_kind_of_place_get
     assert storage_of(path) == place
 
 
+@pytest.mark.parametrize("path", ["/data/tuning/", "./", "~/tuning/", "/", "s3://"])
+def test_a_slash_at_the_end_is_no_credentials(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_of(path) == Place(path, None)
+    monkeypatch.setenv(f"{PREFIX}STORAGE_PATH", path)
+    assert storage_of() == Place(path, None)
+
+
 def test_a_local_place_of_the_settings_has_paths_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "STORAGE_PATH", "/data")
 
