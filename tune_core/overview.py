@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tune_core.best import Best
 from tune_core.controller import Controller
 from tune_core.faults import is_number
 from tune_core.journal import read_journal
@@ -85,7 +86,7 @@ class TrialRecord:
         best: Its best value of the metric; None: it reported none.
         best_iteration: The iteration that reported it.
         last: The latest value of the metric.
-        checkpoint: Name of the latest checkpoint that is kept; None: there is none.
+        checkpoint: Name of the best checkpoint that is kept, by the metric, or else of the latest; None: there is none.
         seconds: Time in which attempts ran, of all of them.
         used: Seconds of that times the amounts of `CPU` and `GPU` that were held by it.
         curve: (iteration, value) of the metric, thinned.
@@ -433,12 +434,17 @@ class Overview:
             best=facts.best,
             best_iteration=facts.best_iteration,
             last=facts.last,
-            checkpoint=trial.checkpoint.name if trial.checkpoint is not None else None,
+            checkpoint=self._checkpoint_of(trial),
             seconds=seconds,
             used=used,
             curve=facts.curve.points(),
             timeline=timeline,
         )
+
+    def _checkpoint_of(self, trial: Trial) -> str | None:
+        found = Best(self._metric, self._mode).checkpoint([trial])
+        record = found[2] if found is not None else trial.checkpoint
+        return record.name if record is not None else None
 
 
 def _sums(facts: _Facts, attempt: AttemptRecord, until: float) -> tuple[float, dict[str, float]]:

@@ -152,7 +152,7 @@ def _best_part(picture: Picture, storage_url: str) -> str:
         return f"## Best trial\n\n{_why_no_metric(picture)}"
     where = f"{storage_url}/{best.dirname}"
     saved = (
-        f"Its latest checkpoint: {code(f'{where}/{best.checkpoint}')}"
+        f"Its best checkpoint: {code(f'{where}/{best.checkpoint}')}"
         if best.checkpoint
         else "It kept no checkpoint."
     )

@@ -74,7 +74,7 @@ def over(time: float, outcome: Outcome = Outcome.COMPLETED, number: int = 0, lea
 
 
 def overview_of(events: Iterable[Event], mode: str = "min", metric: str | None = "loss") -> Overview:
-    controller = Controller(Rules(**RULES))
+    controller = Controller(Rules(**RULES, metric="loss"))
     overview = Overview(controller, metric, mode)
     for event in events:
         controller.handle(event)
@@ -91,14 +91,20 @@ ONE = [began(), suggested(), runs(102.0)]
 
 def test_trial_is_shown_with_its_best_and_its_last_value() -> None:
     shown = picture(
-        [*ONE, told(103, 1, 0.5), told(104, 2, 0.25, checkpoint=0), told(105, 3, 0.75), over(106)]
+        [
+            *ONE,
+            told(103, 1, 0.5),
+            told(104, 2, 0.25, checkpoint=0),
+            told(105, 3, 0.75, checkpoint=1),
+            over(106),
+        ]
     )
 
     (trial,) = shown.trials
     assert (trial.trial_id, trial.name, trial.dirname) == (tid(0), f"f_{tid(0)}", "t0")
     assert (trial.status, trial.iterations, trial.config) == (Status.TERMINATED, 3, {"x": 0})
     assert (trial.best, trial.best_iteration, trial.last) == (0.25, 2, 0.75)
-    assert trial.checkpoint == "checkpoint_000000"
+    assert trial.checkpoint == "checkpoint_000000"  # the best, not the latest
     assert list(trial.curve) == [(1, 0.5), (2, 0.25), (3, 0.75)]
     assert list(shown.best_so_far) == [(3.0, 0.5), (4.0, 0.25)]
     assert shown.best_trial == trial
@@ -266,7 +272,7 @@ def test_end_of_an_experiment_and_its_reason_are_told() -> None:
 
 
 def test_note_says_whether_a_report_is_the_best_so_far() -> None:
-    controller = Controller(Rules(**RULES))
+    controller = Controller(Rules(**RULES, metric="loss"))
     overview = Overview(controller, "loss", "min")
     found = []
     for event in [*ONE, told(103, 1, 0.5), told(104, 2, 0.5), told(105, 3, 0.4), told(106, 4, math.nan)]:
