@@ -15,17 +15,16 @@ from prefect.flow_engine import run_flow
 import tune_core as tune
 from flows.steer import steer
 from tests.flows.conftest import wait_for
-from tests.flows.test_form_in_browser import choose, page, picture, playwright, pytestmark, write
 from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
+from tests.support.forms import browser_page, choose, in_browser, picture, write
 from tune_core.inbox import StopExperiment
 
-__all__ = ["page", "pytestmark"]  # pytest looks for them here
+pytestmark = in_browser
 
 
 @pytest.mark.parametrize("ui", ["v1", "v2"])
 def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refused(
     ui: str,
-    page: playwright.Page,
     api: str,
     client: SyncPrefectClient,
     run_config: Callable[..., tune.RunConfig],
@@ -38,36 +37,40 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
     assert config.name is not None
 
     def submit(trial: str, count: int) -> FlowRun:
-        """Fill the form in, run what it makes, and show the page of that run."""
-        page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
-        whole = page.locator("body")
-        write(whole, "experiment", str(config.name))
-        choose(whole, "request", "stop trial")
-        write(whole, "Trial id", trial)
-        picture(page, f"steer-form-{ui}")
-        page.get_by_role("button", name="Submit").click()
+        """Fill the form in, and run what it makes."""
         of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
 
         def found() -> list[FlowRun]:
             runs = client.read_flow_runs(flow_run_filter=of_this)
             return [run for run in runs if run.state_name == "Scheduled"] if len(runs) == count else []
 
-        (run,) = wait_for(found, what="the flow run")
+        with browser_page() as page:
+            page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
+            whole = page.locator("body")
+            write(whole, "experiment", str(config.name))
+            choose(whole, "request", "stop trial")
+            write(whole, "Trial id", trial)
+            picture(page, f"steer-form-{ui}")
+            page.get_by_role("button", name="Submit").click()
+            (run,) = wait_for(found, what="the flow run")
         run_flow(steer, flow_run=run, return_type="state")
-        page.goto(f"{root}/runs/flow-run/{run.id}", wait_until="commit")
         return client.read_flow_run(run.id)
+
+    def look(run: FlowRun, text: str, name: str) -> None:
+        with browser_page() as page:
+            page.goto(f"{root}/runs/flow-run/{run.id}", wait_until="commit")
+            page.get_by_text(text).first.wait_for()
+            picture(page, f"{name}-{ui}")
 
     with running(tuned(train, [0, 1], config), path_of(config)) as experiment:
         experiment.wait_for(RUNNING, RUNNING)
 
         refused = submit("5", 1)
         assert refused.state_name == "Failed"
-        page.get_by_text("Failed").first.wait_for()
-        picture(page, f"steer-refused-{ui}")
+        look(refused, "Failed", "steer-refused")
         accepted = submit("1", 2)
         assert accepted.state_name == "Completed"
-        page.get_by_text(f"stop trial · {config.name}").first.wait_for()
-        picture(page, f"steer-accepted-{ui}")
+        look(accepted, f"stop trial · {config.name}", "steer-accepted")
 
         experiment.wait_for(RUNNING, TERMINATED)
         assert experiment.ask(StopExperiment("enough")).accepted
