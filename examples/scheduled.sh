@@ -42,4 +42,4 @@ worker=$!
 (($#)) || set -- --all
 prefect --no-prompt deploy "$@"
 echo "Runs that are due are run; the UI is at http://127.0.0.1:$port"
-wait $worker
+wait

@@ -127,6 +127,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
             ExperimentStore(url=f"s3://{s3.bucket}/deployed", storage_options=s3.storage_options).save(STORE)
             wrong = {**s3.storage_options, "secret": "wrong"}
             ExperimentStore(url=f"s3://{s3.bucket}/deployed", storage_options=wrong).save("wrong")
+            machine.wait_for(lambda: "Runs that are due are run" in machine.printed(), "the deployments")
             yield machine
     finally:
         end(script)
@@ -160,7 +161,6 @@ def ran_at(client: SyncPrefectClient, run: FlowRun) -> tuple[Any, Any]:
 def test_a_run_is_fired_by_its_schedule_and_the_next_one_waits_for_it(
     machine: Machine, client: SyncPrefectClient
 ) -> None:
-    machine.wait_for(lambda: deployed(client, "digits-nightly"), "the deployment")
     client.resume_deployment(client.read_deployment_by_name("experiment/digits-nightly").id)
 
     def waiting() -> FlowRun | None:
@@ -197,10 +197,6 @@ def test_a_run_is_fired_by_its_schedule_and_the_next_one_waits_for_it(
         assert ran_at(client, second)[0] >= ran_at(client, ended)[1]
 
 
-def deployed(client: SyncPrefectClient, name: str) -> bool:
-    return any(each.name == name for each in client.read_deployments())
-
-
 def ended_run(client: SyncPrefectClient, run_id: UUID) -> FlowRun | None:
     run = client.read_flow_run(run_id)
     return run if run.state is not None and run.state.is_final() else None
@@ -224,7 +220,6 @@ def start_run(client: SyncPrefectClient, *, store: str = STORE, **space: Any) ->
 def test_wrong_credentials_end_a_run_before_its_first_trial_with_a_reason_and_no_secret(
     machine: Machine, client: SyncPrefectClient
 ) -> None:
-    machine.wait_for(lambda: deployed(client, "digits"), "the deployment")
     run = start_run(client, store="wrong")
 
     ended = machine.wait_for(lambda: ended_run(client, run.id), "the end of the run")
@@ -254,7 +249,6 @@ def test_a_work_pool_that_is_missing_is_named(machine: Machine, tmp_path: Path) 
 def test_two_runs_that_are_asked_for_at_once_are_held_apart_by_the_concurrency_limit(
     machine: Machine, client: SyncPrefectClient
 ) -> None:
-    machine.wait_for(lambda: deployed(client, "digits"), "the deployment")
     runs = [start_run(client) for _ in range(2)]
 
     ended = [machine.wait_for(lambda run=run: ended_run(client, run.id), "both runs", 200) for run in runs]
@@ -270,7 +264,6 @@ def test_two_runs_that_are_asked_for_at_once_are_held_apart_by_the_concurrency_l
 def test_worker_and_run_that_are_killed_are_found_and_the_run_goes_on_from_its_checkpoints(
     machine: Machine, client: SyncPrefectClient
 ) -> None:
-    machine.wait_for(lambda: deployed(client, "digits"), "the deployment")
     install_crash_detection(silent_for_s=40)
     run = start_run(client, epochs=150)
 
