@@ -114,7 +114,7 @@ def _parameters(space: Mapping[str, Any], parent: str = "") -> list[dict[str, An
     samplers = {*_samplers(), "constant"}
     for key, value in space.items():
         name = f"{parent}{key}"
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not value:
             found.append({"name": name, "sampler": {"type": "constant", "value": value}})
             continue
         kind, options = tagged(value)

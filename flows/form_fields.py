@@ -124,7 +124,10 @@ class OptionForm(FormModel):
 
     @model_serializer(mode="wrap")
     def _as_json(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        options = {name: value for name, value in serialize(self).items() if value is not None}
+        needed = {name for name, field in type(self).model_fields.items() if field.is_required()}
+        options = {
+            name: value for name, value in serialize(self).items() if value is not None or name in needed
+        }
         return {options.pop("type"): options}
 
     @classmethod

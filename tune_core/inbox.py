@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from tune_core.encoding import dumps, holds_opaque, loads
-from tune_core.errors import ConfigError, CreateConflict, NotSteered
+from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageError
 from tune_core.faults import Faults, shorten
 from tune_core.filesystems import brief
 from tune_core.journal import last_segment, segment_numbers
@@ -333,11 +333,19 @@ def send(
     """
     request_id = post(storage, request)
     deadline = clock() + timeout_s
-    while (reply := reply_to(storage, request_id)) is None:
-        if clock() >= deadline:
+    while True:
+        is_over = clock() >= deadline
+        try:
+            reply = reply_to(storage, request_id)
+        except StorageError:
+            if is_over:
+                raise
+            reply = None  # the request is on its way, and the storage may come back
+        if reply is not None:
+            return reply
+        if is_over:
             raise NotSteered(_unanswered(storage, request_id, timeout_s))
         sleep(0.2 if storage.is_local else 1.0)
-    return reply
 
 
 def steer(

@@ -22,6 +22,7 @@ from tune_core.errors import CreateConflict, ExperimentConflict, StorageError
 from tune_core.filesystems import check_name
 from tune_core.messages import Command, Event, TrialReported, describe, event_from_dict, event_to_dict
 from tune_core.storage import ExperimentStorage
+from tune_core.transfer import in_parallel
 
 FORMAT = 1
 DIRECTORY = "journal"
@@ -36,6 +37,8 @@ RETRY_FOR_S = 300.0
 
 #: In each segment with a `SpecRecorded`, and in hardly any other.
 _SPEC = b"SpecRecorded"
+#: Segments that are read at once.
+_AHEAD = 16
 #: How often a claim is tried while the driver that is to be fenced off writes on.
 _CLAIMS = 30
 
@@ -73,16 +76,32 @@ def read_segment(storage: ExperimentStorage, number: int) -> Segment:
     Raises:
         StorageError: It is missing or damaged, or was written by a newer prefect-tune.
     """
+    return _decoded(storage, number, _read(storage, number))
+
+
+def _read(storage: ExperimentStorage, number: int) -> bytes:
+    try:
+        return storage.read(_segment_name(number))
+    except FileNotFoundError as error:
+        raise StorageError(f"{storage.absolute(_segment_name(number))} does not exist") from error
+
+
+def _read_ahead(storage: ExperimentStorage, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield segments as they are: a week's are many, and one after the other each would wait for a remote storage."""
+    for start in range(0, len(numbers), _AHEAD):
+        several = numbers[start : start + _AHEAD]
+        yield from zip(several, in_parallel(lambda number: _read(storage, number), several), strict=True)
+
+
+def _decoded(storage: ExperimentStorage, number: int, data: bytes) -> Segment:
     name = _segment_name(number)
     try:
-        header, *lines = [loads(line) for line in storage.read(name).splitlines()]
+        header, *lines = [loads(line) for line in data.splitlines()]
         if header["format"] > FORMAT:
             message = f"{storage.absolute(name)} has format {header['format']}, this version reads {FORMAT}"
             raise StorageError(f"{message}: use a newer prefect-tune")
         records = tuple(_record(line) for line in lines)
         return Segment(number, header["experiment_id"], header["owner"], records, header["is_last"])
-    except FileNotFoundError as error:
-        raise StorageError(f"{storage.absolute(name)} does not exist") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
 
@@ -104,13 +123,12 @@ def experiments(storage: ExperimentStorage) -> dict[str, list[bytes]]:
         StorageError: A segment is missing or damaged.
     """
     found: dict[str, list[bytes]] = {}
-    for number in segment_numbers(storage):
-        name = _segment_name(number)
+    for number, data in _read_ahead(storage, segment_numbers(storage)):
         try:
-            data = storage.read(name)
             experiment_id = loads(data.partition(b"\n")[0])["experiment_id"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            name = storage.absolute(_segment_name(number))
+            raise StorageError(f"{name} is damaged: {error!r}") from error
         found.setdefault(experiment_id, [])
         if _SPEC in data:
             found[experiment_id].append(data)
@@ -132,7 +150,7 @@ def events_of(data: bytes) -> list[Event]:
 def read_journal(
     storage: ExperimentStorage, experiment_id: str | None = None
 ) -> Iterator[tuple[Event, tuple[str, ...]]]:
-    """Yield the events of an experiment, oldest first, one segment at a time.
+    """Yield the events of an experiment, oldest first; of what is to come, a few segments are held.
 
     Args:
         storage: Where it is.
@@ -147,8 +165,8 @@ def read_journal(
     if not numbers:
         return
     wanted = experiment_id or read_segment(storage, numbers[-1]).experiment_id
-    for number in numbers:
-        segment = read_segment(storage, number)
+    for number, data in _read_ahead(storage, numbers):
+        segment = _decoded(storage, number, data)
         if segment.experiment_id == wanted:
             yield from segment.records
 

@@ -425,6 +425,14 @@ def test_aliases_and_merged_keys_are_read() -> None:
     }
 
 
+@pytest.mark.parametrize("value", [None, {}, [None, {}], {"a": {}, "b": None}])
+def test_constants_that_are_empty_stay_what_they_are(value: Any) -> None:
+    form = ExperimentForm.read({"trainable": "math:sqrt", "param_space": {"x": value}})
+
+    assert form.space() == {"x": value}
+    assert ExperimentForm.model_validate(form.model_dump(mode="json")).space() == {"x": value}
+
+
 def test_values_are_read_as_they_are_written() -> None:
     assert read_yaml("{a: 1e-3, b: no, c: 1:30, d: 2026-01-01, e: 017, f: ~, g: true, h: -.5}", "x") == {
         "a": 0.001,

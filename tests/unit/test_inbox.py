@@ -126,6 +126,25 @@ def test_answer_comes_back(storage: ExperimentStorage) -> None:
     assert send(storage, StopTrial("3"), sleep=sleep) == Reply(False, "StopTrial(trial_id='3') is too late")
 
 
+def test_storage_that_is_away_for_a_while_does_not_end_the_waiting(
+    storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, answers = storage.read, driven(Inbox(storage, "a1b2c"), lambda _: Reply(True, "done"))
+    times = iter(range(3))
+
+    def comes_back(name: str) -> bytes:
+        if name.endswith(".reply.json") and next(times, None) is not None:
+            raise StorageError("the storage is away")
+        return read(name)
+
+    monkeypatch.setattr(storage, "read", comes_back)
+
+    assert send(storage, StopTrial("3"), sleep=answers) == Reply(True, "done")
+    times = iter(range(9))
+    with pytest.raises(StorageError, match="is away"):
+        send(storage, StopTrial("4"), 0.0)
+
+
 def test_steer_finds_the_experiment_by_its_path(storage: ExperimentStorage, tmp_path: Path) -> None:
     with pytest.raises(NotSteered, match=r"exp .*pid 4711.* has not answered within 0 s.*The request stays"):
         tune.steer(tmp_path / "exp", PauseExperiment(), timeout_s=0)

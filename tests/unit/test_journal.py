@@ -621,3 +621,22 @@ def test_lost_reply_is_no_conflict(
     driver.journal.close()
 
     assert [event for event, _ in read_journal(storage)] == [an_event(1.0), an_event(2.0)]
+
+
+def test_segments_are_read_several_at_once_and_in_their_order(
+    local: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [ExperimentStarted(float(number), number) for number in range(1, 41)]
+    for event in events:
+        driver = Driver(local)
+        driver.journal.append(event, [])
+        driver.journal.close()
+    two_at_once, read = threading.Barrier(2), local.read
+
+    def together(name: str) -> bytes:
+        two_at_once.wait(PATIENCE_S)
+        return read(name)
+
+    monkeypatch.setattr(local, "read", together)
+
+    assert [event for event, _ in read_journal(local, "a1b2c")] == events
