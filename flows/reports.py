@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flows.best import Best
 from flows.parts import Parts
+from tune_core.best import Best
 from tune_core.commit import CheckpointMarker
 from tune_core.messages import CheckpointSaved, Event, StopCause, TrialReported
 from tune_core.resume import unreported

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tune_core.best import Best
 from tune_core.controller import Controller
 from tune_core.faults import shorten
 from tune_core.messages import (
@@ -72,6 +73,7 @@ class Announcer:
     ) -> None:
         self._controller = controller
         self._storage_url, self._metric = storage_url, metric
+        self._kept = Best(metric, mode)
         self._about = {"experiment": name, "storage_url": storage_url, "metric": metric, "mode": mode}
         #: Attempts that were ordered and have not ended, with whether they have begun.
         self._open: dict[tuple[str, int], bool] = {}
@@ -190,9 +192,16 @@ class Announcer:
             "error": _cut(command.error) if command.error else None,
             "interrupted": self._controller.is_interrupted,
             "trials": dict(counts),
-            "best": self._best,
+            "best": self._kept_best(),
         }
         return self._tell("experiment.finished", event, payload)
+
+    def _kept_best(self) -> dict[str, Any] | None:
+        """The best report with the best checkpoint that is left: its own may be deleted by now."""
+        if self._best is None:
+            return None
+        kept = self._kept.link(self._controller.trials.values(), self._storage_url)
+        return {**self._best, "checkpoint_url": kept[0] if kept is not None else None}
 
     def _outcome(self, command: EndExperiment, counts: Mapping[str, int]) -> str:
         """Return how the flow run ends, in one word."""

@@ -81,6 +81,18 @@ def test_life_of_an_experiment_is_announced_in_order() -> None:
     assert finished.time == 104
 
 
+def test_end_names_the_best_checkpoint_that_is_kept() -> None:
+    """A deployment that takes it up would otherwise look for what `num_to_keep` has deleted."""
+    reports = [
+        told(102 + step, step, loss, checkpoint=step) for step, loss in enumerate([0.1, 0.5, 0.3, 0.4], 1)
+    ]
+
+    best = announced([*ONE, *reports, over(108)], num_to_keep=2, metric="loss")[-1].payload["best"]
+
+    assert (best["value"], best["iteration"]) == (0.1, 1)
+    assert best["checkpoint_url"] == "s3://bucket/tuning/t0/checkpoint_000003"
+
+
 def test_new_best_is_announced_at_most_every_ten_seconds_and_never_lost() -> None:
     events = [told(103 + step, step, 1 / step) for step in range(1, 26)]
 

@@ -36,7 +36,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.autofill",
     ),
     ("tune_core.trial", "tune_core.rules"),
-    ("tune_core.retention",),
+    ("tune_core.retention", "tune_core.best"),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
     ("tune_core.transfer",),
@@ -77,7 +77,6 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # The engine: the only place that knows Prefect and Ray.
     (
         "flows.server",
-        "flows.best",
         "flows.cancellation",
         "flows.cluster",
         "flows.channel",
