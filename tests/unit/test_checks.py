@@ -236,7 +236,7 @@ def test_a_server_whose_url_is_none_fails_its_check() -> None:
     """Such as one that was copied from a page, with PORT in it."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:PORT/api"}):
         (found,) = check_server()
-        with pytest.raises(TuneError, match="does not answer .*Invalid port"):
+        with pytest.raises(TuneError, match=r"does not answer .*Invalid port"):
             require_server()
 
     assert found.outcome == "fail"
