@@ -293,7 +293,7 @@ def check_server() -> list[Check]:
         answer = httpx.get(f"{url}/health", timeout=ANSWER_TIMEOUT_S)
         after = time.time()
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         remedy = "start it (prefect server start), or set PREFECT_API_URL to one that runs; check the network between"
         return [Check("server", "fail", f"{url} does not answer ({brief(error)})", remedy)]
     return [*_server_rights(url), *_server_clock(answer.headers, before, after)]

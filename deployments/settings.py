@@ -255,8 +255,12 @@ def require_server() -> str:
             "PREFECT_API_URL is not set: start a server with `prefect server start`, and set it to "
             "http://127.0.0.1:4200/api"
         )
-    with get_client(sync_client=True) as client:
-        error = client.api_healthcheck()
+    error: Exception | None
+    try:
+        with get_client(sync_client=True) as client:
+            error = client.api_healthcheck()
+    except httpx.InvalidURL as invalid:
+        error = invalid
     if error is not None:
         raise TuneError(
             f"the Prefect server at {url} does not answer ({brief(error)}): start it with `prefect server start`, "

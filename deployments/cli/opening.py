@@ -20,7 +20,7 @@ from cyclopts import Parameter
 
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
-from tune_core.filesystems import brief, check_name, resolve
+from tune_core.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage import ExperimentStorage
@@ -99,6 +99,11 @@ def place_of(path: str | None, access: Access | None = None) -> Place:
             )
         if path is None:
             raise ConfigError("--storage-options without a path: say for which")
+        if without_credentials(path) not in (path, path.rstrip("/")):
+            raise ConfigError(
+                f"{without_credentials(path)}: give what is before @ and after ? as --storage-options, too: "
+                "paths are shown"
+            )
         return Place(path, _parsed_options(access.storage_options))
     if path is not None and access.store is None and _LOCAL.match(path):
         return Place(path, None)

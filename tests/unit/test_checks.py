@@ -11,10 +11,13 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import checks
-from deployments.checks import Check, check_storage, check_versions, clock_check, skew, worst
+from deployments.checks import Check, check_server, check_storage, check_versions, clock_check, skew, worst
+from deployments.settings import require_server
 from tests.unit.command_line import CommandLine
+from tune_core.errors import TuneError
 
 
 @pytest.fixture
@@ -227,6 +230,17 @@ def test_a_path_that_cannot_be_used_is_told_without_its_credentials() -> None:
 
     assert found.outcome == "fail"
     assert "S3CRET" not in found.found
+
+
+def test_a_server_whose_url_is_none_fails_its_check() -> None:
+    """Such as one that was copied from a page, with PORT in it."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:PORT/api"}):
+        (found,) = check_server()
+        with pytest.raises(TuneError, match=r"does not answer .*Invalid port"):
+            require_server()
+
+    assert found.outcome == "fail"
+    assert "Invalid port" in found.found
 
 
 # Clocks.

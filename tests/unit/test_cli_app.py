@@ -201,3 +201,11 @@ def test_credentials_are_not_echoed(prefect_tune: CommandLine, tmp_path: Path) -
     assert "cannot be read" in prefect_tune("ls", "s3://b/x", "--storage-options", "@/no/such").err
     both = prefect_tune("ls", "s3://b/x", "--storage-options", "{}", "--store", "mine")
     assert (both.code, "give one of them" in both.err) == (2, True)
+
+
+def test_a_path_with_credentials_is_refused_beside_options_too(prefect_tune: CommandLine) -> None:
+    for command in ("ls", "show"):
+        called = prefect_tune(command, "memory://me:S3CRET@bucket/digits", "--storage-options", "{}")
+
+        assert called.code == 2
+        assert "S3CRET" not in called.out + called.err
