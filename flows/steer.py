@@ -38,17 +38,17 @@ from tune_core.storage import ExperimentStorage
 
 
 def requests() -> dict[str, type[Request]]:
-    """Return what can be asked for, by the names that the form shows."""
+    """Return what can be asked for, by the names that the form shows: short, since they are tabs beside each other."""
     return {
-        "pause experiment": PauseExperiment,
-        "resume experiment": ResumeExperiment,
-        "stop experiment": StopExperiment,
+        "pause all": PauseExperiment,
+        "resume all": ResumeExperiment,
+        "stop all": StopExperiment,
         "pause trial": PauseTrial,
         "resume trial": ResumeTrial,
         "stop trial": StopTrial,
-        "add configuration": AddConfiguration,
-        "raise num_samples": RaiseNumSamples,
-        "loosen stop": LoosenStop,
+        "add trial": AddConfiguration,
+        "more samples": RaiseNumSamples,
+        "looser stop": LoosenStop,
     }
 
 

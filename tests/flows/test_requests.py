@@ -270,9 +270,9 @@ def test_steer_flow_says_what_was_answered(
         refused = steered(experiment=path_of(config), request={"stop trial": {"trial_id": "5"}})
         accepted = steered(experiment=config.name, request={"stop trial": {"trial_id": "1"}})
         experiment.wait_for(RUNNING, TERMINATED)
-        ended = steered(experiment=config.name, request={"stop experiment": {"reason": "enough"}})
+        ended = steered(experiment=config.name, request={"stop all": {"reason": "enough"}})
         experiment.end()
-        late = steered(experiment=config.name, request={"pause experiment": {}})
+        late = steered(experiment=config.name, request={"pause all": {}})
 
     assert refused.is_failed()
     assert str(refused.message).startswith("there is no trial '5'")

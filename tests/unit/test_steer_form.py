@@ -36,16 +36,16 @@ def test_every_request_is_a_tab() -> None:
 @pytest.mark.parametrize(
     ("given", "request_"),
     [
-        ({"pause experiment": {}}, PauseExperiment()),
-        ({"resume experiment": {}}, ResumeExperiment()),
-        ({"stop experiment": {}}, StopExperiment()),
-        ({"stop experiment": {"reason": "enough"}}, StopExperiment("enough")),
+        ({"pause all": {}}, PauseExperiment()),
+        ({"resume all": {}}, ResumeExperiment()),
+        ({"stop all": {}}, StopExperiment()),
+        ({"stop all": {"reason": "enough"}}, StopExperiment("enough")),
         ({"pause trial": {"trial_id": "3"}}, PauseTrial("3")),
         ({"resume trial": {"trial_id": "3"}}, ResumeTrial("3")),
         ({"stop trial": {"trial_id": "3"}}, StopTrial("3")),
-        ({"add configuration": {"config": {"net": {"lr": 0.1}}}}, AddConfiguration({"net": {"lr": 0.1}})),
-        ({"raise num_samples": {"num_samples": 7}}, RaiseNumSamples(7)),
-        ({"loosen stop": {"stop": {"loss": 2}}}, LoosenStop({"loss": 2})),
+        ({"add trial": {"config": {"net": {"lr": 0.1}}}}, AddConfiguration({"net": {"lr": 0.1}})),
+        ({"more samples": {"num_samples": 7}}, RaiseNumSamples(7)),
+        ({"looser stop": {"stop": {"loss": 2}}}, LoosenStop({"loss": 2})),
     ],
 )
 def test_what_is_filled_in_becomes_the_request(given: dict[str, Any], request_: Request) -> None:
@@ -61,10 +61,10 @@ def test_what_is_filled_in_becomes_the_request(given: dict[str, Any], request_: 
         ({"stop trial": {}}, "trial_id"),
         ({"stop trial": {"trial_id": ""}}, "trial_id=''"),
         ({"explode": {}}, "explode"),
-        ({"raise num_samples": {"num_samples": 0}}, "num_samples=0"),
-        ({"raise num_samples": {"num_samples": "many"}}, "num_samples"),
-        ({"loosen stop": {"stop": {"loss": "low"}}}, "expected a finite number"),
-        ({"add configuration": {"config": 3}}, "config"),
+        ({"more samples": {"num_samples": 0}}, "num_samples=0"),
+        ({"more samples": {"num_samples": "many"}}, "num_samples"),
+        ({"looser stop": {"stop": {"loss": "low"}}}, "expected a finite number"),
+        ({"add trial": {"config": 3}}, "config"),
     ],
 )
 def test_wrong_value_is_named(given: dict[str, Any], fault: str) -> None:
@@ -75,10 +75,10 @@ def test_wrong_value_is_named(given: dict[str, Any], fault: str) -> None:
 @pytest.mark.parametrize(
     "filled_in",
     [
-        {"request": {"pause experiment": {}}},
-        {"experiment": "", "request": {"pause experiment": {}}},
+        {"request": {"pause all": {}}},
+        {"experiment": "", "request": {"pause all": {}}},
         {"experiment": "digits"},
-        {"experiment": "digits", "request": {"pause experiment": {}}, "timeout_s": 0},
+        {"experiment": "digits", "request": {"pause all": {}}, "timeout_s": 0},
     ],
 )
 def test_server_refuses_what_is_incomplete(filled_in: dict[str, Any]) -> None:
