@@ -263,7 +263,7 @@ class RunForm(FormModel):
         title="Name",
         description="What the experiment is called; a deployment adds the date, so that each run has its own. "
         "Empty: the trainable's name.",
-        json_schema_extra={"pattern": r"^[^/\\*?\[\]]*$", "maxLength": 160},
+        json_schema_extra={"pattern": r"^(?!.*::)[^/\\*?\[\]\x00-\x1f\x7f]*$", "maxLength": 160},
     )
     storage_path: str | None = Field(
         default=None,

@@ -48,7 +48,7 @@ from tune_core.messages import (
 from tune_core.resources import PlacementGroupFactory
 from tune_core.retention import Retention
 from tune_core.rules import Rules
-from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status, Trial
+from tune_core.trial import CheckpointRecord, LeasePhase, Status, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -452,19 +452,8 @@ class Controller:
 
     def _fall_back(self, trial: Trial, event: LeaseEnded) -> list[Command] | None:
         """Start from the checkpoint before the damaged one; None if there is none."""
-        start = trial.start_point
-        if start is None or not self.rules.falls_back or self.stop_request is not None:
-            return None
-        borrowed, owner, earlier = trial.borrowed, self.trials[start.trial_id], []
-        if owner.dirname == start.dirname:  # else it has begun anew since it was borrowed from
-            earlier = [r for r in owner.usable_checkpoints if r.index < start.record.index]
-        if earlier:
-            owner.mark_damaged(start.record.index)
-            if borrowed is not None:
-                trial.borrowed = StartPoint(owner.trial_id, owner.dirname, earlier[-1])
-        elif trial.checkpoint is not None and owner is not trial:
-            trial.borrowed = None  # what it has saved itself is left
-        else:
+        borrowed = trial.borrowed
+        if not self.rules.falls_back or self.stop_request is not None or not self._retention.step_back(trial):
             return None
         trial.error, trial.traceback = event.error, event.traceback
         trial.move_to(Status.PENDING, because=event)

@@ -66,6 +66,24 @@ class Retention:
         coming = [self.find(trial.exploit)] if trial.exploit is not None else []
         return coming if trial.borrowed is None else [trial.borrowed, *coming]
 
+    def step_back(self, trial: Trial) -> bool:
+        """Mark the checkpoint that a trial starts from as damaged, if there is one before it to start from instead."""
+        start = trial.start_point
+        if start is None:
+            return False
+        owner, earlier = self._trials[start.trial_id], []
+        if owner.dirname == start.dirname:  # else it has begun anew since it was borrowed from
+            earlier = [r for r in owner.usable_checkpoints if r.index < start.record.index]
+        if earlier:
+            owner.mark_damaged(start.record.index)
+            if trial.borrowed is not None:
+                trial.borrowed = StartPoint(owner.trial_id, owner.dirname, earlier[-1])
+        elif trial.checkpoint is not None and owner is not trial:
+            trial.borrowed = None  # what it has saved itself is left
+        else:
+            return False
+        return True
+
     def rank(self, record: CheckpointRecord) -> tuple[int, float, int]:
         """Worse sorts first: a missing or NaN score is worse than -inf; equal scores go by time."""
         if self.rules.score_attribute is None:

@@ -256,7 +256,7 @@ class Trial:
         Args:
             dirname: Begin anew, in this directory; None: go on from the last checkpoint.
         """
-        self.status, self.phase = Status.PENDING, LeasePhase.NONE
+        self.status, self.phase, self.decision = Status.PENDING, LeasePhase.NONE, Decision.CONTINUE
         self.has_failed_before = self.has_failed
         self.num_failures = self.num_losses = self.num_losses_in_row = 0
         self.error, self.traceback = None, ""

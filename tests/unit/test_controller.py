@@ -1659,3 +1659,24 @@ def test_reopened_trials_keep_to_the_number_that_may_run_at_once() -> None:
     assert controller.trials[tid(2)].status is Status.PENDING
     controller.handle(stop(StopCause.INTERRUPT))
     assert controller.trials[tid(2)].status is Status.PAUSED
+
+
+def test_reopened_trial_that_waited_for_room_waits_on_after_the_next_resume() -> None:
+    given_up = [
+        *ONE,
+        reported(1, PAUSE, checkpoint=0),
+        ended(STOPPED),
+        suggested(1),
+        running(1),
+        ended(COMPLETED, number=1),
+        SearchEnded(5.0),
+        chosen(None),
+    ]
+    controller = controller_after(given_up, max_concurrent=1)
+    assert controller.has_ended
+
+    controller.handle(resumed(reopened=(tid(1), tid(0))))
+    assert controller.trials[tid(0)].phase is LeasePhase.NONE
+    controller.handle(resumed())
+
+    assert [controller.trials[tid(number)].status for number in (0, 1)] == [Status.PENDING, Status.PENDING]

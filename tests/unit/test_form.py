@@ -370,6 +370,8 @@ def refusal_of(values: dict[str, Any], model: type[BaseModel] = ExperimentForm) 
         ({"tune_config": {"num_samples": "many"}}, "$.tune_config.num_samples"),
         ({"tune_config": {"scheduler": {"asha": {"max_t": "x"}}}}, "$.tune_config.scheduler.asha.max_t"),
         ({"trainable": "train"}, "$.trainable"),
+        ({"run_config": {"name": "a::b"}}, "$.run_config.name"),
+        ({"run_config": {"name": "a\tb"}}, "$.run_config.name"),
         ({"run_config": {"storage_path": "s3://key:secret@bucket"}}, "$.run_config.storage_path"),
         (
             {"param_space": [{"name": "a", "sampler": {"loguniform": {"lower": 0, "upper": 1}}}]},
