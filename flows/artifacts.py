@@ -37,6 +37,7 @@ from prefect.states import Running
 from prefect.tasks import Task
 
 from tune_core.metrics import flatten, lookup
+from tune_core.pages import checkpoint_page
 from tune_core.trial import Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
@@ -245,7 +246,7 @@ class ArtifactWriter:
                 self._link = self._document(
                     "best-checkpoint", "markdown", "Checkpoint of the best trial", str
                 )
-            self._link.data = lambda: f"**Best checkpoint** ({text}): [{url}]({url})\n\n`{url}`\n"
+            self._link.data = lambda: checkpoint_page(url, text)
             self._touch(self._link, at_once=False)
 
     def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:

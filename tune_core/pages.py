@@ -55,6 +55,12 @@ def trial_page(trial: TrialRecord, picture: Picture) -> str | None:
     return f"{best}; {_status(trial)}, {_cost(trial)}\n\n{image(f'trial {trial.number}', svg)}\n"
 
 
+def checkpoint_page(url: str, said: str) -> str:
+    """Return a link to a checkpoint, with what there is to say of it."""
+    target = url.replace("<", "%3C").replace(">", "%3E")
+    return f"**Best checkpoint** ({code(said)}): [{text(url)}](<{target}>)\n\n{code(url)}\n"
+
+
 def summary_page(picture: Picture, name: str, storage_url: str) -> str:
     """Return what is left to know of an experiment that has ended, on one page.
 

@@ -391,6 +391,10 @@ def in_parallel(
     return [results[number] for number in range(len(items))]
 
 
+#: Of botocore, which only S3 needs: nothing was asked of the storage yet.
+_NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
+
+
 def explain(error: Exception, url: str, action: str) -> StorageError:
     """Return the error of a filesystem as one that says what to do about it."""
     if isinstance(error, StorageError):
@@ -398,6 +402,10 @@ def explain(error: Exception, url: str, action: str) -> StorageError:
     if isinstance(error, PermissionError):
         remedy = (
             "the storage refuses: check the credentials and their right to read, write, list and delete there"
+        )
+    elif type(error).__name__ in _NO_CREDENTIALS:
+        remedy = (
+            "give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or storage_options"
         )
     elif isinstance(error, FileNotFoundError):
         remedy = "it does not exist: check the path; a bucket must exist, it is never created here"

@@ -331,3 +331,16 @@ def test_text_that_no_file_can_hold_breaks_no_page() -> None:
         ET.fromstring(svg.encode())
     page = pages.charts_page(shown) + pages.summary_page(shown, "n", "/tmp/n")
     assert page.encode().decode().replace("\n", "").isprintable()
+
+
+def test_link_of_the_best_checkpoint_is_one_whatever_metric_and_path_are_called() -> None:
+    page = pages.checkpoint_page(
+        "/runs/a (2) <b>/checkpoint_000001", "trial a_1, iteration 2, [l](http://x)`<i> 1"
+    )
+
+    assert page.splitlines() == [
+        r"**Best checkpoint** (`trial a_1, iteration 2, [l](http://x)'<i> 1`): "
+        r"[/runs/a (2) \<b\>/checkpoint\_000001](</runs/a (2) %3Cb%3E/checkpoint_000001>)",
+        "",
+        "`/runs/a (2) <b>/checkpoint_000001`",
+    ]

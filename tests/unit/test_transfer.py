@@ -6,9 +6,10 @@ import errno
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import NoCredentialsError, ProfileNotFound
 from fsspec.implementations.local import LocalFileSystem
 
-from tune_core.transfer import SMALL_FILE, upload_file
+from tune_core.transfer import SMALL_FILE, explain, upload_file
 
 
 class FullFileSystem(LocalFileSystem):
@@ -53,3 +54,11 @@ def test_half_of_a_file_stays_where_something_else_went_wrong(
         upload_file(FullFileSystem(), source, str(target))
 
     assert target.exists()
+
+
+@pytest.mark.parametrize("error", [NoCredentialsError(), ProfileNotFound(profile="tuning")])
+def test_missing_credentials_are_not_taken_for_a_network_that_fails(error: Exception) -> None:
+    said = str(explain(error, "s3://bucket/x", "list it"))
+
+    assert "give credentials: AWS_ACCESS_KEY_ID" in said
+    assert "network" not in said
