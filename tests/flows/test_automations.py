@@ -192,9 +192,10 @@ def test_an_experiment_of_which_no_trial_begins_or_ends_is_cancelled_and_others_
     for run in (stalled, ended, busy):
         say(STARTED, run, "watched")
     say(STARTED, foreign)
-    say(FINISHED, ended, "watched")
 
     def stalled_state() -> bool:
+        # More than once: the server may take events that come together in another order.
+        say(FINISHED, ended, "watched")
         say("prefect-tune.trial.ended", busy, "watched")
         state = client.read_flow_run(stalled).state
         return state is not None and (state.is_cancelling() or state.is_cancelled())
