@@ -330,4 +330,6 @@ class Chaos:
         if self.given.ray is None:
             command = [sys.executable, "-m", "tests.chaos.left_behind", self.ray_address]
             seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-            self.outcome.left += json.loads(seen.stdout.splitlines()[-1])
+            # Ray prints of nodes that died to the same place.
+            (found,) = [line for line in seen.stdout.splitlines() if line.startswith("[")]
+            self.outcome.left += json.loads(found)
