@@ -331,5 +331,5 @@ class Chaos:
             command = [sys.executable, "-m", "tests.chaos.left_behind", self.ray_address]
             seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
             # Ray prints of nodes that died to the same place.
-            (found,) = [line for line in seen.stdout.splitlines() if line.startswith("[")]
+            (found,) = [line for line in seen.stdout.splitlines() if line == "[]" or line.startswith('["')]
             self.outcome.left += json.loads(found)
