@@ -203,7 +203,6 @@ def test_death_of_the_Ray_cluster(all_at_once: AllAtOnce) -> None:  # noqa: N802
 
 def killed_with_its_cluster(chaos: Chaos) -> None:
     chaos.given.ray, chaos.ray_address = {"num_cpus": 2}, ""
-    chaos.given.pause_s = 1.0  # several start a cluster at the same time: the kill must not come too late
     script = chaos.start()
     chaos.wait_for_rows(script)
     before = chaos.snapshot()
