@@ -45,7 +45,7 @@ def write_report(storage: ExperimentStorage) -> str:
     """
     page = report_page(Overview.read(storage).picture(), storage.name, storage.url)
     storage.write(REPORT_FILE, page.encode())
-    return storage.absolute(REPORT_FILE)
+    return f"{storage.url}/{REPORT_FILE}"
 
 
 def report_page(picture: Picture, name: str, storage_url: str) -> str:
