@@ -30,6 +30,8 @@ from tune_core.storage import ExperimentStorage
 
 STORE = "tuning"
 
+pytestmark = pytest.mark.timeout(600)  # server, worker, storage and Ray start one after the other
+
 
 class Machine:
     """One machine on which examples/scheduled.sh runs, and what can be seen of it from outside."""
@@ -127,7 +129,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
             ExperimentStore(url=f"s3://{s3.bucket}/deployed", storage_options=s3.storage_options).save(STORE)
             wrong = {**s3.storage_options, "secret": "wrong"}
             ExperimentStore(url=f"s3://{s3.bucket}/deployed", storage_options=wrong).save("wrong")
-            machine.wait_for(lambda: "Runs that are due are run" in machine.printed(), "the deployments")
+            machine.wait_for(
+                lambda: "Runs that are due are run" in machine.printed(), "the deployments", timeout_s=240.0
+            )
             yield machine
     finally:
         end(script)
