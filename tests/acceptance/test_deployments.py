@@ -221,6 +221,7 @@ def start_run(client: SyncPrefectClient, *, store: str = STORE, **space: Any) ->
     )
 
 
+@pytest.mark.slow
 def test_wrong_credentials_end_a_run_before_its_first_trial_with_a_reason_and_no_secret(
     machine: Machine, client: SyncPrefectClient
 ) -> None:
