@@ -23,7 +23,6 @@ class Reports:
         request_stop: Stops the experiment, with a reason.
 
     Attributes:
-        best: Compares checkpoints.
         turn: Counts the turns of the driver's loop, for callbacks.
     """
 
@@ -37,7 +36,7 @@ class Reports:
         self._parts, self._trials = parts, trials
         self._apply, self._request_stop = apply, request_stop
         tune = parts.experiment.tune_config
-        self.best = Best(tune.metric, tune.mode)
+        self._best = Best(tune.metric, tune.mode)
         self.turn = 0
         self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
@@ -91,7 +90,7 @@ class Reports:
 
     def link_best_checkpoint(self) -> None:
         """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
-        found = self.best.link(self._trials, self._parts.experiment.storage.url)
+        found = self._best.link(self._trials, self._parts.experiment.storage.url)
         if found is not None:
             self._parts.artifacts.set_best_checkpoint(*found)
 
