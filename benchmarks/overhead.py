@@ -1,8 +1,9 @@
 """What tuning costs beside the training itself: prefect-tune and `ray.tune`, one after the other.
 
 Both run on one local Ray (4 logical CPUs) and on local storage, each scenario in a process of its own
-that is warmed up by an experiment before the one that is measured. The time of prefect-tune ends
-when the Prefect API shows every task run in a final state and every row in an artifact.
+that is warmed up by an experiment before the one that is measured. For prefect-tune that process has a
+Prefect server of its own, as a script has that is told of none. Its time ends when the API of that
+server shows every task run in a final state and every row in an artifact.
 See docs/performance.md for what the scenarios are and how to read the table.
 """
 
@@ -72,7 +73,7 @@ class Scenario:
 
     def warm_up(self) -> Scenario:
         """Return what runs before, so that processes and connections are there."""
-        return replace(self, trials=NUM_CPUS, reports=1)
+        return replace(self, trials=5 * NUM_CPUS, reports=1)
 
 
 SCENARIOS = (
@@ -157,10 +158,11 @@ def run_ours(scenario: Scenario, storage: str) -> dict[str, float]:
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    began = time.time()
-    results = tuner.fit()
-    returned = time.time()
-    recorded = _wait_until_recorded(name, scenario.trials, scenario.trials * scenario.reports)
+    with _client() as client:
+        began = time.time()
+        results = tuner.fit()
+        returned = time.time()
+        recorded = _wait_until_recorded(client, name, scenario.trials, scenario.trials * scenario.reports)
     _require(scenario, len(results), results.num_errors)
     return {"began": began, "returned": returned, "ended": recorded, **_rows(scenario, Path(storage, name))}
 
@@ -219,36 +221,52 @@ def _rows(scenario: Scenario, directory: Path) -> dict[str, float]:
     return {"first_report": first, "rows": rows}
 
 
-def _wait_until_recorded(flow_run_name: str, trials: int, rows: int) -> float:
-    """Wait until the API shows all task runs in a final state, and all rows in artifacts; return since when.
+@contextmanager
+def _client() -> Iterator[Any]:
+    """A client of this process's Prefect server that is ready to ask: to make one is none of a tuner's time."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.server import start_own_server
+
+    with temporary_settings({PREFECT_API_URL: start_own_server().api_url}):
+        client = get_client(sync_client=True)
+    with client:
+        yield client
+
+
+def _wait_until_recorded(client: Any, flow_run_name: str, trials: int, rows: int) -> float:
+    """Wait until the server shows all task runs in a final state, and all rows in artifacts; return since when.
 
     That is when the last question was asked. To read 20,000 rows takes a second, but not of a tuner's time.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType, FlowRunFilter
     from prefect.client.schemas.objects import TERMINAL_STATES
 
     deadline = time.monotonic() + RECORDED_TIMEOUT_S
     final = {"state": {"type": {"any_": [str(state.value) for state in TERMINAL_STATES]}}}
-    with get_client(sync_client=True) as client:
-        (flow_run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [flow_run_name]}))
-        this = {"id": {"any_": [str(flow_run.id)]}}
-        shown = 0
-        while True:
-            asked = time.time()
-            # Counted by the server: to read them all would be what is measured.
-            answer = client.request("POST", "/task_runs/count", json={"flow_runs": this, "task_runs": final})
-            if answer.json() == trials:
-                tables = client.read_artifacts(flow_run_filter=FlowRunFilter.model_validate(this))
-                prefix = f"{flow_run_name}-trial-"
-                shown = sum(len(json.loads(str(t.data))) for t in tables if str(t.key).startswith(prefix))
-                if shown == rows:
-                    return asked
-            if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"{answer.json()} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s"
-                )
-            time.sleep(0.05)
+    asked = time.time()
+    (flow_run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [flow_run_name]}))
+    this = {"id": {"any_": [str(flow_run.id)]}}
+    shown = 0
+    while True:
+        # Counted by the server: to read them all would be what is measured.
+        answer = client.request("POST", "/task_runs/count", json={"flow_runs": this, "task_runs": final})
+        if answer.json() == trials:
+            tables = client.read_artifacts(
+                artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["table"])),
+                flow_run_filter=FlowRunFilter.model_validate(this),
+            )
+            prefix = f"{flow_run_name}-trial-"
+            shown = sum(len(json.loads(str(t.data))) for t in tables if str(t.key).startswith(prefix))
+            if shown == rows:
+                return asked
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"{answer.json()} of {trials} task runs and {shown} of {rows} rows after {RECORDED_TIMEOUT_S} s"
+            )
+        time.sleep(0.05)
+        asked = time.time()
 
 
 def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
@@ -256,9 +274,15 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     import ray
 
     ray.init(namespace="prefect", log_to_driver=False, logging_level="ERROR")  # at RAY_ADDRESS
-    run = run_ours if side == OURS else run_peer
+    run, server_s = run_peer, 0.0
+    if side == OURS:
+        from flows.server import start_own_server
+
+        run, began = run_ours, time.monotonic()
+        start_own_server()
+        server_s = time.monotonic() - began
     run(scenario.warm_up(), storage)
-    measured = run(scenario, storage)
+    measured = run(scenario, storage) | {"prefect_server_s": server_s}
     ray.shutdown()
     if scenario.counts_rows:
         measured["value"] = measured["rows"] / (measured["ended"] - measured["first_report"])
@@ -271,31 +295,26 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
 
 
 @contextmanager
-def services() -> Iterator[dict[str, float]]:
-    """Start Ray and a Prefect server for both sides; yield how many seconds each took."""
+def cluster() -> Iterator[float]:
+    """Start a Ray for both sides; yield how many seconds that took."""
     with tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as home:
         # A database that other runs have filled would be measured too.
         os.environ.setdefault("PREFECT_HOME", home)
+        os.environ.pop("PREFECT_API_URL", None)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip has compiled the peer
         os.environ["RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS"] = "0"
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard files: prefect-tune writes none
         import ray
 
-        from flows.server import start_own_server, stop_own_server
-
         began = time.monotonic()
-        cluster = ray.init(
+        started = ray.init(
             "local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
         )
-        ray_s = time.monotonic() - began
-        os.environ["RAY_ADDRESS"] = cluster.address_info["address"]
-        began = time.monotonic()
-        os.environ["PREFECT_API_URL"] = start_own_server().api_url
-        server_s = time.monotonic() - began
+        os.environ["RAY_ADDRESS"] = started.address_info["address"]
         try:
-            yield {"ray": ray_s, "prefect_server": server_s}
+            yield time.monotonic() - began
         finally:
-            stop_own_server()
             ray.shutdown()
 
 
@@ -384,11 +403,7 @@ def main() -> int:
     if options.quick:
         chosen = [scenario.smaller() for scenario in chosen]
     samples: dict[str, dict[str, list[dict[str, float]]]] = {s.name: {OURS: [], PEER: []} for s in chosen}
-    with services() as started, tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as storage:
-        print(
-            f"started: Ray {started['ray']:.1f} s, Prefect server {started['prefect_server']:.1f} s",
-            flush=True,
-        )
+    with cluster() as ray_s, tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as storage:
         for number in range(options.repeat):
             for scenario in chosen:
                 for side in (OURS, PEER) if number % 2 == 0 else (PEER, OURS):
@@ -400,13 +415,13 @@ def main() -> int:
                     )
                     print(progress, file=sys.stderr, flush=True)
     lines = [compare(scenario, samples[scenario.name]) for scenario in chosen]
+    servers = [sample["prefect_server_s"] for scenario in samples.values() for sample in scenario[OURS]]
+    print(f"\nstarted: Ray in {ray_s:.1f} s, a Prefect server in {statistics.median(servers):.1f} s")
     print(f"\n{table(lines)}\n")
     facts = machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if options.json:
-        options.json.write_text(
-            json.dumps({"machine": facts, "start_up_s": started, "scenarios": lines}, indent=2)
-        )
+        options.json.write_text(json.dumps({"machine": facts, "ray_s": ray_s, "scenarios": lines}, indent=2))
     return 0
 
 

@@ -92,12 +92,16 @@ class TaskActor:
             self._delivery.join(EVENTS_TIMEOUT_S)
 
     def _enter(self, flow_run: str, settings: SettingsContext, context: dict[str, Any]) -> None:
+        from prefect.client.orchestration import get_client
         from prefect.context import SyncClientContext, hydrated_context
+
+        from flows.server import client_options
 
         self._context.close()
         self._context = ExitStack()
         self._context.enter_context(settings)
-        self._context.enter_context(hydrated_context(context))
-        # Made inside the context, so that it goes to the flow run's server.
-        self._context.enter_context(SyncClientContext(httpx_settings=None))
+        # One for everything here, made inside the settings, so that it goes to the flow run's server.
+        client = get_client(sync_client=True, httpx_settings=client_options(settings.settings.api.url))
+        self._context.enter_context(SyncClientContext.model_construct(client=client))
+        self._context.enter_context(hydrated_context(context, client=client))
         self._flow_run = flow_run

@@ -33,16 +33,19 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TERMINAL_STATES, State
 from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 from prefect.tasks import Task
 
+from flows.server import client_options
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
 from tune_core.trial import Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
 INTERVAL_S = 5.0
-#: The same for what is due at once: of a loss that falls with each report, every row is the best so far.
+#: The same for what is due at once: of a loss that falls with each report, every row is the best so far. A table
+#: is written whole, so a long one waits longer, up to `INTERVAL_S`.
 AT_ONCE_S = 1.0
 #: Rows of one version of a trial's table; then the next version begins.
 ROWS_PER_VERSION = 1000
@@ -60,6 +63,7 @@ logger = logging.getLogger("prefect.tune.artifacts")
 
 #: Columns of a trial's table that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
+_PLAIN = frozenset({int, str, bool, type(None)})
 _HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
 
 
@@ -93,6 +97,11 @@ class _ForcedState:
 class _TrialTable:
     rows: list[dict[str, Any]] = field(default_factory=list)
     document: _Document | None = None
+
+    @property
+    def at_once_s(self) -> float:
+        """Least time between two writes, in seconds, even of what is due at once."""
+        return AT_ONCE_S + (INTERVAL_S - AT_ONCE_S) * len(self.rows) / ROWS_PER_VERSION
 
 
 class ArtifactWriter:
@@ -181,7 +190,8 @@ class ArtifactWriter:
                 table.rows = []
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
             table.rows.append(shown)
-            self._touch(table.document, at_once=at_once or len(table.rows) == 1)
+            is_due = at_once or len(table.rows) == 1
+            self._touch(table.document, at_once=is_due, at_once_s=table.at_once_s if is_due else AT_ONCE_S)
 
     def close_table(self, trial: Trial) -> None:
         """Write the rest of a finished trial's table, and forget its rows."""
@@ -286,14 +296,14 @@ class ArtifactWriter:
         name = f"trial-{slug(trial.trial_id)}"
         return self._document(name, "table", description, lambda: _uniform(rows), task_run_id)
 
-    def _touch(self, document: _Document, *, at_once: bool) -> None:
+    def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
         before = document.due if document.is_dirty else math.inf
         if not document.is_dirty:
             document.is_dirty = True
             document.due = max(document.due, now)
         if at_once:
-            document.due = min(document.due, max(now, document.written + AT_ONCE_S))
+            document.due = min(document.due, max(now, document.written + at_once_s))
         if self._interval_s == 0 and document.page_every_s is None:
             document.due = now
         if document.due < before:
@@ -328,7 +338,9 @@ class ArtifactWriter:
 
     def _write_all(self) -> None:
         try:
-            with get_client(sync_client=True) as client:
+            # The server answers with what it was sent, and would take longer to compress that than to send it.
+            options = client_options(PREFECT_API_URL.value(), {"Accept-Encoding": "identity"})
+            with get_client(sync_client=True, httpx_settings=options) as client:
                 self._tag_flow_run(client)
                 self._write_until_closed(client)
                 self._settle_task_runs(client)
@@ -502,7 +514,11 @@ def slug(name: str) -> str:
 
 
 def _table_row(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
-    flat = {name: _cell(value) for name, value in flatten(row).items() if name not in _HIDDEN}
+    flat = {
+        name: value if type(value) in _PLAIN else _cell(value)
+        for name, value in flatten(row).items()
+        if name not in _HIDDEN
+    }
     flat["lease"] = lease
     shown = {"training_iteration": flat.pop("training_iteration", None)}
     last = {name: flat.pop(name) for name in _AUTO if name in flat}

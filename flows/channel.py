@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ DRAIN_TIMEOUT_S = 1.0
 _LOOK_S = 0.5
 #: Messages that one turn of the loop takes in before it looks at anything else.
 _BATCH = 256
+#: Rows that nobody waits for and that follow another this fast, in seconds, travel together; and so many at most.
+GATHER_S, _GATHERED = 0.005, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,11 @@ class Channel:
                 return
             trial_id, _, lease = identity.decode().rpartition(":")
             kind, *content = loads(payload)
-            yield Message(trial_id, int(lease), kind, content)
+            if kind == "rows":
+                for row in content:
+                    yield Message(trial_id, int(lease), "row", row)
+            else:
+                yield Message(trial_id, int(lease), kind, content)
 
 
 class _OneKey:
@@ -189,6 +196,12 @@ class ChannelUplink:
         #: What is said again over a new connection, in this order.
         self._hello = self._last_checkpoint = self._last_words = b""
         self._unjournaled: deque[tuple[int, bytes]] = deque()
+        #: Rows that wait for others, until the thread that a row before them has woken sends them.
+        self._gathered: list[bytes] = []
+        self._is_gathering = False
+        self._has_begun_to_gather, self._closing = threading.Event(), threading.Event()
+        self._sender: threading.Thread | None = None
+        self._lock = threading.Lock()  # held by whoever uses the socket while rows may wait
         self._last_iteration, self._last_index = 0, -1
         self._awaited = 0
         self._context = zmq.Context()
@@ -217,18 +230,29 @@ class ChannelUplink:
         self._socket.send(self._hello)
 
     def send(self, report: Report) -> None:
-        """See `tune_core.session.Uplink`."""
-        row = dumps(["row", report.iteration, report.checkpoint, report.wants_decision, report.row])
-        self._last_iteration = report.iteration
-        self._awaited = report.iteration if report.wants_decision else 0
-        self._unjournaled.append((report.iteration, row))
-        self._socket.send(row)
+        """See `tune_core.session.Uplink`.
+
+        A row that follows another within `GATHER_S` waits so long for more, unless it has to be answered.
+        """
+        row = dumps([report.iteration, report.checkpoint, report.wants_decision, report.row])
+        with self._lock:
+            self._last_iteration = report.iteration
+            self._awaited = report.iteration if report.wants_decision else 0
+            self._unjournaled.append((report.iteration, row))
+            self._gathered.append(row)
+            if self._is_gathering and not report.wants_decision and len(self._gathered) < _GATHERED:
+                return
+            self._send_gathered()
+            if not (self._is_gathering or report.wants_decision):
+                self._begin_to_gather()
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         """See `tune_core.session.Uplink`."""
-        self._last_checkpoint = dumps(["checkpoint", iteration, index])
-        self._last_index = index
-        self._socket.send(self._last_checkpoint)
+        with self._lock:
+            self._send_gathered()
+            self._last_checkpoint = dumps(["checkpoint", iteration, index])
+            self._last_index = index
+            self._socket.send(self._last_checkpoint)
 
     def wait_for_decision(self, iteration: int) -> Decision:
         """See `tune_core.session.Uplink`."""
@@ -243,11 +267,12 @@ class ChannelUplink:
 
     def poll(self) -> bool:
         """See `tune_core.session.Uplink`."""
-        if time.monotonic() >= self._look_due:
-            self._look_at_connection()
-        # Asked before each read: to be told by an exception that there is nothing takes longer than all else here.
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._take(self._socket.recv())
+        with self._lock:
+            if time.monotonic() >= self._look_due:
+                self._look_at_connection()
+            # Asked before each read: to be told by an exception that there is nothing takes longer than all else here.
+            while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                self._take(self._socket.recv())
         return self.stop_cause is not None
 
     def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
@@ -255,7 +280,9 @@ class ChannelUplink:
         last_words = ["end", str(ending.outcome), ending.error, ending.traceback, ending.retryable]
         heard_before = [self._last_iteration, self._last_index]
         self._last_words = dumps([*last_words, str(ending.leaves), *heard_before])
-        self._socket.send(self._last_words)
+        with self._lock:
+            self._send_gathered()
+            self._socket.send(self._last_words)
         deadline = time.monotonic() + timeout_s
         while not self._is_released and time.monotonic() < deadline:
             if self._socket.poll(200):
@@ -264,12 +291,42 @@ class ChannelUplink:
 
     def close(self) -> None:
         """Leave the channel."""
+        self._closing.set()
+        self._has_begun_to_gather.set()
+        if self._sender is not None:
+            self._sender.join()
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=1000)
         self._context.term()
 
+    def _begin_to_gather(self) -> None:
+        self._is_gathering = True
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_late, name="tune-rows", daemon=True)
+            self._sender.start()
+        self._has_begun_to_gather.set()
+
+    def _send_late(self) -> None:
+        """Send what was gathered, every `GATHER_S`, until in such a time there was nothing."""
+        while self._has_begun_to_gather.wait() and not self._closing.is_set():
+            self._has_begun_to_gather.clear()
+            while self._is_gathering:
+                self._closing.wait(GATHER_S)
+                with self._lock:
+                    self._is_gathering = bool(self._gathered) and not self._closing.is_set()
+                    if self._is_gathering:
+                        self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        if self._gathered:
+            rows, self._gathered = self._gathered, []
+            self._socket.send(_together(rows))
+
     def _wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait with nothing gathered, so that the socket is this thread's alone."""
+        with self._lock:
+            self._send_gathered()
         while not is_over():
             if self._socket.poll(500):
                 self._take(self._socket.recv())
@@ -292,8 +349,10 @@ class ChannelUplink:
                 is_renewed = self._was_connected
                 self._was_connected = True
         if is_renewed:
-            rows = (row for _, row in self._unjournaled)
-            for payload in filter(None, (self._hello, *rows, self._last_checkpoint, self._last_words)):
+            self._gathered.clear()  # they are among the unjournaled
+            rows = [row for _, row in self._unjournaled]
+            batches = (_together(rows[at : at + _GATHERED]) for at in range(0, len(rows), _GATHERED))
+            for payload in filter(None, (self._hello, *batches, self._last_checkpoint, self._last_words)):
                 self._socket.send(payload)
 
     def _forget_journaled(self) -> None:
@@ -316,6 +375,11 @@ class ChannelUplink:
             self.stop_rules = content[0]
         elif kind == "released":
             self._is_released = True
+
+
+def _together(rows: Sequence[bytes]) -> bytes:
+    """Return rows, as JSON each, as one message."""
+    return b'["rows",' + b",".join(rows) + b"]"
 
 
 def _identity(trial_id: str, lease: int) -> bytes:

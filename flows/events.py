@@ -11,6 +11,8 @@ import datetime
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,9 @@ from tune_core.messages import Command, Event
 
 #: In front of the kind of every event, and of the ids of what they are about.
 PREFIX = "prefect-tune"
+#: How long the beginning of an attempt waits for its end, which makes it old news, in seconds: of short trials,
+#: events are a good part of what they cost the server.
+HOLD_BEGINNINGS_S = 1.0
 #: How long `close` waits until the last ones are on their way, in seconds.
 CLOSE_TIMEOUT_S = 10.0
 
@@ -82,11 +87,30 @@ class Events:
             self._queue.put(announcement)
 
     def _send_all(self) -> None:
-        while (announcement := self._queue.get()) is not None:
+        #: Attempts that have just begun, and until when that waits.
+        begun: deque[tuple[float, Announcement]] = deque()
+        while True:
+            wait_s = max(0.0, begun[0][0] - time.monotonic()) if begun else None
             try:
-                self._send(announcement)
-            except Exception as error:  # noqa: BLE001 - an event must never fail an experiment
-                logger.warning("cannot send the event %s: %s", announcement.kind, error)
+                announcement = self._queue.get(timeout=wait_s)
+            except queue.Empty:
+                self._try_to_send(begun.popleft()[1])
+                continue
+            if announcement is None:
+                break
+            if announcement.kind == "trial.started":
+                begun.append((time.monotonic() + HOLD_BEGINNINGS_S, announcement))
+            else:
+                begun = deque(each for each in begun if not _is_end_of(announcement, each[1]))
+                self._try_to_send(announcement)
+        for _, late in begun:
+            self._try_to_send(late)
+
+    def _try_to_send(self, announcement: Announcement) -> None:
+        try:
+            self._send(announcement)
+        except Exception as error:  # noqa: BLE001 - an event must never fail an experiment
+            logger.warning("cannot send the event %s: %s", announcement.kind, error)
 
     def _send(self, announcement: Announcement) -> None:
         related: list[dict[str, str]] = []
@@ -103,3 +127,12 @@ class Events:
             related=related,
             payload=payload,
         )
+
+
+def _is_end_of(announcement: Announcement, begun: Announcement) -> bool:
+    """Whether this is the end of the attempt whose beginning that is."""
+    return (
+        announcement.kind == "trial.ended"
+        and announcement.trial_id == begun.trial_id
+        and announcement.payload["attempt"] == begun.payload["attempt"]
+    )

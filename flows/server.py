@@ -9,8 +9,11 @@ that ends: it watches a pipe that only this process holds open.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import socket
+import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,14 +21,21 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from urllib.parse import quote
 
 from tune_core.errors import TuneError
 
 #: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
 START_TIMEOUT_S = 180.0
+#: How long the state of a task run may wait in a server that is started here for others to be written with, in seconds.
+RECORD_EVERY_S = 0.2
+#: How often the server looks for garbage: a request makes thousands of objects, and hardly any cycle.
+_GC_THRESHOLDS = (20_000, 20, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,17 @@ def prefect_server() -> PrefectServer:
     return start_own_server()
 
 
+def client_options(api_url: str | None, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return `httpx_settings` for a client of this API.
+
+    One that speaks plain HTTP is spared the certificates of the world: to load them takes longer than a short trial.
+    """
+    options: dict[str, Any] = {"headers": dict(headers or {})}
+    if api_url is not None and api_url.startswith("http://"):
+        options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return options
+
+
 _own: tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]] | None = None
 _own_lock = threading.Lock()
 
@@ -89,9 +110,10 @@ def start_own_server() -> PrefectServer:
             start_new_session=True,  # Ctrl-C in the terminal must not end it before the flow has
             env={
                 # Prefect's own default writes each state of a task run by itself.
-                # Together they cost a third of that; one that comes alone is written a second later.
+                # Together they cost a third of that; those that come alone wait for `RECORD_EVERY_S`.
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "30",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+                # Nobody waits for the feed of events; by default it is written every five seconds, or 20 events.
+                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()]),
                 "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
@@ -162,8 +184,17 @@ def _serve(port: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    _record_soon()
+    gc.freeze()  # what is imported stays: nothing need look for garbage in it
+    gc.set_threshold(*_GC_THRESHOLDS)
     config = uvicorn.Config(
-        create_app, factory=True, host="127.0.0.1", port=port, log_level="warning", lifespan="on"
+        create_app,
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        lifespan="on",
+        ws_per_message_deflate=False,
     )
     server = uvicorn.Server(config)
 
@@ -174,8 +205,51 @@ def _serve(port: int) -> None:
         threading.Timer(8.0, os._exit, (1,)).start()
 
     threading.Thread(target=watch, daemon=True).start()
-    server.run()
+    with _spared_services():
+        server.run()
     os._exit(0)
+
+
+def _spared_services() -> AbstractContextManager[Any]:
+    """Run no service that has nothing to do, unless the environment says so.
+
+    To hold every event against no automation takes a fifth of what a short trial costs a server.
+    """
+    from prefect.settings import PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED, temporary_settings
+
+    if PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name in os.environ or _may_have_automations():
+        return nullcontext()
+    return temporary_settings({PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED: False})
+
+
+def _may_have_automations() -> bool:
+    """Whether there is an automation in this server's database; True if that cannot be told."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+    from sqlalchemy.engine import make_url
+
+    url = make_url(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return True
+    if not Path(url.database).exists():
+        return False  # it is about to be made
+    try:
+        with closing(sqlite3.connect(f"file:{quote(url.database)}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT name FROM sqlite_master WHERE name = 'automation'").fetchone()
+            return found is not None and database.execute("SELECT 1 FROM automation").fetchone() is not None
+    except sqlite3.Error:
+        return True
+
+
+def _record_soon() -> None:
+    """Write states of task runs that come alone after `RECORD_EVERY_S`: Prefect cuts its setting to whole seconds."""
+    from prefect.server.services import task_run_recorder
+
+    stock = task_run_recorder.consumer
+
+    def consumer(**options: Any) -> AbstractAsyncContextManager[Any]:
+        return stock(**options | {"flush_every": RECORD_EVERY_S})
+
+    task_run_recorder.consumer = consumer  # type: ignore[assignment] # it is called with keywords alone
 
 
 if __name__ == "__main__":

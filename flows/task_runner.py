@@ -17,6 +17,7 @@ from uuid import uuid4
 import ray
 from prefect.context import (
     EngineContext,
+    SettingsContext,
     get_settings_context,
     serialize_context,
 )
@@ -87,10 +88,25 @@ class TuneTaskRunner(RayTaskRunner):
             raise RuntimeError("a task runner submits tasks of a flow run: call this inside a flow")
         key = f"{run.flow_run.id}/{run.flow_run.run_count}"
         if key not in self._contexts:
-            # Settings as they are: to build them from plain values again takes 100 ms in each process.
-            settings = get_settings_context().model_copy()
-            self._contexts[key] = ray.put((settings, serialize_context() | {"settings_context": {}}))
+            settings = get_settings_context()
+            with _SettingsApart.model_construct(profile=settings.profile, settings=settings.settings):
+                context = serialize_context()
+            self._contexts[key] = ray.put((_for_workers(settings), context))
         return key, self._contexts[key]
+
+
+class _SettingsApart(SettingsContext):
+    """Settings that travel beside the context as they are: as plain values they take 100 ms, there and here."""
+
+    def serialize(self, include_secrets: bool = True) -> dict[str, Any]:
+        return {}
+
+
+def _for_workers(context: SettingsContext) -> SettingsContext:
+    """Return the settings without a question that the flow run has asked its server: which version it is."""
+    settings = context.settings
+    client = settings.client.model_copy(update={"server_version_check_enabled": False})
+    return context.model_copy(update={"settings": settings.model_copy(update={"client": client})})
 
 
 class ExperimentTaskRunner(TuneTaskRunner):

@@ -22,6 +22,7 @@ _FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED = "$float", "$int", "$bytes", "$re
 _TAGS = frozenset((_FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED))
 _SCALARS = frozenset((str, bool, type(None)))
 _LEAVES = frozenset((*_SCALARS, int, float))
+_CONTAINERS, _STR = frozenset((dict, list)), frozenset((str,))
 _INT64 = 2**63
 
 
@@ -138,18 +139,25 @@ def _from_numpy(value: Any) -> Any | None:
 def _is_json(value: Any) -> bool:
     """Whether orjson writes the value as it is, and nothing in it looks like a tag: most rows are so."""
     kind = type(value)
-    if kind is float:
-        return math.isfinite(value)
-    if kind in _SCALARS:
-        return True
-    if kind is int:
-        return bool(-_INT64 <= value < _INT64)
     if kind is dict:
-        for key, item in value.items():  # a loop: this is where the time of a report goes
-            if type(key) is not str or not _is_json(item):
+        if not _STR.issuperset(map(type, value)) or (len(value) == 1 and not _TAGS.isdisjoint(value)):
+            return False
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        items = (value,)
+    for item in items:  # all in one loop: this is where the time of a report goes
+        kind = type(item)
+        if kind is float:
+            if not math.isfinite(item):
                 return False
-        return len(value) != 1 or _TAGS.isdisjoint(value)
-    return kind is list and all(map(_is_json, value))
+        elif kind is int:
+            if not -_INT64 <= item < _INT64:
+                return False
+        elif kind not in _SCALARS and not (kind in _CONTAINERS and _is_json(item)):
+            return False
+    return True
 
 
 def _tagged(value: Any) -> Any:

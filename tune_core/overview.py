@@ -42,6 +42,8 @@ CURVE_POINTS: Final = 32
 BEST_POINTS: Final = 256
 #: The latest attempts of a trial that are kept one by one; the sums count all.
 ATTEMPTS: Final = 16
+#: Events that may come while no driver is at work: of a new one, some before it says that it goes on.
+_TURNS: Final = (ExperimentStarted, ExperimentResumed, SpecRecorded, StateSaved, CapacityChanged)
 #: What is paid for: other resources are not counted.
 PAID: Final = ("CPU", "GPU")
 
@@ -343,19 +345,18 @@ class Overview:
     def _tell_time(self, event: Event) -> None:
         """Count the time in which a driver was at work, and not the time between two of them."""
         self._last_at = event.time
-        if isinstance(event, (ExperimentStarted, ExperimentResumed)):
+        if not isinstance(event, _TURNS):
+            if self._is_at_work:
+                self._seconds += max(0.0, event.time - self._worked_until)
+                self._worked_until = event.time
+        elif isinstance(event, (ExperimentStarted, ExperimentResumed)):
             if self._began_at is None:
                 self._began_at = event.time
             self._held_before, self._held = self._all_held(), None
             self._num_drivers += 1
             self._is_at_work, self._worked_until = True, event.time
-        elif isinstance(event, (SpecRecorded, StateSaved)):
-            pass  # a new driver may say this before it says that it goes on: the next event tells
         elif isinstance(event, CapacityChanged) and not event.capacity:
             self._is_at_work = False  # a new driver takes up what was committed before its time
-        elif self._is_at_work:
-            self._seconds += max(0.0, event.time - self._worked_until)
-            self._worked_until = event.time
 
     def _all_held(self) -> dict[str, float] | None:
         """What all drivers held; None if one of them never said."""

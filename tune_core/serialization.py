@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ import cloudpickle
 
 from tune_core.errors import NotPicklable, TrainableError
 
+#: In the path of every module of an installed package.
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _OWN_PACKAGES = frozenset({"tune_core", "flows", "deployments"})
 
 
@@ -158,6 +161,8 @@ def _user_modules(trainable: Any) -> list[ModuleType]:
     root = place.parent.parent if place.name == "__init__.py" else place.parent
     beside = []
     for other, module in list(sys.modules.items()):
+        if _INSTALLED.search(getattr(module, "__file__", None) or ""):
+            continue  # nearly all are: to resolve their paths would take longer than everything else here
         path = _source(module)
         if path is not None and root in path.parents and other != "__main__" and _is_users(other, path):
             beside.append(module)
@@ -175,7 +180,7 @@ def _namespace(module: ModuleType | None) -> Path | None:
 
 
 def _is_users(name: str, source: Path) -> bool:
-    if name.partition(".")[0] in _OWN_PACKAGES or {"site-packages", "dist-packages"} & set(source.parts):
+    if name.partition(".")[0] in _OWN_PACKAGES or _INSTALLED.search(str(source)):
         return False
     return not source.is_relative_to(sysconfig.get_path("stdlib"))
 

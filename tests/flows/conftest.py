@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,15 +36,14 @@ CPUS, GPUS = 8, 5
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Prefect server with a database of its own."""
-    before = os.environ.get("PREFECT_HOME")
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    server = prefect_servers.start_own_server()
-    os.environ["PREFECT_API_URL"] = server.api_url
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield server.api_url
-    del os.environ["PREFECT_API_URL"], os.environ["PREFECT_HOME"]
-    if before is not None:
-        os.environ["PREFECT_HOME"] = before
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        # It has no automations when it starts, but gets some.
+        environment.setenv("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "true")
+        server = prefect_servers.start_own_server()
+        environment.setenv("PREFECT_API_URL", server.api_url)
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server.api_url
     prefect_servers.stop_own_server()
 
 

@@ -288,6 +288,52 @@ def test_row_whose_answer_was_lost_is_said_again_even_if_it_is_journaled_by_then
     assert [(message.kind, message.content[0]) for message in heard] == [("hello", 7), ("row", 1)]
 
 
+def test_rows_that_follow_fast_arrive_in_order_though_nothing_comes_after_them(channel: Channel) -> None:
+    uplink = ChannelUplink(channel.address, "trial", 1)
+
+    for iteration in range(1, 1001):
+        uplink.send(row(iteration))
+    heard = received(channel, 1000)
+    uplink.send(row(1001))
+    uplink.send(row(1002))
+    last = received(channel, 2)
+    uplink.close()
+
+    assert [message.content[0] for message in (*heard, *last)] == [*range(1, 1003)]
+    assert {message.kind for message in heard} == {"row"}
+
+
+@pytest.mark.parametrize("ends", ["answer", "checkpoint", "end", "journal"])
+def test_rows_that_wait_for_others_go_out_before_anything_that_comes_after_them(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(channels, "GATHER_S", 20.0)
+    uplink = ChannelUplink(channel.address, "trial", 1)
+    uplink.send(row(1))  # after which others wait
+    uplink.send(row(2))
+    assert len(received(channel, 2, timeout_s=1.0)) == 1
+
+    if ends == "answer":
+        uplink.send(Report(3, {"done": False}, wants_decision=True))
+    elif ends == "checkpoint":
+        uplink.send_checkpoint(2, 0)
+    elif ends == "end":
+        uplink.end(Ending(Outcome.COMPLETED), timeout_s=0.0)
+    else:
+        waiting = threading.Thread(target=uplink.wait_for_journal, args=(2,))
+        waiting.start()
+    heard = received(channel, 1 if ends == "journal" else 2)
+    if ends == "journal":
+        channel.send("trial", 1, "journaled", 2)
+        waiting.join(20)
+        assert not waiting.is_alive()
+    uplink.close()
+
+    said = [(message.kind, message.content[0]) for message in heard]
+    after = {"answer": ("row", 3), "checkpoint": ("checkpoint", 2), "end": ("end", "completed")}
+    assert said == [("row", 2), *([after[ends]] if ends in after else [])]
+
+
 class Relay:
     """Passes bytes between trials and the flow, until it is cut or falls silent."""
 

@@ -17,9 +17,13 @@ from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
 from flows.artifacts import CLOSE_TIMEOUT_S
+from flows.events import Events
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
+from tune_core.announcements import Announcement, Announcer
+from tune_core.controller import Controller
 from tune_core.overview import Overview, Picture
+from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 
 PREFIX = "prefect-tune."
@@ -58,7 +62,9 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     recorded: Callable[[str], Recorded],
     client: SyncPrefectClient,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
     config = run_config(tags=["nightly"])
     space = {"x": tune.grid_search([2, 1, 3])}
     tune_config = tune.TuneConfig(metric="loss", mode="min", max_concurrent_trials=1)
@@ -88,7 +94,6 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     assert bests == sorted({*bests}, reverse=True)
     assert kinds(announced) == {
         "experiment.started": 1,
-        "trial.started": 3,
         "experiment.new-best": len(bests),
         "trial.ended": 3,
         "experiment.finished": 1,
@@ -129,13 +134,58 @@ def test_page_that_cannot_be_made_is_left_out_and_nothing_waits_for_it(
     assert "cannot be made, training goes on" in caplog.text
 
 
+class Heard(Events):
+    """Events that are not sent, but noted."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str | None, int]] = []
+        super().__init__(Announcer(Controller(Rules("a1b2c")), "e", "file:///e", None, None), "a1b2c", "e")
+
+    def hear(self, kind: str, trial_id: str | None = None, attempt: int = 1) -> None:
+        self._put([Announcement(kind, 0.0, trial_id, {"attempt": attempt})])
+
+    def _send(self, announcement: Announcement) -> None:
+        self.sent.append((announcement.kind, announcement.trial_id, announcement.payload["attempt"]))
+
+
+def test_beginning_of_an_attempt_that_has_ended_meanwhile_is_not_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
+    events = Heard()
+
+    events.hear("trial.started", "t1", 1)
+    events.hear("trial.started", "t2", 1)
+    events.hear("trial.ended", "t1", 1)
+    events.hear("trial.started", "t1", 2)
+    events.close()
+
+    assert events.sent == [("trial.ended", "t1", 1), ("trial.started", "t2", 1), ("trial.started", "t1", 2)]
+
+
+def test_beginning_of_an_attempt_that_goes_on_is_announced_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 0.05)
+    events = Heard()
+
+    events.hear("trial.started", "t1", 1)
+
+    wait_for(lambda: events.sent, what="the beginning")
+    events.hear("trial.ended", "t1", 1)
+    events.close()
+    assert events.sent == [("trial.started", "t1", 1), ("trial.ended", "t1", 1)]
+
+
 @pytest.mark.slow
 def test_experiment_that_goes_on_announces_nothing_twice(
     run_config: Callable[..., tune.RunConfig],
     recorded: Callable[[str], Recorded],
     client: SyncPrefectClient,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
     config = run_config(callbacks=[FailAt(5)])
     space = {"x": tune.grid_search([2, 1])}
     tune_config = tune.TuneConfig(metric="loss", mode="min", max_concurrent_trials=1)
@@ -151,7 +201,7 @@ def test_experiment_that_goes_on_announces_nothing_twice(
     after = events_of(client, resumed, "experiment.finished")
     before = events_of(client, broken, "trial.ended")
     assert Counter(event["event"] for event in before if "trial" in event["event"]) == {
-        f"{PREFIX}trial.started": 2,
+        f"{PREFIX}trial.started": 1,  # of the one that had not ended
         f"{PREFIX}trial.ended": 1,
     }
     assert [event["payload"]["resumed"] for event in (before[0], after[0])] == [False, True]
@@ -159,6 +209,5 @@ def test_experiment_that_goes_on_announces_nothing_twice(
         event["payload"]["trial_id"] for event in [*before, *after] if event["event"].endswith("trial.ended")
     ]
     assert len(ended) == len({*ended}) == 2
-    assert kinds(after)["trial.started"] == 1
-    attempts = [event["payload"]["attempt"] for event in after if event["event"].endswith("trial.started")]
+    attempts = [event["payload"]["attempt"] for event in after if event["event"].endswith("trial.ended")]
     assert attempts == [2]
