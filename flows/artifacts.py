@@ -189,6 +189,7 @@ class ArtifactWriter:
                 table.document.is_closed = True
                 table.rows = []
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
+                table.document.written = self._clock()  # its first rows come as no surprise
             table.rows.append(shown)
             is_due = at_once or len(table.rows) == 1
             self._touch(table.document, at_once=is_due, at_once_s=table.at_once_s if is_due else AT_ONCE_S)

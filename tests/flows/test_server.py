@@ -1,0 +1,89 @@
+"""What a server that is started for a run does otherwise than Prefect's default; none is started here."""
+
+from __future__ import annotations
+
+import inspect
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.server.services import task_run_recorder
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
+    get_current_settings,
+    temporary_settings,
+)
+
+from flows.experiment import _settings_for
+from flows.server import RECORD_EVERY_S, PrefectServer, _record_soon, _spared_services, client_options
+
+
+@pytest.fixture(autouse=True)
+def environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name, raising=False)
+
+
+def evaluates_automations(database_url: str) -> bool:
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: database_url}), _spared_services():
+        return get_current_settings().server.services.triggers.enabled
+
+
+def database(path: Path, *statements: str) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def test_server_without_automations_does_not_look_for_their_events(tmp_path: Path) -> None:
+    assert not evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/not there.db")
+    assert not evaluates_automations(database(tmp_path / "not migrated.db", "CREATE TABLE other (id)"))
+    assert not evaluates_automations(database(tmp_path / "none?.db", "CREATE TABLE automation (id)"))
+
+
+def test_server_that_has_automations_or_may_have_some_looks_for_their_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ("CREATE TABLE automation (id)", "INSERT INTO automation VALUES (1)")
+    (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
+
+    assert evaluates_automations(database(tmp_path / "one.db", *one))
+    assert evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/damaged.db")
+    assert evaluates_automations("postgresql+asyncpg://user:password@127.0.0.1/prefect")
+    monkeypatch.setenv(PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name, "true")
+    assert evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/not there.db")
+
+
+def test_states_of_task_runs_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"write_batch_size", "flush_every"} <= {*inspect.signature(task_run_recorder.consumer).parameters}
+    made_with: list[dict[str, Any]] = []
+    monkeypatch.setattr(task_run_recorder, "consumer", lambda **options: made_with.append(options))
+
+    _record_soon()
+    task_run_recorder.consumer(write_batch_size=30, flush_every=5)
+
+    assert made_with == [{"write_batch_size": 30, "flush_every": RECORD_EVERY_S}]
+
+
+def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
+    every_s = get_current_settings().flows.heartbeat_frequency
+    assert every_s is not None
+    url = "http://127.0.0.1:1/api"
+
+    with _settings_for(PrefectServer(url, None, is_ours=True)):
+        ours = get_current_settings()
+    with _settings_for(PrefectServer(url, None, is_ours=False)):
+        others = get_current_settings()
+
+    assert (ours.api.url, ours.flows.heartbeat_frequency) == (url, None)
+    assert (others.api.url, others.flows.heartbeat_frequency) == (url, every_s)
+
+
+def test_certificates_are_loaded_for_what_needs_them() -> None:
+    assert "verify" not in client_options("https://prefect.example/api")
+    assert client_options("http://127.0.0.1:4200/api", {"A": "b"})["headers"] == {"A": "b"}
+    assert not client_options("http://127.0.0.1:4200/api")["verify"].get_ca_certs()
