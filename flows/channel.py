@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,11 +119,11 @@ class Channel:
 
     def receive(self, timeout_s: float) -> Iterator[Any]:
         """Yield what has arrived, waiting for the first: `Message`s and posted items, each kind in order."""
-        ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
-        if self._socket in ready:
-            yield from self._messages()
-        if self._wake_read.fileno() in ready:
-            self._wake_read.recv(65536)
+        if self._posted.empty() and not self._has_messages():
+            ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
+            if self._wake_read.fileno() in ready:
+                self._wake_read.recv(65536)
+        yield from self._messages()
         while not self._posted.empty():
             yield self._posted.get_nowait()
 
@@ -150,12 +151,15 @@ class Channel:
         self._wake_read.close()
         self._wake_write.close()
 
+    def _has_messages(self) -> bool:
+        # To be told by an exception that there is nothing takes longer.
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def _messages(self) -> Iterator[Message]:
         for _ in range(_BATCH):
-            try:
-                identity, payload = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            if not self._has_messages():
                 return
+            identity, payload = self._socket.recv_multipart()
             trial_id, _, lease = identity.decode().rpartition(":")
             kind, *content = loads(payload)
             if kind == "rows":
@@ -210,6 +214,7 @@ class ChannelUplink:
         self._socket.curve_publickey, self._socket.curve_secretkey = address.public_key, address.secret_key
         self._socket.setsockopt(zmq.IDENTITY, _identity(trial_id, lease))
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the session's window bounds it
+        self._socket.setsockopt(zmq.RCVTIMEO, int(1000 * _LOOK_S))
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in address.url else 0)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
@@ -328,9 +333,10 @@ class ChannelUplink:
         with self._lock:
             self._send_gathered()
         while not is_over():
-            if self._socket.poll(500):
-                self._take(self._socket.recv())
-            self._look_at_connection()
+            with suppress(zmq.Again):
+                self._take(self._socket.recv())  # for `_LOOK_S` at most
+            if time.monotonic() >= self._look_due:
+                self._look_at_connection()
             if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
                 raise ChannelLost(
                     f"the flow at {self._url} has been unreachable for {LOST_AFTER_S:g} s while this trial waited "

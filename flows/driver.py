@@ -61,6 +61,8 @@ from tune_core.trial import LeasePhase, Trial
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25
+#: How often it looks at them while there is much to do.
+TIMERS_S = 0.02
 #: How often it looks at who waits, and at slots that nobody uses.
 UPKEEP_S = 1.0
 #: How often the journal is told what the slots have held: so much of it a death of the driver may take.
@@ -110,7 +112,7 @@ class Driver:
         self._replay = Replay(parts.controller, parts.steering, parts.experiment.loaded_config)
         self._trials: list[Trial] = self._replay.trials
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
-        self._upkeep_due = self._owns_files_until = -math.inf
+        self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
         self._held_due = parts.clock() + NOTE_HELD_EVERY_S
         self._own_state = OwnState(parts.steering)
         self._num_finished = 0
@@ -512,6 +514,9 @@ class Driver:
     def _look_at_timers(self) -> None:
         parts, now = self._parts, self._parts.clock()
         self._reports.turn += 1
+        if now < self._timers_due:
+            return
+        self._timers_due = now + TIMERS_S
         if now < self._owns_files_until:
             parts.files.flush_due(now)
         if self._deadline is not None and now >= self._deadline:

@@ -181,9 +181,7 @@ class CSVLoggerCallback(_FileLogger):
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Append a record to `progress.csv`."""
-        metrics = dict(result)
-        metrics.pop("config", None)
-        row = flatten(metrics)
+        row = flatten({name: value for name, value in result.items() if name != "config"})
         row["lease"] = trial.lease
         self.files.append_row(trial.dirname, PROGRESS_FILE, row)
 

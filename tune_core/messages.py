@@ -405,17 +405,32 @@ _EXPLOIT_FIELDS = tuple(each.name for each in fields(ExploitChoice))
 
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Return the event as the JSON object that the journal holds."""
+    if isinstance(event, TrialReported):
+        return _report_to_dict(event)
     kind = type(event).__name__
     record: dict[str, Any] = {"event": kind}
     for name in _FIELDS[kind]:
         value = getattr(event, name)
         record[name] = value.value if isinstance(value, StrEnum) else value
-    if kind == "TrialReported":
-        exploit = record.pop("exploit")  # most have none
-        if exploit is not None:
-            record["exploit"] = {name: getattr(exploit, name) for name in _EXPLOIT_FIELDS}
-    elif record.get("request_id") == "":
+    if record.get("request_id") == "":
         del record["request_id"]
+    return record
+
+
+def _report_to_dict(event: TrialReported) -> dict[str, Any]:
+    """The same of a report, of which there are a thousand times as many: written out, it takes a third of the time."""
+    record = {
+        "event": "TrialReported",
+        "time": event.time,
+        "trial_id": event.trial_id,
+        "lease": event.lease,
+        "iteration": event.iteration,
+        "row": event.row,
+        "checkpoint": event.checkpoint,
+        "decision": event.decision.value,
+    }
+    if event.exploit is not None:
+        record["exploit"] = {name: getattr(event.exploit, name) for name in _EXPLOIT_FIELDS}
     return record
 
 
