@@ -110,21 +110,6 @@ class Browser:
         """End it."""
         self._browser.close()
 
-    def follow(
-        self, ui: str, path: str, prepare: Callable[[Any], Any], ready: Callable[[Any], None]
-    ) -> float:
-        """Open a page and `prepare` it; return the seconds from a click on what that returns until `ready`."""
-        page = self._context.new_page()
-        page.set_default_timeout(PAGE_TIMEOUT_S * 1000)
-        page.goto(f"{self._server}{UIS[ui]}{path}")
-        link = prepare(page)
-        began = time.monotonic()
-        link.click()
-        ready(page)
-        took = time.monotonic() - began
-        page.close()
-        return took
-
     def open(
         self, ui: str, path: str, ready: Callable[[Any], None], shot: str = "", height: int = 900
     ) -> float:
@@ -152,18 +137,6 @@ def tab_can_be_used(name: str) -> Callable[[Any], None]:
         page.locator("[role=tablist] >> text=Artifacts").click()
 
     return ready
-
-
-def artifact_of_run(artifact_id: str) -> Callable[[Any], Any]:
-    """On a flow run's page, open the tab of its artifacts; return the link to one of them."""
-
-    def prepare(page: Any) -> Any:
-        page.locator("[role=tablist] >> text=Artifacts").click()
-        link = page.locator(f"a[href*='{artifact_id}']").first
-        link.wait_for()
-        return link
-
-    return prepare
 
 
 def shows(text: str) -> Callable[[Any], None]:
@@ -214,10 +187,6 @@ def look(server: str, name: str, shots: Path | None) -> dict[str, float]:
                     took[f"{ui} {title}"] = browser.open(
                         ui, path or f"/runs/flow-run/{run_id}", ready, shot, height
                     )
-                wanted = artifact_of_run(artifact(api_url, f"{name}-leaderboard")["id"])
-                took[f"{ui} leaderboard from there"] = browser.follow(
-                    ui, f"/runs/flow-run/{run_id}", wanted, shows(best)
-                )
         finally:
             browser.close()
     return took
