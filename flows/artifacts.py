@@ -40,7 +40,7 @@ from prefect.tasks import Task
 from flows.server import client_options
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
-from tune_core.trial import Trial
+from tune_core.trial import FINAL, Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
 INTERVAL_S = 5.0
@@ -49,6 +49,8 @@ INTERVAL_S = 5.0
 AT_ONCE_S = 1.0
 #: Rows of one version of a trial's table; then the next version begins.
 ROWS_PER_VERSION = 1000
+#: Trials on the leaderboard: V1's page of 200 takes a second longer than that of 100.
+LEADERBOARD_ROWS = 100
 #: How long `close` tries to get the last rows out, in seconds.
 CLOSE_TIMEOUT_S = 60.0
 
@@ -61,6 +63,7 @@ _PAGE = 200
 
 logger = logging.getLogger("prefect.tune.artifacts")
 
+_ENDED = frozenset(map(str, FINAL))
 #: Columns of a trial's table that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
 _PLAIN = frozenset({int, str, bool, type(None)})
@@ -149,9 +152,10 @@ class ArtifactWriter:
         self._expected: dict[UUID, _ForcedState] = {}
         self._is_closing = False
         self._has_warned = False
-        self._leaderboard = self._document(
-            "leaderboard", "table", "Trials, best first", self._leaderboard_data
+        description = (
+            f"Trials, best first: those that have not ended, and the best others, {LEADERBOARD_ROWS} at most"
         )
+        self._leaderboard = self._document("leaderboard", "table", description, self._leaderboard_data)
         self._bar = self._document("progress", "progress", "Finished trials", lambda: self._progress)
         self._link: _Document | None = None
         # In the run's context: the settings say which server it is.
@@ -314,7 +318,10 @@ class ArtifactWriter:
         entries = [self._entry(trial, waits_for) for trial, waits_for in self._leaders.values()]
         if self._metric:
             entries.sort(key=self._rank)
-        return _uniform(entries)
+        ended = [entry for entry in entries if entry["status"] in _ENDED]
+        left_out = ended[max(0, LEADERBOARD_ROWS - (len(entries) - len(ended))) :]
+        unseen = {entry["trial"] for entry in left_out}
+        return _uniform([entry for entry in entries if entry["trial"] not in unseen][:LEADERBOARD_ROWS])
 
     def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
         row = trial.last_row

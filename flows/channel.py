@@ -159,7 +159,7 @@ class Channel:
         for _ in range(_BATCH):
             if not self._has_messages():
                 return
-            identity, payload = self._socket.recv_multipart()
+            identity, payload = self._socket.recv_multipart(zmq.DONTWAIT)
             trial_id, _, lease = identity.decode().rpartition(":")
             kind, *content = loads(payload)
             if kind == "rows":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -20,8 +21,10 @@ from prefect.client.schemas.objects import Artifact
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows.artifacts import ArtifactWriter
+from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
+from tune_core.trial import Status, Trial
 
 
 def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
@@ -140,6 +143,24 @@ def test_with_every_report_each_row_is_in_the_table_before_the_next_comes(
             wait_for(lambda steps=step: len(shown()) == steps, what=f"row {step} in the API")
 
     assert steps_written(written) == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_leaderboard_of_many_trials_has_those_that_have_not_ended_and_the_best_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
+    monkeypatch.setattr("flows.artifacts.LEADERBOARD_ROWS", 4)
+    writer = ArtifactWriter("many", "a1b2c", uuid4(), trial_task, metric="loss", mode="min")
+    losses = {"t0": 5.0, "t1": 1.0, "t2": 4.0, "t3": 2.0, "t4": 3.0, "t5": None, "t6": 6.0}
+    running = {"t5", "t6"}
+
+    for number, (trial_id, loss) in enumerate(losses.items()):
+        status = Status.RUNNING if trial_id in running else Status.TERMINATED
+        row = {} if loss is None else {"loss": loss}
+        writer.show_trial(Trial(trial_id, number, {}, status=status, last_row=row))
+    shown = [row["trial"] for row in writer._leaderboard_data()]
+
+    assert shown == ["t1", "t3", "t6", "t5"]
 
 
 def test_leaderboard_has_the_same_columns_in_each_row_and_the_best_trial_first(
