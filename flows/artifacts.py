@@ -103,7 +103,7 @@ class _TrialTable:
 
     @property
     def at_once_s(self) -> float:
-        """Least time between two writes, in seconds, even of what is due at once."""
+        """Least time between two writes, in seconds, even of what is due at once, but for the last row."""
         return AT_ONCE_S + (INTERVAL_S - AT_ONCE_S) * len(self.rows) / ROWS_PER_VERSION
 
 
@@ -195,8 +195,8 @@ class ArtifactWriter:
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
                 table.document.written = self._clock()  # its first rows come as no surprise
             table.rows.append(shown)
-            is_due = at_once or len(table.rows) == 1
-            self._touch(table.document, at_once=is_due, at_once_s=table.at_once_s if is_due else AT_ONCE_S)
+            wait_s = AT_ONCE_S if row.get("done") else table.at_once_s
+            self._touch(table.document, at_once=at_once or len(table.rows) == 1, at_once_s=wait_s)
 
     def close_table(self, trial: Trial) -> None:
         """Write the rest of a finished trial's table, and forget its rows."""

@@ -300,6 +300,7 @@ class ChannelUplink:
         self._has_begun_to_gather.set()
         if self._sender is not None:
             self._sender.join()
+        self._send_gathered()
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=1000)

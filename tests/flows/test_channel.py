@@ -303,7 +303,7 @@ def test_rows_that_follow_fast_arrive_in_order_though_nothing_comes_after_them(c
     assert {message.kind for message in heard} == {"row"}
 
 
-@pytest.mark.parametrize("ends", ["answer", "checkpoint", "end", "journal"])
+@pytest.mark.parametrize("ends", ["answer", "checkpoint", "end", "journal", "close"])
 def test_rows_that_wait_for_others_go_out_before_anything_that_comes_after_them(
     channel: Channel, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
@@ -319,15 +319,18 @@ def test_rows_that_wait_for_others_go_out_before_anything_that_comes_after_them(
         uplink.send_checkpoint(2, 0)
     elif ends == "end":
         uplink.end(Ending(Outcome.COMPLETED), timeout_s=0.0)
+    elif ends == "close":
+        uplink.close()
     else:
         waiting = threading.Thread(target=uplink.wait_for_journal, args=(2,))
         waiting.start()
-    heard = received(channel, 1 if ends == "journal" else 2)
+    heard = received(channel, 1 if ends in ("journal", "close") else 2)
     if ends == "journal":
         channel.send("trial", 1, "journaled", 2)
         waiting.join(20)
         assert not waiting.is_alive()
-    uplink.close()
+    if ends != "close":
+        uplink.close()
 
     said = [(message.kind, message.content[0]) for message in heard]
     after = {"answer": ("row", 3), "checkpoint": ("checkpoint", 2), "end": ("end", "completed")}
