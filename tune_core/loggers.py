@@ -181,7 +181,9 @@ class CSVLoggerCallback(_FileLogger):
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Append a record to `progress.csv`."""
-        row = flatten({name: value for name, value in result.items() if name != "config"})
+        metrics = dict(result)
+        metrics.pop("config", None)
+        row = flatten(metrics)
         row["lease"] = trial.lease
         self.files.append_row(trial.dirname, PROGRESS_FILE, row)
 
