@@ -50,6 +50,7 @@ class Machine:
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",
         )
         self._logs = 0
+        self._workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str | Path, **more: str) -> subprocess.Popen[bytes]:
         """Start something in a session of its own."""
@@ -64,6 +65,17 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def ensure_worker(self) -> None:
+        """Start a worker if there is none: the script's one may have been killed by an earlier test."""
+        if not worker_and_runs():
+            command = (BIN / "prefect", "worker", "start", "--pool", "tune")
+            self._workers.append(self.start(*command, PREFECT_API_URL=self.api_url))
+
+    def end_workers(self) -> None:
+        """End the workers that are not the script's."""
+        while self._workers:
+            end(self._workers.pop())
 
     def printed(self) -> str:
         """The end of what everything has printed."""
@@ -134,11 +146,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
             )
             yield machine
     finally:
+        machine.end_workers()
         end(script)
 
 
 @pytest.fixture
 def client(machine: Machine) -> Iterator[SyncPrefectClient]:
+    machine.ensure_worker()
     with get_client(sync_client=True) as client:
         yield client
 
@@ -280,7 +294,7 @@ def test_worker_and_run_that_are_killed_are_found_and_the_run_goes_on_from_its_c
         return len([event for event, _ in read_journal(storage) if isinstance(event, TrialReported)]) >= 10
 
     machine.wait_for(has_checkpoints, "checkpoints")
-    for pid in worker_and_runs(machine):
+    for pid in worker_and_runs():
         os.kill(pid, signal.SIGKILL)
     storage = machine.storage(client.read_flow_run(run.id).name)
     before = [event for event, _ in read_journal(storage) if isinstance(event, TrialReported)]
@@ -289,18 +303,13 @@ def test_worker_and_run_that_are_killed_are_found_and_the_run_goes_on_from_its_c
     crashed = machine.wait_for(lambda: ended_run(client, run.id), "the server to find that it is dead", 200)
     assert crashed.state_name == "Crashed"
     assert "its process has died" in crashed.state.message
-    worker = machine.start(
-        BIN / "prefect", "worker", "start", "--pool", "tune", PREFECT_API_URL=machine.api_url
+    machine.ensure_worker()
+    retried = machine.prefect("flow-run", "retry", str(run.id))
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    machine.wait_for(
+        lambda: (state := client.read_flow_run(run.id).state) and not state.is_final(), "the retry"
     )
-    try:
-        retried = machine.prefect("flow-run", "retry", str(run.id))
-        assert retried.returncode == 0, retried.stdout + retried.stderr
-        machine.wait_for(
-            lambda: (state := client.read_flow_run(run.id).state) and not state.is_final(), "the retry"
-        )
-        ended = machine.wait_for(lambda: ended_run(client, run.id), "the run", 240)
-    finally:
-        end(worker)
+    ended = machine.wait_for(lambda: ended_run(client, run.id), "the run", 240)
 
     assert ended.state_name == "Completed", ended.state
     events = [event for event, _ in read_journal(storage)]
@@ -317,8 +326,8 @@ def test_worker_and_run_that_are_killed_are_found_and_the_run_goes_on_from_its_c
     assert not again, "rows that were safe were made again"
 
 
-def worker_and_runs(machine: Machine) -> list[int]:
-    """Processes of the script's worker and of what it runs, but for Ray's, which end with their driver."""
+def worker_and_runs() -> list[int]:
+    """Processes of the worker and of what it runs, but for Ray's, which end with their driver."""
     mine = [pid for pid in descendants(os.getpid()) if "worker start --pool tune" in command_of(pid)]
     found = [*mine, *(child for pid in mine for child in descendants(pid))]
     return [pid for pid in found if "ray" not in command_of(pid).partition(" ")[0]]
