@@ -40,7 +40,7 @@ test: lint types test-unit test-flows test-acceptance ## everything that CI runs
 # and sleeping, the flows tier keeps one Ray and one Prefect server for its whole session.
 test-unit: install ## unit, contract and simulated tests, import ranks among them
 	@echo "test: $(wildcard tests/unit tests/contracts tests/simulated)"
-	@$(PYTEST) -m "not slow" $(wildcard tests/unit tests/contracts tests/simulated)
+	@$(PYTEST) -n auto -m "not slow" $(wildcard tests/unit tests/contracts tests/simulated)
 
 test-flows: install ## the flow on a real Prefect server and Ray
 	@echo "test: tests/flows, but for the slow ones"

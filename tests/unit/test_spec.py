@@ -409,7 +409,9 @@ def test_rebuilt_experiment_runs_as_the_original(
 
 
 @pytest.mark.parametrize(
-    "generator", [random.Random(1), np.random.RandomState(1), np.random.default_rng(1)], ids=repr
+    "generator",
+    [random.Random(1), np.random.RandomState(1), np.random.default_rng(1)],
+    ids=lambda generator: type(generator).__name__,
 )
 def test_seed_that_was_drawn_from_a_generator_is_kept(generator: Any) -> None:
     config = tune.TuneConfig(search_alg=BasicVariantGenerator(random_state=generator))

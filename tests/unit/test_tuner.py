@@ -63,7 +63,7 @@ def test_tuner_needs_a_trainable(missing: tuple[Any, ...]) -> None:
         tune.Tuner(*missing)
 
 
-@pytest.mark.parametrize("trainable", [7, {"x": 1}, [train]], ids=repr)
+@pytest.mark.parametrize("trainable", [7, {"x": 1}, [train]], ids=lambda given: type(given).__name__)
 def test_what_cannot_be_called_is_no_trainable(trainable: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"trainable=.*: expected a function of the config, `def train\(config\):`"
