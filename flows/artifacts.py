@@ -318,10 +318,14 @@ class ArtifactWriter:
         entries = [self._entry(trial, waits_for) for trial, waits_for in self._leaders.values()]
         if self._metric:
             entries.sort(key=self._rank)
-        ended = [entry for entry in entries if entry["status"] in _ENDED]
-        left_out = ended[max(0, LEADERBOARD_ROWS - (len(entries) - len(ended))) :]
-        unseen = {entry["trial"] for entry in left_out}
-        return _uniform([entry for entry in entries if entry["trial"] not in unseen][:LEADERBOARD_ROWS])
+        places = LEADERBOARD_ROWS - sum(entry["status"] not in _ENDED for entry in entries)
+        shown = []
+        for entry in entries:
+            if entry["status"] in _ENDED:
+                places -= 1
+            if entry["status"] not in _ENDED or places >= 0:
+                shown.append(entry)
+        return _uniform(shown[:LEADERBOARD_ROWS])
 
     def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
         row = trial.last_row

@@ -147,7 +147,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
             yield machine
     finally:
         machine.end_workers()
-        end(script)
+        end(script, patience_s=3)  # a worker waits for a run that is at work
 
 
 @pytest.fixture

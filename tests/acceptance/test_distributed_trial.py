@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.test_examples import run
 
 
@@ -19,6 +21,7 @@ def train(home: Path, *arguments: str) -> str:
     return printed[printed.index("Best learning rate") :]
 
 
+@pytest.mark.slow
 def test_trial_on_three_workers_learns_the_same_whether_or_not_one_of_them_dies(tmp_path: Path) -> None:
     undisturbed = train(tmp_path / "undisturbed")
     resumed = train(tmp_path / "resumed", "--crash-at", "2")

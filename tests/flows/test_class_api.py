@@ -171,7 +171,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("reuse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ctrl_c_has_a_class_saved_where_it_is_and_cleaned_up(reuse: bool, tmp_path: Path, api: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(marks=str(tmp_path), storage=str(tmp_path / "results"), reuse=reuse))
@@ -386,7 +386,7 @@ def test_slot_that_is_given_up_for_another_shape_cleans_up(
     assert notes_of(tmp_path) == ["setup", "cleanup"] * 2
 
 
-@pytest.mark.parametrize("shapes", [[1], [1, CPUS]])
+@pytest.mark.parametrize("shapes", [pytest.param([1], marks=pytest.mark.slow), [1, CPUS]])
 def test_cleanup_that_hangs_is_cut_off(
     shapes: list[int], run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:

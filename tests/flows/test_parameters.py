@@ -114,8 +114,15 @@ def test_stock_task_runner_shares_values_too(run_config: Callable[..., tune.RunC
     wait_for(nothing_is_shared, what="the array to be freed")
 
 
-@pytest.mark.parametrize("reuse_actors", [False, True])
-@pytest.mark.parametrize("resources", [None, {"cpu": 2}])
+@pytest.mark.parametrize(
+    ("resources", "reuse_actors"),
+    [
+        (None, False),
+        pytest.param(None, True, marks=pytest.mark.slow),
+        pytest.param({"cpu": 2}, False, marks=pytest.mark.slow),
+        ({"cpu": 2}, True),
+    ],
+)
 def test_class_gets_the_values_in_setup(
     run_config: Callable[..., tune.RunConfig], tickets: list[bytes], resources: Any, reuse_actors: bool
 ) -> None:

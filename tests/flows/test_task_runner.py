@@ -359,7 +359,7 @@ SCRIPT = """
 @pytest.mark.parametrize(
     ("way", "special"),
     [
-        ("given", 2.0),
+        pytest.param("given", 2.0, marks=pytest.mark.slow),
         pytest.param("auto", 2.0, marks=pytest.mark.slow),
         ("first", 2.0),
         pytest.param("restarted", 0, marks=pytest.mark.slow),
