@@ -89,6 +89,8 @@ _WHAT_HAPPENED = {
     Outcome.LOST: "the trial's process was lost with what it ran on",
 }
 
+_CONTINUE = str(Decision.CONTINUE)
+
 logger = logging.getLogger("prefect.tune")
 
 
@@ -116,6 +118,7 @@ class Driver:
         self._held_due = parts.clock() + NOTE_HELD_EVERY_S
         self._own_state = OwnState(parts.steering)
         self._num_finished = 0
+        self._has_news = False
         run = parts.experiment.run_config
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
         self._requests = Requests(parts, self._replay, self.apply)
@@ -150,6 +153,7 @@ class Driver:
         if self._failure is not None:
             raise self._failure
         self._reports.link_best_checkpoint()
+        parts.pages.changed()
         parts.pages.finish()
         return self._end
 
@@ -216,7 +220,7 @@ class Driver:
             parts.steering.add(self._trials, trial)
             parts.artifacts.show_trial(trial)
         parts.events.note(event, commands, parts.journal, is_best=parts.overview.note(event))
-        parts.pages.changed()
+        self._has_news = True
         is_acting = bool(self._commands)  # an action's own events wait until it is done
         self._commands.extend(commands)
         while self._commands and not is_acting:
@@ -313,11 +317,10 @@ class Driver:
         if iteration == trial.iteration + 1:
             if attempt := self._attempts.get((trial.trial_id, trial.lease)):
                 attempt.heard = self._parts.clock()
-            self._reports.add(trial, iteration, checkpoint, row)
+            taken = self._reports.take(trial, iteration, checkpoint, row)
             if wants_decision and trial.decision is Decision.CONTINUE:  # else the controller has answered
-                self._parts.channel.send(
-                    message.trial_id, message.lease, "decision", iteration, str(Decision.CONTINUE)
-                )
+                self._parts.channel.send(message.trial_id, message.lease, "decision", iteration, _CONTINUE)
+            self._reports.show(trial, checkpoint, *taken)  # while the trial goes on
         elif iteration <= trial.iteration:
             self._answer_again(trial, iteration)
         # Else rows before it were lost with a connection: they come again, and this one after them.
@@ -517,6 +520,9 @@ class Driver:
         if now < self._timers_due:
             return
         self._timers_due = now + TIMERS_S
+        if self._has_news:
+            self._has_news = False
+            parts.pages.changed()
         if now < self._owns_files_until:
             parts.files.flush_due(now)
         if self._deadline is not None and now >= self._deadline:

@@ -42,7 +42,17 @@ class Reports:
         self._checks_stop_all = parts.steering.stopper is not None
 
     def add(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
-        """Let everybody see a row: steering, the user's callbacks, the controller, then the files."""
+        """Let everybody see a row."""
+        self.show(trial, checkpoint, *self.take(trial, iteration, checkpoint, row))
+
+    def take(
+        self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Let those see a row who have a say in what becomes of the trial.
+
+        Returns:
+            The row as it is journaled, and the same with every auto-filled key, for `show`.
+        """
         parts, trials = self._parts, self._trials
         result = trial.result_of(row)
         decided = parts.steering.decide(trials, trial, row, result, checkpoint)
@@ -51,7 +61,12 @@ class Reports:
             row = trial.row_of(result)  # a callback may have added to it
         now = parts.wall_clock()
         self._apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
-        parts.loggers.on_trial_result(self.turn, trials, trial, result)
+        return row, result
+
+    def show(self, trial: Trial, checkpoint: int | None, row: dict[str, Any], result: dict[str, Any]) -> None:
+        """Let the others see a row that was taken: files, artifacts, the terminal."""
+        parts = self._parts
+        parts.loggers.on_trial_result(self.turn, self._trials, trial, result)
         is_best = parts.overview.is_best(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
         parts.artifacts.show_trial(trial)
