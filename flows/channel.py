@@ -137,9 +137,10 @@ class Channel:
 
     def send(self, trial_id: str, lease: int, *content: Any) -> bool:
         """Send to a trial; return False if it is not connected (any more)."""
+        payload = dumps(list(content))
         try:
             self._socket.send(_identity(trial_id, lease), _DONTWAIT | _SNDMORE)
-            self._socket.send(dumps(list(content)), _DONTWAIT)
+            self._socket.send(payload, _DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
