@@ -207,8 +207,8 @@ def test_a_run_is_fired_by_its_schedule_and_the_next_one_waits_for_it(
     assert len(reports) == 6
     rows = json.loads(artifacts["-leaderboard"].data)
     assert len(rows) == 2
-    best = max(event.row["accuracy"] for event in reports)
-    assert pytest.approx(best, abs=1e-3) == max(row["accuracy"] for row in rows)
+    latest = {event.trial_id: event.row["accuracy"] for event in reports}
+    assert {row["trial"]: row["accuracy"] for row in rows} == pytest.approx(latest)
 
     assert client.read_flow_run(second.id).state_name != "Completed"
     if any(state.is_running() for state in states_of(client, second)):
