@@ -41,10 +41,6 @@ class Reports:
         self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
 
-    def add(self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]) -> None:
-        """Let everybody see a row."""
-        self.show(trial, checkpoint, *self.take(trial, iteration, checkpoint, row))
-
     def take(
         self, trial: Trial, iteration: int, checkpoint: int | None, row: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,7 +90,7 @@ class Reports:
         """Take up what these markers carry and nobody has heard of."""
         for iteration, index, row in unreported(markers, trial):
             if row is not None:
-                self.add(trial, iteration, index, row)
+                self.show(trial, index, *self.take(trial, iteration, index, row))
             elif index is not None:
                 self.add_checkpoint(trial.trial_id, trial.lease, iteration, index)
 

@@ -16,7 +16,7 @@ from tests.unit.test_charts import picture, searched, trial
 from tune_core import html_report
 from tune_core.testing.local_runtime import LocalRuntime
 
-pytest.importorskip("plotly")
+pytest.importorskip("plotly", reason="the extra `report` is not installed")
 
 
 class Elements(HTMLParser):
