@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
-import socket
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
+from ray.exceptions import RayError
+
+from flows.process import keeper, this_worker
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
     from prefect.context import SettingsContext
     from prefect.tasks import Task
+
+    from flows.trial import ApartTrial
 
 #: How long a finished task run waits until the server has been told of its states.
 EVENTS_TIMEOUT_S = 10.0
@@ -34,15 +38,13 @@ class TaskActor:
         gc.enable()
         self._context = ExitStack()
         self._flow_run: str | None = None
+        self._sent_context: list[Any] = []
+        self._trial: ApartTrial | None = None
         self._delivery: threading.Thread | None = None
 
     def ready(self) -> dict[str, Any]:
         """Return where this process is; resolves when it can run tasks."""
-        return {
-            "pid": os.getpid(),
-            "hostname": socket.gethostname(),
-            "node_ip": ray.util.get_node_ip_address(),
-        }
+        return this_worker()
 
     def run(
         self,
@@ -51,6 +53,7 @@ class TaskActor:
         parameters: dict[str, Any],
         flow_run: str,
         context: list[Any],
+        process: Any = None,
     ) -> State[Any]:
         """Run one task run to its end; return its final state.
 
@@ -60,19 +63,64 @@ class TaskActor:
             parameters: Its arguments.
             flow_run: Changes when the context does.
             context: The settings and the serialized context of the flow run, as one object reference.
+            process: Handle of the `TrialProcess` that the trainable is to run in; None: it runs here.
+
+        Raises:
+            ProcessDied: That process did.
         """
         if flow_run != self._flow_run:
-            self._enter(flow_run, *ray.get(context[0]))
+            self._enter(flow_run, context)
         from prefect.task_engine import run_task_sync
 
-        state = run_task_sync(task=task, task_run_id=task_run_id, parameters=parameters, return_type="state")
+        with self._apart(process) as trial:
+            state = run_task_sync(
+                task=task, task_run_id=task_run_id, parameters=parameters, return_type="state"
+            )
         self._deliver_events()
+        if trial is not None and trial.death is not None:
+            raise trial.death
         return cast("State[Any]", state)
+
+    def take_log(self, records: list[dict[str, Any]]) -> None:
+        """See `ApartTrial`: its process calls this while `run` is under way, in another thread."""
+        if self._trial is not None:
+            self._trial.take_log(records)
+
+    def task_run_context(self) -> tuple[SettingsContext, dict[str, Any]]:
+        """Return the settings and the serialized context of the task run that is under way, for its trial's process."""
+        settings, context = ray.get(self._sent_context[0])  # not what was entered, which cannot be sent
+        run = self._trial.context if self._trial is not None else None
+        # Its parameters are what that process has.
+        task_run = run.model_copy(update={"parameters": {}}).serialize() if run is not None else {}
+        return settings, context | {"task_run_context": task_run}
+
+    @contextmanager
+    def _apart(self, process: Any) -> Iterator[ApartTrial | None]:
+        """Have the trial that runs meanwhile run in this process, if it is one.
+
+        Raises:
+            ProcessDied: It is dead already; there is no task run of it then.
+        """
+        from flows.deaths import ProcessDied, describe_death, outcome_of
+        from flows.trial import ApartTrial, apart
+
+        if process is None:
+            yield None
+            return
+        try:
+            ray.get(process.ready.remote())
+        except RayError as error:
+            raise ProcessDied(outcome_of(error), describe_death(error), is_recorded=False) from error
+        self._trial = ApartTrial(process)
+        token = apart.set(self._trial)
+        try:
+            yield self._trial
+        finally:
+            apart.reset(token)
+            self._trial = None
 
     def clean_up(self) -> None:
         """End what was kept of the last trial for the next: there is none."""
-        from flows.trial import keeper
-
         keeper.clean_up()
 
     def flush(self) -> None:
@@ -91,17 +139,10 @@ class TaskActor:
             self._delivery.start()
             self._delivery.join(EVENTS_TIMEOUT_S)
 
-    def _enter(self, flow_run: str, settings: SettingsContext, context: dict[str, Any]) -> None:
-        from prefect.client.orchestration import get_client
-        from prefect.context import SyncClientContext, hydrated_context
-
-        from flows.server import client_options
+    def _enter(self, flow_run: str, context: list[Any]) -> None:
+        from flows.context import enter_context
 
         self._context.close()
         self._context = ExitStack()
-        self._context.enter_context(settings)
-        # One for everything here, made inside the settings, so that it goes to the flow run's server.
-        client = get_client(sync_client=True, httpx_settings=client_options(settings.settings.api.url))
-        self._context.enter_context(SyncClientContext.model_construct(client=client))
-        self._context.enter_context(hydrated_context(context, client=client))
-        self._flow_run = flow_run
+        enter_context(self._context, *ray.get(context[0]))
+        self._flow_run, self._sent_context = flow_run, context

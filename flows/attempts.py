@@ -13,9 +13,9 @@ from prefect_ray.task_runners import PrefectRayFuture
 
 from flows.channel import Channel
 from flows.parameters import SharedParameters
+from flows.process import pack_ticket
 from flows.slots import Slot
 from flows.task_runner import use_actor
-from flows.trial import pack_ticket
 from flows.trial import trial as trial_task
 from tune_core.config import RunConfig
 from tune_core.messages import Outcome, StartLease
@@ -49,6 +49,7 @@ class Attempt:
         journaled: The highest iteration whose row is known to be in the journal.
         has_ended: Whether `LeaseEnded` was handled.
         is_over: Whether Ray says that its task is over.
+        is_recorded: Whether its task run has ended as Crashed by itself, though its process died.
         final_message: What Prefect says of how the task run ended.
         is_leaving: Whether its node is about to go, and the controller knows.
         rules: The stop rules that its process knows.
@@ -67,6 +68,7 @@ class Attempt:
     journaled: int = 0
     has_ended: bool = False
     is_over: bool = False
+    is_recorded: bool = False
     final_message: str = ""
     is_leaving: bool = False
     rules: dict[str, float] = field(default_factory=dict)
@@ -133,7 +135,7 @@ def start_attempt(
         lease = replace(lease, reuse=None)  # nobody could ask Ray's own workers to clean up
     ticket = pack_ticket(channel.address, lease, experiment.pickled)
     if slot.actor is not None:
-        with use_actor(slot.actor):
+        with use_actor(slot.actor, slot.process):
             submitted = trial_task.submit(run_name, ticket, parameters)
     else:
         options: dict[str, Any] = slot.remote_options() | {"max_retries": 0, "max_calls": int(fresh_process)}

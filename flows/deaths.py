@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ray import exceptions
@@ -54,6 +55,23 @@ _LOSS_TEXTS = (
 )
 
 
+class ProcessDied(Exception):
+    """The process of a trial died, says the one of its task run.
+
+    Args:
+        outcome: LOST or CRASHED, see `outcome_of`.
+        text: What Ray says of it.
+        is_recorded: Whether the task run has ended with it, as Crashed.
+    """
+
+    def __init__(self, outcome: Outcome, text: str, *, is_recorded: bool) -> None:
+        super().__init__(text)
+        self.outcome, self.text, self.is_recorded = outcome, text, is_recorded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ProcessDied, is_recorded=self.is_recorded), (self.outcome, self.text)
+
+
 def outcome_of(error: BaseException) -> Outcome:
     """Tell a process that died from one that was lost with what it ran on.
 
@@ -63,6 +81,8 @@ def outcome_of(error: BaseException) -> Outcome:
     Returns:
         LOST, or CRASHED: the process died, and for all that Ray knows it did so by itself. A bare SIGKILL is that.
     """
+    if isinstance(error, ProcessDied):
+        return error.outcome
     if isinstance(error, _LOSSES) or getattr(error, "preempted", False):
         return Outcome.LOST
     if isinstance(error, exceptions.RayActorError) and any(text in str(error) for text in _LOSS_TEXTS):
@@ -79,6 +99,8 @@ def is_lost_at_start(error: BaseException) -> bool:
 
 def describe_death(error: BaseException) -> str:
     """Return what Ray says of a death, on one line of bounded length."""
+    if isinstance(error, ProcessDied):
+        return error.text
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 

@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import UNHEARD, Ended, Recovered, describe_death, outcome_of
+from flows.deaths import UNHEARD, Ended, ProcessDied, Recovered, describe_death, outcome_of
 from flows.history import OwnState, show_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
@@ -347,6 +347,7 @@ class Driver:
         for message in self._parts.channel.drain() if item.error is not None else ():
             self._take_message(message)
         if item.error is not None:
+            attempt.is_recorded = isinstance(item.error, ProcessDied) and item.error.is_recorded
             self._died(key, attempt, outcome_of(item.error), describe_death(item.error))
         elif attempt.has_ended:
             self._forget(key, attempt)
@@ -371,13 +372,14 @@ class Driver:
 
     def _force_state(self, attempt: Attempt, outcome: Outcome, text: str) -> None:
         """End a task run whose process cannot say so: it would be RUNNING for ever."""
-        state = attempt.state_of_death(outcome, text)
-        self._parts.artifacts.force_state(attempt.run_name, attempt.task_run_id, state)
+        state, artifacts = attempt.state_of_death(outcome, text), self._parts.artifacts
+        end = artifacts.expect_state if attempt.is_recorded else artifacts.force_state
+        end(attempt.run_name, attempt.task_run_id, state)
 
     def _forget(self, key: tuple[str, int], attempt: Attempt) -> None:
         """An attempt is over and so is its task run: its slot is free."""
         del self._attempts[key]
-        if attempt.leaves == Leftover.WORN or self._placement.needs_fresh_process(attempt.slot):
+        if attempt.leaves == Leftover.WORN or self._parts.pool.needs_fresh_process(attempt.slot):
             self._parts.pool.renew(attempt.slot)
         else:
             self._parts.pool.release(attempt.slot, keeps_object=attempt.leaves == Leftover.OBJECT)

@@ -389,7 +389,13 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     steering = current.steering()
     with_actors = isinstance(context.task_runner, TuneTaskRunner)
-    pool = stack.enter_context(borrowed_pool(with_actors=with_actors, runtime_env=run.runtime_env))
+    pool = stack.enter_context(
+        borrowed_pool(
+            with_actors=with_actors,
+            fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
+            runtime_env=run.runtime_env,
+        )
+    )
     pool.cleanup_timeout_s = run.stop_timeout_s
     capacity = _start_slots(current, steering, pool)
     cluster.refuse_unshared(current.storage, run)

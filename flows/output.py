@@ -1,8 +1,8 @@
 """Where the output of a trial goes: its task run's log, and files if the user wants them.
 
 `print` and `logging` are forwarded from every thread of the trial's process: Prefect's own
-`log_prints` sees only the task's thread. When `forwarded_output` is left, the server has all of it,
-unless it does not answer: the process may be killed as soon as it is idle.
+`log_prints` sees only the task's thread. When `forwarded_output` is left, all of it was sent,
+unless nobody takes it: the process may be killed as soon as it is idle.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
-from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.logging.handlers import APILogHandler
-from prefect.settings import get_current_settings
-
-#: How long lines wait for others, and at the end of a trial for the server, in seconds.
+#: How long lines wait for others, and at the end of a trial to be sent, in seconds.
 SEND_INTERVAL_S, SEND_TIMEOUT_S = 0.5, 5.0
-#: Lines of one request.
+#: Lines that are sent at once.
 _BATCH = 500
 #: Loggers whose records are not forwarded: sending a record logs again, and storage is not the user's.
 _NOT_FORWARDED = frozenset(
@@ -35,15 +30,16 @@ logger = logging.getLogger("prefect.tune.output")
 
 @contextmanager
 def forwarded_output(
-    flow_run_id: UUID | None,
-    task_run_id: UUID | None,
-    files: tuple[Path, Path] | None,
-    *,
-    prints: bool = True,
+    log: TrialLog | None, files: tuple[Path, Path] | None, *, prints: bool = True
 ) -> Iterator[None]:
     """Send what this process prints and logs to a task run's log, and to files for stdout and stderr.
 
     Without `prints`, what is printed goes nowhere else: Ray shows a process's own output on the terminal.
+
+    Args:
+        log: The task run's; it has sent everything when this is left. None: there is none.
+        files: Where stdout and stderr are appended to.
+        prints: Whether the process's own stdout gets what is printed, too.
     """
     with ExitStack() as stack:
         copies: list[TextIO | None] = [None, None]
@@ -53,13 +49,11 @@ def forwarded_output(
         printed.setLevel(logging.INFO)
         printed.propagate = False
         root = logging.getLogger()
-        is_wanted = get_current_settings().logging.to_api.enabled
-        if flow_run_id is not None and task_run_id is not None and is_wanted:
-            handler = _TaskRunLog(flow_run_id, task_run_id)
-            stack.callback(handler.close)
+        if log is not None:
+            stack.callback(log.finish)
             for forwarded in (root, printed):
-                forwarded.addHandler(handler)
-                stack.callback(forwarded.removeHandler, handler)
+                forwarded.addHandler(log)
+                stack.callback(forwarded.removeHandler, log)
             # As a script's `logging.basicConfig(level="INFO")` would, which does nothing where there are handlers.
             stack.callback(root.setLevel, root.level)
             root.setLevel(min(root.level, logging.INFO))
@@ -77,64 +71,60 @@ def _put_back(name: str, stream: TextIO) -> None:
     setattr(sys, name, stream)
 
 
-class _TaskRunLog(APILogHandler):
+class TrialLog(logging.Handler):
     """Sends records to the log of a task run, in batches, from a thread of its own.
 
     Prefect's own worker waits for two seconds, in which a process may die, and can be hurried only
     by ending it.
+
+    Args:
+        prepare: Returns what is sent of a record.
+        send: Sends some; what it raises costs them, and a warning.
     """
 
-    def __init__(self, flow_run_id: UUID, task_run_id: UUID) -> None:
+    def __init__(
+        self, prepare: Callable[[logging.LogRecord], Any], send: Callable[[list[Any]], None]
+    ) -> None:
         super().__init__()
-        self._client = get_client(sync_client=True)  # that of the task run's context
-        self._waiting: list[dict[str, Any]] = []
+        self._prepare, self._send = prepare, send
+        self._waiting: list[Any] = []
         self._sender: threading.Thread | None = None
-        self._is_closing = threading.Event()
-
-        def tag(record: logging.LogRecord) -> bool:
-            if record.name.partition(".")[0] in _NOT_FORWARDED:
-                return False
-            record.flow_run_id, record.task_run_id = flow_run_id, task_run_id
-            return True
-
-        self.addFilter(tag)
+        self._is_finishing = threading.Event()
+        self.addFilter(lambda record: record.name.partition(".")[0] not in _NOT_FORWARDED)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Have a record sent soon."""
         try:
-            self._waiting.append(self.prepare(record))
+            self._waiting.append(self._prepare(record))
         except Exception:  # noqa: BLE001 - logging never fails its caller
             self.handleError(record)
         if self._sender is None:
-            self._sender = threading.Thread(target=self._send_until_closed, name="tune-log", daemon=True)
+            self._sender = threading.Thread(target=self._send_until_finished, name="tune-log", daemon=True)
             self._sender.start()
 
-    def flush(self) -> None:
-        """Return at once: `close` is what sends the rest."""
-
-    def close(self) -> None:
+    def finish(self) -> None:
         """Send what waits; give up after `SEND_TIMEOUT_S`."""
-        self._is_closing.set()
+        self._is_finishing.set()
         if self._sender is not None:
             self._sender.join(SEND_TIMEOUT_S)
-        super().close()
 
-    def _send_until_closed(self) -> None:
+    def send_now(self, records: Iterable[logging.LogRecord]) -> None:
+        """Send records at once; whatever sending them raises is raised here."""
+        self._send([self._prepare(record) for record in records])
+
+    def _send_until_finished(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._is_closing.wait(SEND_INTERVAL_S)
+            is_last = self._is_finishing.wait(SEND_INTERVAL_S)
             self.acquire()  # `emit` runs under it
-            logs, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, []
             self.release()
-            for start in range(0, len(logs), _BATCH):
-                self._send(logs[start : start + _BATCH])
-
-    def _send(self, logs: list[dict[str, Any]]) -> None:
-        for log in logs:
-            log.pop("__payload_size__", None)
-        try:
-            self._client.create_logs(logs)
-        except Exception as error:  # noqa: BLE001 - a trial does not fail for its log
-            logger.warning("%d lines did not get into the task run's log: %s", len(logs), error)
+            for start in range(0, len(waiting), _BATCH):
+                some = waiting[start : start + _BATCH]
+                try:
+                    self._send(some)
+                except Exception as error:  # noqa: BLE001 - a trial does not fail for its log
+                    logger.warning("%d lines did not get into the task run's log: %s", len(some), error)
 
 
 class _Lines(io.TextIOBase):

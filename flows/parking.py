@@ -83,11 +83,24 @@ _parking = _Parking()
 
 
 @contextmanager
-def borrowed_pool(*, with_actors: bool, runtime_env: Mapping[str, Any] | None) -> Iterator[SlotPool]:
-    """Lend the slots that an earlier experiment of this process left warm, or none; park them at the end."""
+def borrowed_pool(
+    *, with_actors: bool, fresh_process: bool | None, runtime_env: Mapping[str, Any] | None
+) -> Iterator[SlotPool]:
+    """Lend the slots that an earlier experiment of this process left warm, or none; park them at the end.
+
+    Args:
+        with_actors: As for `SlotPool`.
+        fresh_process: As for `SlotPool`.
+        runtime_env: As for `SlotPool`.
+    """
+    options: dict[str, Any] = {
+        "with_actors": with_actors,
+        "fresh_process": fresh_process,
+        "runtime_env": runtime_env,
+    }
     # Prefect's workers in a slot's process keep sending to the server that they began with.
-    session = _Session(_connection(), f"{with_actors} {runtime_env} {PREFECT_API_URL.value()}")
-    pool = _parking.take(session) or SlotPool(with_actors=with_actors, runtime_env=runtime_env)
+    session = _Session(_connection(), f"{options} {PREFECT_API_URL.value()}")
+    pool = _parking.take(session) or SlotPool(**options)
     try:
         yield pool
     finally:

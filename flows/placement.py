@@ -88,7 +88,7 @@ class Placement:
                 self._pool.release(slot)
                 continue
             self.waiting.pop(trial_id, None)
-            fresh = self.needs_fresh_process(slot)
+            fresh = self._pool.needs_fresh_process(slot)
             self._begin(trial, self._orders.pop(trial_id), slot, fresh_process=fresh)
 
     def answered(self, answer: SlotAnswered) -> None:
@@ -122,13 +122,6 @@ class Placement:
         for (trial_id, lease), reason in self._pool.give_up_waiting(timeout_s):
             message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
             self._fail(trial_id, lease, PlacementError(message))
-
-    def needs_fresh_process(self, slot: Slot) -> bool:
-        """Whether the next attempt in this slot needs a process of its own."""
-        tune = self._parts.experiment.tune_config
-        if tune.fresh_process is not None:
-            return tune.fresh_process
-        return not tune.reuse_actors and slot.outlives_no_trial
 
     def _fail(self, trial_id: str, lease: int, error: Exception) -> None:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]

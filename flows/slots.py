@@ -1,4 +1,4 @@
-"""Slots: a placement group each, and the actor on its bundle 0 that runs trials.
+"""Slots: a placement group each, and the processes on its bundle 0 that run trials.
 
 The pool gives slots to trials in the order in which they asked. It keeps a slot for the next
 trial of equal resources, gives it up as soon as only requests of another shape wait, and
@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flows.actor import TaskActor
 from flows.cluster import nodes, total_resources
+from flows.process import ASIDES, TrialProcess
 from tune_core.resources import PlacementGroupFactory
 
 #: How long an actor whose process is replaced may take to end, in seconds.
@@ -38,14 +39,15 @@ _PLACING_STEPS = 20_000
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A placement group and its actor.
+    """A placement group and its actors.
 
     Attributes:
         resources: What the group was made from.
         group: The placement group.
         actor: Handle of its `TaskActor`; None under the stock task runner.
-        is_ready: Whether the group is placed and the actor answers.
-        worker: Where the actor is: `pid`, `hostname`, `node_ip`.
+        process: Handle of the `TrialProcess` that the next trial runs in; None: trials run in the actor.
+        is_ready: Whether the group is placed and its processes answer.
+        worker: Where trials run: `pid`, `hostname`, `node_ip`.
         nodes: Ray's ids of the nodes that its bundles are on.
         uses: How many attempts have ended in it.
         idle_since: When it was last given back, in monotonic seconds.
@@ -57,6 +59,7 @@ class Slot:
     resources: PlacementGroupFactory
     group: PlacementGroup
     actor: Any = None
+    process: Any = None
     is_ready: bool = False
     worker: dict[str, Any] = field(default_factory=dict)
     nodes: frozenset[str] = frozenset()
@@ -68,13 +71,13 @@ class Slot:
 
     @property
     def outlives_no_trial(self) -> bool:
-        """Whether its process is better replaced after each trial, unless reuse is asked for."""
+        """Whether each trial is better given a process of its own, unless reuse is asked for."""
         # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
         return self.resources.head_bundle.get("GPU", 0) > 0 or any(self.resources.child_bundles)
 
     def remote_options(self) -> dict[str, Any]:
         """Return what `ray.remote` needs to run something on bundle 0, children captured."""
-        return actor_options(self.resources, self.group)
+        return actor_options(self.resources.head_bundle, self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,9 @@ class SlotAnswered:
     error: Exception | None
 
 
-def actor_options(resources: PlacementGroupFactory, group: PlacementGroup) -> dict[str, Any]:
-    """Return Ray's options for an actor or a task that takes all of bundle 0."""
-    head = dict(resources.head_bundle)
+def actor_options(taken: Mapping[str, float], group: PlacementGroup) -> dict[str, Any]:
+    """Return Ray's options for an actor or a task that takes so much of bundle 0."""
+    head = dict(taken)
     options: dict[str, Any] = {
         "num_cpus": head.pop("CPU", 0),
         "num_gpus": head.pop("GPU", 0),
@@ -108,14 +111,21 @@ class SlotPool:
 
     Args:
         with_actors: False for the stock task runner, which starts a process per task.
+        fresh_process: Whether each trial has a process of its own; None: where `Slot.outlives_no_trial`.
         runtime_env: Ray's runtime environment for the actors.
 
     Attributes:
         cleanup_timeout_s: How long a kept object may take to clean up before its process is killed.
     """
 
-    def __init__(self, *, with_actors: bool = True, runtime_env: Mapping[str, Any] | None = None) -> None:
-        self.with_actors = with_actors
+    def __init__(
+        self,
+        *,
+        with_actors: bool = True,
+        fresh_process: bool | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.with_actors, self._fresh_process = with_actors, fresh_process
         self.runtime_env = dict(runtime_env) if runtime_env else None
         self._lock = threading.Lock()
         self._notify: Callable[[SlotAnswered], None] | None = None
@@ -198,15 +208,22 @@ class SlotPool:
         if slot.nodes & self._leaving_nodes:
             self.discard(slot)
             return
-        if slot.actor is not None:
-            # In order: Prefect sends the last states and logs as the process ends.
-            slot.actor.__ray_terminate__.remote()
-            self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, slot.actor))
+        if leaving := slot.process or slot.actor:
+            # In order: Prefect, if it was imported, sends the last states and logs as the process ends.
+            leaving.__ray_terminate__.remote()
+            self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, leaving))
         slot.is_ready = slot.is_returning = False
-        self._start_actor(slot)
+        if slot.process is not None:
+            self._start_process(slot)
+        else:
+            self._start_actor(slot)
+
+    def needs_fresh_process(self, slot: Slot) -> bool:
+        """Whether the next trial in this slot needs a process of its own."""
+        return slot.outlives_no_trial if self._fresh_process is None else self._fresh_process
 
     def discard(self, slot: Slot) -> None:
-        """Remove a slot: its actor is killed and its group released."""
+        """Remove a slot: its actors are killed and its group released."""
         self._remove(slot)
         self._balance()
 
@@ -401,22 +418,34 @@ class SlotPool:
         self._start_actor(slot)
 
     def _start_actor(self, slot: Slot) -> None:
-        if self.with_actors:
-            options = slot.remote_options() | {"max_restarts": 0, "max_task_retries": 0}
-            if self.runtime_env:
-                options["runtime_env"] = self.runtime_env
-            slot.actor = ray.remote(TaskActor).options(**options).remote()
-        self._listen(slot)
+        if not self.with_actors:
+            self._listen(slot, slot.group.ready())
+        elif self.needs_fresh_process(slot):
+            # It takes nothing of the bundle, which is all for the trial's process.
+            remote: Any = ray.remote  # whose types know of no groups
+            host = remote(concurrency_groups={ASIDES: 1})(TaskActor)
+            slot.actor = host.options(**actor_options({}, slot.group), **self._options()).remote()
+            self._start_process(slot)
+        else:
+            slot.actor = ray.remote(TaskActor).options(**slot.remote_options(), **self._options()).remote()
+            self._listen(slot, slot.actor.ready.remote())
 
-    def _listen(self, slot: Slot) -> None:
-        reference = slot.group.ready() if slot.actor is None else slot.actor.ready.remote()
-        actor = slot.actor
+    def _start_process(self, slot: Slot) -> None:
+        slot.process = ray.remote(TrialProcess).options(**slot.remote_options(), **self._options()).remote()
+        self._listen(slot, slot.process.ready.remote(slot.actor.ready.remote()))
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
+        return options | ({"runtime_env": self.runtime_env} if self.runtime_env else {})
+
+    def _listen(self, slot: Slot, reference: Any) -> None:
+        asked = slot.process or slot.actor
 
         def answered(future: Any) -> None:
-            if slot.actor is not actor:
+            if (slot.process or slot.actor) is not asked:
                 return  # the process that was asked has been replaced since
             error = future.exception()
-            worker = future.result() if error is None and actor is not None else None
+            worker = future.result() if error is None and asked is not None else None
             answer = SlotAnswered(slot, worker, error)
             with self._lock:
                 if self._notify is None:
@@ -428,8 +457,9 @@ class SlotPool:
 
 
 def _end(slot: Slot) -> None:
-    if slot.actor is not None:
-        ray.kill(slot.actor)
+    # The actor first: it would tell Prefect of the other's death.
+    for actor in filter(None, (slot.actor, slot.process)):
+        ray.kill(actor)
     remove_placement_group(slot.group)
 
 

@@ -26,17 +26,22 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
-_actor: ContextVar[Any] = ContextVar("tune_slot_actor", default=None)
+_actors: ContextVar[tuple[Any, Any]] = ContextVar("tune_slot_actors", default=(None, None))
 
 
 @contextmanager
-def use_actor(actor: Any) -> Iterator[None]:
-    """Send the task runs that are submitted in this context to `actor`, a handle of a `TaskActor`."""
-    token = _actor.set(actor)
+def use_actor(actor: Any, process: Any = None) -> Iterator[None]:
+    """Send the task runs that are submitted in this context to `actor`.
+
+    Args:
+        actor: Handle of a `TaskActor`.
+        process: Handle of a `TrialProcess`, if the trainable is to run in that.
+    """
+    token = _actors.set((actor, process))
     try:
         yield
     finally:
-        _actor.reset(token)
+        _actors.reset(token)
 
 
 class TuneTaskRunner(RayTaskRunner):
@@ -69,7 +74,7 @@ class TuneTaskRunner(RayTaskRunner):
         Raises:
             ValueError: `wait_for` under `use_actor`: the actor would hold its bundles while it waits.
         """
-        actor = _actor.get()
+        actor, process = _actors.get()
         if actor is None:
             future: PrefectRayFuture[Any] = super().submit(task, parameters, wait_for, dependencies)
             return future
@@ -78,7 +83,7 @@ class TuneTaskRunner(RayTaskRunner):
         task_run_id = uuid4()
         flow_run, context = self._flow_run_context()
         reference = actor.run.options(name=task.name).remote(
-            task, task_run_id, parameters, flow_run, [context]
+            task, task_run_id, parameters, flow_run, [context], process
         )
         return PrefectRayFuture[Any](task_run_id=task_run_id, wrapped_future=reference)
 

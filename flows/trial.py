@@ -1,67 +1,96 @@
 """The trial task: one attempt at a trial is one Prefect task run of it.
 
-It runs in a Ray worker. It opens the channel, runs the trainable under a session, says how
-that ended, and ends its task run in the matching state. Prefect does not retry it: the
-controller does, since only it sees exceptions and deaths alike.
+It has the trainable run, here or in a process of its own, and ends its task run in the matching
+state. Prefect does not retry it: the controller does, since only it sees exceptions and deaths alike.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import pickle
-import socket
-from pathlib import Path
+from contextvars import ContextVar
 from typing import Any
 
-import cloudpickle
 import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Cancelled, Completed
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Completed, Crashed
+from ray.exceptions import RayError, RayTaskError
 
-from flows.channel import ChannelAddress, ChannelUplink
-from flows.children import refused_misfits
-from flows.output import forwarded_output
+from flows.deaths import ProcessDied, describe_death, outcome_of
+from flows.output import TrialLog
 from flows.parameters import SharedParameters
-from tune_core.errors import StorageError, TrainableError, TrialError
-from tune_core.execution import Ending, describe_error, format_traceback, run_lease
+from flows.process import carry_out
+from tune_core.errors import TrialError
+from tune_core.execution import Ending
 from tune_core.messages import Outcome, StopCause
-from tune_core.parameters import supplied_parameters
-from tune_core.reuse import Keeper
-from tune_core.serialization import PickledTrainable
-from tune_core.session import Lease, working_directory
 
 #: Stops after which a task run ends as Cancelled.
 _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
 
 
-#: What this process keeps from one trial to the next.
-keeper = Keeper()
+class ApartTrial:
+    """A trial whose trainable runs in a process of its own, seen from the process of its task run.
+
+    Args:
+        process: Handle of a `TrialProcess`.
+
+    Attributes:
+        death: Set if that process died.
+        context: The context of the task run.
+    """
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self._log: TrialLog | None = None
+        self.death: ProcessDied | None = None
+        self.context: TaskRunContext | None = None
+
+    def run(self, ticket: bytes, parameters: SharedParameters) -> tuple[Ending, str | None]:
+        """Have the trainable run; see `carry_out`.
+
+        Raises:
+            ProcessDied: Its process did.
+        """
+        self.context, self._log = TaskRunContext.get(), _task_run_log()
+        host = ray.get_runtime_context().current_actor
+        try:
+            ended: tuple[Ending, str | None] = ray.get(
+                self._process.run.remote(ticket, parameters, host, is_logged=self._log is not None)
+            )
+        except RayTaskError:
+            raise  # it lives, and says what is wrong
+        except RayError as error:
+            self.death = ProcessDied(outcome_of(error), describe_death(error), is_recorded=True)
+            raise self.death from error
+        finally:
+            parameters.release()  # the other process has its own
+        return ended
+
+    def take_log(self, records: list[dict[str, Any]]) -> None:
+        """Send records of its process, as `logging.makeLogRecord` makes them again, to the task run's log."""
+        if self._log is not None:
+            self._log.send_now(logging.makeLogRecord(record) for record in records)
 
 
-def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> bytes:
-    """Return what a trial task needs, as opaque bytes: Prefect and Ray look into anything else."""
-    body = cloudpickle.dumps(lease)
-    return pickle.dumps((address, lease.trial_id, lease.lease, body, trainable))
+#: The trial that is to run apart from its task run; None: the trainable runs in the same process.
+apart: ContextVar[ApartTrial | None] = ContextVar("tune_apart_trial", default=None)
 
 
 def _trial(run_name: str, ticket: bytes, parameters: SharedParameters) -> State[Any]:
-    address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
-    uplink = ChannelUplink(address, trial_id, lease_number)
+    elsewhere = apart.get()
     try:
-        uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
-        try:
-            ending = _run(body, pickled, parameters, uplink)
-        except OSError as error:  # there is no room for its directory, or for what it printed
-            ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
-        uplink.end(ending)
-        cause = uplink.stop_cause
-    finally:
-        parameters.release()  # not when this object goes: the process lives on, and something may hold it
-        uplink.close()
+        ending, cause = (
+            carry_out(ticket, parameters, _task_run_log())
+            if elsewhere is None
+            else elsewhere.run(ticket, parameters)
+        )
+    except ProcessDied as death:
+        return Crashed(message=death.text)
     if ending.outcome in (Outcome.ERROR, Outcome.CORRUPTED):
         raise TrialError(ending.error or "failed", ending.traceback)
     if ending.outcome is Outcome.STOPPED and cause in _CANCELLING:
@@ -80,34 +109,19 @@ trial = task(
 )(_trial)
 
 
-def _run(
-    body: bytes, pickled: PickledTrainable, parameters: SharedParameters, uplink: ChannelUplink
-) -> Ending:
-    try:
-        lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
-        trainable = keeper.begin(lease.reuse, pickled.load)
-    except TrainableError as error:
-        return Ending(Outcome.ERROR, describe_error(error), retryable=False)
-    except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
-        return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None), retryable=False)
-    directory = Path(working_directory(lease))
-    directory.mkdir(parents=True, exist_ok=True)
+def _task_run_log() -> TrialLog | None:
+    """Return what sends records to the log of the current task run; None if it is to have none."""
     context = TaskRunContext.get()
-    run = context.task_run if context else None
-    files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
-    with (
-        forwarded_output(
-            run.flow_run_id if run else None, run.id if run else None, files, prints=lease.prints
-        ),
-        refused_misfits(lease.resources),
-        supplied_parameters(trainable, parameters.fetch),
-    ):
-        ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
-        if ending.traceback:
-            logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
-    for file in files or ():
-        try:
-            lease.storage.upload(file, f"{lease.dirname}/{file.name}")
-        except StorageError as error:  # a trial does not fail for its log, which its task run has too
-            logging.getLogger("trial").warning("%s is not kept: %s", file.name, error)
-    return ending
+    flow_run_id = context.task_run.flow_run_id if context is not None else None
+    if context is None or flow_run_id is None or not get_current_settings().logging.to_api.enabled:
+        return None
+    task_run_id = context.task_run.id
+    client, handler = get_client(sync_client=True), APILogHandler()  # that of the task run's context
+
+    def prepare(record: logging.LogRecord) -> dict[str, Any]:
+        record.flow_run_id, record.task_run_id = flow_run_id, task_run_id
+        log = handler.prepare(record)
+        log.pop("__payload_size__", None)
+        return log
+
+    return TrialLog(prepare, client.create_logs)

@@ -273,7 +273,8 @@ class TuneConfig:
         trial_dirname_creator: Called with a Trial; its result names the trial's directory.
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
             where the trial has GPUs, since a process can initialise CUDA only once, or more than
-            one bundle, since what it started there ends with its process; no with `reuse_actors`.
+            one bundle, since what it started there ends with its process; no with `reuse_actors`. Such a
+            process imports no Prefect unless the trainable does.
         max_reuses: Beyond Ray Tune: after how many reuses a process is replaced, at least 1; None: never.
         max_reuse_memory: Beyond Ray Tune: a process that holds more bytes than this when a trial ends
             is replaced; None: however much it holds. Both need `reuse_actors`.

@@ -357,7 +357,7 @@ pools: list[SlotPool] = []
 def test_process_that_dies_between_two_trials_costs_its_object_alone(
     run_config: Callable[..., tune.RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with borrowed_pool(with_actors=True, runtime_env=None) as pool:
+    with borrowed_pool(with_actors=True, fresh_process=False, runtime_env=None) as pool:
         pool.clear()
     attach = SlotPool.attach
     monkeypatch.setattr(

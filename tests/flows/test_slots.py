@@ -42,7 +42,7 @@ def nothing_lives() -> bool:
 @pytest.fixture
 def no_slots(cluster: None) -> None:
     """Nothing is parked from earlier tests."""
-    with borrowed_pool(with_actors=True, runtime_env=None) as pool:
+    with borrowed_pool(with_actors=True, fresh_process=None, runtime_env=None) as pool:
         pool.clear()
     wait_for(nothing_lives, what="the groups of earlier tests to be gone")
 

@@ -1,0 +1,219 @@
+"""Where a trainable runs: in the process of its task run, or in one of its own, which imports no Prefect.
+
+Prefect takes two thirds of what it costs to start a process. One that serves a single trial is spared
+it: its task run is another process's business, which outlives it. Importing this module imports no Prefect.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import ray
+from ray.exceptions import RaySystemError
+
+from flows.channel import ChannelAddress, ChannelUplink
+from flows.children import refused_misfits
+from flows.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
+from flows.parameters import SharedParameters
+from tune_core.errors import StorageError, TrainableError
+from tune_core.execution import Ending, describe_error, format_traceback, run_lease
+from tune_core.messages import Outcome
+from tune_core.parameters import supplied_parameters
+from tune_core.reuse import Keeper
+from tune_core.serialization import PickledTrainable
+from tune_core.session import Lease, working_directory
+
+#: Of the actor that runs the task run: what its trial's process may call while `run` is under way.
+ASIDES = "asides"
+
+logger = logging.getLogger("prefect.tune.process")
+
+#: What this process keeps from one trial to the next.
+keeper = Keeper()
+
+
+def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> bytes:
+    """Return what an attempt needs, as opaque bytes: Prefect and Ray look into anything else."""
+    body = cloudpickle.dumps(lease)
+    return pickle.dumps((address, lease.trial_id, lease.lease, body, trainable))
+
+
+def carry_out(
+    ticket: bytes,
+    parameters: SharedParameters,
+    log: TrialLog | None,
+    loaded: Callable[[], None] | None = None,
+) -> tuple[Ending, str | None]:
+    """Carry out a lease in this process; return how it ended, and why it was told to stop, if it was.
+
+    Args:
+        ticket: What `pack_ticket` returned.
+        parameters: The values of `with_parameters`; they are released.
+        log: Takes what is printed and logged.
+        loaded: Called when the trainable has been loaded, before it runs.
+    """
+    address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
+    uplink = ChannelUplink(address, trial_id, lease_number)
+    try:
+        uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
+        try:
+            ending = _run(body, pickled, parameters, uplink, log, loaded)
+        except OSError as error:  # there is no room for its directory, or for what it printed
+            ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
+        uplink.end(ending)
+        return ending, uplink.stop_cause
+    finally:
+        parameters.release()  # not when this object goes: the process lives on, and something may hold it
+        uplink.close()
+
+
+def _run(
+    body: bytes,
+    pickled: PickledTrainable,
+    parameters: SharedParameters,
+    uplink: ChannelUplink,
+    log: TrialLog | None,
+    loaded: Callable[[], None] | None,
+) -> Ending:
+    try:
+        lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
+        trainable = keeper.begin(lease.reuse, pickled.load)
+    except TrainableError as error:
+        return Ending(Outcome.ERROR, describe_error(error), retryable=False)
+    except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
+        return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None), retryable=False)
+    if loaded is not None:
+        loaded()
+    directory = Path(working_directory(lease))
+    directory.mkdir(parents=True, exist_ok=True)
+    files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
+    with (
+        forwarded_output(log, files, prints=lease.prints),
+        refused_misfits(lease.resources),
+        supplied_parameters(trainable, parameters.fetch),
+    ):
+        ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
+        if ending.traceback:
+            logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
+    for file in files or ():
+        try:
+            lease.storage.upload(file, f"{lease.dirname}/{file.name}")
+        except StorageError as error:  # a trial does not fail for its log, which its task run has too
+            logging.getLogger("trial").warning("%s is not kept: %s", file.name, error)
+    return ending
+
+
+class TrialProcess:
+    """The process of one trial: an actor on all of bundle 0, without Prefect unless the trainable imports it."""
+
+    def __init__(self) -> None:
+        gc.freeze()  # what was imported stays
+        logging.basicConfig(format="%(asctime)s | %(levelname)-7s | %(name)s - %(message)s")
+        self._host: Any = None
+        self._log: TrialLog | None = None
+        self._context = ExitStack()
+
+    def ready(self, _host: Any = None) -> dict[str, Any]:
+        """Return where this process is; resolves when it can run a trial, and what it was given is ready, too."""
+        return this_worker()
+
+    def run(
+        self, ticket: bytes, parameters: SharedParameters, host: Any, *, is_logged: bool
+    ) -> tuple[Ending, str | None]:
+        """Carry out a lease; see `carry_out`.
+
+        Args:
+            ticket: What `pack_ticket` returned.
+            parameters: The values of `with_parameters`.
+            host: Handle of the actor that runs the task run, a `flows.actor.TaskActor`.
+            is_logged: Whether the task run's log wants what is printed and logged here.
+        """
+        self._host = host
+        self._log = TrialLog(_plain, self._send_log) if is_logged else None
+        with self._context:
+            return carry_out(ticket, parameters, self._log, self._offer_context)
+
+    def _send_log(self, records: list[dict[str, Any]]) -> None:
+        sent = self._host.take_log.options(concurrency_group=ASIDES).remote(records)
+        ray.get(sent, timeout=SEND_TIMEOUT_S)
+
+    def _offer_context(self) -> None:
+        """Enter the task run's context, so that `prefect.get_run_logger()` works; now, or once Prefect is imported."""
+        if "prefect" in sys.modules:
+            self._enter_context()
+        else:
+            finder = _AfterImport("prefect", self._enter_context)
+            sys.meta_path.insert(0, finder)
+
+    def _enter_context(self) -> None:
+        asked = self._host.task_run_context.options(concurrency_group=ASIDES).remote()
+        root = logging.getLogger()
+        level, handlers = root.level, root.handlers[:]
+        try:
+            from flows.context import enter_context
+
+            enter_context(self._context, *ray.get(asked))
+        # What the context needs is being imported just now, and that is what imports Prefect.
+        except (ImportError, RaySystemError) as error:
+            logger.warning("no context of the task run, import prefect at the top of the module: %s", error)
+        # Prefect has set up logging, so that the root has its handlers and level alone.
+        root.setLevel(level)
+        if self._log in handlers:
+            root.addHandler(self._log)
+
+
+def this_worker() -> dict[str, Any]:
+    """Return where this process is: `pid`, `hostname`, `node_ip`."""
+    return {
+        "pid": os.getpid(),
+        "hostname": socket.gethostname(),
+        "node_ip": ray.util.get_node_ip_address(),
+    }
+
+
+def _plain(record: logging.LogRecord) -> dict[str, Any]:
+    """Return a record as another process can make it again, whatever it was logged with."""
+    message = _FORMATTER.format(record)
+    return {"name": record.name, "levelno": record.levelno, "created": record.created, "msg": message}
+
+
+_FORMATTER = logging.Formatter()
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Finds one package as others do, and has its loader act when it is done."""
+
+    def __init__(self, package: str, act: Callable[[], None]) -> None:
+        self._package, self._act = package, act
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._package:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        loader = spec.loader if spec is not None else None
+        if loader is not None:
+            run, act = loader.exec_module, self._act
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                act()
+
+            loader.exec_module = exec_module  # type: ignore[method-assign] # this package's own loader
+        return spec
