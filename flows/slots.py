@@ -70,6 +70,11 @@ class Slot:
     held_since: float | None = None
 
     @property
+    def is_renewing(self) -> bool:
+        """Whether it gets another process in the group that it has."""
+        return self.uses > 0 and not self.is_ready
+
+    @property
     def outlives_no_trial(self) -> bool:
         """Whether each trial is better given a process of its own, unless reuse is asked for."""
         # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
@@ -259,13 +264,15 @@ class SlotPool:
         self._end_retired(wait=True)
 
     def settle(self) -> None:
-        """Give up what waits and what starts; keep what is idle, but no objects."""
+        """Give up what waits and what starts; keep what is idle or gets another process, but no objects."""
         self._waiting.clear()
         self._wanted_ahead.clear()
         with self._lock:
             self._notify, self._early = None, []
         for slot in self._all():
-            if slot not in self._idle:
+            if slot.is_renewing:
+                self._listen(slot)  # the answer may have gone to a loop that has ended
+            elif slot not in self._idle:
                 self._remove(slot)
         self._clean_up([slot for slot in self._idle if slot.keeps_object])
         self._end_retired(wait=True)
@@ -419,7 +426,7 @@ class SlotPool:
 
     def _start_actor(self, slot: Slot) -> None:
         if not self.with_actors:
-            self._listen(slot, slot.group.ready())
+            self._listen(slot)
         elif self.needs_fresh_process(slot):
             # It takes nothing of the bundle, which is all for the trial's process.
             remote: Any = ray.remote  # whose types know of no groups
@@ -428,18 +435,22 @@ class SlotPool:
             self._start_process(slot)
         else:
             slot.actor = ray.remote(TaskActor).options(**slot.remote_options(), **self._options()).remote()
-            self._listen(slot, slot.actor.ready.remote())
+            self._listen(slot)
 
     def _start_process(self, slot: Slot) -> None:
         slot.process = ray.remote(TrialProcess).options(**slot.remote_options(), **self._options()).remote()
-        self._listen(slot, slot.process.ready.remote(slot.actor.ready.remote()))
+        self._listen(slot)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
         return options | ({"runtime_env": self.runtime_env} if self.runtime_env else {})
 
-    def _listen(self, slot: Slot, reference: Any) -> None:
+    def _listen(self, slot: Slot) -> None:
+        """Have it said when a slot is ready, or cannot be."""
         asked = slot.process or slot.actor
+        reference = slot.group.ready() if slot.actor is None else slot.actor.ready.remote()
+        if slot.process is not None:
+            reference = slot.process.ready.remote(reference)
 
         def answered(future: Any) -> None:
             if (slot.process or slot.actor) is not asked:
