@@ -100,11 +100,14 @@ class _ForcedState:
 class _TrialTable:
     rows: list[dict[str, Any]] = field(default_factory=list)
     document: _Document | None = None
+    #: Whether there is a version before this one, which is full.
+    is_continued: bool = False
 
     @property
     def at_once_s(self) -> float:
         """Least time between two writes, in seconds, even of what is due at once, but for the last row."""
-        return AT_ONCE_S + (INTERVAL_S - AT_ONCE_S) * len(self.rows) / ROWS_PER_VERSION
+        share = 1.0 if self.is_continued else len(self.rows) / ROWS_PER_VERSION
+        return AT_ONCE_S + (INTERVAL_S - AT_ONCE_S) * share
 
 
 class ArtifactWriter:
@@ -189,11 +192,12 @@ class ArtifactWriter:
                 table.rows.append(shown)
                 return
             if len(table.rows) >= ROWS_PER_VERSION:
-                self._touch(table.document, at_once=True)
+                self._touch(table.document, at_once=True, at_once_s=0.0)  # this is what it will always show
                 table.document.is_closed = True
-                table.rows = []
+                table.rows, table.is_continued = [], True
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
-                table.document.written = self._clock()  # its first rows come as no surprise
+                table.document.written = now = self._clock()  # its first rows come as no surprise
+                table.document.due = now + self._interval_s
             table.rows.append(shown)
             wait_s = AT_ONCE_S if row.get("done") else table.at_once_s
             self._touch(table.document, at_once=at_once or len(table.rows) == 1, at_once_s=wait_s)

@@ -76,6 +76,28 @@ def test_five_thousand_fast_reports_are_all_in_the_versions_of_their_table_with_
     assert [json.loads(line)["step"] for line in lines] == list(range(5000))
 
 
+def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
+    writer = ArtifactWriter("long", "a1b2c", uuid4(), trial_task, clock=lambda: 100.0)
+    trial = Trial("t0", 0, {}, lease=1)
+    writer.begin_attempt(trial, uuid4())
+    table = writer._tables["t0"]
+
+    full = table.document
+    for iteration in range(1, 1002):
+        writer.add_row(trial, {"training_iteration": iteration, "done": False}, at_once=True)
+    new = table.document
+
+    assert full is not None
+    assert new is not None
+    assert (full.is_closed, full.due) == (True, 100.0)
+    assert (new.is_dirty, new.due) == (True, 105.0)
+    writer.add_row(trial, {"training_iteration": 1002, "done": True}, at_once=True)
+    assert new.due == 101.0
+
+
 def three_reports(config: dict[str, Any]) -> None:
     """Report thrice; wait for a file before each but the first."""
     tune.report({"step": 1})
