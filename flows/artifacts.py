@@ -67,7 +67,8 @@ _ENDED = frozenset(map(str, FINAL))
 #: Columns of a trial's table that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
 _PLAIN = frozenset({int, str, bool, type(None)})
-_HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
+_HIDDEN = ("time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp")
+_ELSEWHERE = frozenset(("training_iteration", *_AUTO, *_HIDDEN))
 
 
 @dataclass(slots=True)
@@ -183,7 +184,8 @@ class ArtifactWriter:
 
         A report of a driver before this one waits for the trial's next attempt, whose table it is in.
         """
-        shown = _table_row(row, trial.lease)
+        shown = flatten(row)
+        shown["lease"] = trial.lease
         with self._changed:
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is None:
@@ -303,7 +305,7 @@ class ArtifactWriter:
     ) -> _Document:
         description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
         name = f"trial-{slug(trial.trial_id)}"
-        return self._document(name, "table", description, lambda: _uniform(rows), task_run_id)
+        return self._document(name, "table", description, lambda: _table(rows), task_run_id)
 
     def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
@@ -529,27 +531,22 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "experiment"
 
 
-def _table_row(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
-    flat = {
-        name: value if type(value) in _PLAIN else _cell(value)
-        for name, value in flatten(row).items()
-        if name not in _HIDDEN
-    }
-    flat["lease"] = lease
-    shown = {"training_iteration": flat.pop("training_iteration", None)}
-    last = {name: flat.pop(name) for name in _AUTO if name in flat}
-    shown.update(flat)
-    shown.update(last)
-    return shown
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A trial's table: its iteration first, what is filled in last."""
+    reported = dict.fromkeys(name for row in rows for name in row)
+    metrics = (name for name in reported if name not in _ELSEWHERE)
+    columns = ["training_iteration", *metrics, *(name for name in _AUTO if name in reported)]
+    return [
+        {name: value if type(value := row.get(name)) in _PLAIN else _cell(value) for name in columns}
+        for row in rows
+    ]
 
 
 def _cell(value: Any) -> Any:
     """A value that JSON and the UI's tables can show: they have no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, (str, int)):
         return value
-    return str(value)
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def _encoded(table: list[dict[str, Any]]) -> str:
