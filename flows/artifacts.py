@@ -182,11 +182,13 @@ class ArtifactWriter:
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
         """Add a report to its trial's table; `at_once` for the first, the last and the best.
 
-        A report of a driver before this one waits for the trial's next attempt, whose table it is in.
+        A report of a driver before this one waits for the trial's next attempt, whose table it is in. The
+        leaderboard, which the trial is on, shows the latest too.
         """
         shown = flatten(row)
         shown["lease"] = trial.lease
         with self._changed:
+            self._touch(self._leaderboard, at_once=False)
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is None:
                 if len(table.rows) >= ROWS_PER_VERSION:

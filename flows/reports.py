@@ -65,7 +65,6 @@ class Reports:
         parts.loggers.on_trial_result(self.turn, self._trials, trial, result)
         is_best = parts.overview.is_best(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
-        parts.artifacts.show_trial(trial)
         if is_best and checkpoint is not None:
             self.link_best_checkpoint()
         parts.progress.report(trial, result)
