@@ -121,7 +121,7 @@ class Channel:
 
     def receive(self, timeout_s: float) -> Iterator[Any]:
         """Yield what has arrived, waiting for the first: `Message`s and posted items, each kind in order."""
-        if self._posted.empty() and not self._has_messages():
+        if self._posted.empty():
             ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(65536)
