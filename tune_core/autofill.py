@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 
 #: The last second of the year 9999: what is larger is no date.
 _LAST_TIMESTAMP = 253_402_300_799
+#: What is counted if it is reported: its name, its part in a report, its sum.
+_COUNTED = (
+    ("timesteps", "timesteps_this_iter", "timesteps_total"),
+    ("episodes", "episodes_this_iter", "episodes_total"),
+)
 
 
 class Snapshot(NamedTuple):
@@ -69,7 +74,7 @@ class Counters:
 
     def timestamp(self, given: object = None) -> Any:
         """Return the time that was given, if it is a date in seconds since the epoch, else that of now."""
-        is_date = isinstance(given, Real) and 0 < float(given) <= _LAST_TIMESTAMP
+        is_date = given is not None and isinstance(given, Real) and 0 < float(given) <= _LAST_TIMESTAMP
         return given if is_date else int(self._wall_clock())
 
     def snapshot(self) -> Snapshot:
@@ -88,7 +93,8 @@ class Counters:
             keeps_timestamp: Whether a `timestamp` of the user's wins, as in Ray Tune's class API alone.
         """
         now, taken = self._clock(), metrics.get("time_this_iter_s")
-        spent: Any = taken if isinstance(taken, Real) else now - self._last_time
+        # To ask an abstract class about None takes longer than to look for it.
+        spent: Any = taken if taken is not None and isinstance(taken, Real) else now - self._last_time
         self._last_time = now
         self.iteration += 1
         here = self.since_restore
@@ -105,13 +111,13 @@ class Counters:
         }
         row.setdefault("training_iteration", self.iteration)
         row.setdefault("done", False)
-        for name in ("timesteps", "episodes"):
-            added: Any = metrics.get(f"{name}_this_iter")
-            if isinstance(added, Real):
-                self.totals[f"{name}_total"] = self.totals.get(f"{name}_total", 0) + added
+        for name, this_iter, total in _COUNTED:
+            added: Any = metrics.get(this_iter)
+            if added is not None and isinstance(added, Real):
+                self.totals[total] = self.totals.get(total, 0) + added
                 here[name] = here.get(name, 0) + added
-            if f"{name}_total" in self.totals:
-                row.setdefault(f"{name}_total", self.totals[f"{name}_total"])
+            if total in self.totals:
+                row.setdefault(total, self.totals[total])
         if here["timesteps"]:
             row["timesteps_since_restore"] = here["timesteps"]
         return row

@@ -9,6 +9,7 @@ from tune_core.encoding import as_plain
 
 #: What most metrics are: to ask an abstract class about them takes several times as long.
 _LEAVES = frozenset((float, int, str, bool, type(None)))
+_STR = frozenset((str,))
 
 
 def lookup(metrics: Mapping[str, Any], name: str) -> Any:
@@ -35,7 +36,7 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, Any]:
         >>> flatten({"a": {"b": 1}, "c": 2})
         {'a/b': 1, 'c': 2}
     """
-    if _LEAVES.issuperset(map(type, metrics.values())):
+    if _is_flat(metrics):
         return dict(metrics)
     flat: dict[str, Any] = {}
     for name, value in metrics.items():
@@ -46,6 +47,10 @@ def flatten(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _is_flat(metrics: Mapping[str, Any]) -> bool:
+    return _LEAVES.issuperset(map(type, metrics.values()))
+
+
 def validate_metrics(metrics: Any) -> dict[str, Any]:
     """Return a copy of reported metrics in Python's own types.
 
@@ -53,6 +58,8 @@ def validate_metrics(metrics: Any) -> dict[str, Any]:
         TypeError: Not a mapping with string keys.
         ValueError: A torch tensor is in it: it would hold GPU memory and its graph.
     """
+    if type(metrics) is dict and _STR.issuperset(map(type, metrics)) and _is_flat(metrics):
+        return dict(metrics)
     if not isinstance(metrics, Mapping):
         message = f"report expects a dict of metrics, such as {{'loss': 0.1}}; got {metrics!r}"
         raise TypeError(f"{message} ({type(metrics).__name__})")

@@ -253,9 +253,13 @@ class Session:
             self.check_stop()
             user_metrics = validate_metrics(metrics)
             _require_checkpoint(checkpoint)
-            with self._counted():
+            before = self._counters.snapshot()
+            try:
                 row = self._resolve_done(self._counters.fill(user_metrics))
                 commit = self._commit(checkpoint, row)
+            except BaseException:
+                self._counters.put_back(before)  # no row is sent: see `publish`
+                raise
             self._send(row, commit)
 
     def check_stop(self) -> None:
@@ -292,9 +296,14 @@ class Session:
             CheckpointError: The checkpoint cannot be stored; no row is sent.
         """
         with self._lock:
-            with self._counted():
+            before = self._counters.snapshot()
+            try:
                 self._counters.iteration += 1
                 commit = self._commit(checkpoint, row)
+            except BaseException:
+                # No row is sent, so its number stays free: rows in a marker are counted back from its own.
+                self._counters.put_back(before)
+                raise
             self._send(row, commit)
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -340,16 +349,6 @@ class Session:
         failure = self._outbox.take_failure()
         if failure is not None:
             raise failure
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """No row is sent if this raises, so its number stays free: rows in a marker are counted back from its own."""
-        before = self._counters.snapshot()
-        try:
-            yield
-        except BaseException:
-            self._counters.put_back(before)
-            raise
 
     def _send(self, row: dict[str, Any], commit: int | Callable[[], _Uploaded] | None) -> None:
         index = commit if isinstance(commit, int) else None
