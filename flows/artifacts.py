@@ -67,8 +67,8 @@ _ENDED = frozenset(map(str, FINAL))
 #: Columns of a trial's table that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
 _PLAIN = frozenset({int, str, bool, type(None)})
-_HIDDEN = ("time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp")
-_ELSEWHERE = frozenset(("training_iteration", *_AUTO, *_HIDDEN))
+_SCALARS = frozenset((float, *_PLAIN))
+_HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
 
 
 @dataclass(slots=True)
@@ -185,7 +185,11 @@ class ArtifactWriter:
         A report of a driver before this one waits for the trial's next attempt, whose table it is in. The
         leaderboard, which the trial is on, shows the latest too.
         """
-        shown = flatten(row)
+        shown = {  # as it is now: what a row holds, callbacks may change
+            name: value if type(value) in _SCALARS else _cell(value)
+            for name, value in flatten(row).items()
+            if name not in _HIDDEN
+        }
         shown["lease"] = trial.lease
         with self._changed:
             self._touch(self._leaderboard, at_once=False)
@@ -535,9 +539,9 @@ def slug(name: str) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A trial's table: its iteration first, what is filled in last."""
-    reported = dict.fromkeys(name for row in rows for name in row)
-    metrics = (name for name in reported if name not in _ELSEWHERE)
-    columns = ["training_iteration", *metrics, *(name for name in _AUTO if name in reported)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    metrics = (name for name in names if name != "training_iteration" and name not in _AUTO)
+    columns = ["training_iteration", *metrics, *(name for name in _AUTO if name in names)]
     return [
         {name: value if type(value := row.get(name)) in _PLAIN else _cell(value) for name in columns}
         for row in rows
