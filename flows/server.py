@@ -25,10 +25,14 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tune_core.errors import TuneError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Result
+    from sqlalchemy.orm import ORMExecuteState
 
 #: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
 START_TIMEOUT_S = 180.0
@@ -183,8 +187,11 @@ def _serve(port: int) -> None:
     """Run the server in this process until the pipe on standard input is closed."""
     import uvicorn
     from prefect.server.api.server import create_app
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
 
     _record_soon()
+    event.listen(Session, "do_orm_execute", _insert_rows_apart)
     gc.freeze()  # what is imported stays: nothing need look for garbage in it
     gc.set_threshold(*_GC_THRESHOLDS)
     config = uvicorn.Config(
@@ -250,6 +257,25 @@ def _record_soon() -> None:
         return stock(**options | {"flush_every": RECORD_EVERY_S})
 
     task_run_recorder.consumer = consumer  # type: ignore[assignment] # it is called with keywords alone
+
+
+def _insert_rows_apart(state: ORMExecuteState) -> Result[Any] | None:
+    """Have many rows inserted by a statement of one row that is executed for each of them.
+
+    Prefect writes `INSERT … VALUES (…), (…), …`, which SQLAlchemy compiles anew for each number of rows. That, and
+    to look up each of their columns in the ORM, takes as long as all else about an insertion.
+    """
+    statement: Any = state.statement
+    if not state.is_insert or not statement._multi_values or statement._returning:
+        return None
+    one = statement._clone()
+    one._multi_values = ()
+    rows = [
+        {column.key: value for column, value in row.items()}
+        for rows in statement._multi_values
+        for row in rows
+    ]
+    return state.session.execute(one, rows, execution_options={"dml_strategy": "raw"})
 
 
 if __name__ == "__main__":

@@ -16,9 +16,19 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+from sqlalchemy import create_engine, event, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flows.experiment import _settings_for
-from flows.server import RECORD_EVERY_S, PrefectServer, _record_soon, _spared_services, client_options
+from flows.server import (
+    RECORD_EVERY_S,
+    PrefectServer,
+    _insert_rows_apart,
+    _record_soon,
+    _spared_services,
+    client_options,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +77,49 @@ def test_states_of_task_runs_are_written_soon(monkeypatch: pytest.MonkeyPatch) -
     task_run_recorder.consumer(write_batch_size=30, flush_every=5)
 
     assert made_with == [{"write_batch_size": 30, "flush_every": RECORD_EVERY_S}]
+
+
+class Base(DeclarativeBase):
+    """What the rows below belong to."""
+
+
+class Run(Base):
+    __tablename__ = "run"
+    number: Mapped[int] = mapped_column("no", primary_key=True)
+    name: Mapped[str] = mapped_column(default="nameless")
+    seen: Mapped[str | None]
+
+
+def inserted(*listeners: Any) -> tuple[list[tuple[Any, ...]], int]:
+    """Insert rows in all ways that Prefect does; return them, and how many statements were of one row each."""
+
+    class ListenedTo(Session):
+        pass
+
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    sent: list[bool] = []
+    event.listen(engine, "before_cursor_execute", lambda *statement: sent.append(statement[5]))
+    for listener in listeners:
+        event.listen(ListenedTo, "do_orm_execute", listener)
+    with ListenedTo(engine) as session:
+        session.execute(insert(Run).values([{"number": 1, "seen": "before"}, {"number": 2, "seen": None}]))
+        again = insert(Run).values([{"number": 2, "seen": "again"}, {"number": 3, "seen": "new"}])
+        changed = {"seen": again.excluded.seen}
+        session.execute(again.on_conflict_do_update(index_elements=["no"], set_=changed))
+        session.execute(insert(Run).values(number=4, name="one"))
+        session.execute(insert(Run), [{"number": 5, "name": "many"}, {"number": 6, "name": "more"}])
+        found = session.execute(select(Run.number, Run.name, Run.seen).order_by(Run.number)).all()
+    return [tuple(row) for row in found], sent.count(True)
+
+
+def test_rows_that_are_inserted_apart_are_those_of_one_statement() -> None:
+    rows, apart = inserted(_insert_rows_apart)
+    rows_of_prefect, apart_of_prefect = inserted()
+
+    assert rows == rows_of_prefect
+    assert rows[:3] == [(1, "nameless", "before"), (2, "nameless", "again"), (3, "nameless", "new")]
+    assert (apart, apart_of_prefect) == (3, 1)
 
 
 def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
