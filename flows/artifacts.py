@@ -15,7 +15,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -37,7 +37,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 from prefect.tasks import Task
 
-from flows.server import client_options
+from flows.server import BULK_ARTIFACTS, client_options, is_own_server
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
 from tune_core.trial import FINAL, Trial
@@ -47,6 +47,10 @@ INTERVAL_S = 5.0
 #: The same for what is due at once: of a loss that falls with each report, every row is the best so far. A table
 #: is written whole, so a long one waits longer, up to `INTERVAL_S`.
 AT_ONCE_S = 1.0
+#: How long a new artifact waits for others, in seconds, if the server creates many with one request.
+GATHER_S = 0.25
+#: And so many at most.
+_TOGETHER = 100
 #: Rows of one version of a trial's table; then the next version begins.
 ROWS_PER_VERSION = 1000
 #: Trials on the leaderboard: V1's page of 200 takes a second longer than that of 100.
@@ -143,6 +147,7 @@ class ArtifactWriter:
         self._metric, self._mode = metric, mode
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
+        self._takes_many = is_own_server(PREFECT_API_URL.value())
         self._changed = threading.Condition()
         self._documents: list[_Document] = []
         self._tables: dict[str, _TrialTable] = {}
@@ -316,11 +321,12 @@ class ArtifactWriter:
     def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
         before = document.due if document.is_dirty else math.inf
+        soon = now + GATHER_S if self._takes_many and document.artifact_id is None else now
         if not document.is_dirty:
             document.is_dirty = True
-            document.due = max(document.due, now)
+            document.due = max(document.due, soon)
         if at_once:
-            document.due = min(document.due, max(now, document.written + at_once_s))
+            document.due = min(document.due, max(soon, document.written + at_once_s))
         if self._interval_s == 0 and document.page_every_s is None:
             document.due = now
         if document.due < before:
@@ -392,6 +398,10 @@ class ArtifactWriter:
                     deadline = now + CLOSE_TIMEOUT_S
                 dirty = [document for document in self._documents if document.is_dirty]
                 due = [document for document in dirty if self._is_closing or document.due <= now]
+                if due and self._takes_many:
+                    due = [
+                        document for document in dirty if self._is_closing or document.due <= now + GATHER_S
+                    ]
                 states, self._states = self._states, []
                 if not due and not states:
                     if self._is_closing:
@@ -413,42 +423,66 @@ class ArtifactWriter:
 
     def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
         failed = []
-        for document, data in work:
+        for group in self._groups([*self._drawn(work)]):
             try:
-                self._put(client, document, data)
+                if len(group) > 1:
+                    self._create_together(client, group)
+                else:
+                    self._put(client, *group[0])
             except Exception as error:  # noqa: BLE001 - tried again with the next write
-                self._warn(f"cannot write the artifact {document.key!r}, training goes on: {error}")
+                self._takes_many = False  # one of them may be what is wrong
+                documents = [document for document, _ in group]
+                keys = ", ".join(document.key for document in documents)
+                self._warn(f"cannot write the artifact {keys!r}, training goes on: {error}")
                 with self._changed:
-                    document.is_dirty, document.due = True, self._clock() + INTERVAL_S
-                failed.append(document)
+                    for document in documents:
+                        document.is_dirty, document.due = True, self._clock() + INTERVAL_S
+                failed.extend(documents)
         with self._changed:
             self._documents = [
                 document for document in self._documents if document.is_dirty or not document.is_closed
             ]
         return failed
 
-    def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
-        if document.page_every_s is not None:
+    def _drawn(self, work: Sequence[tuple[_Document, Any]]) -> Iterator[tuple[_Document, Any]]:
+        for document, data in work:
+            if document.page_every_s is None:
+                yield document, data
+                continue
             try:
-                data = document.data()
-            except Exception:
+                yield document, document.data()
+            except Exception:  # to try again would lead to the same
                 logger.exception("the page %r cannot be made, training goes on", document.key)
-                return  # to try again would lead to the same
-        encoded = _encoded(data) if document.kind == "table" else data
+
+    def _groups(self, work: Sequence[tuple[_Document, Any]]) -> list[list[tuple[_Document, Any]]]:
+        """Return what is written by one request each: what is new together, if the server takes that."""
+        new = [item for item in work if item[0].artifact_id is None] if self._takes_many else []
+        others = work if not new else [item for item in work if item[0].artifact_id is not None]
+        together = [new[at : at + _TOGETHER] for at in range(0, len(new), _TOGETHER)]
+        return [*together, *([item] for item in others)]
+
+    def _create_together(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> None:
+        created = [self._creation(document, data) for document, data in work]
+        values = [each.model_dump(mode="json", exclude_unset=True) for each in created]
+        answer = client.request("POST", BULK_ARTIFACTS, json=values)  # type: ignore[arg-type] # not Prefect's
+        for (document, _), artifact_id in zip(work, answer.json(), strict=True):
+            document.artifact_id = UUID(artifact_id)
+
+    def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
         if document.artifact_id is not None:
-            client.update_artifact(document.artifact_id, ArtifactUpdate(data=encoded))
-            return
-        artifact = client.create_artifact(
-            ArtifactCreate(
-                key=document.key,
-                type=document.kind,
-                description=document.description,
-                data=encoded,
-                flow_run_id=self._flow_run_id,
-                task_run_id=document.task_run_id,
-            )
+            client.update_artifact(document.artifact_id, ArtifactUpdate(data=_shown(document, data)))
+        else:
+            document.artifact_id = client.create_artifact(self._creation(document, data)).id
+
+    def _creation(self, document: _Document, data: Any) -> ArtifactCreate:
+        return ArtifactCreate(
+            key=document.key,
+            type=document.kind,
+            description=document.description,
+            data=_shown(document, data),
+            flow_run_id=self._flow_run_id,
+            task_run_id=document.task_run_id,
         )
-        document.artifact_id = artifact.id
 
     def _settle_task_runs(self, client: SyncPrefectClient) -> None:
         """Wait until the server has the end of every task run; force what does not arrive.
@@ -553,6 +587,11 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     return value if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def _shown(document: _Document, data: Any) -> Any:
+    """Return the data of a document as Prefect has it: a table as text."""
+    return _encoded(data) if document.kind == "table" else data
 
 
 def _encoded(table: list[dict[str, Any]]) -> str:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 180.0
 #: How long the state of a task run may wait in a server that is started here for others to be written with, in seconds.
 RECORD_EVERY_S = 0.2
+#: Where a server that is started here creates many artifacts with one request: see `flows.bulk_artifacts`.
+BULK_ARTIFACTS = "/prefect-tune/artifacts"
 #: How often the server looks for garbage: a request makes thousands of objects, and hardly any cycle.
 _GC_THRESHOLDS = (20_000, 20, 50)
 
@@ -141,6 +143,12 @@ def start_own_server() -> PrefectServer:
         return server
 
 
+def is_own_server(api_url: str | None) -> bool:
+    """Whether this is the API of a server that this process has started."""
+    with _own_lock:
+        return _own is not None and _own[0].api_url == api_url
+
+
 def stop_own_server() -> None:
     """End the server that this process started, if it did; returns when it is gone."""
     global _own  # noqa: PLW0603
@@ -186,16 +194,17 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
 def _serve(port: int) -> None:
     """Run the server in this process until the pipe on standard input is closed."""
     import uvicorn
-    from prefect.server.api.server import create_app
     from sqlalchemy import event
     from sqlalchemy.orm import Session
+
+    from flows.bulk_artifacts import create_app_with_bulk
 
     _record_soon()
     event.listen(Session, "do_orm_execute", _insert_rows_apart)
     gc.freeze()  # what is imported stays: nothing need look for garbage in it
     gc.set_threshold(*_GC_THRESHOLDS)
     config = uvicorn.Config(
-        create_app,
+        create_app_with_bulk,
         factory=True,
         host="127.0.0.1",
         port=port,

@@ -16,11 +16,19 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import Artifact, ArtifactCollection
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows.artifacts import ArtifactWriter
+from flows.server import BULK_ARTIFACTS
 from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
@@ -41,13 +49,13 @@ def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Every write of an artifact: its kind of key, and what was written."""
     writes: list[tuple[str, Any]] = []
-    put = ArtifactWriter._put
+    put = ArtifactWriter._put_documents
 
-    def noted(self: ArtifactWriter, client: Any, document: Any, data: Any) -> None:
-        writes.append((document.key.removeprefix(f"{self._prefix}-"), data))
-        put(self, client, document, data)
+    def noted(self: ArtifactWriter, client: Any, work: Any) -> list[Any]:
+        writes.extend((document.key.removeprefix(f"{self._prefix}-"), data) for document, data in work)
+        return put(self, client, work)
 
-    monkeypatch.setattr(ArtifactWriter, "_put", noted)
+    monkeypatch.setattr(ArtifactWriter, "_put_documents", noted)
     return writes
 
 
@@ -96,6 +104,77 @@ def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_se
     assert (new.is_dirty, new.due) == (True, 105.0)
     writer.add_row(trial, {"training_iteration": 1002, "done": True}, at_once=True)
     assert new.due == 101.0
+
+
+def test_artifacts_that_are_created_together_are_as_prefect_creates_each_of_them(
+    client: SyncPrefectClient,
+) -> None:
+    def wanted(prefix: str) -> list[ArtifactCreate]:
+        return [
+            ArtifactCreate(key=f"{prefix}-first", type="table", description="rows", data='[{"x": 1}]'),
+            ArtifactCreate(key=f"{prefix}-other", type="progress", data=12.5, task_run_id=uuid4()),
+            ArtifactCreate(key=f"{prefix}-first", type="table", description="more", data='[{"x": 2}]'),
+        ]
+
+    def versions(prefix: str) -> list[dict[str, Any]]:
+        mine = ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}-%"))
+        found = sorted(client.read_artifacts(artifact_filter=mine), key=lambda each: each.created or 0)
+        assert all(each.created == each.updated for each in found)
+        return [plain(each) for each in found]
+
+    def latest(prefix: str) -> list[ArtifactCollection]:
+        mine = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_=f"{prefix}-%"))
+        return sorted(client.read_latest_artifacts(artifact_filter=mine), key=lambda each: each.key)
+
+    def plain(artifact: Artifact | ArtifactCollection) -> dict[str, Any]:
+        given = artifact.model_dump(exclude={"id", "latest_id", "created", "updated", "task_run_id"})
+        return {
+            **given,
+            "key": str(artifact.key).partition("-")[2],
+            "has_run": artifact.task_run_id is not None,
+        }
+
+    alone, together = uuid4().hex, uuid4().hex
+    for each in wanted(alone):
+        client.create_artifact(each)
+    values = [each.model_dump(mode="json", exclude_unset=True) for each in wanted(together)]
+
+    client.request("POST", BULK_ARTIFACTS, json=values)  # type: ignore[arg-type]
+    ids = client.request("POST", BULK_ARTIFACTS, json=values).json()  # type: ignore[arg-type]
+
+    assert versions(together) == 2 * versions(alone)
+    assert [plain(each) for each in latest(together)] == [plain(each) for each in latest(alone)]
+    assert [str(each.latest_id) for each in latest(together)] == [ids[2], ids[1]]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_tables_of_short_trials_are_created_together_or_if_that_fails_one_by_one(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: bool,
+) -> None:
+    monkeypatch.setattr("flows.artifacts.GATHER_S", 3600)
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    config = run_config()
+    tuner = tune.Tuner(
+        lambda config: {"x": config["x"]},
+        param_space={"x": tune.grid_search([*range(8)])},
+        run_config=config,
+    )
+    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
+        if refused:
+            proxy.add(Rule("status", path=BULK_ARTIFACTS, status=500))
+        results = tuner.fit()
+
+    seen = recorded(config.name).artifacts()
+    tables = [seen[f"trial-{each.metrics['trial_id']}".replace("_", "-")] for each in results]
+    assert sorted(rows_in(table)[0]["x"] for table in tables) == [*range(8)]
+    creations = [path for method, path, _ in proxy.requests if method == "POST" and "artifacts" in path]
+    together = [path for path in creations if BULK_ARTIFACTS in path]
+    assert len(together) == 1
+    assert len(creations) > 8 if refused else len(creations) == 1
 
 
 def three_reports(config: dict[str, Any]) -> None:
