@@ -10,6 +10,7 @@ not known to be journaled, and the flow ignores what it has heard.
 
 from __future__ import annotations
 
+import functools
 import queue
 import socket
 import threading
@@ -183,6 +184,12 @@ class _OneKey:
         return key == self._public_key
 
 
+@functools.cache
+def _process_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return what all trials of this process share: its threads take a third of a short trial's time here."""
+    return zmq.Context()
+
+
 class ChannelUplink:
     """A trial's end of the channel: the `Uplink` of its session.
 
@@ -206,14 +213,13 @@ class ChannelUplink:
         self._unjournaled: deque[tuple[int, bytes]] = deque()
         #: Rows that wait for others, until the thread that a row before them has woken sends them.
         self._gathered: list[bytes] = []
-        self._is_gathering = False
+        self._has_sent = self._is_gathering = False
         self._has_begun_to_gather, self._closing = threading.Event(), threading.Event()
         self._sender: threading.Thread | None = None
         self._lock = threading.Lock()  # held by whoever uses the socket while rows may wait
         self._last_iteration, self._last_index = 0, -1
         self._awaited = 0
-        self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
         self._socket.curve_serverkey = address.server_key
         self._socket.curve_publickey, self._socket.curve_secretkey = address.public_key, address.secret_key
         self._socket.setsockopt(zmq.IDENTITY, _identity(trial_id, lease))
@@ -241,7 +247,8 @@ class ChannelUplink:
     def send(self, report: Report) -> None:
         """See `tune_core.session.Uplink`.
 
-        A row that follows another within `GATHER_S` waits so long for more, unless it has to be answered.
+        A row that follows another within `GATHER_S` waits so long for more, unless it has to be answered; but
+        not the second: of many trials the first row is the only one, and needs no thread.
         """
         row = dumps([report.iteration, report.checkpoint, report.wants_decision, report.row])
         with self._lock:
@@ -252,8 +259,9 @@ class ChannelUplink:
             if self._is_gathering and not report.wants_decision and len(self._gathered) < _GATHERED:
                 return
             self._send_gathered()
-            if not (self._is_gathering or report.wants_decision):
+            if self._has_sent and not (self._is_gathering or report.wants_decision):
                 self._begin_to_gather()
+            self._has_sent = True
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         """See `tune_core.session.Uplink`."""
@@ -308,7 +316,6 @@ class ChannelUplink:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=1000)
-        self._context.term()
 
     def _begin_to_gather(self) -> None:
         self._is_gathering = True

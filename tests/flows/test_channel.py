@@ -303,38 +303,50 @@ def test_rows_that_follow_fast_arrive_in_order_though_nothing_comes_after_them(c
     assert {message.kind for message in heard} == {"row"}
 
 
+def test_trial_that_reports_once_starts_no_thread(channel: Channel) -> None:
+    uplink = ChannelUplink(channel.address, "trial", 1)
+
+    uplink.send(row(1))
+    heard = received(channel, 1)
+
+    assert [message.content[0] for message in heard] == [1]
+    assert "tune-rows" not in {thread.name for thread in threading.enumerate()}
+    uplink.close()
+
+
 @pytest.mark.parametrize("ends", ["answer", "checkpoint", "end", "journal", "close"])
 def test_rows_that_wait_for_others_go_out_before_anything_that_comes_after_them(
     channel: Channel, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     monkeypatch.setattr(channels, "GATHER_S", 20.0)
     uplink = ChannelUplink(channel.address, "trial", 1)
-    uplink.send(row(1))  # after which others wait
-    uplink.send(row(2))
-    assert len(received(channel, 2, timeout_s=1.0)) == 1
+    uplink.send(row(1))
+    uplink.send(row(2))  # after which others wait
+    uplink.send(row(3))
+    assert len(received(channel, 3, timeout_s=1.0)) == 2
 
     if ends == "answer":
-        uplink.send(Report(3, {"done": False}, wants_decision=True))
+        uplink.send(Report(4, {"done": False}, wants_decision=True))
     elif ends == "checkpoint":
-        uplink.send_checkpoint(2, 0)
+        uplink.send_checkpoint(3, 0)
     elif ends == "end":
         uplink.end(Ending(Outcome.COMPLETED), timeout_s=0.0)
     elif ends == "close":
         uplink.close()
     else:
-        waiting = threading.Thread(target=uplink.wait_for_journal, args=(2,))
+        waiting = threading.Thread(target=uplink.wait_for_journal, args=(3,))
         waiting.start()
     heard = received(channel, 1 if ends in ("journal", "close") else 2)
     if ends == "journal":
-        channel.send("trial", 1, "journaled", 2)
+        channel.send("trial", 1, "journaled", 3)
         waiting.join(20)
         assert not waiting.is_alive()
     if ends != "close":
         uplink.close()
 
     said = [(message.kind, message.content[0]) for message in heard]
-    after = {"answer": ("row", 3), "checkpoint": ("checkpoint", 2), "end": ("end", "completed")}
-    assert said == [("row", 2), *([after[ends]] if ends in after else [])]
+    after = {"answer": ("row", 4), "checkpoint": ("checkpoint", 3), "end": ("end", "completed")}
+    assert said == [("row", 3), *([after[ends]] if ends in after else [])]
 
 
 class Relay:
