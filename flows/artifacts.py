@@ -9,7 +9,6 @@ is logged once, and what could not be written is tried again with the next write
 from __future__ import annotations
 
 import contextvars
-import json
 import logging
 import math
 import re
@@ -21,7 +20,6 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
-import orjson
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
@@ -38,6 +36,7 @@ from prefect.states import Running
 from prefect.tasks import Task
 
 from flows.server import BULK_ARTIFACTS, client_options, is_own_server
+from flows.tables import cell, encoded, row_values, trial_table, uniform
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
 from tune_core.trial import FINAL, Trial
@@ -68,11 +67,6 @@ _PAGE = 200
 logger = logging.getLogger("prefect.tune.artifacts")
 
 _ENDED = frozenset(map(str, FINAL))
-#: Columns of a trial's table that come last, in this order.
-_AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
-_PLAIN = frozenset({int, str, bool, type(None)})
-_SCALARS = frozenset((float, *_PLAIN))
-_HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
 
 
 @dataclass(slots=True)
@@ -92,6 +86,10 @@ class _Document:
     page_every_s: float | None = None
     written: float = -math.inf
     due: float = 0.0
+
+    def encoded(self, data: Any) -> Any:
+        """Return its data as Prefect has it: a table as text."""
+        return encoded(data) if self.kind == "table" else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +188,7 @@ class ArtifactWriter:
         A report of a driver before this one waits for the trial's next attempt, whose table it is in. The
         leaderboard, which the trial is on, shows the latest too.
         """
-        shown = {  # as it is now: what a row holds, callbacks may change
-            name: value if type(value) in _SCALARS else _cell(value)
-            for name, value in flatten(row).items()
-            if name not in _HIDDEN
-        }
-        shown["lease"] = trial.lease
+        shown = row_values(row, trial.lease)
         with self._changed:
             self._touch(self._leaderboard, at_once=False)
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
@@ -316,7 +309,7 @@ class ArtifactWriter:
     ) -> _Document:
         description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
         name = f"trial-{slug(trial.trial_id)}"
-        return self._document(name, "table", description, lambda: _table(rows), task_run_id)
+        return self._document(name, "table", description, lambda: trial_table(rows), task_run_id)
 
     def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
@@ -343,18 +336,18 @@ class ArtifactWriter:
                 places -= 1
             if entry["status"] not in _ENDED or places >= 0:
                 shown.append(entry)
-        return _uniform(shown[:LEADERBOARD_ROWS])
+        return uniform(shown[:LEADERBOARD_ROWS])
 
     def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
         row = trial.last_row
         return {
             "trial": trial.trial_id,
             "status": f"{trial.status} ({waits_for})" if waits_for else str(trial.status),
-            **({self._metric: _cell(lookup(row, self._metric))} if self._metric else {}),
+            **({self._metric: cell(lookup(row, self._metric))} if self._metric else {}),
             "iterations": trial.iteration,
             "attempts": trial.lease,
             "seconds": round(row.get("time_total_s", 0.0), 2),
-            **{f"config/{name}": _cell(value) for name, value in flatten(trial.config).items()},
+            **{f"config/{name}": cell(value) for name, value in flatten(trial.config).items()},
             "error": trial.error or "",
         }
 
@@ -470,7 +463,7 @@ class ArtifactWriter:
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
         if document.artifact_id is not None:
-            client.update_artifact(document.artifact_id, ArtifactUpdate(data=_shown(document, data)))
+            client.update_artifact(document.artifact_id, ArtifactUpdate(data=document.encoded(data)))
         else:
             document.artifact_id = client.create_artifact(self._creation(document, data)).id
 
@@ -479,7 +472,7 @@ class ArtifactWriter:
             key=document.key,
             type=document.kind,
             description=document.description,
-            data=_shown(document, data),
+            data=document.encoded(data),
             flow_run_id=self._flow_run_id,
             task_run_id=document.task_run_id,
         )
@@ -569,39 +562,3 @@ def slug(name: str) -> str:
         'train-digits-2'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "experiment"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A trial's table: its iteration first, what is filled in last."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    metrics = (name for name in names if name != "training_iteration" and name not in _AUTO)
-    columns = ["training_iteration", *metrics, *(name for name in _AUTO if name in names)]
-    return [
-        {name: value if type(value := row.get(name)) in _PLAIN else _cell(value) for name in columns}
-        for row in rows
-    ]
-
-
-def _cell(value: Any) -> Any:
-    """A value that JSON and the UI's tables can show: they have no NaN."""
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return value if isinstance(value, float) and math.isfinite(value) else str(value)
-
-
-def _shown(document: _Document, data: Any) -> Any:
-    """Return the data of a document as Prefect has it: a table as text."""
-    return _encoded(data) if document.kind == "table" else data
-
-
-def _encoded(table: list[dict[str, Any]]) -> str:
-    try:
-        return orjson.dumps(table).decode()
-    except TypeError:  # integers beyond 64 bits, half a surrogate pair
-        return json.dumps(table)
-
-
-def _uniform(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that all have the same columns: the UI takes them from the first row alone."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]

@@ -9,10 +9,8 @@ that ends: it watches a pipe that only this process holds open.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import socket
-import sqlite3
 import ssl
 import subprocess
 import sys
@@ -22,26 +20,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import IO, Any
 
 from tune_core.errors import TuneError
 
-if TYPE_CHECKING:
-    from sqlalchemy import Result
-    from sqlalchemy.orm import ORMExecuteState
-
 #: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
 START_TIMEOUT_S = 180.0
-#: How long the state of a task run may wait in a server that is started here for others to be written with, in seconds.
-RECORD_EVERY_S = 0.2
-#: Where a server that is started here creates many artifacts with one request: see `flows.bulk_artifacts`.
+#: Where a server that is started here creates many artifacts with one request: see `flows.server_process`.
 BULK_ARTIFACTS = "/prefect-tune/artifacts"
-#: How often the server looks for garbage: a request makes thousands of objects, and hardly any cycle.
-_GC_THRESHOLDS = (20_000, 20, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +97,7 @@ def start_own_server() -> PrefectServer:
         port = _free_port()
         output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port)],
+            [sys.executable, "-m", "flows.server_process", str(port)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -189,103 +177,3 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     raise TuneError(f"the Prefect server did not answer on port {port} within {START_TIMEOUT_S:.0f} s")
-
-
-def _serve(port: int) -> None:
-    """Run the server in this process until the pipe on standard input is closed."""
-    import uvicorn
-    from sqlalchemy import event
-    from sqlalchemy.orm import Session
-
-    from flows.bulk_artifacts import create_app_with_bulk
-
-    _record_soon()
-    event.listen(Session, "do_orm_execute", _insert_rows_apart)
-    gc.freeze()  # what is imported stays: nothing need look for garbage in it
-    gc.set_threshold(*_GC_THRESHOLDS)
-    config = uvicorn.Config(
-        create_app_with_bulk,
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="warning",
-        lifespan="on",
-        ws_per_message_deflate=False,
-    )
-    server = uvicorn.Server(config)
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        server.should_exit = True
-        # A page that is still open, or a request that hangs, must not keep the server.
-        threading.Timer(8.0, os._exit, (1,)).start()
-
-    threading.Thread(target=watch, daemon=True).start()
-    with _spared_services():
-        server.run()
-    os._exit(0)
-
-
-def _spared_services() -> AbstractContextManager[Any]:
-    """Run no service that has nothing to do, unless the environment says so.
-
-    To hold every event against no automation takes a fifth of what a short trial costs a server.
-    """
-    from prefect.settings import PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED, temporary_settings
-
-    if PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name in os.environ or _may_have_automations():
-        return nullcontext()
-    return temporary_settings({PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED: False})
-
-
-def _may_have_automations() -> bool:
-    """Whether there is an automation in this server's database; True if that cannot be told."""
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-    from sqlalchemy.engine import make_url
-
-    url = make_url(PREFECT_API_DATABASE_CONNECTION_URL.value())
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return True
-    if not Path(url.database).exists():
-        return False  # it is about to be made
-    try:
-        with closing(sqlite3.connect(f"file:{quote(url.database)}?mode=ro", uri=True)) as database:
-            found = database.execute("SELECT name FROM sqlite_master WHERE name = 'automation'").fetchone()
-            return found is not None and database.execute("SELECT 1 FROM automation").fetchone() is not None
-    except sqlite3.Error:
-        return True
-
-
-def _record_soon() -> None:
-    """Write states of task runs that come alone after `RECORD_EVERY_S`: Prefect cuts its setting to whole seconds."""
-    from prefect.server.services import task_run_recorder
-
-    stock = task_run_recorder.consumer
-
-    def consumer(**options: Any) -> AbstractAsyncContextManager[Any]:
-        return stock(**options | {"flush_every": RECORD_EVERY_S})
-
-    task_run_recorder.consumer = consumer  # type: ignore[assignment] # it is called with keywords alone
-
-
-def _insert_rows_apart(state: ORMExecuteState) -> Result[Any] | None:
-    """Have many rows inserted by a statement of one row that is executed for each of them.
-
-    Prefect writes `INSERT … VALUES (…), (…), …`, which SQLAlchemy compiles anew for each number of rows. That, and
-    to look up each of their columns in the ORM, takes as long as all else about an insertion.
-    """
-    statement: Any = state.statement
-    if not state.is_insert or not statement._multi_values or statement._returning:
-        return None
-    one = statement._clone()
-    one._multi_values = ()
-    rows = [
-        {column.key: value for column, value in row.items()}
-        for rows in statement._multi_values
-        for row in rows
-    ]
-    return state.session.execute(one, rows, execution_options={"dml_strategy": "raw"})
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

@@ -54,7 +54,7 @@ class ApiServer:
         """Start it; returns at once."""
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(self._port)],
+                [sys.executable, "-m", "flows.server_process", str(self._port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -21,14 +21,8 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flows.experiment import _settings_for
-from flows.server import (
-    RECORD_EVERY_S,
-    PrefectServer,
-    _insert_rows_apart,
-    _record_soon,
-    _spared_services,
-    client_options,
-)
+from flows.server import PrefectServer, client_options
+from flows.server_process import RECORD_EVERY_S, insert_rows_apart, record_soon, spared_services
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +31,7 @@ def environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluates_automations(database_url: str) -> bool:
-    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: database_url}), _spared_services():
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: database_url}), spared_services():
         return get_current_settings().server.services.triggers.enabled
 
 
@@ -73,7 +67,7 @@ def test_states_of_task_runs_are_written_soon(monkeypatch: pytest.MonkeyPatch) -
     made_with: list[dict[str, Any]] = []
     monkeypatch.setattr(task_run_recorder, "consumer", lambda **options: made_with.append(options))
 
-    _record_soon()
+    record_soon()
     task_run_recorder.consumer(write_batch_size=30, flush_every=5)
 
     assert made_with == [{"write_batch_size": 30, "flush_every": RECORD_EVERY_S}]
@@ -114,7 +108,7 @@ def inserted(*listeners: Any) -> tuple[list[tuple[Any, ...]], int]:
 
 
 def test_rows_that_are_inserted_apart_are_those_of_one_statement() -> None:
-    rows, apart = inserted(_insert_rows_apart)
+    rows, apart = inserted(insert_rows_apart)
     rows_of_prefect, apart_of_prefect = inserted()
 
     assert rows == rows_of_prefect

@@ -75,7 +75,7 @@ class Server:
     def start(self) -> None:
         environment = {**os.environ, "PREFECT_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
         environment.pop("PREFECT_API_URL", None)
-        command = [sys.executable, "-m", "flows.server", str(self.port)]
+        command = [sys.executable, "-m", "flows.server_process", str(self.port)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         wait_for(self.answers, what="the server to answer", timeout_s=120)
 

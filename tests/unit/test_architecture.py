@@ -75,7 +75,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.store",),
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
-    ("flows.server",),
+    ("flows.server", "flows.tables"),
+    ("flows.server_process",),
     (
         "flows.cancellation",
         "flows.cluster",
