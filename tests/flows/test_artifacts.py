@@ -88,6 +88,7 @@ def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_se
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
+    monkeypatch.setattr("flows.artifacts.GATHER_S", 0.0)
     writer = ArtifactWriter("long", "a1b2c", uuid4(), trial_task, clock=lambda: 100.0)
     trial = Trial("t0", 0, {}, lease=1)
     writer.begin_attempt(trial, uuid4())
