@@ -94,6 +94,16 @@ class TaskActor:
         task_run = run.model_copy(update={"parameters": {}}).serialize() if run is not None else {}
         return settings, context | {"task_run_context": task_run}
 
+    def clean_up(self) -> None:
+        """End what was kept of the last trial for the next: there is none."""
+        keeper.clean_up()
+
+    def flush(self) -> None:
+        """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=3)
+
     @contextmanager
     def _apart(self, process: Any) -> Iterator[ApartTrial | None]:
         """Have the trial that runs meanwhile run in this process, if it is one.
@@ -118,16 +128,6 @@ class TaskActor:
         finally:
             apart.reset(token)
             self._trial = None
-
-    def clean_up(self) -> None:
-        """End what was kept of the last trial for the next: there is none."""
-        keeper.clean_up()
-
-    def flush(self) -> None:
-        """Send what was logged; Prefect does so every two seconds, and this process may not live as long."""
-        from prefect.logging.handlers import APILogWorker
-
-        APILogWorker.drain_all(timeout=3)
 
     def _deliver_events(self) -> None:
         """Wait until the task run's states have left this process: it may be killed as soon as it is idle."""

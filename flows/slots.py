@@ -326,6 +326,10 @@ class SlotPool:
         """Return the slots that nobody uses."""
         return list(self._idle)
 
+    def kept(self) -> list[Slot]:
+        """Return what `settle` keeps: the slots that nobody uses, and those that get another process."""
+        return [slot for slot in self._all() if slot in self._idle or slot.is_renewing]
+
     def _all(self) -> list[Slot]:
         return [slot for slots in self._slots.values() for slot in slots]
 
