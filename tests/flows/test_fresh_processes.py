@@ -156,7 +156,7 @@ class OneMoreOnce(tune.search.Searcher):
         if self.num_suggested == 2 and not self.mark.exists():
             return None
         self.num_suggested += 1
-        return {"waits_for": str(self.mark) if self.num_suggested == 2 else None}
+        return {"number": self.num_suggested}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -190,13 +190,18 @@ def test_process_that_dies_before_its_trial_costs_no_attempt_and_leaves_no_task_
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    mark, second_runs, attach = tmp_path / "killed", tmp_path / "runs", SlotPool.attach
+
     def train(config: dict[str, Any]) -> dict[str, Any]:
-        while config["waits_for"] and not Path(config["waits_for"]).exists():
+        if config["number"] == 2:
+            second_runs.touch()
+        # The first ends when both have slots, the second when the process that replaces the first's is dead.
+        awaited = {1: second_runs, 2: mark}.get(config["number"])
+        while awaited is not None and not awaited.exists():
             tune.report({"x": 0})
             time.sleep(0.1)
         return {"x": 1}
 
-    mark, attach = tmp_path / "killed", SlotPool.attach
     searcher, killer = OneMoreOnce(mark), KillsWhatIsIdle(mark)
     monkeypatch.setattr(
         SlotPool, "attach", lambda self, notify: (killer.pools.append(self), attach(self, notify))[1]
