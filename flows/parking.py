@@ -63,7 +63,7 @@ class _Parking:
     def slots(self) -> list[Slot]:
         """Return the slots that are parked."""
         with self._lock:
-            return self._parked[1].kept() if self._parked is not None else []
+            return self._parked[1].idle() if self._parked is not None else []
 
     def _expire(self, session: _Session, pool: SlotPool) -> None:
         with self._lock:

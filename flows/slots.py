@@ -70,11 +70,6 @@ class Slot:
     held_since: float | None = None
 
     @property
-    def is_renewing(self) -> bool:
-        """Whether it gets another process in the group that it has."""
-        return self.uses > 0 and not self.is_ready
-
-    @property
     def outlives_no_trial(self) -> bool:
         """Whether each trial is better given a process of its own, unless reuse is asked for."""
         # CUDA initialises once per process; and tasks that a trial left in its other bundles end with it.
@@ -264,15 +259,13 @@ class SlotPool:
         self._end_retired(wait=True)
 
     def settle(self) -> None:
-        """Give up what waits and what starts; keep what is idle or gets another process, but no objects."""
+        """Give up what waits and what starts; keep what is idle, but no objects."""
         self._waiting.clear()
         self._wanted_ahead.clear()
         with self._lock:
             self._notify, self._early = None, []
         for slot in self._all():
-            if slot.is_renewing:
-                self._listen(slot)  # the answer may have gone to a loop that has ended
-            elif slot not in self._idle:
+            if slot not in self._idle:
                 self._remove(slot)
         self._clean_up([slot for slot in self._idle if slot.keeps_object])
         self._end_retired(wait=True)
@@ -325,10 +318,6 @@ class SlotPool:
     def idle(self) -> list[Slot]:
         """Return the slots that nobody uses."""
         return list(self._idle)
-
-    def kept(self) -> list[Slot]:
-        """Return what `settle` keeps: the slots that nobody uses, and those that get another process."""
-        return [slot for slot in self._all() if slot in self._idle or slot.is_renewing]
 
     def _all(self) -> list[Slot]:
         return [slot for slots in self._slots.values() for slot in slots]
