@@ -73,6 +73,7 @@ def sum_up(config: dict[str, Any], data: Any, label: str = "") -> dict[str, Any]
     }
 
 
+@pytest.mark.slow
 def test_200_mb_array_and_20_trials_are_one_copy_in_the_object_store(
     run_config: Callable[..., tune.RunConfig], tickets: list[bytes]
 ) -> None:
