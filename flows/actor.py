@@ -111,7 +111,7 @@ class TaskActor:
         Raises:
             ProcessDied: It is dead already; there is no task run of it then.
         """
-        from flows.deaths import ProcessDied, describe_death, outcome_of
+        from flows.deaths import ProcessDied
         from flows.trial import ApartTrial, apart
 
         if process is None:
@@ -120,7 +120,7 @@ class TaskActor:
         try:
             ray.get(process.ready.remote())
         except RayError as error:
-            raise ProcessDied(outcome_of(error), describe_death(error), is_recorded=False) from error
+            raise ProcessDied.of(error) from error
         self._trial = ApartTrial(process)
         token = apart.set(self._trial)
         try:

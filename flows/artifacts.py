@@ -390,11 +390,7 @@ class ArtifactWriter:
                 if self._is_closing and deadline == math.inf:
                     deadline = now + CLOSE_TIMEOUT_S
                 dirty = [document for document in self._documents if document.is_dirty]
-                due = [document for document in dirty if self._is_closing or document.due <= now]
-                if due and self._takes_many:
-                    due = [
-                        document for document in dirty if self._is_closing or document.due <= now + GATHER_S
-                    ]
+                due = self._due(dirty, now)
                 states, self._states = self._states, []
                 if not due and not states:
                     if self._is_closing:
@@ -413,6 +409,14 @@ class ArtifactWriter:
             if failed:
                 with self._changed:
                     self._changed.wait(1.0)
+
+    def _due(self, dirty: list[_Document], now: float) -> list[_Document]:
+        """Return what is to be written now, and what soon would be if that goes with it."""
+        if self._is_closing:
+            return dirty
+        if self._takes_many and any(document.due <= now for document in dirty):
+            now += GATHER_S
+        return [document for document in dirty if document.due <= now]
 
     def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
         failed = []

@@ -60,7 +60,7 @@ class ProcessDied(Exception):
 
     Args:
         outcome: LOST or CRASHED, see `outcome_of`.
-        text: What Ray says of it.
+        text: What Ray says of it, on one line of bounded length.
         is_recorded: Whether the task run has ended with it, as Crashed.
     """
 
@@ -70,6 +70,14 @@ class ProcessDied(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(ProcessDied, is_recorded=self.is_recorded), (self.outcome, self.text)
+
+    @classmethod
+    def of(cls, error: BaseException, *, is_recorded: bool = False) -> ProcessDied:
+        """Return what an error that Ray raised instead of a result says; itself, if it is one already."""
+        if isinstance(error, cls):
+            return error
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        return cls(outcome_of(error), text, is_recorded=is_recorded)
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -81,8 +89,6 @@ def outcome_of(error: BaseException) -> Outcome:
     Returns:
         LOST, or CRASHED: the process died, and for all that Ray knows it did so by itself. A bare SIGKILL is that.
     """
-    if isinstance(error, ProcessDied):
-        return error.outcome
     if isinstance(error, _LOSSES) or getattr(error, "preempted", False):
         return Outcome.LOST
     if isinstance(error, exceptions.RayActorError) and any(text in str(error) for text in _LOSS_TEXTS):
@@ -95,13 +101,6 @@ def is_lost_at_start(error: BaseException) -> bool:
     if isinstance(error, exceptions.RayActorError):
         return not error.actor_init_failed
     return isinstance(error, _LOSSES)
-
-
-def describe_death(error: BaseException) -> str:
-    """Return what Ray says of a death, on one line of bounded length."""
-    if isinstance(error, ProcessDied):
-        return error.text
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import UNHEARD, Ended, ProcessDied, Recovered, describe_death, outcome_of
+from flows.deaths import UNHEARD, Ended, ProcessDied, Recovered
 from flows.history import OwnState, show_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
@@ -347,8 +347,9 @@ class Driver:
         for message in self._parts.channel.drain() if item.error is not None else ():
             self._take_message(message)
         if item.error is not None:
-            attempt.is_recorded = isinstance(item.error, ProcessDied) and item.error.is_recorded
-            self._died(key, attempt, outcome_of(item.error), describe_death(item.error))
+            death = ProcessDied.of(item.error)
+            attempt.is_recorded = death.is_recorded
+            self._died(key, attempt, death.outcome, death.text)
         elif attempt.has_ended:
             self._forget(key, attempt)
         else:

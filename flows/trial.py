@@ -21,7 +21,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Crashed
 from ray.exceptions import RayError, RayTaskError
 
-from flows.deaths import ProcessDied, describe_death, outcome_of
+from flows.deaths import ProcessDied
 from flows.output import TrialLog
 from flows.parameters import SharedParameters
 from flows.process import carry_out
@@ -65,7 +65,7 @@ class ApartTrial:
         except RayTaskError:
             raise  # it lives, and says what is wrong
         except RayError as error:
-            self.death = ProcessDied(outcome_of(error), describe_death(error), is_recorded=True)
+            self.death = ProcessDied.of(error, is_recorded=True)
             raise self.death from error
         finally:
             parameters.release()  # the other process has its own

@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.client.schemas.sorting import LogSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from ray.util import placement_group_table
 
 import tune_core as tune
@@ -42,7 +42,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment.setenv("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "true")
         server = prefect_servers.start_own_server()
         environment.setenv("PREFECT_API_URL", server.api_url)
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
+        # To stop a flow run's heart takes Prefect up to a second; what runs in processes of its own has one.
+        with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield server.api_url
     prefect_servers.stop_own_server()
 

@@ -12,6 +12,7 @@ import pytest
 from prefect.server.services import task_run_recorder
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
     get_current_settings,
     temporary_settings,
@@ -117,17 +118,16 @@ def test_rows_that_are_inserted_apart_are_those_of_one_statement() -> None:
 
 
 def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
-    every_s = get_current_settings().flows.heartbeat_frequency
-    assert every_s is not None
     url = "http://127.0.0.1:1/api"
 
-    with _settings_for(PrefectServer(url, None, is_ours=True)):
-        ours = get_current_settings()
-    with _settings_for(PrefectServer(url, None, is_ours=False)):
-        others = get_current_settings()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}):
+        with _settings_for(PrefectServer(url, None, is_ours=True)):
+            ours = get_current_settings()
+        with _settings_for(PrefectServer(url, None, is_ours=False)):
+            others = get_current_settings()
 
     assert (ours.api.url, ours.flows.heartbeat_frequency) == (url, None)
-    assert (others.api.url, others.flows.heartbeat_frequency) == (url, every_s)
+    assert (others.api.url, others.flows.heartbeat_frequency) == (url, 45)
 
 
 def test_certificates_are_loaded_for_what_needs_them() -> None:
