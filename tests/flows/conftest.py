@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.client.schemas.sorting import LogSort
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from ray.util import placement_group_table
 
@@ -45,6 +46,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # To stop a flow run's heart takes Prefect up to a second; what runs in processes of its own has one.
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield server.api_url
+            APILogWorker.drain_all(timeout=10)  # at exit it would try for a minute to reach this server
     prefect_servers.stop_own_server()
 
 

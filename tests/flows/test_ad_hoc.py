@@ -154,6 +154,9 @@ import tune_core as tune
 
 def train(config):
     from prefect.settings import PREFECT_API_URL
+    print("from the trial")
+    if config["x"] == 3:
+        os._exit(1)
     return {{"api": PREFECT_API_URL.value(), "x": config["x"]}}
 
 def is_server(pid):
@@ -166,7 +169,9 @@ def is_server(pid):
 def fit_twice():
     tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},
                        run_config=tune.RunConfig(storage_path={storage!r}, verbose=0))
-    return {{result.metrics["api"] for _ in range(2) for result in tuner.fit()}}
+    results = [result for _ in range(2) for result in tuner.fit()]
+    assert [result.error is None for result in results] == [True, True, False] * 2
+    return {{result.metrics["api"] for result in results if result.error is None}}
 
 if __name__ == "__main__":
     if {in_flow}:
@@ -181,7 +186,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "in_flow", [pytest.param(False, id="script"), pytest.param(True, id="flow", marks=pytest.mark.slow)]
 )
-def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(
+def test_without_an_api_one_server_is_started_for_all_ends_with_the_script_and_verbose_0_prints_nothing(
     tmp_path: Path, in_flow: bool
 ) -> None:
     home = str(tmp_path / "prefect-home")
@@ -211,6 +216,8 @@ def test_without_an_api_one_server_is_started_for_all_and_ends_with_the_script(
     assert printed["apis"][0].startswith("http://127.0.0.1:")
     assert len(printed["servers"]) == 1
     assert not Path(f"/proc/{printed['servers'][0]}").exists()
+    if not in_flow:  # the flow of the script's own says what it does
+        assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 def test_a_package_of_the_users_called_flows_is_named_beside_ours(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def test_a_checkpoint_directory_that_does_not_exist_is_named(
     assert results[0].checkpoint is None
 
 
-@pytest.mark.parametrize("fault", ["wrong secret", "missing bucket", "nobody there"])
+@pytest.mark.parametrize(
+    "fault", ["wrong secret", "missing bucket", pytest.param("nobody there", marks=pytest.mark.slow)]
+)
 def test_storage_that_cannot_be_used_fails_at_the_start_and_is_named(
     fault: str, s3: S3Server, run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:

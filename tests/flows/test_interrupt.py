@@ -1,4 +1,4 @@
-"""Ctrl-C, quiet runs and what is left afterwards, seen from outside: each test runs a script of its own."""
+"""Ctrl-C and what is left afterwards, seen from outside: each test runs a script of its own."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ def test_ctrl_c_stops_the_trials_in_order_and_leaves_nothing(
     )
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_leaves_nothing_either(
     tmp_path: Path, api: str, recorded: Callable[[str], Recorded]
 ) -> None:
@@ -140,32 +141,3 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_nothing_either(
     assert seen.flow_run.state_name == "Cancelled"
     assert {run.state_name for run in seen.task_runs(2)} == {"Cancelled"}
     wait_until_gone(family)
-
-
-def test_verbose_0_prints_nothing(tmp_path: Path) -> None:
-    script = tmp_path / "quiet.py"
-    script.write_text(
-        "import os\n"
-        "import tune_core as tune\n"
-        "def train(config):\n"
-        "    print('from the trial')\n"
-        "    if config['x'] == 1 and tune.get_checkpoint() is None:\n"
-        "        os._exit(1)\n"
-        "    return {'x': config['x']}\n"
-        "if __name__ == '__main__':\n"
-        "    tune.Tuner(train, param_space={'x': tune.grid_search([0, 1])}, "
-        f"run_config=tune.RunConfig(storage_path={str(tmp_path / 'results')!r}, verbose=0)).fit()\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
-
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -103,18 +103,21 @@ def test_trial_runs_in_bundle_0_and_its_tasks_and_actors_in_the_others_with_a_gp
     assert sorted(gpus) == [str(number) for number in range(GPUS)]
 
 
-@pytest.mark.parametrize("strategy", ["PACK", "SPREAD", "STRICT_PACK"])
 def test_group_has_the_strategy_and_the_name_that_were_asked_for(
-    run_config: Callable[..., tune.RunConfig], strategy: str
+    run_config: Callable[..., tune.RunConfig],
 ) -> None:
-    shape = tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 1}], strategy=strategy, name="mine")
+    def shape(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        bundles = [{"CPU": 1}, {"CPU": 1}]
+        return tune.PlacementGroupFactory(bundles, strategy=config["strategy"], name="mine")
 
-    # Two at once: Ray refuses a second group of the same name.
-    results = tuned(tune.with_resources(report_place, shape), run_config(), {"x": tune.grid_search([1, 2])})
+    # Several at once: Ray refuses a second group of the same name.
+    strategies = ["PACK", "SPREAD", "STRICT_PACK"]
+    space = {"strategy": tune.grid_search(strategies)}
+    results = tuned(tune.with_resources(report_place, shape), run_config(), space)
 
     assert results.num_errors == 0
+    assert [result.metrics["strategy"] for result in results] == strategies
     for result in results:
-        assert result.metrics["strategy"] == strategy
         assert result.metrics["name"].startswith("mine")
         assert result.metrics["bundles"] == [{"CPU": 1.0}, {"CPU": 1.0}]
 
