@@ -12,12 +12,15 @@ import csv
 import io
 import logging
 import os
+import re
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from tune_core.errors import StorageError
 from tune_core.filesystems import check_name
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 _MAX_PENDING_BYTES = 64 * 1024
 _MAX_PENDING_ROWS = 256
 _NEVER = float("-inf")
+_TO_QUOTE = re.compile(r'[,"\r\n]')
 #: Uploads at once: enough for a thousand short trials, little enough for their sockets.
 _UPLOADERS = 4
 
@@ -410,11 +414,35 @@ def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
 
 
 def _csv_lines(records: list[list[Any]]) -> bytes:
+    """Return records of one length as CSV, each on one line."""
+    columns = [_unquoted(values) for values in zip(*records, strict=True)]
+    if len(columns) < 2 or None in columns:  # an only cell is quoted if it is empty
+        return _quoted_lines(records)
+    lines = map(",".join, zip(*columns, strict=True))
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _unquoted(values: tuple[Any, ...]) -> list[str] | None:
+    """Return the cells of a column as text; None if one of them has to be quoted.
+
+    Numbers are written by orjson, by columns: `csv.writer` takes a sixth of the driver's time for the digits.
+    """
+    kinds = set(map(type, values))
+    if kinds in ({float}, {int}):
+        with contextlib.suppress(TypeError):  # integers beyond 64 bits
+            digits = orjson.dumps(values)
+            if b"null" not in digits:  # which stands for NaN and infinities
+                return digits[1:-1].decode().split(",")
+    cells = ["" if value is None else str(value) for value in values]
+    return None if _TO_QUOTE.search("".join({*cells})) else cells
+
+
+def _quoted_lines(records: list[list[Any]]) -> bytes:
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\n").writerows(records)
     text = buffer.getvalue()
-    if text.count("\n") != len(records):
-        return _csv_lines([[_one_line(value) for value in record] for record in records])
+    if text.count("\n") != len(records) or "\r" in text:
+        return _quoted_lines([[_one_line(value) for value in record] for record in records])
     return text.encode("utf-8", "backslashreplace")
 
 

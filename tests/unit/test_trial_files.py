@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from tune_core.errors import StorageError
 from tune_core.storage import ExperimentStorage
@@ -175,6 +181,57 @@ def test_records_become_a_csv_file(local: ExperimentStorage, tmp_path: Path) -> 
     files.close()
 
     assert a_path(local, "progress.csv").read_text() == ('loss,note,ok\n0.5,,True\nnan,"a ""b"", c",False\n')
+
+
+FLOATS = st.floats() | st.sampled_from([float("nan"), float("inf"), 1e-5, 1e22, -0.0])
+INTEGERS = st.integers() | st.sampled_from([2**63, 2**64, -(2**64)])
+WORDS = st.sampled_from(["ab", " a", "", None, "\ud800", '"a'])
+ANYTHING = (
+    FLOATS | INTEGERS | st.booleans() | st.text(st.sampled_from('a,"\r\n'), max_size=3) | st.just([1, 2])
+)
+
+
+def columns_of(num_rows: int) -> SearchStrategy[list[list[Any]]]:
+    kinds = [st.lists(kind, min_size=num_rows, max_size=num_rows) for kind in (FLOATS, INTEGERS, WORDS)]
+    mixed = st.lists(ANYTHING, min_size=num_rows, max_size=num_rows)
+    plain = st.lists(st.one_of(kinds), min_size=1, max_size=3)
+    return plain | st.builds(lambda columns, last: [*columns, last], plain, mixed)
+
+
+@settings(max_examples=200)
+@given(columns=st.integers(1, 4).flatmap(columns_of))
+def test_a_csv_reader_finds_in_records_what_pythons_own_writer_would_have_written(
+    columns: list[list[Any]],
+) -> None:
+    records = [dict(zip("abcd", record, strict=False)) for record in zip(*columns, strict=True)]
+    own = io.StringIO(newline="")
+    csv.writer(own).writerows([list(record.values()) for record in records])
+    own.seek(0)
+    expected = [
+        [cell.encode("utf-8", "backslashreplace").decode() for cell in record] for record in csv.reader(own)
+    ]
+
+    with tempfile.TemporaryDirectory() as directory:
+        storage = ExperimentStorage.open(directory, "experiment")
+        files = TrialFiles(storage, Path(directory))
+        for record in records:
+            files.append_row(TRIAL, "progress.csv", record)
+        files.close()
+        text = a_path(storage, "progress.csv").read_bytes().decode()
+
+    assert (text.count("\n"), text.count("\r")) == (len(records) + 1, 0)
+    found = list(csv.reader(io.StringIO(text, newline="")))[1:]
+    assert [[*map(comparable, record)] for record in found] == [
+        [*map(comparable, record)] for record in expected
+    ]
+
+
+def comparable(cell: str) -> str:
+    """Numbers as Python writes them: 1e-05 may be 1e-5 in a file. Line breaks are spaces there."""
+    with suppress(ValueError):
+        if set(cell) & set(".en"):
+            return repr(float(cell))
+    return " ".join(cell.splitlines())
 
 
 def test_a_new_column_widens_earlier_records(local: ExperimentStorage, tmp_path: Path) -> None:
