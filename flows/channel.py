@@ -107,9 +107,7 @@ class Channel:
         shown = f"[{host}]" if ":" in host else host
         port = self._socket.bind_to_random_port(f"tcp://{shown}")
         self.address = ChannelAddress(f"tcp://{shown}:{port}", server_public, trial_public, trial_secret)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wake_read.fileno(), zmq.POLLIN)
+        self._arrivals: list[tuple[Any, int]] = [(self._socket, _POLLIN), (self._wake_read.fileno(), _POLLIN)]
 
     def post(self, item: Any) -> None:
         """Hand something to the loop, from any thread or signal handler."""
@@ -123,7 +121,7 @@ class Channel:
     def receive(self, timeout_s: float) -> Iterator[Any]:
         """Yield what has arrived, waiting for the first: `Message`s and posted items, each kind in order."""
         if self._posted.empty():
-            ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
+            ready = dict(zmq.zmq_poll(self._arrivals, max(0, int(timeout_s * 1000))))
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(65536)
         yield from self._messages()
@@ -156,13 +154,9 @@ class Channel:
         self._wake_read.close()
         self._wake_write.close()
 
-    def _has_messages(self) -> bool:
-        # To be told by an exception that there is nothing takes longer.
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN)
-
     def _messages(self) -> Iterator[Message]:
         for _ in range(_BATCH):
-            if not self._has_messages():
+            if not _has_messages(self._socket):
                 return
             identity, payload = self._socket.recv(_DONTWAIT), self._socket.recv(_DONTWAIT)
             trial_id, _, lease = identity.decode().rpartition(":")
@@ -287,8 +281,7 @@ class ChannelUplink:
         with self._lock:
             if time.monotonic() >= self._look_due:
                 self._look_at_connection()
-            # Asked before each read: to be told by an exception that there is nothing takes longer than all else here.
-            while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+            while _has_messages(self._socket):
                 self._take(self._socket.recv())
         return self.stop_cause is not None
 
@@ -393,6 +386,11 @@ class ChannelUplink:
             self.stop_rules = content[0]
         elif kind == "released":
             self._is_released = True
+
+
+def _has_messages(zmq_socket: zmq.Socket[bytes]) -> bool:
+    """Ask in the way that takes least: half of what `zmq.EVENTS` does, a quarter of an exception that says no."""
+    return bool(zmq.zmq_poll([(zmq_socket, _POLLIN)], 0))
 
 
 def _together(rows: Sequence[bytes]) -> bytes:

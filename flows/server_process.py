@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from prefect.server.api.server import create_app
 from prefect.server.database import provide_database_interface
+from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.models.artifacts import emit_artifact_collection_created_event as emit_created
 from prefect.server.models.artifacts import emit_artifact_collection_updated_event as emit_updated
 from prefect.server.schemas.actions import ArtifactCreate
@@ -34,6 +35,7 @@ from prefect.settings import (
 from prefect.types._datetime import now
 from sqlalchemy import Result, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import ORMExecuteState, Session
 from starlette.routing import Mount
 
@@ -48,6 +50,7 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 def serve(port: int) -> None:
     """Run the server in this process until the pipe on standard input is closed."""
     record_soon()
+    lock_early()
     event.listen(Session, "do_orm_execute", insert_rows_apart)
     gc.freeze()  # what is imported stays: nothing need look for garbage in it
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -107,6 +110,22 @@ def record_soon() -> None:
         return stock(**options | {"flush_every": RECORD_EVERY_S})
 
     task_run_recorder.consumer = consumer  # type: ignore[assignment] # it is called with keywords alone
+
+
+def lock_early() -> None:
+    """Have transactions take SQLite's lock when they begin.
+
+    Most of Prefect's begin with reading. Those fail at once, "database is locked", if somebody else has written before
+    they do: a run that is created while the one before it is still recorded has been put off by two seconds for that.
+    """
+    stock = AioSqliteConfiguration.begin_transaction
+
+    def begin_transaction(
+        self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        return stock(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore[assignment]
 
 
 def insert_rows_apart(state: ORMExecuteState) -> Result[Any] | None:

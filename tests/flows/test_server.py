@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.services import task_run_recorder
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
@@ -17,13 +19,14 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flows.experiment import _settings_for
 from flows.server import PrefectServer, client_options
-from flows.server_process import RECORD_EVERY_S, insert_rows_apart, record_soon, spared_services
+from flows.server_process import RECORD_EVERY_S, insert_rows_apart, lock_early, record_soon, spared_services
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +118,47 @@ def test_rows_that_are_inserted_apart_are_those_of_one_statement() -> None:
     assert rows == rows_of_prefect
     assert rows[:3] == [(1, "nameless", "before"), (2, "nameless", "again"), (3, "nameless", "new")]
     assert (apart, apart_of_prefect) == (3, 1)
+
+
+async def written_by_two_that_read_before(path: Path) -> list[str]:
+    """Let one transaction write and commit while another has begun with reading; return what both have written."""
+    config = AioSqliteConfiguration(database(path, "CREATE TABLE note (writer)"))
+    has_read, may_write = asyncio.Event(), asyncio.Event()
+    write = "INSERT INTO note VALUES (:writer)"
+
+    async def slow() -> None:
+        async with await config.session(engine) as session, config.begin_transaction(session):
+            await session.execute(text("SELECT * FROM note"))
+            has_read.set()
+            await may_write.wait()
+            await session.execute(text(write), {"writer": "slow"})
+
+    async def quick() -> None:
+        await has_read.wait()
+        asyncio.get_running_loop().call_later(0.2, may_write.set)
+        async with await config.session(engine) as session, config.begin_transaction(session):
+            await session.execute(text(write), {"writer": "quick"})
+        may_write.set()
+
+    engine = await config.engine()
+    try:
+        await asyncio.gather(slow(), quick())
+        async with await config.session(engine) as session:
+            return [*await session.scalars(text("SELECT writer FROM note"))]
+    finally:
+        await engine.dispose()
+
+
+def test_transaction_that_has_read_may_write_whoever_has_written_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)
+    with pytest.raises(OperationalError, match="database is locked"):
+        asyncio.run(written_by_two_that_read_before(tmp_path / "of Prefect.db"))
+
+    lock_early()
+
+    assert asyncio.run(written_by_two_that_read_before(tmp_path / "ours.db")) == ["slow", "quick"]
 
 
 def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
