@@ -176,7 +176,7 @@ class CSVLoggerCallback(_FileLogger):
         files: Where to write; if omitted, what `setup` gets as `files`.
 
     Source: as Ray Tune 2.60. Differs: new columns are kept; the column `lease`; a line
-        break inside a value is a space.
+        break inside a value is a space; numbers are written as in JSON (`1e-5`).
     """
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
