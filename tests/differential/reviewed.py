@@ -112,7 +112,8 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "`progress.csv`",
-        "new metrics become new columns",
+        "new metrics become new columns, a line break is a space, and numbers are written as in JSON "
+        "(`1e-5`)",
         "there the first row fixes them",
     ),
     Difference(
