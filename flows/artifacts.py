@@ -146,7 +146,8 @@ class ArtifactWriter:
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
         self._takes_many = is_own_server(PREFECT_API_URL.value())
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._documents: list[_Document] = []
         self._tables: dict[str, _TrialTable] = {}
         self._pages: dict[str, _Document] = {}
@@ -189,7 +190,7 @@ class ArtifactWriter:
         leaderboard, which the trial is on, shows the latest too.
         """
         shown = row_values(row, trial.lease)
-        with self._changed:
+        with self._lock:  # of `_changed`, which takes longer to enter
             self._touch(self._leaderboard, at_once=False)
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is None:

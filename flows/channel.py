@@ -17,9 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -45,6 +44,10 @@ _BATCH = 256
 _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
 #: Rows that nobody waits for and that follow another this fast, in seconds, travel together; and so many at most.
 GATHER_S, _GATHERED = 0.005, 64
+#: Attempts whose names are kept ready: more seldom run at once.
+_PEERS = 1024
+#: By their names: to call the enum takes ten times as long.
+_DECISIONS = {str(decision): decision for decision in Decision}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,7 @@ class ChannelAddress:
         return f"ChannelAddress({self.url!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content."""
 
     trial_id: str
@@ -159,13 +161,13 @@ class Channel:
             if not _has_messages(self._socket):
                 return
             identity, payload = self._socket.recv(_DONTWAIT), self._socket.recv(_DONTWAIT)
-            trial_id, _, lease = identity.decode().rpartition(":")
+            trial_id, lease = _attempt(identity)
             kind, *content = loads(payload)
             if kind == "rows":
                 for row in content:
-                    yield Message(trial_id, int(lease), "row", row)
+                    yield Message(trial_id, lease, "row", row)
             else:
-                yield Message(trial_id, int(lease), kind, content)
+                yield Message(trial_id, lease, kind, content)
 
 
 class _OneKey:
@@ -338,8 +340,10 @@ class ChannelUplink:
         with self._lock:
             self._send_gathered()
         while not is_over():
-            with suppress(zmq.Again):
+            try:
                 self._take(self._socket.recv())  # for `_LOOK_S` at most
+            except zmq.Again:
+                self._look_due = 0.0
             if time.monotonic() >= self._look_due:
                 self._look_at_connection()
             if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
@@ -376,7 +380,7 @@ class ChannelUplink:
         kind, *content = loads(payload)
         if kind == "decision":
             iteration, decision = content
-            self._decisions[iteration] = Decision(decision)
+            self._decisions[iteration] = _DECISIONS[decision]
         elif kind == "journaled":
             self._journaled = max(self._journaled, content[0])
             self._forget_journaled()
@@ -398,5 +402,12 @@ def _together(rows: Sequence[bytes]) -> bytes:
     return b'["rows",' + b",".join(rows) + b"]"
 
 
+@functools.lru_cache(_PEERS)
 def _identity(trial_id: str, lease: int) -> bytes:
     return f"{trial_id}:{lease}".encode()
+
+
+@functools.lru_cache(_PEERS)
+def _attempt(identity: bytes) -> tuple[str, int]:
+    trial_id, _, lease = identity.decode().rpartition(":")
+    return trial_id, int(lease)

@@ -8,7 +8,6 @@ Neither ever pickles: reading an experiment executes nothing that is stored in i
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -90,10 +89,12 @@ def dumps_row(row: Mapping[str, Any]) -> bytes:
         b'{"loss": NaN}'
     """
     plain, is_special = (row, False) if _is_json(row) else _plain(row)
-    if not is_special:
-        with contextlib.suppress(TypeError):  # half a surrogate pair
-            return orjson.dumps(plain)
-    return json.dumps(plain).encode()
+    if is_special:
+        return json.dumps(plain).encode()
+    try:
+        return orjson.dumps(plain)
+    except TypeError:  # half a surrogate pair
+        return json.dumps(plain).encode()
 
 
 class Opaque:

@@ -224,7 +224,8 @@ class Journal:
         self._storage, self._experiment_id, self._owner = storage, experiment_id, owner
         self._number = number
         self._on_flushed, self._on_failure = on_flushed, on_failure
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting = _Group()
         self._first_waiting = 0.0
         self._appended = self._flushed = 0
@@ -236,7 +237,7 @@ class Journal:
 
     def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
         """Queue an event and the commands that followed; `urgent` starts its group now."""
-        with self._changed:
+        with self._lock:  # of `_changed`, which takes longer to enter
             if not self._waiting.count:
                 self._first_waiting = time.monotonic()
             self._waiting.add(event, commands)

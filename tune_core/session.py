@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 from tune_core.autofill import Counters
 from tune_core.checkpoint import Checkpoint
@@ -124,8 +124,7 @@ class Lease:
     reuse: ReuseRule | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """One report on its way to the driver."""
 
     iteration: int

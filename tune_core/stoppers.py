@@ -118,6 +118,8 @@ class DictStopper(Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether a metric of this report is at or above its bound."""
+        if not self._criteria:  # at every report of most experiments
+            return False
         return any(self._is_reached(name, bound, trial_id, result) for name, bound in self._criteria.items())
 
     def _is_reached(self, name: str, bound: float, trial_id: str, result: dict[str, Any]) -> bool:
