@@ -24,7 +24,13 @@ from prefect import Flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
+    temporary_settings,
+)
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
@@ -159,14 +165,16 @@ def _settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
     """Make Prefect talk to this server; where it does so already, nothing is built anew: that takes 100 ms.
 
     A server that is started here ends with this process: nobody could hear that its heart has stopped. To
-    stop the heart takes up to a second at the end of each run, so there is none.
+    stop the heart takes up to a second at the end of each run, so there is none. Nor has a client to ask it
+    whether it wants a token with each request: it has the settings of this process.
     """
     if PREFECT_API_URL.value() == server.api_url:
         return nullcontext()
-    changes = {PREFECT_API_URL: server.api_url}
-    return temporary_settings(
-        changes | {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if server.is_ours else changes
-    )
+    changes: dict[Any, Any] = {PREFECT_API_URL: server.api_url}
+    if server.is_ours:
+        changes[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
+        changes[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = PREFECT_SERVER_CSRF_PROTECTION_ENABLED.value()
+    return temporary_settings(changes)
 
 
 class ExperimentFlow(Flow[..., Any]):

@@ -15,6 +15,7 @@ from prefect.server.services import task_run_recorder
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
     PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
     get_current_settings,
     temporary_settings,
@@ -172,6 +173,20 @@ def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
 
     assert (ours.api.url, ours.flows.heartbeat_frequency) == (url, None)
     assert (others.api.url, others.flows.heartbeat_frequency) == (url, 45)
+
+
+@pytest.mark.parametrize("is_protected", [False, True])
+def test_clients_of_the_started_server_know_whether_it_wants_tokens(*, is_protected: bool) -> None:
+    url = "http://127.0.0.1:1/api"
+
+    with temporary_settings({PREFECT_SERVER_CSRF_PROTECTION_ENABLED: is_protected}):
+        with _settings_for(PrefectServer(url, None, is_ours=True)):
+            ours = get_current_settings()
+        with _settings_for(PrefectServer(url, None, is_ours=False)):
+            others = get_current_settings()
+
+    assert ours.client.csrf_support_enabled is is_protected
+    assert others.client.csrf_support_enabled
 
 
 def test_certificates_are_loaded_for_what_needs_them() -> None:
