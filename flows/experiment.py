@@ -23,13 +23,13 @@ import ray
 from prefect import Flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, SettingsContext, SyncClientContext, get_settings_context
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
-    temporary_settings,
+    Settings,
 )
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
@@ -52,7 +52,7 @@ from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
-from flows.server import PrefectServer, prefect_server
+from flows.server import PrefectServer, client_options, prefect_server
 from flows.slots import SlotPool, copies_that_fit, shortfall
 from flows.task_runner import ExperimentTaskRunner, TuneTaskRunner
 from flows.trial import trial as trial_task
@@ -142,7 +142,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
         parent, _, name = live_experiment.storage.url.rpartition("/")
         token = _live.set(live)
         try:
-            with _settings_for(server), tags(*(run.tags or ())):
+            with _settings_for(server), _client_for(server), tags(*(run.tags or ())):
                 Flow.__call__(
                     flow,
                     trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
@@ -161,20 +161,38 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
         return live.results
 
 
+#: The latest settings that were changed for a server: those before, what was changed, what came of it.
+_changed_settings: tuple[Settings, dict[Any, Any], Settings] | None = None
+
+
 def _settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
-    """Make Prefect talk to this server; where it does so already, nothing is built anew: that takes 100 ms.
+    """Make Prefect talk to this server; where it does so or did so before, nothing is built: that takes 100 ms.
 
     A server that is started here ends with this process: nobody could hear that its heart has stopped. To
     stop the heart takes up to a second at the end of each run, so there is none. Nor has a client to ask it
     whether it wants a token with each request: it has the settings of this process.
     """
+    global _changed_settings  # noqa: PLW0603 - whoever comes second builds the same
     if PREFECT_API_URL.value() == server.api_url:
         return nullcontext()
     changes: dict[Any, Any] = {PREFECT_API_URL: server.api_url}
     if server.is_ours:
         changes[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
         changes[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = PREFECT_SERVER_CSRF_PROTECTION_ENABLED.value()
-    return temporary_settings(changes)
+    before, made = get_settings_context(), _changed_settings
+    if made is None or made[0] is not before.settings or made[1] != changes:
+        made = (before.settings, changes, before.settings.copy_with_update(updates=changes))
+        _changed_settings = made
+    return SettingsContext(profile=before.profile, settings=made[2])
+
+
+def _client_for(server: PrefectServer) -> AbstractContextManager[Any]:
+    """Give Prefect's engine a client that has loaded no certificates in vain, unless it has one."""
+    if SyncClientContext.get() is not None:
+        return nullcontext()
+    context = SyncClientContext(client_options(server.api_url))
+    context._httpx_settings = None  # whoever asks for a client without any gets this one, too
+    return context
 
 
 class ExperimentFlow(Flow[..., Any]):

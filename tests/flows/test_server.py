@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.context import SyncClientContext
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.services import task_run_recorder
 from prefect.settings import (
@@ -25,7 +27,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from flows.experiment import _settings_for
+from flows.experiment import _client_for, _settings_for
 from flows.server import PrefectServer, client_options
 from flows.server_process import RECORD_EVERY_S, insert_rows_apart, lock_early, record_soon, spared_services
 
@@ -187,6 +189,37 @@ def test_clients_of_the_started_server_know_whether_it_wants_tokens(*, is_protec
 
     assert ours.client.csrf_support_enabled is is_protected
     assert others.client.csrf_support_enabled
+
+
+def test_settings_for_a_server_are_made_once() -> None:
+    server = PrefectServer("http://127.0.0.1:1/api", None, is_ours=True)
+
+    with _settings_for(server):
+        first = get_current_settings()
+    with _settings_for(server):
+        second = get_current_settings()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}), _settings_for(server):
+        of_others = get_current_settings()
+
+    assert second is first
+    assert of_others is not first
+
+
+def test_engine_and_whoever_asks_for_a_client_share_one_that_loads_no_certificates(
+    api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_certificates(**_: Any) -> None:
+        raise AssertionError("certificates are loaded")
+
+    monkeypatch.setattr("ssl.create_default_context", load_certificates)
+    server = PrefectServer(api, None, is_ours=False)
+
+    with _client_for(server), _client_for(server), SyncClientContext.get_or_create() as of_engine:
+        client = get_client(sync_client=True)
+        assert client is of_engine.client
+        assert client.api_healthcheck() is None
+
+    assert SyncClientContext.get() is None
 
 
 def test_certificates_are_loaded_for_what_needs_them() -> None:
