@@ -44,7 +44,7 @@ _BATCH = 256
 _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
 #: Rows that nobody waits for and that follow another this fast, in seconds, travel together; and so many at most.
 GATHER_S, _GATHERED = 0.005, 64
-#: Attempts whose names are kept ready: more seldom run at once.
+#: Attempts whose names are kept ready: seldom do more run at once.
 _PEERS = 1024
 #: By their names: to call the enum takes ten times as long.
 _DECISIONS = {str(decision): decision for decision in Decision}
@@ -343,7 +343,7 @@ class ChannelUplink:
             try:
                 self._take(self._socket.recv())  # for `_LOOK_S` at most
             except zmq.Again:
-                self._look_due = 0.0
+                self._look_due = 0.0  # nothing came: the connection may be lost
             if time.monotonic() >= self._look_due:
                 self._look_at_connection()
             if self._lost_since is not None and time.monotonic() - self._lost_since > LOST_AFTER_S:
