@@ -34,6 +34,9 @@ class TaskActor:
         # Two seconds of imports make millions of objects that stay: collecting among them costs a fifth more.
         gc.disable()
         importlib.import_module("flows.trial")
+        context = importlib.import_module("flows.context")
+        context.remember_settings()
+        context.write_plain_lines()
         gc.freeze()
         gc.enable()
         self._context = ExitStack()

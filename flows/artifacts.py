@@ -14,7 +14,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -35,7 +35,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 from prefect.tasks import Task
 
-from flows.server import BULK_ARTIFACTS, client_options, is_own_server
+from flows.server import BULK_ARTIFACTS, ENDED_TASK_RUNS, client_options, is_own_server
 from flows.tables import cell, encoded, row_values, trial_table, uniform
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
@@ -47,7 +47,7 @@ INTERVAL_S = 5.0
 #: is written whole, so a long one waits longer, up to `INTERVAL_S`.
 AT_ONCE_S = 1.0
 #: How long a new artifact waits for others, in seconds, if the server creates many with one request.
-GATHER_S = 0.25
+GATHER_S = 0.5
 #: And so many at most.
 _TOGETHER = 100
 #: Rows of one version of a trial's table; then the next version begins.
@@ -120,6 +120,7 @@ class ArtifactWriter:
         experiment: The experiment's name; goes into the keys.
         experiment_id: Is made a tag of the flow run: trial ids begin with it.
         flow_run_id: The flow run that they are linked to.
+        flow_run_tags: The tags that it has.
         metric: What the leaderboard ranks by.
         mode: `min` or `max`.
         task: The task of the trials, for task runs that the server has never heard of.
@@ -132,6 +133,7 @@ class ArtifactWriter:
         experiment: str,
         experiment_id: str,
         flow_run_id: UUID,
+        flow_run_tags: Collection[str],
         task: Task[Any, Any],
         *,
         metric: str | None = None,
@@ -139,13 +141,13 @@ class ArtifactWriter:
         every_report: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prefix, self._experiment_id = slug(experiment), experiment_id
+        self._prefix, self._flow_run_tags = slug(experiment), sorted({*flow_run_tags, experiment_id})
         self._tags = TagsContext.get().current_tags
         self._flow_run_id, self._task = flow_run_id, task
         self._metric, self._mode = metric, mode
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
-        self._takes_many = is_own_server(PREFECT_API_URL.value())
+        self._is_own_server = self._takes_many = is_own_server(PREFECT_API_URL.value())
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._documents: list[_Document] = []
@@ -378,8 +380,7 @@ class ArtifactWriter:
         these Prefect asks the server, twice, whether there is a concurrency limit for its tags.
         """
         try:
-            run_tags = client.read_flow_run(self._flow_run_id).tags
-            client.update_flow_run(self._flow_run_id, tags=sorted({*run_tags, self._experiment_id}))
+            client.update_flow_run(self._flow_run_id, tags=self._flow_run_tags)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
             self._warn(f"cannot tag the flow run: {error}")
 
@@ -424,7 +425,7 @@ class ArtifactWriter:
         for group in self._groups([*self._drawn(work)]):
             try:
                 if len(group) > 1:
-                    self._create_together(client, group)
+                    self._put_together(client, group)
                 else:
                     self._put(client, *group[0])
             except Exception as error:  # noqa: BLE001 - tried again with the next write
@@ -453,17 +454,23 @@ class ArtifactWriter:
                 logger.exception("the page %r cannot be made, training goes on", document.key)
 
     def _groups(self, work: Sequence[tuple[_Document, Any]]) -> list[list[tuple[_Document, Any]]]:
-        """Return what is written by one request each: what is new together, if the server takes that."""
-        new = [item for item in work if item[0].artifact_id is None] if self._takes_many else []
-        others = work if not new else [item for item in work if item[0].artifact_id is not None]
-        together = [new[at : at + _TOGETHER] for at in range(0, len(new), _TOGETHER)]
-        return [*together, *([item] for item in others)]
+        """Return what is written by one request each."""
+        size = _TOGETHER if self._takes_many else 1
+        return [[*work[at : at + size]] for at in range(0, len(work), size)]
 
-    def _create_together(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> None:
-        created = [self._creation(document, data) for document, data in work]
-        values = [each.model_dump(mode="json", exclude_unset=True) for each in created]
-        answer = client.request("POST", BULK_ARTIFACTS, json=values)  # type: ignore[arg-type] # not Prefect's
-        for (document, _), artifact_id in zip(work, answer.json(), strict=True):
+    def _put_together(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> None:
+        new = [item for item in work if item[0].artifact_id is None]
+        created = [self._creation(document, data) for document, data in new]
+        body = {
+            "new": [each.model_dump(mode="json", exclude_unset=True) for each in created],
+            "changed": {
+                str(document.artifact_id): document.encoded(data)
+                for document, data in work
+                if document.artifact_id is not None
+            },
+        }
+        answer = client.request("POST", BULK_ARTIFACTS, json=body)  # type: ignore[arg-type] # not Prefect's
+        for (document, _), artifact_id in zip(new, answer.json(), strict=True):
             document.artifact_id = UUID(artifact_id)
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
@@ -491,7 +498,7 @@ class ArtifactWriter:
         deadline = self._clock() + SETTLE_TIMEOUT_S
         while self._expected:
             some = list(self._expected)[:_PAGE]
-            if _count_ended(client, some) == len(some):
+            if self._count_ended(client, some) == len(some):
                 for task_run_id in some:
                     del self._expected[task_run_id]
             elif self._clock() < deadline:
@@ -504,6 +511,16 @@ class ArtifactWriter:
                 for item in self._expected.values():
                     self._force(client, item)
                 self._expected.clear()
+
+    def _count_ended(self, client: SyncPrefectClient, task_run_ids: list[UUID]) -> int:
+        """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
+        if self._is_own_server:
+            asked = client.request("POST", ENDED_TASK_RUNS, json=[*map(str, task_run_ids)])  # type: ignore[arg-type]
+            return int(asked.json())
+        is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
+        ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
+        answer = client.request("POST", "/task_runs/count", json={"task_runs": ended.model_dump(mode="json")})
+        return int(answer.json())
 
     def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:
         failed = []
@@ -549,14 +566,6 @@ class ArtifactWriter:
     def _warn(self, message: str) -> None:
         logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
         self._has_warned = True
-
-
-def _count_ended(client: SyncPrefectClient, task_run_ids: list[UUID]) -> int:
-    """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
-    is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
-    ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
-    answer = client.request("POST", "/task_runs/count", json={"task_runs": ended.model_dump(mode="json")})
-    return int(answer.json())
 
 
 def slug(name: str) -> str:

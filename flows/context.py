@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextlib import ExitStack
 from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import SettingsContext, SyncClientContext, hydrated_context
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import PREFECT_LOGGING_MARKUP, Settings
+from prefect.settings.legacy import Setting
 
 from flows.server import client_options
+
+
+def remember_settings() -> None:
+    """Have a setting looked up once in a `Settings` object: for each task run Prefect does so eighty times.
+
+    For a process of ours alone, or one that runs many task runs: what somebody changes within such an object is not
+    seen. Prefect has a new object for each change.
+    """
+    stock = Setting.value_from
+
+    def value_from(self: Setting, settings: Settings) -> Any:
+        known: tuple[Settings, Any] | None = self.__dict__.get("_tune_known")
+        if known is None or known[0] is not settings:
+            known = self.__dict__["_tune_known"] = (settings, stock(self, settings))
+        return known[1]
+
+    Setting.value_from = value_from  # type: ignore[method-assign]
+
+
+def write_plain_lines() -> None:
+    """Have Prefect's console handlers write their lines as they are: Rich takes a millisecond to find no terminal."""
+    if not (sys.stderr.isatty() or PREFECT_LOGGING_MARKUP.value()):
+        PrefectConsoleHandler.emit = logging.StreamHandler.emit  # type: ignore[method-assign]
 
 
 def enter_context(stack: ExitStack, settings: SettingsContext, context: dict[str, Any]) -> None:

@@ -282,6 +282,7 @@ class Driver:
             is_worn = Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial
             attempt.leaves = Leftover.WORN if is_worn else leaves
             reuses = self._experiment.tune_config.reuse_actors
+            attempt.slot.is_ending = True
             attempt.slot.is_returning = reuses and attempt.leaves != Leftover.WORN
         nodes = attempt.slot.nodes if attempt is not None else frozenset()
         how = (Outcome(outcome), error, traceback, retryable)

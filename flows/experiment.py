@@ -68,7 +68,7 @@ from tune_core.messages import EndExperiment, StopCause
 from tune_core.overview import Overview
 from tune_core.progress import ProgressDisplay
 from tune_core.registry import import_string
-from tune_core.resources import PlacementGroupFactory, is_fixed, resources_of
+from tune_core.resources import ONE_CPU, is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
 from tune_core.steering import Steering
@@ -438,7 +438,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
     controller = Controller(current.rules(steering))
-    artifacts, overview, events = _dashboard(current, flow_run_id, controller, stack)
+    run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
+    artifacts, overview, events = _dashboard(current, flow_run_id, run_tags, controller, stack)
     files = stack.enter_context(_trial_files(current.storage))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
@@ -488,7 +489,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
 
 
 def _dashboard(
-    current: Experiment, flow_run_id: UUID, controller: Controller, stack: ExitStack
+    current: Experiment, flow_run_id: UUID, run_tags: set[str], controller: Controller, stack: ExitStack
 ) -> tuple[ArtifactWriter, Overview, Events]:
     """Start what shows the experiment in Prefect."""
     tune = current.tune_config
@@ -496,6 +497,7 @@ def _dashboard(
         current.name,
         current.experiment_id,
         flow_run_id,
+        run_tags,
         trial_task,
         metric=tune.metric,
         mode=tune.mode,
@@ -530,7 +532,7 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
         PlacementError: The cluster can never give a trial its bundles.
     """
     if not is_fixed(current.trainable):
-        return max(1, copies_that_fit(PlacementGroupFactory([{"CPU": 1}]), cluster.total_resources()))
+        return max(1, copies_that_fit(ONE_CPU, cluster.total_resources()))
     shape = resources_of(current.trainable, {})
     reason = shortfall(shape, cluster.nodes())
     if reason is not None and current.run_config.placement_timeout_s is None:

@@ -28,8 +28,10 @@ from tune_core.errors import TuneError
 
 #: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
 START_TIMEOUT_S = 180.0
-#: Where a server that is started here creates many artifacts with one request: see `flows.server_process`.
+#: Where a server that is started here writes many artifacts with one request: see `flows.server_process`.
 BULK_ARTIFACTS = "/prefect-tune/artifacts"
+#: Where it records at once what it knows of task runs, and counts those that have ended.
+ENDED_TASK_RUNS = "/prefect-tune/task_runs/ended"
 
 
 @dataclass(frozen=True, slots=True)

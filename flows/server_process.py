@@ -5,57 +5,85 @@ Only that process imports this module: `python -m flows.server_process PORT`, st
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import os
 import sqlite3
 import sys
 import threading
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, closing, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
 
 import sqlalchemy as sa
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Body, FastAPI, HTTPException
 from prefect.server.api.server import create_app
 from prefect.server.database import provide_database_interface
 from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.query_components import AioSqliteQueryComponents, AsyncPostgresQueryComponents
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.server.models.artifacts import emit_artifact_collection_created_event as emit_created
 from prefect.server.models.artifacts import emit_artifact_collection_updated_event as emit_updated
-from prefect.server.schemas.actions import ArtifactCreate
+from prefect.server.models.artifacts import update_artifact
+from prefect.server.models.task_runs import count_task_runs
+from prefect.server.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.server.schemas.core import Artifact
+from prefect.server.schemas.filters import (
+    TaskRunFilter,
+    TaskRunFilterId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.server.schemas.states import TERMINAL_STATES
 from prefect.server.services import task_run_recorder
+from prefect.server.utilities.messaging import MessageHandler
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
     temporary_settings,
 )
 from prefect.types._datetime import now
-from sqlalchemy import Result, event
+from sqlalchemy import Insert, Result, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 from starlette.routing import Mount
 
-from flows.server import BULK_ARTIFACTS
+from flows.context import remember_settings
+from flows.server import BULK_ARTIFACTS, ENDED_TASK_RUNS
 
-#: How long the state of a task run may wait for others to be written with, in seconds.
-RECORD_EVERY_S = 0.2
+#: How long the state of a task run may wait for others to be written with, in seconds, unless somebody asks for it.
+RECORD_EVERY_S = 0.5
+#: Events that have been read and may be asked for again: services take them up at about the same time.
+_EVENTS_KEPT = 100
 #: How often the server looks for garbage: a request makes thousands of objects, and hardly any cycle.
 _GC_THRESHOLDS = (20_000, 20, 50)
 
 
 def serve(port: int) -> None:
     """Run the server in this process until the pipe on standard input is closed."""
+    remember_settings()
     record_soon()
     lock_early()
-    event.listen(Session, "do_orm_execute", insert_rows_apart)
+    read_once()
+    keep_rows_apart()
     gc.freeze()  # what is imported stays: nothing need look for garbage in it
     gc.set_threshold(*_GC_THRESHOLDS)
     config = uvicorn.Config(
-        create_app_with_bulk,
+        create_app_with_more,
         factory=True,
         host="127.0.0.1",
         port=port,
@@ -102,14 +130,29 @@ def _may_have_automations() -> bool:
         return True
 
 
+#: Has the states of task runs written that wait for others.
+_record_now: Callable[[], Awaitable[None]] | None = None
+
+
 def record_soon() -> None:
     """Write states of task runs that come alone after `RECORD_EVERY_S`: Prefect cuts its setting to whole seconds."""
     stock = task_run_recorder.consumer
 
-    def consumer(**options: Any) -> AbstractAsyncContextManager[Any]:
-        return stock(**options | {"flush_every": RECORD_EVERY_S})
+    @asynccontextmanager
+    async def consumer(**options: Any) -> AsyncIterator[MessageHandler]:
+        global _record_now  # noqa: PLW0603 - one recorder a server
+        async with stock(**options | {"flush_every": RECORD_EVERY_S}) as handler:
+            # Prefect keeps it to itself. Without it states are written when it is their time.
+            _record_now = inspect.getclosurevars(handler).nonlocals.get("flush")
+            yield handler
 
     task_run_recorder.consumer = consumer  # type: ignore[assignment] # it is called with keywords alone
+
+
+def read_once() -> None:
+    """Read an event once for all services that it is handed to: each of them validates the same text."""
+    stock = ReceivedEvent.model_validate_json
+    ReceivedEvent.model_validate_json = functools.lru_cache(_EVENTS_KEPT)(stock)  # type: ignore[assignment, method-assign]
 
 
 def lock_early() -> None:
@@ -128,40 +171,89 @@ def lock_early() -> None:
     AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore[assignment]
 
 
-def insert_rows_apart(state: ORMExecuteState) -> Result[Any] | None:
+class _RowsApart(Insert):
+    """An insertion that keeps many rows for `insert_rows_apart`: to look up each of their columns takes long."""
+
+    inherit_cache = False  # as those of the dialects, whose ON CONFLICT is in no key
+    rows: Sequence[Mapping[str, Any]] = ()
+
+    def values(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1 or not isinstance(args[0], list) or not args[0]:
+            return super().values(*args, **kwargs)
+        statement = self._generate()
+        statement.rows = args[0]
+        return statement
+
+
+class _SqliteRowsApart(_RowsApart, sqlite.Insert):
+    inherit_cache = False
+
+
+class _PostgresRowsApart(_RowsApart, postgresql.Insert):
+    inherit_cache = False
+
+
+def keep_rows_apart() -> None:
     """Have many rows inserted by a statement of one row that is executed for each of them.
 
     Prefect writes `INSERT … VALUES (…), (…), …`, which SQLAlchemy compiles anew for each number of rows. That, and
     to look up each of their columns in the ORM, takes as long as all else about an insertion.
     """
+    AioSqliteQueryComponents.insert = lambda self, obj: _SqliteRowsApart(obj)  # type: ignore[method-assign]
+    AsyncPostgresQueryComponents.insert = lambda self, obj: _PostgresRowsApart(obj)  # type: ignore[method-assign]
+    event.listen(Session, "do_orm_execute", insert_rows_apart)
+
+
+def insert_rows_apart(state: ORMExecuteState) -> Result[Any] | None:
+    """Execute an insertion of many rows as `keep_rows_apart` says."""
     statement: Any = state.statement
-    if not state.is_insert or not statement._multi_values or statement._returning:
+    if not isinstance(statement, _RowsApart) or not statement.rows:
         return None
-    one = statement._clone()
-    one._multi_values = ()
-    rows = [
-        {column.key: value for column, value in row.items()}
-        for rows in statement._multi_values
-        for row in rows
-    ]
-    return state.session.execute(one, rows, execution_options={"dml_strategy": "raw"})
+    one, rows = statement._clone(), statement.rows
+    one.rows = ()
+    if statement._returning:
+        return state.session.execute(Insert.values(one, rows))
+    columns = _columns(state.bind_mapper)
+    named = [{columns[name]: value for name, value in row.items()} for row in rows]
+    return state.session.execute(one, named, execution_options={"dml_strategy": "raw"})
 
 
-def create_app_with_bulk() -> FastAPI:
-    """Return Prefect's application with one more route in its API, which creates many artifacts with one request.
+@functools.cache
+def _columns(mapper: Mapper[Any]) -> dict[str, str]:
+    """Return the keys of a table's columns, by the names that a row may have for them."""
+    of_attributes = {name: column.key for name, column in mapper.columns.items()}
+    return {column.key: column.key for column in mapper.local_table.columns} | of_attributes
 
-    One by one they cost a server a third of what a short trial does.
-    """
+
+def create_app_with_more() -> FastAPI:
+    """Return Prefect's application with more routes in its API: what takes many requests there takes one here."""
     app = create_app()
     (api,) = (route.app for route in app.routes if isinstance(route, Mount) and route.path == "/api")
     assert isinstance(api, FastAPI)
-    api.post(BULK_ARTIFACTS, status_code=201)(create_artifacts)
+    api.post(BULK_ARTIFACTS, status_code=201)(write_artifacts)
+    api.post(ENDED_TASK_RUNS)(count_ended)
     return app
 
 
-async def create_artifacts(artifacts: list[ArtifactCreate]) -> list[UUID]:
-    """Create artifacts that have keys, all or none, as Prefect does each of them; return their ids."""
-    rows = [_row(Artifact(**artifact.model_dump())) for artifact in artifacts]
+async def write_artifacts(
+    new: Annotated[list[ArtifactCreate], Body()], changed: Annotated[dict[UUID, Any], Body()]
+) -> list[UUID]:
+    """Create artifacts that have keys, and change data of others, all or none, as Prefect does each; return new ids.
+
+    One by one they cost a server a third of what a short trial does.
+    """
+    rows = [_row(Artifact(**artifact.model_dump())) for artifact in new]
+    async with provide_database_interface().session_context(begin_transaction=True) as session:
+        if rows:
+            await _create(session, rows)
+        for artifact_id, data in changed.items():
+            update = ArtifactUpdate.model_validate({"data": data})
+            if not await update_artifact(session, artifact_id, update):  # type: ignore[attr-defined] # its decorator
+                raise HTTPException(status_code=404, detail=f"Artifact {artifact_id} not found.")
+    return [row["id"] for row in rows]
+
+
+async def _create(session: AsyncSession, rows: list[dict[str, Any]]) -> None:
     latest = [{"latest_id" if name == "id" else name: row[name] for name in row} for row in rows]
     db, raw = provide_database_interface(), {"dml_strategy": "raw"}
     insert = db.queries.insert(db.ArtifactCollection)
@@ -170,13 +262,23 @@ async def create_artifacts(artifacts: list[ArtifactCreate]) -> list[UUID]:
     newest = sa.select(db.ArtifactCollection).where(
         db.ArtifactCollection.key.in_([row["key"] for row in rows])
     )
-    async with db.session_context(begin_transaction=True) as session:
-        await session.execute(upsert, latest, execution_options=raw)
-        await session.execute(db.queries.insert(db.Artifact), rows, execution_options=raw)
-        for collection in await session.scalars(newest):
-            is_new = collection.created == collection.updated
-            await (emit_created if is_new else emit_updated)(collection)
-    return [row["id"] for row in rows]
+    await session.execute(upsert, latest, execution_options=raw)
+    await session.execute(db.queries.insert(db.Artifact), rows, execution_options=raw)
+    for collection in await session.scalars(newest):
+        is_new = collection.created == collection.updated
+        await (emit_created if is_new else emit_updated)(collection)
+
+
+async def count_ended(task_run_ids: Annotated[list[UUID], Body()]) -> int:
+    """Record what is known of task runs; return how many of these have ended."""
+    if _record_now is not None:
+        with suppress(Exception):  # it has logged what went wrong, and will be tried again
+            await _record_now()
+    is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
+    ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
+    async with provide_database_interface().session_context() as session:
+        number: int = await count_task_runs(session, task_run_filter=ended)  # type: ignore[attr-defined] # as above
+    return number
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

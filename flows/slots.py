@@ -8,6 +8,7 @@ what Ray answers later comes back through `notify`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import secrets
@@ -53,7 +54,8 @@ class Slot:
         idle_since: When it was last given back, in monotonic seconds.
         keeps_object: Whether its process keeps an object that is to be cleaned up before it ends.
         held_since: When its group was first known to be placed, in monotonic seconds; None: not yet.
-        is_returning: Whether it will be given back in a moment, for the next trial to reuse what it keeps.
+        is_ending: Whether its attempt has said its last word, so that it will be given back in a moment.
+        is_returning: The same, if the next trial is to reuse what it keeps.
     """
 
     resources: PlacementGroupFactory
@@ -66,6 +68,7 @@ class Slot:
     uses: int = 0
     idle_since: float = 0.0
     keeps_object: bool = False
+    is_ending: bool = False
     is_returning: bool = False
     held_since: float | None = None
 
@@ -199,7 +202,7 @@ class SlotPool:
     def release(self, slot: Slot, *, keeps_object: bool = False) -> None:
         """Give a slot back, for the next trial of its shape."""
         slot.uses += 1
-        slot.keeps_object, slot.is_returning = keeps_object, False
+        slot.keeps_object, slot.is_ending, slot.is_returning = keeps_object, False, False
         self._make_idle(slot)
 
     def renew(self, slot: Slot) -> None:
@@ -212,7 +215,7 @@ class SlotPool:
             # In order: Prefect, if it was imported, sends the last states and logs as the process ends.
             leaving.__ray_terminate__.remote()
             self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, leaving))
-        slot.is_ready = slot.is_returning = False
+        slot.is_ready = slot.is_ending = slot.is_returning = False
         if slot.process is not None:
             self._start_process(slot)
         else:
@@ -345,8 +348,9 @@ class SlotPool:
                 if shape in waiting
                 else max(0, self._wanted_ahead.get(shape, 0) - len(self._slots.get(shape, [])))
             )
-            starting = sum(1 for slot in self._slots.get(shape, []) if not slot.is_ready)
-            for _ in range(self._useful(shape, wanted - starting, starting)):
+            starting = sum(not slot.is_ready for slot in self._slots.get(shape, []))
+            ending = sum(slot.is_ending for slot in self._slots.get(shape, []))
+            for _ in range(self._useful(shape, wanted - starting, starting + ending)):
                 self._start(shape)
 
     def _grant(self) -> None:
@@ -367,10 +371,10 @@ class SlotPool:
     def _returning(self, shape: PlacementGroupFactory) -> int:
         return sum(1 for slot in self._slots.get(shape, []) if slot.is_returning)
 
-    def _useful(self, shape: PlacementGroupFactory, wanted: int, starting: int) -> int:
-        """How many more groups to ask Ray for: what fits the whole cluster, and one that may wait."""
+    def _useful(self, shape: PlacementGroupFactory, wanted: int, expected: int) -> int:
+        """How many more groups to ask for: what fits the whole cluster, and one that may wait if none is expected."""
         room = copies_that_fit(shape, total_resources()) - len(self._slots.get(shape, []))
-        return max(0, min(wanted, max(room, 0 if starting else 1)))
+        return max(0, min(wanted, max(room, 0 if expected else 1)))
 
     def _count_held(self, slot: Slot, total: dict[str, float]) -> None:
         if slot.held_since is not None:
@@ -422,17 +426,19 @@ class SlotPool:
             self._listen(slot)
         elif self.needs_fresh_process(slot):
             # It takes nothing of the bundle, which is all for the trial's process.
-            remote: Any = ray.remote  # whose types know of no groups
-            host = remote(concurrency_groups={ASIDES: 1})(TaskActor)
+            host = _actor_class(TaskActor, with_asides=True)
             slot.actor = host.options(**actor_options({}, slot.group), **self._options()).remote()
             self._start_process(slot)
         else:
-            slot.actor = ray.remote(TaskActor).options(**slot.remote_options(), **self._options()).remote()
+            slot.actor = self._actor(slot, TaskActor)
             self._listen(slot)
 
     def _start_process(self, slot: Slot) -> None:
-        slot.process = ray.remote(TrialProcess).options(**slot.remote_options(), **self._options()).remote()
+        slot.process = self._actor(slot, TrialProcess)
         self._listen(slot)
+
+    def _actor(self, slot: Slot, kind: type) -> Any:
+        return _actor_class(kind).options(**slot.remote_options(), **self._options()).remote()
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
@@ -458,6 +464,13 @@ class SlotPool:
             self._notify(answer)
 
         reference.future().add_done_callback(answered)
+
+
+@functools.cache
+def _actor_class(kind: type, *, with_asides: bool = False) -> Any:
+    """Return what makes actors of this kind; once, since Ray sends each that is made to the cluster."""
+    remote: Any = ray.remote  # whose types know of no groups
+    return remote(concurrency_groups={ASIDES: 1})(kind) if with_asides else remote(kind)
 
 
 def _end(slot: Slot) -> None:

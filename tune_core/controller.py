@@ -45,7 +45,7 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.resources import PlacementGroupFactory
+from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.retention import Retention
 from tune_core.rules import Rules
 from tune_core.trial import CheckpointRecord, LeasePhase, Status, Trial
@@ -83,6 +83,8 @@ class Controller:
         self._unfinished: dict[str, Trial] = {}
         self._retention = Retention(rules, self.trials, self._unfinished)
         self._first_failure: Trial | None = None
+        #: The bundles of the latest trial: most have those of the one before, and to make them takes long.
+        self._latest_bundles = ONE_CPU
         #: Attempts ordered so far, of all trials.
         self._num_orders = 0
         self._handlers: dict[type[Event], Callable[[Any], list[Command]]] = {
@@ -133,6 +135,11 @@ class Controller:
     def unfinished(self) -> list[Trial]:
         """Trials whose status is not final, in creation order."""
         return list(self._unfinished.values())
+
+    def _bundles(self, resources: dict[str, Any]) -> PlacementGroupFactory:
+        if resources != self._latest_bundles.to_dict():
+            self._latest_bundles = PlacementGroupFactory.from_dict(resources)
+        return self._latest_bundles
 
     # Events.
 
@@ -212,7 +219,7 @@ class Controller:
             name=event.trial_name,
             experiment_tag=event.experiment_tag,
             dirname=event.dirname,
-            resources=PlacementGroupFactory.from_dict(event.resources),
+            resources=self._bundles(event.resources),
         )
         self.trials[trial.trial_id] = self._unfinished[trial.trial_id] = trial
         self._ask_again()

@@ -350,7 +350,7 @@ def _as_factory(given: object, where: str) -> PlacementGroupFactory:
     if isinstance(given, PlacementGroupFactory):
         return given
     if given is None or given == {}:
-        return PlacementGroupFactory([{"CPU": 1}])
+        return ONE_CPU
     try:
         if isinstance(given, Mapping):
             return PlacementGroupFactory([_as_bundle(given)])
@@ -391,7 +391,7 @@ def _as_bundle(spec: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _evaluate(request: _Request | None, config: dict[str, Any]) -> PlacementGroupFactory:
     if not isinstance(request, _PerConfig):
-        return request or PlacementGroupFactory([{"CPU": 1}])
+        return request or ONE_CPU
     name = getattr(request.function, "__qualname__", type(request.function).__name__)
     return _as_factory(request.function(config), f"with_resources: {name}(config) returned ")
 
@@ -460,4 +460,8 @@ def _class_resources(trainable: type, config: dict[str, Any]) -> PlacementGroupF
         returned = method(config)
         if returned is not None:
             return _as_factory(returned, f"{where}(config) returned ")
-    return PlacementGroupFactory([{"CPU": 1}])
+    return ONE_CPU
+
+
+#: What a trial gets for which nothing else is asked.
+ONE_CPU = PlacementGroupFactory([{"CPU": 1}])

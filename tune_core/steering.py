@@ -453,11 +453,14 @@ class Steering:
         self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str
     ) -> tuple[str, str]:
         """The trial's name, "" for the usual one, and its directory's."""
+        usual = trial_dirname(self._trainable_name, trial_id, tag, date)
+        if self._config.trial_name_creator is None and self._config.trial_dirname_creator is None:
+            return "", usual
         trial = Trial(trial_id, number, config, self._trainable_name, experiment_tag=tag)
         if self._config.trial_name_creator is not None:
             trial.name = str(self._config.trial_name_creator(trial))
         if self._config.trial_dirname_creator is None:
-            return trial.name, trial_dirname(self._trainable_name, trial_id, tag, date)
+            return trial.name, usual
         dirname: Any = self._config.trial_dirname_creator(trial)
         try:
             return trial.name, check_name(dirname, "trial", nested=False)

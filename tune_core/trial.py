@@ -14,7 +14,7 @@ from typing import Any
 
 from tune_core.errors import IllegalTransition
 from tune_core.messages import Decision, ExploitChoice
-from tune_core.resources import PlacementGroupFactory
+from tune_core.resources import ONE_CPU, PlacementGroupFactory
 
 
 class Status(StrEnum):
@@ -155,7 +155,7 @@ class Trial:
     name: str = ""
     experiment_tag: str = ""
     dirname: str = ""
-    resources: PlacementGroupFactory = field(default_factory=lambda: PlacementGroupFactory([{"CPU": 1}]))
+    resources: PlacementGroupFactory = ONE_CPU
     status: Status = Status.PENDING
     phase: LeasePhase = LeasePhase.NONE
     lease: int = 0

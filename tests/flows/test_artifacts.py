@@ -8,7 +8,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactCollectionFilterKey,
@@ -24,6 +24,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import Artifact, ArtifactCollection
+from prefect.exceptions import PrefectHTTPStatusError
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
@@ -89,7 +90,7 @@ def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_se
 ) -> None:
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
     monkeypatch.setattr("flows.artifacts.GATHER_S", 0.0)
-    writer = ArtifactWriter("long", "a1b2c", uuid4(), trial_task, clock=lambda: 100.0)
+    writer = ArtifactWriter("long", "a1b2c", uuid4(), [], trial_task, clock=lambda: 100.0)
     trial = Trial("t0", 0, {}, lease=1)
     writer.begin_attempt(trial, uuid4())
     table = writer._tables["t0"]
@@ -105,6 +106,18 @@ def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_se
     assert (new.is_dirty, new.due) == (True, 105.0)
     writer.add_row(trial, {"training_iteration": 1002, "done": True}, at_once=True)
     assert new.due == 101.0
+
+
+def in_bulk(
+    client: SyncPrefectClient, new: Sequence[ArtifactCreate] = (), changed: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Write artifacts with one request; return ids of the new ones."""
+    body = {
+        "new": [each.model_dump(mode="json", exclude_unset=True) for each in new],
+        "changed": changed or {},
+    }
+    ids: list[str] = client.request("POST", BULK_ARTIFACTS, json=body).json()  # type: ignore[arg-type]
+    return ids
 
 
 def test_artifacts_that_are_created_together_are_as_prefect_creates_each_of_them(
@@ -138,14 +151,52 @@ def test_artifacts_that_are_created_together_are_as_prefect_creates_each_of_them
     alone, together = uuid4().hex, uuid4().hex
     for each in wanted(alone):
         client.create_artifact(each)
-    values = [each.model_dump(mode="json", exclude_unset=True) for each in wanted(together)]
 
-    client.request("POST", BULK_ARTIFACTS, json=values)  # type: ignore[arg-type]
-    ids = client.request("POST", BULK_ARTIFACTS, json=values).json()  # type: ignore[arg-type]
+    in_bulk(client, wanted(together))
+    ids = in_bulk(client, wanted(together))
 
     assert versions(together) == 2 * versions(alone)
     assert [plain(each) for each in latest(together)] == [plain(each) for each in latest(alone)]
     assert [str(each.latest_id) for each in latest(together)] == [ids[2], ids[1]]
+
+
+def test_artifacts_that_are_changed_together_are_as_prefect_changes_each_of_them(
+    client: SyncPrefectClient,
+) -> None:
+    prefix = uuid4().hex
+    names = ("table", "alone", "progress", "percent")
+    ids = {
+        name: client.create_artifact(ArtifactCreate(key=f"{prefix}-{name}", type=kind, data=data)).id
+        for name, kind, data in zip(
+            names, ("table", "table", "progress", "progress"), ('[{"x": 1}]', '[{"x": 1}]', 1, 1), strict=True
+        )
+    }
+    client.update_artifact(ids["alone"], ArtifactUpdate(data='[{"x": 2}]'))
+    client.update_artifact(ids["percent"], ArtifactUpdate(data=12.5))
+
+    in_bulk(client, changed={str(ids["table"]): '[{"x": 2}]', str(ids["progress"]): 12.5})
+
+    mine = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_=f"{prefix}-%"))
+    latest = {each.latest_id: each.data for each in client.read_latest_artifacts(artifact_filter=mine)}
+    everything = ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}-%"))
+    versions = {each.id: each.data for each in client.read_artifacts(artifact_filter=everything)}
+    assert versions == latest
+    assert [versions[ids[name]] for name in names] == ['[{"x": 2}]', '[{"x": 2}]', 12.5, 12.5]
+
+
+def test_artifacts_are_written_together_or_not_at_all(client: SyncPrefectClient) -> None:
+    key = uuid4().hex
+    there = client.create_artifact(ArtifactCreate(key=f"{key}-there", type="progress", data=1)).id
+
+    with pytest.raises(PrefectHTTPStatusError, match="404"):
+        in_bulk(
+            client,
+            [ArtifactCreate(key=f"{key}-new", type="progress", data=1)],
+            {str(there): 2, str(uuid4()): 3},
+        )
+
+    mine = ArtifactFilter(key=ArtifactFilterKey(like_=f"{key}-%"))
+    assert [(each.id, each.data) for each in client.read_artifacts(artifact_filter=mine)] == [(there, 1)]
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -252,7 +303,7 @@ def test_leaderboard_of_many_trials_has_those_that_have_not_ended_and_the_best_o
 ) -> None:
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
     monkeypatch.setattr("flows.artifacts.LEADERBOARD_ROWS", 4)
-    writer = ArtifactWriter("many", "a1b2c", uuid4(), trial_task, metric="loss", mode="min")
+    writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task, metric="loss", mode="min")
     losses = {"t0": 5.0, "t1": 1.0, "t2": 4.0, "t3": 2.0, "t4": 3.0, "t5": None, "t6": 6.0}
     running = {"t5", "t6"}
 

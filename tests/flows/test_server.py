@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.context import SyncClientContext
 from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.query_components import AioSqliteQueryComponents, AsyncPostgresQueryComponents
+from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.server.services import task_run_recorder
+from prefect.server.utilities.messaging.memory import MemoryMessage
 from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -22,14 +28,24 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+from prefect.types._datetime import now
 from sqlalchemy import create_engine, event, select, text
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from flows import server_process
 from flows.experiment import _client_for, _settings_for
 from flows.server import PrefectServer, client_options
-from flows.server_process import RECORD_EVERY_S, insert_rows_apart, lock_early, record_soon, spared_services
+from flows.server_process import (
+    RECORD_EVERY_S,
+    insert_rows_apart,
+    keep_rows_apart,
+    lock_early,
+    read_once,
+    record_soon,
+    spared_services,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +88,21 @@ def test_server_that_has_automations_or_may_have_some_looks_for_their_events(
 def test_states_of_task_runs_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"write_batch_size", "flush_every"} <= {*inspect.signature(task_run_recorder.consumer).parameters}
     made_with: list[dict[str, Any]] = []
-    monkeypatch.setattr(task_run_recorder, "consumer", lambda **options: made_with.append(options))
+
+    @asynccontextmanager
+    async def stock(**options: Any) -> AsyncIterator[Callable[[], None]]:
+        made_with.append(options)
+        yield lambda: None
+
+    async def start() -> None:
+        async with task_run_recorder.consumer(write_batch_size=30, flush_every=5):
+            pass
+
+    monkeypatch.setattr(task_run_recorder, "consumer", stock)
+    monkeypatch.setattr(server_process, "_record_now", None)
 
     record_soon()
-    task_run_recorder.consumer(write_batch_size=30, flush_every=5)
+    asyncio.run(start())
 
     assert made_with == [{"write_batch_size": 30, "flush_every": RECORD_EVERY_S}]
 
@@ -91,7 +118,7 @@ class Run(Base):
     seen: Mapped[str | None]
 
 
-def inserted(*listeners: Any) -> tuple[list[tuple[Any, ...]], int]:
+def inserted(insert: Callable[[Any], Insert]) -> tuple[list[tuple[Any, ...]], int]:
     """Insert rows in all ways that Prefect does; return them, and how many statements were of one row each."""
 
     class ListenedTo(Session):
@@ -101,26 +128,81 @@ def inserted(*listeners: Any) -> tuple[list[tuple[Any, ...]], int]:
     Base.metadata.create_all(engine)
     sent: list[bool] = []
     event.listen(engine, "before_cursor_execute", lambda *statement: sent.append(statement[5]))
-    for listener in listeners:
-        event.listen(ListenedTo, "do_orm_execute", listener)
+    event.listen(ListenedTo, "do_orm_execute", insert_rows_apart)
     with ListenedTo(engine) as session:
         session.execute(insert(Run).values([{"number": 1, "seen": "before"}, {"number": 2, "seen": None}]))
-        again = insert(Run).values([{"number": 2, "seen": "again"}, {"number": 3, "seen": "new"}])
+        again = insert(Run).values([{"no": 2, "seen": "again"}, {"no": 3, "seen": "new"}])
         changed = {"seen": again.excluded.seen}
         session.execute(again.on_conflict_do_update(index_elements=["no"], set_=changed))
         session.execute(insert(Run).values(number=4, name="one"))
         session.execute(insert(Run), [{"number": 5, "name": "many"}, {"number": 6, "name": "more"}])
+        told = insert(Run).values([{"number": 7}, {"number": 8}]).returning(Run.number)
+        assert session.scalars(told).all() == [7, 8]
         found = session.execute(select(Run.number, Run.name, Run.seen).order_by(Run.number)).all()
     return [tuple(row) for row in found], sent.count(True)
 
 
-def test_rows_that_are_inserted_apart_are_those_of_one_statement() -> None:
-    rows, apart = inserted(insert_rows_apart)
-    rows_of_prefect, apart_of_prefect = inserted()
+def test_rows_that_are_inserted_apart_are_those_of_one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AioSqliteQueryComponents, "insert", AioSqliteQueryComponents.insert)
+    monkeypatch.setattr(AsyncPostgresQueryComponents, "insert", AsyncPostgresQueryComponents.insert)
+    monkeypatch.setattr("flows.server_process.event", Mock())  # the sessions of this process stay as they are
+    rows_of_prefect, apart_of_prefect = inserted(AioSqliteQueryComponents().insert)
+
+    keep_rows_apart()
+    rows, apart = inserted(AioSqliteQueryComponents().insert)
 
     assert rows == rows_of_prefect
     assert rows[:3] == [(1, "nameless", "before"), (2, "nameless", "again"), (3, "nameless", "new")]
     assert (apart, apart_of_prefect) == (3, 1)
+
+
+def test_text_of_an_event_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReceivedEvent, "model_validate_json", ReceivedEvent.model_validate_json)
+    happened = ReceivedEvent(
+        occurred=now("UTC"), event="it.happened", resource={"prefect.resource.id": "that"}, id=uuid4()
+    )
+    text = happened.model_dump_json().encode()
+    other = text.replace(b"happened", b"ended")
+
+    read_once()
+
+    assert ReceivedEvent.model_validate_json(text) is ReceivedEvent.model_validate_json(
+        bytes(bytearray(text))
+    )
+    assert ReceivedEvent.model_validate_json(text) == happened
+    assert ReceivedEvent.model_validate_json(other).event == "it.ended"
+
+
+async def ask_to_record(recorded: list[str]) -> None:
+    """Hand the recorder the event of a task run; ask it to record what it has."""
+    happened = ReceivedEvent(
+        occurred=now("UTC"),
+        event="prefect.task-run.Completed",
+        resource={"prefect.resource.id": f"prefect.task-run.{uuid4()}", "prefect.orchestration": "client"},
+        id=uuid4(),
+    )
+    async with task_run_recorder.consumer(write_batch_size=30, flush_every=3600) as handler:
+        await handler(MemoryMessage(happened.model_dump_json().encode(), {}))
+        assert not recorded
+        assert server_process._record_now is not None
+        await server_process._record_now()
+        assert recorded == ["prefect.task-run.Completed"]
+
+
+def test_states_of_task_runs_are_written_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+
+    async def record(events: Sequence[ReceivedEvent]) -> None:
+        recorded.extend(each.event for each in events)
+
+    monkeypatch.setattr(task_run_recorder, "record_bulk_task_run_events", record)
+    monkeypatch.setattr(task_run_recorder, "consumer", task_run_recorder.consumer)
+    monkeypatch.setattr(server_process, "_record_now", None)
+    monkeypatch.setattr(server_process, "RECORD_EVERY_S", 3600)
+
+    record_soon()
+
+    asyncio.run(ask_to_record(recorded))
 
 
 async def written_by_two_that_read_before(path: Path) -> list[str]:

@@ -147,6 +147,7 @@ class FaultProxy:
         ready.set()
         await self._stopped.wait()
         server.close()
+        await asyncio.sleep(0)  # a connection that was accepted just now has yet to be taken up
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -158,8 +159,10 @@ class FaultProxy:
         task.add_done_callback(self._connections.discard)
         try:
             await self._request(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # either side is gone, or the proxy ends
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # either side is gone
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the proxy ends: its loop would not wait until everything is sent
         finally:
             writer.close()
 
