@@ -184,6 +184,10 @@ class _RowsApart(Insert):
         statement.rows = args[0]
         return statement
 
+    def _execute_on_connection(self, *args: Any, **kwargs: Any) -> Any:
+        assert not self.rows, "many rows are inserted by way of a session: see `insert_rows_apart`"
+        return super()._execute_on_connection(*args, **kwargs)
+
 
 class _SqliteRowsApart(_RowsApart, sqlite.Insert):
     inherit_cache = False

@@ -171,7 +171,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("reuse", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("reuse", [False, True])
 def test_ctrl_c_has_a_class_saved_where_it_is_and_cleaned_up(reuse: bool, tmp_path: Path, api: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(marks=str(tmp_path), storage=str(tmp_path / "results"), reuse=reuse))

@@ -176,7 +176,7 @@ def wait_then_report(config: dict[str, Any]) -> None:
         marker.touch()
 
 
-@pytest.mark.parametrize("fail_fast", [True, "raise"])
+@pytest.mark.parametrize("fail_fast", [pytest.param(True, marks=pytest.mark.slow), "raise"])
 def test_fail_fast_stops_the_other_trials_at_the_first_that_fails(
     run_config: Callable[..., tune.RunConfig],
     recorded: Callable[[str], Recorded],

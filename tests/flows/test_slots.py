@@ -384,7 +384,8 @@ def test_next_fit_gives_up_warm_slots_of_another_shape(
     no_slots: None, run_config: Callable[..., tune.RunConfig]
 ) -> None:
     fit(run_config(), num_samples=2)
-    assert {slot.resources for slot in parked_slots()} == {cpus(1)}  # one, if it was ready long before the other
+    # One of them, if it was ready long before the other.
+    assert {slot.resources for slot in parked_slots()} == {cpus(1)}
 
     results = fit(run_config(), trainable=tune.with_resources(once, {"cpu": CPUS}))
 
