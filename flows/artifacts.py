@@ -46,10 +46,10 @@ INTERVAL_S = 5.0
 #: The same for what is due at once: of a loss that falls with each report, every row is the best so far. A table
 #: is written whole, so a long one waits longer, up to `INTERVAL_S`.
 AT_ONCE_S = 1.0
-#: How long a new artifact waits for others, in seconds, if the server creates many with one request.
+#: How long a new artifact waits for others, in seconds, if the server writes many with one request.
 GATHER_S = 0.5
-#: And so many at most.
-_TOGETHER = 100
+#: And so many at most, or so many letters: the server does nothing else meanwhile.
+_TOGETHER, _LETTERS_TOGETHER = 100, 500_000
 #: Rows of one version of a trial's table; then the next version begins.
 ROWS_PER_VERSION = 1000
 #: Trials on the leaderboard: V1's page of 200 takes a second longer than that of 100.
@@ -422,7 +422,7 @@ class ArtifactWriter:
 
     def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
         failed = []
-        for group in self._groups([*self._drawn(work)]):
+        for group in filter(None, self._groups([*self._drawn(work)])):
             try:
                 if len(group) > 1:
                     self._put_together(client, group)
@@ -446,7 +446,7 @@ class ArtifactWriter:
     def _drawn(self, work: Sequence[tuple[_Document, Any]]) -> Iterator[tuple[_Document, Any]]:
         for document, data in work:
             if document.page_every_s is None:
-                yield document, data
+                yield document, document.encoded(data)
                 continue
             try:
                 yield document, document.data()
@@ -455,8 +455,17 @@ class ArtifactWriter:
 
     def _groups(self, work: Sequence[tuple[_Document, Any]]) -> list[list[tuple[_Document, Any]]]:
         """Return what is written by one request each."""
-        size = _TOGETHER if self._takes_many else 1
-        return [[*work[at : at + size]] for at in range(0, len(work), size)]
+        if not self._takes_many:
+            return [[item] for item in work]
+        groups: list[list[tuple[_Document, Any]]] = [[]]
+        letters = 0
+        for item in work:
+            letters += len(str(item[1]))
+            if groups[-1] and (letters > _LETTERS_TOGETHER or len(groups[-1]) == _TOGETHER):
+                groups.append([])
+                letters = len(str(item[1]))
+            groups[-1].append(item)
+        return groups
 
     def _put_together(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> None:
         new = [item for item in work if item[0].artifact_id is None]
@@ -464,9 +473,7 @@ class ArtifactWriter:
         body = {
             "new": [each.model_dump(mode="json", exclude_unset=True) for each in created],
             "changed": {
-                str(document.artifact_id): document.encoded(data)
-                for document, data in work
-                if document.artifact_id is not None
+                str(document.artifact_id): data for document, data in work if document.artifact_id is not None
             },
         }
         answer = client.request("POST", BULK_ARTIFACTS, json=body)  # type: ignore[arg-type] # not Prefect's
@@ -475,7 +482,7 @@ class ArtifactWriter:
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
         if document.artifact_id is not None:
-            client.update_artifact(document.artifact_id, ArtifactUpdate(data=document.encoded(data)))
+            client.update_artifact(document.artifact_id, ArtifactUpdate(data=data))
         else:
             document.artifact_id = client.create_artifact(self._creation(document, data)).id
 
@@ -484,7 +491,7 @@ class ArtifactWriter:
             key=document.key,
             type=document.kind,
             description=document.description,
-            data=document.encoded(data),
+            data=data,
             flow_run_id=self._flow_run_id,
             task_run_id=document.task_run_id,
         )

@@ -199,6 +199,25 @@ def test_artifacts_are_written_together_or_not_at_all(client: SyncPrefectClient)
     assert [(each.id, each.data) for each in client.read_artifacts(artifact_filter=mine)] == [(there, 1)]
 
 
+@pytest.mark.parametrize(("takes_many", "sizes"), [(True, [2, 1, 1, 100, 5]), (False, [1] * 109)])
+def test_artifacts_go_together_by_the_hundred_and_while_they_are_short(
+    monkeypatch: pytest.MonkeyPatch, takes_many: bool, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
+    writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task)
+    writer._takes_many = takes_many
+    lengths = [249_999, 250_000, 250_001, 600_000, *[1] * 105]
+    work = [
+        (writer._document(str(number), "table", "", list), length * "x")
+        for number, length in enumerate(lengths)
+    ]
+
+    groups = writer._groups(work)
+
+    assert [len(group) for group in groups] == sizes
+    assert [item for group in groups for item in group] == work
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_tables_of_short_trials_are_created_together_or_if_that_fails_one_by_one(
     run_config: Callable[..., tune.RunConfig],
