@@ -76,13 +76,13 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
     ("flows.server", "flows.tables"),
+    ("flows.context",),
     ("flows.server_process",),
     (
         "flows.cancellation",
         "flows.cluster",
         "flows.channel",
         "flows.children",
-        "flows.context",
         "flows.deletions",
         "flows.events",
         "flows.artifacts",
