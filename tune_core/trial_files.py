@@ -93,23 +93,22 @@ class _TableFile:
             if row.keys() != seen:
                 known, seen = set(columns), row.keys()
                 columns = [*columns, *(name for name in row if name not in known)]
-        header = b""
-        if not self._columns:
-            header = _quoted_lines([columns])
-        elif columns != self._columns:
+        if columns != self._columns:
             self._widen(columns)
-        _append(self.path, header + _csv_lines([_cells(row, columns) for row in self._rows]))
-        self._columns, self._rows = columns, []
+        _append(self.path, _csv_lines([_cells(row, columns) for row in self._rows]))
+        self._rows = []
 
     def _widen(self, columns: list[str]) -> None:
         padding = b"," * (len(columns) - len(self._columns)) + b"\n"
         wider = self.path.with_name(TEMPORARY_PREFIX + self.path.name)
         with wider.open("wb") as target:
-            target.write(_quoted_lines([columns]))
-            with self.path.open("rb") as source:
-                next(source)
-                target.writelines(line[:-1] + padding for line in source)
+            target.write(_csv_lines([columns]))
+            if self._columns:
+                with self.path.open("rb") as source:
+                    next(source)
+                    target.writelines(line[:-1] + padding for line in source)
         wider.replace(self.path)
+        self._columns = columns
 
 
 @dataclass(slots=True)
