@@ -35,7 +35,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 from prefect.tasks import Task
 
-from flows.server import BULK_ARTIFACTS, ENDED_TASK_RUNS, client_options, is_own_server
+from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS, client_options, is_own_server
 from flows.tables import cell, encoded, row_values, trial_table, uniform
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
@@ -422,7 +422,7 @@ class ArtifactWriter:
 
     def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
         failed = []
-        for group in filter(None, self._groups([*self._drawn(work)])):
+        for group in self._groups([*self._drawn(work)]):
             try:
                 if len(group) > 1:
                     self._put_together(client, group)
@@ -457,11 +457,11 @@ class ArtifactWriter:
         """Return what is written by one request each."""
         if not self._takes_many:
             return [[item] for item in work]
-        groups: list[list[tuple[_Document, Any]]] = [[]]
+        groups: list[list[tuple[_Document, Any]]] = []
         letters = 0
         for item in work:
             letters += len(str(item[1]))
-            if groups[-1] and (letters > _LETTERS_TOGETHER or len(groups[-1]) == _TOGETHER):
+            if not groups or letters > _LETTERS_TOGETHER or len(groups[-1]) == _TOGETHER:
                 groups.append([])
                 letters = len(str(item[1]))
             groups[-1].append(item)
@@ -521,12 +521,10 @@ class ArtifactWriter:
 
     def _count_ended(self, client: SyncPrefectClient, task_run_ids: list[UUID]) -> int:
         """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
-        if self._is_own_server:
-            asked = client.request("POST", ENDED_TASK_RUNS, json=[*map(str, task_run_ids)])  # type: ignore[arg-type]
-            return int(asked.json())
         is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
         ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
-        answer = client.request("POST", "/task_runs/count", json={"task_runs": ended.model_dump(mode="json")})
+        path: Any = COUNT_TASK_RUNS if self._is_own_server else "/task_runs/count"
+        answer = client.request("POST", path, json={"task_runs": ended.model_dump(mode="json")})
         return int(answer.json())
 
     def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:

@@ -30,8 +30,8 @@ from tune_core.errors import TuneError
 START_TIMEOUT_S = 180.0
 #: Where a server that is started here writes many artifacts with one request: see `flows.server_process`.
 BULK_ARTIFACTS = "/prefect-tune/artifacts"
-#: Where it records at once what it knows of task runs, and counts those that have ended.
-ENDED_TASK_RUNS = "/prefect-tune/task_runs/ended"
+#: Where it counts task runs as Prefect does, but records first what waits to be recorded of them.
+COUNT_TASK_RUNS = "/prefect-tune/task_runs/count"
 
 
 @dataclass(frozen=True, slots=True)

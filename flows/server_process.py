@@ -40,13 +40,7 @@ from prefect.server.models.artifacts import update_artifact
 from prefect.server.models.task_runs import count_task_runs
 from prefect.server.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.server.schemas.core import Artifact
-from prefect.server.schemas.filters import (
-    TaskRunFilter,
-    TaskRunFilterId,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
-from prefect.server.schemas.states import TERMINAL_STATES
+from prefect.server.schemas.filters import TaskRunFilter
 from prefect.server.services import task_run_recorder
 from prefect.server.utilities.messaging import MessageHandler
 from prefect.settings import (
@@ -63,7 +57,7 @@ from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 from starlette.routing import Mount
 
 from flows.context import remember_settings
-from flows.server import BULK_ARTIFACTS, ENDED_TASK_RUNS
+from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS
 
 #: How long the state of a task run may wait for others to be written with, in seconds, unless somebody asks for it.
 RECORD_EVERY_S = 0.5
@@ -235,7 +229,7 @@ def create_app_with_more() -> FastAPI:
     (api,) = (route.app for route in app.routes if isinstance(route, Mount) and route.path == "/api")
     assert isinstance(api, FastAPI)
     api.post(BULK_ARTIFACTS, status_code=201)(write_artifacts)
-    api.post(ENDED_TASK_RUNS)(count_ended)
+    api.post(COUNT_TASK_RUNS)(count_recorded)
     return app
 
 
@@ -273,15 +267,13 @@ async def _create(session: AsyncSession, rows: list[dict[str, Any]]) -> None:
         await (emit_created if is_new else emit_updated)(collection)
 
 
-async def count_ended(task_run_ids: Annotated[list[UUID], Body()]) -> int:
-    """Record what is known of task runs; return how many of these have ended."""
+async def count_recorded(task_runs: Annotated[TaskRunFilter, Body(embed=True)]) -> int:
+    """Record what is known of task runs; return how many there are of these."""
     if _record_now is not None:
         with suppress(Exception):  # it has logged what went wrong, and will be tried again
             await _record_now()
-    is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
-    ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
     async with provide_database_interface().session_context() as session:
-        number: int = await count_task_runs(session, task_run_filter=ended)  # type: ignore[attr-defined] # as above
+        number: int = await count_task_runs(session, task_run_filter=task_runs)  # type: ignore[attr-defined] # as above
     return number
 
 

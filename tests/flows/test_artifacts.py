@@ -29,7 +29,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows.artifacts import ArtifactWriter
-from flows.server import BULK_ARTIFACTS
+from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS
 from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
@@ -197,6 +197,25 @@ def test_artifacts_are_written_together_or_not_at_all(client: SyncPrefectClient)
 
     mine = ArtifactFilter(key=ArtifactFilterKey(like_=f"{key}-%"))
     assert [(each.id, each.data) for each in client.read_artifacts(artifact_filter=mine)] == [(there, 1)]
+
+
+def test_task_runs_are_counted_as_prefect_counts_them(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], client: SyncPrefectClient
+) -> None:
+    config = run_config()
+    tuner = tune.Tuner(
+        lambda config: {"x": config["x"]}, param_space={"x": tune.grid_search([1, 2, 3])}, run_config=config
+    )
+
+    tuner.fit()
+
+    of_this_run = {"flow_run_id": {"any_": [str(recorded(config.name).flow_run.id)]}}
+    for state, number in (("COMPLETED", 3), ("FAILED", 0)):
+        body = {"task_runs": {**of_this_run, "state": {"type": {"any_": [state]}}}}
+        counts = [
+            client.request("POST", path, json=body).json() for path in ("/task_runs/count", COUNT_TASK_RUNS)
+        ]  # type: ignore[arg-type]
+        assert counts == [number, number]
 
 
 @pytest.mark.parametrize(("takes_many", "sizes"), [(True, [2, 1, 1, 100, 5]), (False, [1] * 109)])
