@@ -7,18 +7,13 @@ it: its task run is another process's business, which outlives it. Importing thi
 from __future__ import annotations
 
 import gc
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import logging
 import os
 import pickle
 import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -27,8 +22,10 @@ from ray.exceptions import RaySystemError
 
 from flows.channel import ChannelAddress, ChannelUplink
 from flows.children import refused_misfits
+from flows.imports import after_import
 from flows.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
 from flows.parameters import SharedParameters
+from flows.ray_tune import bridge
 from tune_core.errors import StorageError, TrainableError
 from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome
@@ -66,6 +63,7 @@ def carry_out(
         log: Takes what is printed and logged.
         loaded: Called when the trainable has been loaded, before it runs.
     """
+    bridge()  # before anything of the user's is imported
     address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
     uplink = ChannelUplink(address, trial_id, lease_number)
     try:
@@ -153,11 +151,7 @@ class TrialProcess:
 
     def _offer_context(self) -> None:
         """Enter the task run's context, so that `prefect.get_run_logger()` works; now, or once Prefect is imported."""
-        if "prefect" in sys.modules:
-            self._enter_context()
-        else:
-            finder = _AfterImport("prefect", self._enter_context)
-            sys.meta_path.insert(0, finder)
+        after_import("prefect", lambda _: self._enter_context())
 
     def _enter_context(self) -> None:
         asked = self._host.task_run_context.options(concurrency_group=ASIDES).remote()
@@ -192,28 +186,3 @@ def _plain(record: logging.LogRecord) -> dict[str, Any]:
 
 
 _FORMATTER = logging.Formatter()
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds one package as others do, and has its loader act when it is done."""
-
-    def __init__(self, package: str, act: Callable[[], None]) -> None:
-        self._package, self._act = package, act
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self._package:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        loader = spec.loader if spec is not None else None
-        if loader is not None:
-            run, act = loader.exec_module, self._act
-
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                act()
-
-            loader.exec_module = exec_module  # type: ignore[method-assign] # this package's own loader
-        return spec

@@ -75,7 +75,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.store",),
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
-    ("flows.server", "flows.tables"),
+    ("flows.server", "flows.tables", "flows.imports"),
     ("flows.context",),
     ("flows.server_process",),
     (
@@ -90,6 +90,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.inbox",
         "flows.output",
         "flows.parameters",
+        "flows.ray_tune",
         "flows.task_runner",
         "flows.yaml12",
     ),
