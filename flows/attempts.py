@@ -10,8 +10,10 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
+from ray.exceptions import RayTaskError
 
 from flows.channel import Channel
+from flows.deaths import ProcessDied
 from flows.parameters import SharedParameters
 from flows.process import pack_ticket
 from flows.slots import Slot
@@ -50,7 +52,7 @@ class Attempt:
         has_ended: Whether `LeaseEnded` was handled.
         is_over: Whether Ray says that its task is over.
         is_recorded: Whether its task run has ended as Crashed by itself, though its process died.
-        final_message: What Prefect says of how the task run ended.
+        final_state: How the task run ended, if it did without the attempt's last word.
         is_leaving: Whether its node is about to go, and the controller knows.
         rules: The stop rules that its process knows.
         leaves: What it left in its process, a `Leftover`.
@@ -69,7 +71,7 @@ class Attempt:
     has_ended: bool = False
     is_over: bool = False
     is_recorded: bool = False
-    final_message: str = ""
+    final_state: State[Any] | None = None
     is_leaving: bool = False
     rules: dict[str, float] = field(default_factory=dict)
     leaves: str = Leftover.NOTHING
@@ -94,6 +96,37 @@ class Attempt:
             if limit is not None and now - since > limit:
                 return f"{what} for {now - since:.1f} s (RunConfig.{name}={limit:g})"
         return None
+
+    def take_last_word(self, outcome: Outcome, leaves: str, *, reuses: bool) -> None:
+        """Take in how the attempt ended: its slot will be given back in a moment.
+
+        Args:
+            outcome: How.
+            leaves: What its process says that it left there.
+            reuses: Whether the next trial is to reuse what it keeps.
+        """
+        # What made it fail may make the next one fail: leaked descriptors, closed sockets, a broken CUDA context.
+        has_failed = outcome in (Outcome.ERROR, Outcome.CORRUPTED)
+        self.leaves = Leftover.WORN if has_failed else leaves
+        self.slot.is_ending = True
+        self.slot.is_returning = reuses and self.leaves != Leftover.WORN
+
+    def end_without_last_word(self) -> tuple[Outcome, str]:
+        """Return how it ended, and what is said of that, if its task run is over and nobody has heard more of it."""
+        message = (self.final_state.message if self.final_state else None) or "no message"
+        if self.is_connected:
+            return Outcome.CRASHED, f"the task run ended without a last word of the trial: {message}"
+        if self.final_state is not None and self.final_state.is_completed():
+            return Outcome.CRASHED, f"nothing was heard of the trial, though its task run ended: {message}"
+        return Outcome.LOST, f"the task run ended before the trial began: {message}"
+
+    def end_by(self, error: BaseException) -> tuple[Outcome, str]:
+        """Return how it ended, and what is said of that, if Ray raised this instead of its task run's state."""
+        death = ProcessDied.of(error)
+        self.is_recorded = death.is_recorded
+        if isinstance(error, RayTaskError) and not isinstance(error, ProcessDied) and not self.is_connected:
+            return Outcome.LOST, f"it could not begin: {death.text}"  # its process lives
+        return death.outcome, death.text
 
     def state_of_death(self, outcome: Outcome, text: str) -> State[Any]:
         """Return the state that its task run ends in if its process is gone."""

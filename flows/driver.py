@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import UNHEARD, Ended, ProcessDied, Recovered
+from flows.deaths import UNHEARD, Ended, Recovered
 from flows.history import OwnState, show_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
@@ -279,11 +279,8 @@ class Driver:
         attempt = self._attempts.get((message.trial_id, message.lease))
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
-            is_worn = Outcome(outcome) is Outcome.ERROR and attempt.slot.outlives_no_trial
-            attempt.leaves = Leftover.WORN if is_worn else leaves
             reuses = self._experiment.tune_config.reuse_actors
-            attempt.slot.is_ending = True
-            attempt.slot.is_returning = reuses and attempt.leaves != Leftover.WORN
+            attempt.take_last_word(Outcome(outcome), leaves, reuses=reuses)
         nodes = attempt.slot.nodes if attempt is not None else frozenset()
         how = (Outcome(outcome), error, traceback, retryable)
         self._lease_ended(Ended(message.trial_id, message.lease, *how, nodes=nodes))
@@ -348,15 +345,13 @@ class Driver:
         for message in self._parts.channel.drain() if item.error is not None else ():
             self._take_message(message)
         if item.error is not None:
-            death = ProcessDied.of(item.error)
-            attempt.is_recorded = death.is_recorded
-            self._died(key, attempt, death.outcome, death.text)
+            self._died(key, attempt, *attempt.end_by(item.error))
         elif attempt.has_ended:
             self._forget(key, attempt)
         else:
             # Its last words are still on their way, unless it never got to say any.
             attempt.deadline = self._parts.clock() + LAST_WORDS_TIMEOUT_S
-            attempt.final_message = (item.state.message if item.state else None) or "no message"
+            attempt.final_state = item.state
 
     def _died(self, key: tuple[str, int], attempt: Attempt, outcome: Outcome, text: str) -> None:
         """The process of an attempt is gone, or is to go: it is made sure of."""
@@ -554,9 +549,13 @@ class Driver:
 
     def _out_of_patience(self, key: tuple[str, int], attempt: Attempt) -> None:
         if attempt.is_over and not attempt.has_ended:
-            self._forget(key, attempt)
-            message = f"the task run ended before the trial began: {attempt.final_message}"
-            self._lease_ended(Ended(*key, Outcome.CRASHED, message))
+            outcome, message = attempt.end_without_last_word()
+            logger.warning("trial %s: %s; its process is replaced", key[0], message)
+            del self._attempts[key]
+            # What kept it from its last word may keep the next one from it; it may be the task run's own process.
+            self._parts.pool.discard(attempt.slot)
+            self._placement.grant()
+            self._lease_ended(Ended(*key, outcome, message, nodes=attempt.slot.nodes))
             return
         if attempt.stop_cause is not None and not attempt.has_ended:
             logger.warning(

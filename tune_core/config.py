@@ -123,9 +123,9 @@ class FailureConfig:
         fail_fast: True ends the experiment with the first trial that fails; "raise" does so
             and raises the error out of `fit()`. Both need `max_failures=0`.
         max_infrastructure_failures: Beyond Ray Tune: how often a trial is tried again after it was lost with
-            what it ran on (its node, its placement group, a process that Ray killed because memory ran out),
-            one time after the other without a new checkpoint; 0 for never, -1 for ever. Such losses are
-            not counted in `max_failures`.
+            what it ran on (its node, its placement group, a process that Ray killed because memory ran out)
+            or could not even begin, one time after the other without a new checkpoint; 0 for never, -1 for
+            ever. Such losses are not counted in `max_failures`.
         on_corrupted_checkpoint: Beyond Ray Tune: what happens when the checkpoint that an attempt starts
             from is not what was committed (a file is missing, cut, or has other bytes). "fail": the
             attempt fails, which counts; "previous": the trial goes on from the checkpoint before that
@@ -274,7 +274,8 @@ class TuneConfig:
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
             where the trial has GPUs, since a process can initialise CUDA only once, or more than
             one bundle, since what it started there ends with its process; no with `reuse_actors`. Such a
-            process imports no Prefect unless the trainable does.
+            process imports no Prefect unless the trainable does. A shared process is replaced after each
+            failure, and when half of the descriptors that it may have are open.
         max_reuses: Beyond Ray Tune: after how many reuses a process is replaced, at least 1; None: never.
         max_reuse_memory: Beyond Ray Tune: a process that holds more bytes than this when a trial ends
             is replaced; None: however much it holds. Both need `reuse_actors`.

@@ -6,6 +6,7 @@ started the process asks it to clean up before the process ends.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -17,6 +18,9 @@ from typing import Any
 
 from tune_core.session import ReuseRule
 from tune_core.trainable import Trainable, TrialPlace, clean_up, is_written
+
+#: Part of the descriptors that a process may have which may be open when an attempt ends: the next one needs some.
+MAX_OPEN_PART = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,17 @@ def resident_memory() -> int:
         return largest if sys.platform == "darwin" else largest * 1024
 
 
+def open_part() -> float:
+    """Return how many of the descriptors that this process may have are open, as a part of 1; 0 where nobody says."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return 0.0
+    try:
+        return sum(1 for _ in Path("/dev/fd").iterdir()) / limit
+    except OSError as error:
+        return 1.0 if error.errno in (errno.EMFILE, errno.ENFILE) else 0.0
+
+
 class Keeper:
     """Keeps a trainable and its object for the next trial of the same experiment and bundles.
 
@@ -48,6 +63,7 @@ class Keeper:
 
     Args:
         memory: Bytes that the process holds.
+        descriptors: See `open_part`.
 
     Example:
         >>> keeper, rule = Keeper(), ReuseRule("experiment", max_reuses=1)
@@ -58,8 +74,10 @@ class Keeper:
         'worn'
     """
 
-    def __init__(self, memory: Callable[[], int] = resident_memory) -> None:
-        self._memory = memory
+    def __init__(
+        self, memory: Callable[[], int] = resident_memory, descriptors: Callable[[], float] = open_part
+    ) -> None:
+        self._memory, self._descriptors = memory, descriptors
         self._rule: ReuseRule | None = None
         self._trainable: Callable[..., Any] | None = None
         self._object: Trainable | None = None
@@ -104,8 +122,6 @@ class Keeper:
 
     def end(self, *, has_failed: bool) -> Leftover:
         """Say what the attempt left behind; of one that failed nothing goes on."""
-        if self._rule is None:
-            return Leftover.NOTHING
         if has_failed:
             self._trainable = None
         if self._is_worn or self._wears_out():
@@ -120,9 +136,10 @@ class Keeper:
             clean_up(kept)
 
     def _wears_out(self) -> bool:
-        rule = self._rule
-        if rule is None or self._object is not None:
+        if self._object is not None:
             return False
+        rule = self._rule or ReuseRule("")
         is_used_up = rule.max_reuses is not None and self._uses > rule.max_reuses
-        self._is_worn = is_used_up or (rule.max_memory is not None and self._memory() > rule.max_memory)
+        holds_too_much = rule.max_memory is not None and self._memory() > rule.max_memory
+        self._is_worn = is_used_up or holds_too_much or self._descriptors() > MAX_OPEN_PART
         return self._is_worn

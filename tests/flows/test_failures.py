@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import TaskRun
 
@@ -309,3 +312,39 @@ def test_process_that_dies_in_every_attempt_uses_up_its_retries(
     seen = recorded(config.name)
     assert [run.state_name for run in seen.task_runs(2)] == ["Crashed", "Crashed"]
     assert seen.flow_run.state_name == "Failed"
+
+
+def leak(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave half of the descriptors open that the process may have, or close the sockets of everybody in it."""
+    if config["how"] == "descriptors":
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, most))
+        for _ in range(600):
+            os.open(os.devnull, os.O_RDONLY)
+    if config["how"] == "sockets":
+        for each in gc.get_objects():
+            if isinstance(each, zmq.Context):
+                each.destroy(linger=0)
+    return {"pid": os.getpid()}
+
+
+def test_what_one_trial_breaks_in_a_shared_process_costs_no_other_trial(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
+) -> None:
+    config = run_config()
+    ways = ["descriptors", "descriptors", "descriptors", "sockets", "nothing", "nothing"]
+
+    results = tune.Tuner(
+        leak,
+        param_space={"how": tune.grid_search(ways)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=config,
+    ).fit()
+
+    assert [result.error is None for result in results] == [True, True, True, False, True, True]
+    assert "without a last word" in str(results[3].error)
+    first, second, third, _, fifth, sixth = (result.metrics.get("pid") for result in results)
+    assert len({first, second, third, fifth}) == 4
+    assert fifth == sixth
+    # What was broken is the process of the task run, too, which could still say how it ended.
+    assert len(recorded(config.name).task_runs(6)) == 6

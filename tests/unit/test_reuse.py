@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -13,7 +17,7 @@ from tune_core import reuse as reuse_module
 from tune_core.execution import Ending, run_lease
 from tune_core.messages import Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.reuse import Keeper, Leftover, resident_memory
+from tune_core.reuse import Keeper, Leftover, open_part, resident_memory
 from tune_core.session import Lease, Report, ReuseRule
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import TrialPlace
@@ -323,3 +327,29 @@ def test_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None
         reuse_module.Path, "read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError())
     )
     assert 2**20 < resident_memory() < 2**36
+
+
+def test_process_with_half_of_its_descriptors_open_is_worn_whatever_it_may_keep() -> None:
+    for rule in (None, RULE):
+        for part, expected in ((0.4, Leftover.NOTHING), (0.6, Leftover.WORN)):
+            keeper = Keeper(descriptors=lambda part=part: part)  # type: ignore[misc]
+            keeper.begin(rule, lambda: print)
+
+            assert keeper.end(has_failed=False) == expected
+
+
+def test_open_descriptors_are_counted_against_the_limit_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = open_part()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(Path(os.devnull).open())
+        assert open_part() - before == pytest.approx(100 / limit)
+
+    def full(self: Path) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "iterdir", full)
+    assert open_part() == 1.0
