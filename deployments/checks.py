@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from tune_core.errors import TuneError
 from tune_core.filesystems import brief, is_s3, resolve
+from tune_core.masking import masked
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import changed_at
 
@@ -62,6 +63,10 @@ class Check:
     outcome: Outcome
     found: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        # A configured address is quoted as it is, and may have a password in it.
+        object.__setattr__(self, "found", masked(self.found))
 
 
 # Versions.

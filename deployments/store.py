@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, HttpUrl, field_validator
 
-from tune_core.filesystems import without_credentials
+from tune_core.filesystems import check_url, without_credentials
 
 
 class ExperimentStore(Block):
@@ -78,8 +78,9 @@ def checked_url(url: str) -> str:
         url: A path or an fsspec URL.
 
     Raises:
-        ValueError: There are credentials or a query in it: these are options.
+        ValueError: There are credentials or a query in it: these are options. Or it is no URL, but nearly one.
     """
+    check_url(url)
     shown = without_credentials(url)
     if shown not in (url, url.rstrip("/")):
         raise ValueError(

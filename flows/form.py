@@ -268,7 +268,7 @@ class RunForm(FormModel):
     storage_path: str | None = Field(
         default=None,
         title="Storage",
-        json_schema_extra={"pattern": r"^(?!.*://[^/]*@)"},
+        json_schema_extra={"pattern": r"^(?!\w+:/[^/])(?!.*://([^/]*|.*:.*)@)(?!s3a?://[^/]*:)"},
         description="Where results and checkpoints are kept: s3://bucket/path, or a path in the store. No "
         "credentials. Empty: as the worker is set up.",
     )

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from tune_core.callbacks import Callback, CallbackList
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults, is_name, is_number
-from tune_core.filesystems import without_credentials
+from tune_core.filesystems import check_url, without_credentials
+from tune_core.masking import masked
 from tune_core.progress_reporter import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search.searcher import Searcher
@@ -48,7 +49,8 @@ def _shown(config: Any) -> str:
         value = getattr(config, each.name)
         if each.repr and value != _default_of(each):
             is_path = each.name == "storage_path" and isinstance(value, str)
-            parts.append(f"{each.name}={(without_credentials(value) if is_path else value)!r}")
+            shown = repr(without_credentials(value)) if is_path else masked(repr(value))
+            parts.append(f"{each.name}={shown}")
     return f"{type(config).__name__}({', '.join(parts)})"
 
 
@@ -498,6 +500,11 @@ class RunConfig:
         if not is_name(self.storage_path):
             given = type(self.storage_path).__name__
             faults.note(f"storage_path: expected a directory or a URL that is not empty, got {given}")
+        else:
+            try:
+                check_url(os.fspath(self.storage_path))
+            except ConfigError as error:
+                faults.note(f"storage_path: {error}")
         if self.local_dir is not None:
             faults.note("local_dir is gone: give the directory as storage_path")
         if self.storage_options is not None and not _has_names_as_keys(self.storage_options):

@@ -2,16 +2,31 @@
 
 Each message says what was given, what was expected and by whom, and what to do.
 Errors of the user's own code are never wrapped on the way out of a trial's process;
-they reach the driver as text inside `TrialError`.
+they reach the driver as text inside `TrialError`. All others show no credentials of URLs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tune_core.masking import masked
+
 
 class TuneError(Exception):
-    """Root of every error that prefect-tune raises on purpose."""
+    """Root of every error that prefect-tune raises on purpose.
+
+    Its text is shown in many places, so it never has the `user:password@` of a URL.
+
+    Args:
+        message: What was given, what was expected, and what to do.
+
+    Example:
+        >>> str(TuneError("name='s3://key:secret@bucket/a': expected a plain name"))
+        "name='s3://***@bucket/a': expected a plain name"
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 class ConfigError(TuneError, ValueError):
@@ -28,7 +43,7 @@ class ConfigError(TuneError, ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        self.faults = [masked(fault) for fault in ([faults] if isinstance(faults, str) else faults)]
         if len(self.faults) == 1:
             message = self.faults[0]
         else:
@@ -131,7 +146,7 @@ class TrialError(TuneError):
     """
 
     def __init__(self, message: str, traceback: str = "") -> None:
-        super().__init__(message)
+        Exception.__init__(self, message)  # the user's own words: they stay as they are
         self.traceback = traceback
 
     def __reduce__(self) -> tuple[type[TrialError], tuple[str, str]]:

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import TypeGuard
 
 from tune_core.errors import ConfigError
+from tune_core.masking import masked
 
 
 class Faults:
@@ -143,8 +144,8 @@ def is_name(value: object) -> TypeGuard[str]:
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """Return the `repr` of a value, cut to `limit` characters."""
-    text = repr(value)
+    """Return the `repr` of a value without the credentials of URLs in it, cut to `limit` characters."""
+    text = masked(repr(value))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -14,9 +14,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from tune_core.errors import ConfigError, StorageError
+from tune_core.masking import masked, userinfo_end
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: `s3:/bucket`, which pathlib makes of a URL: a local path of that name is hardly ever meant.
+_HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)(/*)(.*)", re.DOTALL)
 _S3 = frozenset({"s3", "s3a"})
+_LOCAL = frozenset({"file", "local"})
 #: Where a directory exists by the files in it alone.
 _OBJECT_STORES = _S3 | {"gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"}
 
@@ -68,9 +72,42 @@ def _as_text(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or _has_control_character(text):
         raise ConfigError(
-            f"{text!r}: a path or URL is a string that is not empty, without control characters"
+            f"{masked(text)!r}: a path or URL is a string that is not empty, without control characters"
         )
+    check_url(text)
     return text
+
+
+def check_url(text: str) -> None:
+    """Refuse what is nearly a URL, and a URL of which nobody can tell where its credentials end.
+
+    Args:
+        text: A path or a URL.
+
+    Raises:
+        ConfigError: `s3:/bucket`, which would be a local directory; or a password that is not escaped,
+            which would be taken for a bucket and a path, and shown. The text quotes no credentials.
+    """
+    half = _HALF_URL.match(text)
+    if half is not None and (half[2] or not half[3] or half[1].lower() in _OBJECT_STORES):
+        scheme, rest = half[1], half[3]
+        whole = without_credentials(f"{scheme}://{'/' if scheme in _LOCAL else ''}{rest}")
+        raise ConfigError(
+            f"{scheme}:{half[2]}…: a URL has '//' after '{scheme}:', this one would be a directory of this machine. "
+            f"Write {whole!r}, as a string: pathlib.Path drops a slash. If the directory is meant, "
+            f"begin it with './'"
+        )
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() in _LOCAL:
+        return
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    bucket = authority.rpartition("@")[2]
+    if userinfo_end(rest) > len(authority) or (scheme.lower() in _OBJECT_STORES and ":" in bucket):
+        raise ConfigError(
+            f"{scheme}://…: it cannot be told where credentials end and the path begins, since an '@' follows a "
+            "'/', or a bucket has a ':'. Give credentials as storage_options={'key': …, 'secret': …}, or write "
+            "'/' in them as %2F and '@' as %40; for a path with ':' and '@', give the filesystem itself"
+        )
 
 
 def _resolve_local(text: str, options: dict[str, Any]) -> tuple[Any, str, str]:
@@ -83,6 +120,8 @@ def _resolve_local(text: str, options: dict[str, Any]) -> tuple[Any, str, str]:
 def _local_path(text: str) -> str:
     # Not resolve(): what users see in paths is what they gave, not where a link leads.
     bare = re.sub(r"^(file|local)://(localhost(?=/))?", "", text)
+    if not bare:
+        raise ConfigError(f"{text!r}: names no directory; expected file:///<path>")
     return os.path.normpath(Path(bare).expanduser().absolute())
 
 
@@ -190,8 +229,7 @@ def without_credentials(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")
+    return f"{scheme}://{rest[userinfo_end(rest) :].partition('?')[0]}".rstrip("/")
 
 
 def protocols(filesystem: Any) -> tuple[str, ...]:
@@ -299,6 +337,6 @@ def _has_control_character(text: str) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """Return an error as one line for another error's message."""
-    text = " ".join(str(error).split())
+    """Return an error as one line for another error's message, without the credentials of URLs in it."""
+    text = masked(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -48,7 +48,7 @@ from tune_core.commit import (
 )
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
-from tune_core.filesystems import ProcessLocal, check_name, is_local, resolve
+from tune_core.filesystems import ProcessLocal, check_name, check_url, is_local, resolve
 from tune_core.objects import ObjectStore
 from tune_core.transfer import changed_at, find_files, in_parallel, read_bytes, remove_files, remove_tree
 from tune_core.trial import checkpoint_name
@@ -399,7 +399,13 @@ def split_path(path: Any) -> tuple[str, str]:
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).rstrip("/"):
         raise ConfigError(f"path={path!r}: expected <storage_path>/<name> of an experiment, a path or a URL")
-    parent, slash, name = os.fspath(path).rstrip("/").rpartition("/")
+    text = os.fspath(path)
+    check_url(text)
+    parent, slash, name = text.rstrip("/").rpartition("/")
+    if parent.endswith(":/"):  # "s3://bucket" names no experiment in it
+        raise ConfigError(f"path={text!r}: expected <storage_path>/<name> of an experiment in that place")
+    if parent.endswith("://"):
+        parent += "/"  # of file:///name
     return parent or ("/" if slash else "."), name
 
 

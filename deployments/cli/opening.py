@@ -23,7 +23,7 @@ from tune_core.faults import suggestion
 from tune_core.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
-from tune_core.storage import ExperimentStorage
+from tune_core.storage import ExperimentStorage, split_path
 from tune_core.transfer import in_parallel
 
 logger = logging.getLogger(__name__)
@@ -140,10 +140,10 @@ def open_experiment(path: str, access: Access | None = None) -> tuple[Experiment
         StorageError: No experiment is there; the text says what is. Or the storage does not answer.
     """
     whole = place_of(path, access)
-    parent, slash, name = whole.url.rstrip("/").rpartition("/")
-    if not name or name in (".", "..", "~"):
+    parent, name = split_path(whole.url)
+    if name in (".", "..", "~"):
         raise ConfigError(f"path {path!r}: {_DIRECTORY_IS_NEEDED}")
-    place = Place(parent or ("/" if slash else "."), whole.options)
+    place = Place(parent, whole.options)
     storage = place.experiment(name)
     if not segment_numbers(storage):
         raise StorageError(f"{storage.url} holds no experiment: {_found_instead(place, storage)}")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: import each other. `tune_core` alone is `tune_core/__init__.py`, the public names.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Values and their validation.
+    ("tune_core.masking",),
     ("tune_core.errors",),
     (
         "tune_core.encoding",

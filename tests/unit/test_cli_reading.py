@@ -193,6 +193,18 @@ def test_a_wrong_path_is_told_what_is_there_instead(
     assert told in called.err
 
 
+@pytest.mark.parametrize("command", ["show", "resume", "export", "ls"])
+@pytest.mark.parametrize("path", ["s3:/tuning/digits", "s3://AKIA:a/hunter2@tuning/digits"])
+def test_what_only_resembles_a_url_is_refused_and_shows_no_secret(
+    prefect_tune: CommandLine, command: str, path: str
+) -> None:
+    called = prefect_tune(command, path, *(("train:train",) if command == "resume" else ()))
+
+    assert called.code != 0
+    assert "a URL has '//'" in called.err or "where credentials end" in called.err
+    assert "hunter2" not in called.err + called.out
+
+
 def test_a_trials_directory_is_told_from_an_experiment(prefect_tune: CommandLine, runs: Path) -> None:
     trial = next(each for each in (runs / "digits").iterdir() if each.name.startswith("train"))
 

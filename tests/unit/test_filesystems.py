@@ -23,15 +23,70 @@ class TestResolve:
             ("s3://bucket/a?acl=public", r"unknown \['acl'\] after"),
             ("nosuch://bucket/a", "nosuch"),
             ("simplecache::s3://bucket/a", "chained URLs"),
+            ("file://", "names no directory"),
         ],
     )
     def test_paths_that_cannot_be_used_say_why(self, path: Any, text: str) -> None:
         with pytest.raises(ConfigError, match=text):
             resolve(path)
 
+    @pytest.mark.parametrize(
+        ("path", "meant"),
+        [
+            ("s3:/tuning/exp", "s3://tuning/exp"),
+            (Path("s3://tuning/exp"), "s3://tuning/exp"),
+            ("s3:tuning", "s3://tuning"),
+            ("sftp:/host/a", "sftp://host/a"),
+            ("file:/tmp/a", "file:///tmp/a"),
+            ("s3:/", "s3:"),
+            ("x:", "x:"),
+        ],
+    )
+    def test_half_a_url_is_no_directory_of_this_machine(
+        self, path: Any, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for filesystem in (None, fsspec.filesystem("file")):
+            with pytest.raises(ConfigError, match=f"a URL has '//'.* Write '{meant}'"):
+                resolve(path, filesystem)
+
+    @pytest.mark.parametrize("name", ["./s3:/tuning", "a:b/c", "runs/s3:/x", "/s3:/x"])
+    def test_directories_whose_names_have_colons_can_be_given(self, name: str, tmp_path: Path) -> None:
+        assert resolve(tmp_path / name)[1] == str(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://AKIA:ab/hunter2@bucket/p",
+            "s3://AKIA:ab?hunter2@bucket/p",
+            "s3://AKIA:a@b/hunter2@bucket/p",
+            "s3://ak/ia:hunter2@bucket/p",
+            "s3://AKIA:hunter2/bucket/p",
+            "s3:/AKIA:ab/hunter2@bucket/p",
+            "gs://AKIA:hunter2",
+            "sftp://user:ab/hunter2@host/p",
+        ],
+    )
+    def test_password_that_is_not_escaped_is_refused_and_not_shown(self, url: str) -> None:
+        for filesystem in (None, fsspec.filesystem("memory")):
+            with pytest.raises(ConfigError) as caught:
+                resolve(url, filesystem)
+            assert "hunter2" not in str(caught.value)
+            assert "AKIA" not in str(caught.value)
+
+    def test_password_with_escaped_characters_is_taken(self) -> None:
+        filesystem, path, url = resolve("s3://AKIA:ab%2Fcd%40ef@bucket/p")
+
+        assert (filesystem.key, filesystem.secret) == ("AKIA", "ab/cd@ef")
+        assert (path, url) == ("bucket/p", "s3://bucket/p")
+
+    def test_path_may_have_an_at_sign(self) -> None:
+        assert resolve("s3://bucket/me@example.org")[1] == "bucket/me@example.org"
+
     def test_refusals_show_no_credentials(self) -> None:
         for url in (
             "s3://k:hunter2@b/../c",
+            "s3://k:hunter2@b/c\n",
             "s3://k:hunter2@b/c?x=hunter2",
             "simplecache::s3://k:hunter2@b/c",
         ):
@@ -101,6 +156,7 @@ class TestResolve:
         ("s3://k:s@bucket/a?x=1", "s3://bucket/a"),
         ("sftp://user:p%40ss@host:22/a/", "sftp://host:22/a"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("s3://AKIA:ab/cd@bucket/a", "s3://bucket/a"),
         ("/local/a?b", "/local/a?b"),
     ],
 )

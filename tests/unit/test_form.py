@@ -373,6 +373,11 @@ def refusal_of(values: dict[str, Any], model: type[BaseModel] = ExperimentForm) 
         ({"run_config": {"name": "a::b"}}, "$.run_config.name"),
         ({"run_config": {"name": "a\tb"}}, "$.run_config.name"),
         ({"run_config": {"storage_path": "s3://key:secret@bucket"}}, "$.run_config.storage_path"),
+        ({"run_config": {"storage_path": "s3://key:se/cret@bucket"}}, "$.run_config.storage_path"),
+        ({"run_config": {"storage_path": "s3://key:secret/bucket"}}, "$.run_config.storage_path"),
+        ({"run_config": {"storage_path": "s3:/bucket/a"}}, "$.run_config.storage_path"),
+        ({"run_config": {"storage_path": "s3://bucket/me@example.org"}}, None),
+        ({"run_config": {"storage_path": "hdfs://host:8020/runs"}}, None),
         (
             {"param_space": [{"name": "a", "sampler": {"loguniform": {"lower": 0, "upper": 1}}}]},
             "$.param_space[0].sampler.loguniform.lower",

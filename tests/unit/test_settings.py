@@ -184,6 +184,24 @@ def test_a_block_with_credentials_in_its_url_is_refused_without_showing_them() -
     assert SECRET not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "url", [f"s3://key:a/{SECRET}@bucket/x", f"s3://key:{SECRET}/bucket", "s3:/bucket/x"]
+)
+def test_what_only_resembles_a_url_is_refused_by_paths_settings_and_blocks(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "a URL has '//'" if url == "s3:/bucket/x" else "where credentials end"
+    with pytest.raises(ValidationError, match=told) as of_block:
+        ExperimentStore(url=url)
+    with pytest.raises(ConfigError, match=told) as of_path:
+        storage_of(url)
+    monkeypatch.setenv(PREFIX + "STORAGE_PATH", url)
+    with pytest.raises(ConfigError, match=told) as of_setting:
+        tune_settings()
+
+    assert not [each for each in (of_block, of_path, of_setting) if SECRET in str(each.value)]
+
+
 def test_secrets_are_in_no_text_about_settings_blocks_and_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "STORAGE_PATH", "s3://mine")
     monkeypatch.setenv(PREFIX + "STORAGE_OPTIONS", f'{{"secret": "{SECRET}"}}')

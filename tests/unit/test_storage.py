@@ -29,8 +29,15 @@ from tune_core.errors import (
     CreateConflict,
     StorageError,
 )
-from tune_core.storage import DEFAULT_STORAGE_PATH, SETTLED_S, CheckpointMarker, ExperimentStorage
+from tune_core.storage import (
+    DEFAULT_STORAGE_PATH,
+    SETTLED_S,
+    CheckpointMarker,
+    ExperimentStorage,
+    split_path,
+)
 from tune_core.testing.faults import Fault, FaultyFileSystem, InjectedFault
+from tune_core.tuner import Tuner
 
 FILES = {"model.pt": b"weights" * 100, "optimizer/state 1.bin": b"\0\1\2", "empty.txt": b""}
 
@@ -282,6 +289,27 @@ class TestOpen:
     def test_trial_name_is_one_part(self, storage: ExperimentStorage, source: Path) -> None:
         with pytest.raises(StorageError, match=r"trial name 'a/b' .* has a '/'"):
             storage.commit_checkpoint("a/b", source, index=0, lease=1, iteration=1, rows=[], metrics={})
+
+    @pytest.mark.parametrize(
+        ("path", "parts"),
+        [
+            ("s3://bucket/runs/digits/", ("s3://bucket/runs", "digits")),
+            ("file:///digits", ("file:///", "digits")),
+            ("/digits", ("/", "digits")),
+            ("digits", (".", "digits")),
+        ],
+    )
+    def test_path_of_an_experiment_has_a_place_and_a_name(self, path: str, parts: tuple[str, str]) -> None:
+        assert split_path(path) == parts
+
+    @pytest.mark.parametrize(
+        "path", ["s3://bucket", "s3:/tuning/exp", "s3:/exp", Path("s3://tuning/exp"), ""]
+    )
+    def test_path_of_no_experiment_is_refused(self, path: str | Path) -> None:
+        with pytest.raises(ConfigError, match=r"expected <storage_path>/<name>|a URL has '//'"):
+            ExperimentStorage.at(path)
+        with pytest.raises(ConfigError):
+            Tuner.can_restore(path)
 
     def test_url_never_shows_credentials(self) -> None:
         storage = ExperimentStorage.open(
