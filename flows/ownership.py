@@ -31,7 +31,7 @@ from prefect.states import Crashed
 
 from tune_core.errors import ExperimentConflict
 from tune_core.helm import as_steered
-from tune_core.journal import claim, experiments, last_segment, read_segment
+from tune_core.journal import claim, experiments, last_segment, segment_before
 from tune_core.resume import steered_spec
 from tune_core.runtime import Continuation, Experiment, Identity
 
@@ -187,7 +187,8 @@ def take_journal(current: Experiment, owner: dict[str, Any]) -> int:
     a word has left runs that say that they are running.
     """
     url, run = current.storage.url, current.identity
-    takeover = current.continuation is not None and current.continuation.takeover
+    continuation = current.continuation or Continuation()
+    takeover = continuation.takeover
     fenced_off = []
 
     def is_in_the_way(other: dict[str, Any]) -> bool:
@@ -199,13 +200,20 @@ def take_journal(current: Experiment, owner: dict[str, Any]) -> int:
             return False
         return True
 
-    number = claim(current.storage, current.experiment_id, owner, is_in_the_way)
+    number = claim(
+        current.storage,
+        current.experiment_id,
+        owner,
+        is_in_the_way,
+        discard_damaged=continuation.discard_damaged,
+    )
     if fenced_off:
         logger.warning(
             "%s is taken over: going on in %.0f s, when its driver before has noticed", url, OWNS_FILES_S
         )
         time.sleep(OWNS_FILES_S)
-    if number > 1 and not (before := read_segment(current.storage, number - 1)).is_last:
+    before = segment_before(current.storage, number)
+    if before is not None and not before.is_last:
         end_runs_of(before.owner, UUID(owner["flow_run_id"]))
     return number
 
@@ -216,8 +224,7 @@ def continued(current: Experiment) -> Experiment:
     Raises:
         ExperimentConflict: It is, but another experiment of this name has begun since.
     """
-    last = last_segment(current.storage)
-    if current.continuation is not None or last is None:
+    if current.continuation is not None or (last := last_segment(current.storage)) is None:
         return current
     if last.experiment_id == current.experiment_id:
         spec = steered_spec(current.storage, current.experiment_id)

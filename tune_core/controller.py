@@ -31,6 +31,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StartLease,
@@ -85,14 +86,13 @@ class Controller:
         self._first_failure: Trial | None = None
         #: The bundles of the latest trial: most have those of the one before, and to make them takes long.
         self._latest_bundles = ONE_CPU
-        #: Attempts ordered so far, of all trials.
-        self._num_orders = 0
+        self._num_orders = self._lease_floor = 0  # attempts ordered so far; what numbers to come are above
         self._handlers: dict[type[Event], Callable[[Any], list[Command]]] = {
             SpecRecorded: self._on_spec,
             ExperimentStarted: self._on_capacity,
             ExperimentResumed: self._on_resumed,
-            StateSaved: lambda _: [],
-            SlotsHeld: lambda _: [],
+            **dict.fromkeys((StateSaved, SlotsHeld), lambda _: []),
+            SegmentsGivenUp: self._on_given_up,
             CapacityChanged: self._on_capacity,
             TrialSuggested: self._on_suggested,
             SuggestionDeferred: self._on_deferred,
@@ -154,6 +154,11 @@ class Controller:
         if self._search == "ended":
             self._search = "idle"
         return self._next_steps()
+
+    def _on_given_up(self, event: SegmentsGivenUp) -> list[Command]:
+        highest = max((trial.lease for trial in self.trials.values()), default=0)
+        self._lease_floor = max(self._lease_floor, highest) + event.most_leases
+        return []
 
     def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
         self._capacity = event.capacity
@@ -423,7 +428,7 @@ class Controller:
         return commands if is_told else [*commands, StopLease(trial.trial_id, trial.lease)]
 
     def _start_lease(self, trial: Trial) -> list[Command]:
-        trial.lease += 1
+        trial.lease = max(trial.lease, self._lease_floor) + 1
         self._num_orders += 1
         trial.order = self._num_orders
         trial.phase = LeasePhase.STARTING

@@ -54,14 +54,17 @@ def loads(data: bytes | str) -> Any:
     """Rebuild what `dumps` encoded; objects it could not encode come back as `Opaque`.
 
     Raises:
-        ValueError: The data is no JSON, for example the half of a line.
+        ValueError: The data is no JSON, for example the half of a line; or it is nested too deeply.
     """
     try:
-        decoded = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        decoded = json.loads(data if isinstance(data, str) else data.decode("utf-8", "surrogatepass"))
-    has_tags = '"$' in data if isinstance(data, str) else b'"$' in data
-    return _untagged(decoded) if has_tags else decoded
+        try:
+            decoded = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            decoded = json.loads(data if isinstance(data, str) else data.decode("utf-8", "surrogatepass"))
+        has_tags = '"$' in data if isinstance(data, str) else b'"$' in data
+        return _untagged(decoded) if has_tags else decoded
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply to be read") from error
 
 
 def holds_opaque(value: Any) -> bool:

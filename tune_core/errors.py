@@ -79,6 +79,10 @@ class StorageError(TuneError):
     """The experiment's storage cannot be used: missing, refused, or broken."""
 
 
+class JournalDamaged(StorageError):
+    """A segment of an experiment's journal is not what was written, or is missing."""
+
+
 class SpecError(TuneError, ValueError):
     """The stored description of an experiment is not enough to make it again, or cannot be read."""
 

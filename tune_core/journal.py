@@ -3,26 +3,40 @@
 A segment is JSON lines: a header, then one line per event with the commands that followed.
 Segment numbers have no gaps, and a number can be taken once: that is the fence against a
 second driver. Events are written in groups, about once a second and at endings; what
-`flushed` counts is what no crash of the driver can take back.
+`flushed` counts is what no crash of the driver can take back. The last key of a header is a digest
+of all else in its segment. Segments that somebody has given up stay where they are; the headers
+after them say which are void.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tune_core.encoding import dumps, loads
-from tune_core.errors import CreateConflict, ExperimentConflict, StorageError
-from tune_core.filesystems import check_name
-from tune_core.messages import Command, Event, TrialReported, describe, event_from_dict, event_to_dict
-from tune_core.storage import ExperimentStorage
-from tune_core.transfer import in_parallel
+from tune_core.errors import CreateConflict, ExperimentConflict, JournalDamaged, StorageError
+from tune_core.filesystems import brief, check_name
+from tune_core.messages import (
+    Command,
+    Event,
+    SegmentsGivenUp,
+    TrialReported,
+    describe,
+    event_from_dict,
+    event_to_dict,
+)
+from tune_core.storage import RETRY_FOR_S, ExperimentStorage
+from tune_core.transfer import digest_of, in_parallel
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 DIRECTORY = "journal"
@@ -32,8 +46,6 @@ FLUSH_INTERVAL_S = 1.0
 FLUSH_EVENTS = 4096
 #: So do events of so many bytes: what waits is held in memory, and once more while it is written.
 FLUSH_BYTES = 2 * 1024 * 1024
-#: How long a segment is tried again while the storage refuses, in seconds.
-RETRY_FOR_S = 300.0
 
 #: In each segment with a `SpecRecorded`, and in hardly any other.
 _SPEC = b"SpecRecorded"
@@ -43,6 +55,7 @@ _AHEAD = 16
 _CLAIMS = 30
 
 _SEGMENT = re.compile(r"(\d{8})\.jsonl")
+_DIGEST = re.compile(rb',"digest":"([0-9a-f]{32})"}$')
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,7 @@ class Segment:
         owner: Which driver wrote it.
         records: Events in order, each with the commands that followed, as text.
         is_last: Whether its driver closed the journal with it.
+        void: Ranges of segments before it that were given up, first and last number of each.
     """
 
     number: int
@@ -62,6 +76,7 @@ class Segment:
     owner: dict[str, Any]
     records: tuple[tuple[Event, tuple[str, ...]], ...]
     is_last: bool
+    void: tuple[tuple[int, int], ...] = ()
 
 
 def segment_numbers(storage: ExperimentStorage) -> list[int]:
@@ -74,9 +89,22 @@ def read_segment(storage: ExperimentStorage, number: int) -> Segment:
     """Read one segment. Executes nothing that is stored in it.
 
     Raises:
-        StorageError: It is missing or damaged, or was written by a newer prefect-tune.
+        JournalDamaged: It is damaged.
+        StorageError: It is missing, or was written by a newer prefect-tune.
     """
-    return _decoded(storage, number, _read(storage, number))
+    return _decoded(storage, _open(storage, number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A segment whose digest is right, its events still as lines."""
+
+    number: int
+    experiment_id: str
+    owner: dict[str, Any]
+    is_last: bool
+    void: tuple[tuple[int, int], ...]
+    lines: bytes
 
 
 def _read(storage: ExperimentStorage, number: int) -> bytes:
@@ -86,89 +114,145 @@ def _read(storage: ExperimentStorage, number: int) -> bytes:
         raise StorageError(f"{storage.absolute(_segment_name(number))} does not exist") from error
 
 
-def _read_ahead(storage: ExperimentStorage, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield segments as they are: a week's are many, and one after the other each would wait for a remote storage."""
-    for start in range(0, len(numbers), _AHEAD):
-        several = numbers[start : start + _AHEAD]
-        yield from zip(several, in_parallel(lambda number: _read(storage, number), several), strict=True)
-
-
-def _decoded(storage: ExperimentStorage, number: int, data: bytes) -> Segment:
-    name = _segment_name(number)
+def _open(storage: ExperimentStorage, number: int, data: bytes | None = None) -> _Opened:
+    data = _read(storage, number) if data is None else data
+    head, _, lines = data.partition(b"\n")
     try:
-        header, *lines = [loads(line) for line in data.splitlines()]
+        header = loads(head)
         if header["format"] > FORMAT:
-            message = f"{storage.absolute(name)} has format {header['format']}, this version reads {FORMAT}"
+            name = storage.absolute(_segment_name(number))
+            message = f"{name} has format {header['format']}, this version reads {FORMAT}"
             raise StorageError(f"{message}: use a newer prefect-tune")
-        records = tuple(_record(line) for line in lines)
-        return Segment(number, header["experiment_id"], header["owner"], records, header["is_last"])
+        if _sealed(_DIGEST.sub(b"}", head), lines) != data:
+            raise ValueError("its digest is that of other content")
+        void = tuple((int(first), int(last)) for first, last in header.get("void", ()))
+        return _Opened(number, header["experiment_id"], header["owner"], header["is_last"], void, lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{storage.absolute(name)} is damaged: {error!r}") from error
+        raise _damaged(storage, number, brief(error) if data else "it is empty") from error
+
+
+def _decoded(storage: ExperimentStorage, opened: _Opened) -> Segment:
+    try:
+        records = tuple(_record(loads(line)) for line in opened.lines.splitlines())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(storage, opened.number, brief(error)) from error
+    return Segment(opened.number, opened.experiment_id, opened.owner, records, opened.is_last, opened.void)
+
+
+def _damaged(storage: ExperimentStorage, number: int, why: str) -> JournalDamaged:
+    return JournalDamaged(
+        f"{storage.absolute(_segment_name(number))} is damaged: {why}. Put it back from a copy; or, if a power cut "
+        "took the end of the journal, Tuner.restore(…, discard_damaged=True) or prefect-tune resume --discard-damaged "
+        "goes on without the first damaged segment and all after it: about a second of events each is given up"
+    )
 
 
 def last_segment(storage: ExperimentStorage) -> Segment | None:
     """Return the newest segment; None where there is no journal.
 
     Raises:
-        StorageError: It is damaged.
+        JournalDamaged: It is damaged.
     """
     numbers = segment_numbers(storage)
     return read_segment(storage, numbers[-1]) if numbers else None
 
 
-def experiments(storage: ExperimentStorage) -> dict[str, list[bytes]]:
-    """Return the experiments of this name by id, the newest last, each with its segments that hold a spec.
+def segment_before(storage: ExperimentStorage, number: int) -> Segment | None:
+    """Return the newest segment before that one which nobody has given up; None if there is none."""
+    void = _void_numbers(_open(storage, number).void)
+    before = [each for each in segment_numbers(storage) if each < number and each not in void]
+    return read_segment(storage, before[-1]) if before else None
+
+
+def _void_numbers(void: Iterable[tuple[int, int]]) -> set[int]:
+    return {number for first, last in void for number in range(first, last + 1)}
+
+
+def _known_void(storage: ExperimentStorage, numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """What the newest header that can be read says was given up."""
+    for number in reversed(numbers):
+        with contextlib.suppress(JournalDamaged):
+            return _open(storage, number).void
+    return ()
+
+
+def _opened(storage: ExperimentStorage, *, discard_damaged: bool = False) -> Iterator[_Opened]:
+    """Yield the segments that count, a few read ahead: a week's are many, and a remote storage takes its time.
 
     Raises:
-        StorageError: A segment is missing or damaged.
+        JournalDamaged: One is damaged or missing; with `discard_damaged` that is where the journal ends.
+    """
+    numbers = segment_numbers(storage)
+    void = _void_numbers(_known_void(storage, numbers))
+    wanted = [number for number in range(1, (numbers or [0])[-1] + 1) if number not in void]
+    gap = next((number for number in wanted if number not in numbers), None)
+    if gap is not None and not discard_damaged:
+        raise _damaged(storage, gap, f"it does not exist; the journal has gaps, its segments are {numbers}")
+    wanted = [number for number in wanted if gap is None or number < gap]
+    for start in range(0, len(wanted), _AHEAD):
+        several = wanted[start : start + _AHEAD]
+        read = in_parallel(lambda number: _read(storage, number), several)
+        for number, data in zip(several, read, strict=True):
+            try:
+                opened = _open(storage, number, data)
+            except JournalDamaged:
+                if discard_damaged:
+                    return
+                raise
+            yield opened
+
+
+def experiments(storage: ExperimentStorage, *, discard_damaged: bool = False) -> dict[str, list[bytes]]:
+    """Return the experiments of this name by id, the newest last, each with its segments that hold a spec.
+
+    Args:
+        storage: Where they are.
+        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused.
+
+    Raises:
+        JournalDamaged: A segment is missing or damaged.
     """
     found: dict[str, list[bytes]] = {}
-    for number, data in _read_ahead(storage, segment_numbers(storage)):
-        try:
-            experiment_id = loads(data.partition(b"\n")[0])["experiment_id"]
-        except (ValueError, KeyError, TypeError) as error:
-            name = storage.absolute(_segment_name(number))
-            raise StorageError(f"{name} is damaged: {error!r}") from error
-        found.setdefault(experiment_id, [])
-        if _SPEC in data:
-            found[experiment_id].append(data)
+    for opened in _opened(storage, discard_damaged=discard_damaged):
+        specs = found.setdefault(opened.experiment_id, [])
+        if _SPEC in opened.lines:
+            specs.append(opened.lines)
     return found
 
 
-def events_of(data: bytes) -> list[Event]:
+def events_of(lines: bytes) -> list[Event]:
     """Return the events of a segment that was read.
 
     Raises:
         StorageError: It is damaged.
     """
     try:
-        return [_record(loads(line))[0] for line in data.splitlines()[1:]]
+        return [_record(loads(line))[0] for line in lines.splitlines()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"a segment of the journal is damaged: {error!r}") from error
 
 
 def read_journal(
-    storage: ExperimentStorage, experiment_id: str | None = None
+    storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
 ) -> Iterator[tuple[Event, tuple[str, ...]]]:
     """Yield the events of an experiment, oldest first; of what is to come, a few segments are held.
 
     Args:
         storage: Where it is.
         experiment_id: Which one of this name; None: the newest.
+        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused;
+            the id has to be given then.
 
     Raises:
-        StorageError: A segment is missing or damaged.
+        JournalDamaged: A segment is missing or damaged.
     """
     numbers = segment_numbers(storage)
-    if numbers != list(range(1, len(numbers) + 1)):
-        raise StorageError(f"{storage.url}: the journal has gaps; its segments are {numbers}")
     if not numbers:
         return
     wanted = experiment_id or read_segment(storage, numbers[-1]).experiment_id
-    for number, data in _read_ahead(storage, numbers):
-        segment = _decoded(storage, number, data)
-        if segment.experiment_id == wanted:
-            yield from segment.records
+    for opened in _opened(storage, discard_damaged=discard_damaged):
+        if opened.experiment_id == wanted:
+            yield from _decoded(storage, opened).records
 
 
 @dataclass(slots=True)
@@ -223,6 +307,8 @@ class Journal:
     ) -> None:
         self._storage, self._experiment_id, self._owner = storage, experiment_id, owner
         self._number = number
+        #: Segments that were given up, which each header names; None until it is known.
+        self._void: tuple[tuple[int, int], ...] | None = None
         self._on_flushed, self._on_failure = on_flushed, on_failure
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -323,11 +409,16 @@ class Journal:
             return group, self._is_closing
 
     def _write_segment(self, group: _Group, *, is_last: bool) -> None:
-        data = _encode_segment(self._experiment_id, self._owner, group.lines, is_last=is_last)
+        data = b""
         deadline = time.monotonic() + RETRY_FOR_S
         pause_s = 0.5
         while True:
             try:
+                if self._void is None:
+                    self._void = _open(self._storage, self._number).void
+                data = data or _encode_segment(
+                    self._experiment_id, self._owner, group.lines, is_last=is_last, void=self._void
+                )
                 self._storage.create(_segment_name(self._number + 1), data)
             except CreateConflict as error:
                 raise ExperimentConflict(_taken_over(self._storage, self._number + 1)) from error
@@ -347,6 +438,8 @@ def claim(
     experiment_id: str,
     owner: dict[str, Any],
     is_alive: Callable[[dict[str, Any]], bool],
+    *,
+    discard_damaged: bool = False,
 ) -> int:
     """Take the next segment, so that this driver is the only one that can write; return its number.
 
@@ -355,10 +448,15 @@ def claim(
         experiment_id: The experiment that begins or goes on.
         owner: Who this driver is.
         is_alive: Tells whether the owner of an open journal may still be at work.
+        discard_damaged: Whether the first damaged segment, and all after it, are given up. The claimed
+            segment says so, for good.
 
     Raises:
         ExperimentConflict: Another driver is at work on this name and path, or was faster.
+        JournalDamaged: The newest segment is damaged; or nothing before the damage is left.
     """
+    if discard_damaged and (whole := _before_damage(storage)) is not None:
+        return _claim_after(storage, whole, experiment_id, owner, is_alive)
     before: dict[str, Any] | None = None
     number = 1
     for _ in range(_CLAIMS):
@@ -367,15 +465,11 @@ def claim(
             if before is not None:
                 number = last.number
                 break
-            if not last.is_last and is_alive(last.owner):
-                raise ExperimentConflict(
-                    f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
-                    "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is "
-                    "known to be dead, Tuner.restore(…, takeover=True) goes on with it"
-                )
+            _refuse_living(storage, last, is_alive)
             before = last.owner
         number = last.number + 1 if last is not None else 1
-        data = _encode_segment(experiment_id, owner, b"", is_last=False)
+        void = last.void if last is not None else ()
+        data = _encode_segment(experiment_id, owner, b"", is_last=False, void=void)
         try:
             storage.create(_segment_name(number), data)
         except CreateConflict:
@@ -383,8 +477,70 @@ def claim(
                 break
             continue  # whoever is to be fenced off may just have written
         return number
+    raise ExperimentConflict(_was_faster(storage, number))
+
+
+def _before_damage(storage: ExperimentStorage) -> Segment | None:
+    """The last segment before the first damaged one; None if none is damaged.
+
+    Raises:
+        JournalDamaged: It is the first of all.
+    """
+    whole = None
+    for opened in _opened(storage, discard_damaged=True):
+        try:
+            whole = _decoded(storage, opened)
+        except JournalDamaged:
+            break
+    numbers = segment_numbers(storage)
+    if whole is None and numbers:
+        raise _damaged(storage, 1, "nothing before it is left, so it cannot be given up")
+    return None if whole is None or whole.number == numbers[-1] else whole
+
+
+def _claim_after(
+    storage: ExperimentStorage,
+    whole: Segment,
+    experiment_id: str,
+    owner: dict[str, Any],
+    is_alive: Callable[[dict[str, Any]], bool],
+) -> int:
+    """Claim the next segment, and give up all that are there after `whole`."""
+    _refuse_living(storage, whole, is_alive)
+    numbers = segment_numbers(storage)
+    first, last = whole.number + 1, numbers[-1]
+    void = (*_known_void(storage, numbers), (first, last))
+    given_up = SegmentsGivenUp(time.time(), first, last - first + 1)
+    lines = dumps(event_to_dict(given_up)) + b"\n"
+    data = _encode_segment(experiment_id, owner, lines, is_last=False, void=void)
+    try:
+        storage.create(_segment_name(last + 1), data)
+    except CreateConflict as error:
+        raise ExperimentConflict(_was_faster(storage, last + 1)) from error
+    logger.warning(
+        "%s: segments %d to %d of the journal are given up, since the first of them is damaged. Trials go on from "
+        "what is before it, and from what they have committed",
+        storage.url,
+        first,
+        last,
+    )
+    return last + 1
+
+
+def _refuse_living(
+    storage: ExperimentStorage, last: Segment, is_alive: Callable[[dict[str, Any]], bool]
+) -> None:
+    if not last.is_last and is_alive(last.owner):
+        raise ExperimentConflict(
+            f"{storage.url} belongs to an experiment that is running now ({_describe_owner(last.owner)}): "
+            "give RunConfig another name= or storage_path=, or wait until it has ended; if that driver is "
+            "known to be dead, Tuner.restore(…, takeover=True) goes on with it"
+        )
+
+
+def _was_faster(storage: ExperimentStorage, number: int) -> str:
     other = _describe_owner(read_segment(storage, number).owner)
-    raise ExperimentConflict(f"{storage.url} was taken over by another driver ({other}), which was faster")
+    return f"{storage.url} was taken over by another driver ({other}), which was faster"
 
 
 def _encode_segment(
@@ -393,6 +549,7 @@ def _encode_segment(
     lines: bytes | bytearray,
     *,
     is_last: bool,
+    void: Sequence[tuple[int, int]] = (),
 ) -> bytes:
     header = {
         "format": FORMAT,
@@ -401,7 +558,14 @@ def _encode_segment(
         "owner": owner,
         "is_last": is_last,
     }
-    return b"\n".join((dumps(header), lines))
+    return _sealed(dumps(header | ({"void": [list(pair) for pair in void]} if void else {})), lines)
+
+
+def _sealed(header: bytes, lines: bytes | bytearray) -> bytes:
+    """Return a segment: its header with the digest of all else as the last key, and the lines of its events."""
+    body = b"\n" + lines
+    digest = digest_of(header + body).encode()
+    return header[:-1] + b',"digest":"' + digest + b'"}' + body
 
 
 def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:

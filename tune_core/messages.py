@@ -122,6 +122,26 @@ class ExperimentResumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentsGivenUp(Event):
+    """Segments of the journal were damaged, and its reader chose to go on without them.
+
+    What they said is not known: attempts may have begun whose numbers must not be used again.
+
+    Attributes:
+        first: The number of the first one.
+        segments: How many they are.
+    """
+
+    first: int
+    segments: int
+
+    @property
+    def most_leases(self) -> int:
+        """More attempts than a trial can have begun in the second that a segment holds."""
+        return 100 * self.segments
+
+
+@dataclass(frozen=True, slots=True)
 class StateSaved(Event):
     """What a searcher and a scheduler of the user's own return as their state; a replay gives it back.
 
@@ -374,6 +394,7 @@ _EVENTS: dict[str, type[Event]] = {
         SpecRecorded,
         ExperimentStarted,
         ExperimentResumed,
+        SegmentsGivenUp,
         StateSaved,
         CapacityChanged,
         TrialSuggested,

@@ -26,6 +26,7 @@ from tune_core.messages import (
     LeaseEnded,
     LeaseStarted,
     Outcome,
+    SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StateSaved,
@@ -43,7 +44,14 @@ BEST_POINTS: Final = 256
 #: The latest attempts of a trial that are kept one by one; the sums count all.
 ATTEMPTS: Final = 16
 #: Events that may come while no driver is at work: of a new one, some before it says that it goes on.
-_TURNS: Final = (ExperimentStarted, ExperimentResumed, SpecRecorded, StateSaved, CapacityChanged)
+_TURNS: Final = (
+    ExperimentStarted,
+    ExperimentResumed,
+    SegmentsGivenUp,
+    SpecRecorded,
+    StateSaved,
+    CapacityChanged,
+)
 #: What is paid for: other resources are not counted.
 PAID: Final = ("CPU", "GPU")
 

@@ -31,6 +31,7 @@ from tune_core.messages import (
     ExperimentResumed,
     ExperimentStarted,
     PausedChosen,
+    SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
     Steered,
@@ -150,7 +151,9 @@ class Replay:
         begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
         if begins:
             self._worked_s = self.budget_used_s
-        is_at_start = isinstance(event, SpecRecorded) and not event.request_id
+        is_at_start = isinstance(event, SegmentsGivenUp) or (
+            isinstance(event, SpecRecorded) and not event.request_id
+        )
         if begins or is_at_start or (isinstance(event, CapacityChanged) and not event.capacity):
             self._is_at_work = begins
         elif self._is_at_work:
@@ -320,14 +323,18 @@ def resumption(
     return ExperimentResumed(time, capacity, tuple(skipped), tuple(reopened), restarted)
 
 
-def read_spec(storage: ExperimentStorage) -> SpecRecorded:
+def read_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> SpecRecorded:
     """Return what the journal says last of what an experiment is: of the newest one that had begun.
+
+    Args:
+        storage: Where it is.
+        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused.
 
     Raises:
         StorageError: There is no experiment, its journal is damaged, or it began with a prefect-tune
             that kept no spec in it.
     """
-    found = find_spec(storage)
+    found = find_spec(storage, discard_damaged=discard_damaged)
     if found is None:
         raise StorageError(
             f"{storage.url} holds no experiment that can be resumed: expected a journal with a spec in it, "
@@ -336,13 +343,14 @@ def read_spec(storage: ExperimentStorage) -> SpecRecorded:
     return found
 
 
-def find_spec(storage: ExperimentStorage) -> SpecRecorded | None:
+def find_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> SpecRecorded | None:
     """Return what `read_spec` does; None if there is no experiment.
 
     Raises:
         StorageError: Its journal is damaged.
     """
-    found = (_last_spec(segments) for segments in reversed(experiments(storage).values()))
+    known = experiments(storage, discard_damaged=discard_damaged)
+    found = (_last_spec(segments) for segments in reversed(known.values()))
     return next((spec for spec in found if spec is not None), None)
 
 

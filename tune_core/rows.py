@@ -124,7 +124,7 @@ def parse_line(line: bytes) -> Any:
         pass  # NaN and Infinity are literals that only the slower parser knows
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

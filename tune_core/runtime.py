@@ -60,12 +60,14 @@ class Continuation:
         takeover: Whether its driver is known to be dead, whatever it looks like from here.
         is_retry: Whether the same run is repeated: if the experiment had come to its end, that stands.
         may_go_on: Whether a trial that ended well has more to do since a rule was loosened.
+        discard_damaged: Whether damaged segments of its journal, and those after them, are given up.
     """
 
     config: ResumeConfig = field(default_factory=ResumeConfig)
     takeover: bool = False
     is_retry: bool = False
     may_go_on: Callable[[Trial], bool] = lambda _: False
+    discard_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: How long what a driver writes is tried again while its storage refuses, in seconds.
+RETRY_FOR_S = 300.0
 #: Where experiments go when RunConfig names no storage_path; as Ray Tune 2.60.
 DEFAULT_STORAGE_PATH = "~/ray_results"
 #: Longest time that committing one checkpoint may take on a remote storage, in seconds.

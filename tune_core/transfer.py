@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,11 +57,24 @@ def read_bytes(filesystem: Any, path: str) -> bytes:
 
     Raises:
         FileNotFoundError: It does not exist.
+        OSError: It is no regular file: to open a fifo would wait for ever.
     """
+    if is_local(filesystem):
+        refuse_special(path)
     if is_s3(filesystem):
         # More than one at a time would make s3fs ask for the size first.
         return bytes(filesystem.cat_file(path, max_concurrency=1))
     return bytes(filesystem.cat_file(path))
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Raise an OSError if a local path is there and is something that hangs or cannot be read as a file."""
+    mode = os.stat(path).st_mode  # noqa: PTH116 - for every object that is read
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"is a {kind}, where a file was expected", os.fspath(path))
 
 
 def write_bytes(filesystem: Any, path: str, data: bytes) -> None:

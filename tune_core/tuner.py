@@ -127,7 +127,11 @@ class Tuner:
         """
         if self._results is None and self._restored is not None:
             storage, tune = self._restored.storage, self._tune_config
-            replay = Replay(Controller(Rules(""))).run(read_journal(storage, self._restored.experiment_id))
+            continuation = self._restored.continuation or Continuation()
+            records = read_journal(
+                storage, self._restored.experiment_id, discard_damaged=continuation.discard_damaged
+            )
+            replay = Replay(Controller(Rules(""))).run(records)
             rules = replay.controller.rules
             rank = replay.controller.rank_checkpoint
             return ResultGrid.from_trials(
@@ -187,6 +191,7 @@ class Tuner:
         num_samples: int | None = None,
         stop: Any = None,
         takeover: bool = False,
+        discard_damaged: bool = False,
     ) -> Tuner:
         """Return a Tuner whose `fit` goes on with an experiment where its journal ends.
 
@@ -211,6 +216,11 @@ class Tuner:
             stop: Instead of `RunConfig.stop`: trials that the old rule ended, and this one would not, go on.
             takeover: Go on even if the driver before seems to be alive. It is fenced off: it can write
                 nothing more, and stops.
+            discard_damaged: Give up the segments of a damaged journal from the first damaged one on, about a
+                second of events each, which a power cut can make necessary; without damage, nothing. What
+                live trials have committed since is taken up all the same; other rows of that time are
+                made again, and checkpoints of attempts that only those segments knew are removed. The
+                segments stay where they are.
 
         Raises:
             ConfigError: An argument cannot work, or the trainable has another name.
@@ -227,7 +237,7 @@ class Tuner:
         """
         resume_config = _resume_config_of(_resume_config, resume_unfinished, resume_errored, restart_errored)
         storage = ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
-        data = read_spec(storage).spec
+        data = read_spec(storage, discard_damaged=discard_damaged).spec
         place: dict[str, Any] = {
             "name": storage.name,
             "storage_path": split_path(path)[0],
@@ -251,7 +261,7 @@ class Tuner:
                 f"trainable={tuner._name!r}: the experiment at {storage.url} tunes {data['trainable']!r}; "
                 "pass Tuner.restore the same trainable, under the same name"
             )
-        continuation = Continuation(resume_config, takeover)
+        continuation = Continuation(resume_config, takeover, discard_damaged=discard_damaged)
         if stop is not None:
             may_go_on = loosened(data["run_config"]["stop"], run.stop)
             continuation = replace(continuation, may_go_on=may_go_on)

@@ -65,6 +65,7 @@ def resume(
     resume_errored: Flag = False,
     restart_errored: Flag = False,
     takeover: Flag = False,
+    discard_damaged: Flag = False,
     watch: Flag = False,
     access: Access | None = None,
     output: Output | None = None,
@@ -77,6 +78,8 @@ def resume(
         resume_errored: Trials that failed go on from their last checkpoint.
         restart_errored: Trials that failed begin anew.
         takeover: Go on even if its driver seems to be alive: that one is fenced off.
+        discard_damaged: Give up the journal from its first damaged segment on, as after a power cut: about
+            a second of events for each segment.
         watch: Show progress while it runs (on stderr with --json).
         access: How to get to the storage.
         output: How to answer.
@@ -91,6 +94,7 @@ def resume(
             resume_errored=resume_errored,
             restart_errored=restart_errored,
             takeover=takeover,
+            discard_damaged=discard_damaged,
         )
     )
 
@@ -104,6 +108,7 @@ def extend(
     stop: Sequence[str] = (),
     resources: Sequence[str] = (),
     takeover: Flag = False,
+    discard_damaged: Flag = False,
     watch: Flag = False,
     access: Access | None = None,
     output: Output | None = None,
@@ -117,6 +122,8 @@ def extend(
         stop: A stop rule instead of those it has: --stop training_iteration=200. May be repeated.
         resources: What each trial gets from now on: --resources CPU=2 --resources GPU=1.
         takeover: Go on even if its driver seems to be alive: that one is fenced off.
+        discard_damaged: Give up the journal from its first damaged segment on, as after a power cut: about
+            a second of events for each segment.
         watch: Show progress while it runs (on stderr with --json).
         access: How to get to the storage.
         output: How to answer.
@@ -134,6 +141,7 @@ def extend(
             num_samples=num_samples,
             stop=assignments(stop, "extend --stop", "training_iteration=200") if stop else None,
             takeover=takeover,
+            discard_damaged=discard_damaged,
         )
     )
 
@@ -153,10 +161,11 @@ def _restored(
     command: str,
     watch: bool,
     resources: Sequence[str] = (),
+    discard_damaged: bool = False,
     **changes: Any,
 ) -> Tuner:
     storage, place = open_experiment(path, access)
-    spec = read_spec(storage).spec
+    spec = read_spec(storage, discard_damaged=discard_damaged).spec
     if trainable is None:
         raise ConfigError(
             f"{command} {path}: say what it tunes, which is {spec['trainable']!r}, by its import string: "
@@ -174,6 +183,7 @@ def _restored(
         found,
         storage_options=place.options,
         run_config=run_config,
+        discard_damaged=discard_damaged,
         **changes,
     )
 

@@ -163,8 +163,8 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "`Tuner.restore`",
-        "refuses what it cannot load, and what was left out; takes `num_samples`, `stop`, `tune_config`, `run_config` "
-        "and `takeover` too",
+        "refuses what it cannot load, and what was left out; takes `num_samples`, `stop`, `tune_config`, `run_config`, "
+        "`takeover` and `discard_damaged` too",
         "there the pickles of searcher and trainable are loaded, and an experiment cannot be extended",
     ),
     Difference(

@@ -16,6 +16,7 @@ from deployments.cli import experiment
 from deployments.cli.experiment import read_experiment
 from deployments.cli.opening import driver_status
 from tests.unit.command_line import CommandLine, tuned
+from tune_core import journal
 from tune_core.storage import ExperimentStorage
 
 #: The keys that docs/command-line.md promises.
@@ -265,8 +266,12 @@ def test_an_open_journal_asks_whether_its_driver_lives(
     shutil.copytree(runs / "digits", tmp_path / "cut")
     last = max((tmp_path / "cut" / "journal").iterdir())
     header, *rest = last.read_bytes().split(b"\n")
-    opened = json.dumps({**json.loads(header), "is_last": False}).encode()
-    last.write_bytes(b"\n".join([opened, *rest[:-3]]))  # as if it had died before its last events
+    values = {**json.loads(header), "is_last": False}
+    del values["digest"]
+    opened = json.dumps(values).encode()
+    last.write_bytes(
+        journal._sealed(opened, b"\n".join(rest[:-3]))
+    )  # as if it had died before its last events
     asked: list[object] = []
 
     def status(url: str, owner: dict[str, object]) -> str:

@@ -70,6 +70,25 @@ def test_failed_trials_go_on_or_begin_anew_as_asked(prefect_tune: CommandLine, t
     assert (both.code, "either goes on or begins anew" in both.err) == (2, True)
 
 
+@pytest.mark.parametrize("command", [("resume",), ("extend", "--num-samples", 2)])
+def test_damaged_journal_is_resumed_only_if_its_end_is_given_up(
+    command: tuple[Any, ...], prefect_tune: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_core.journal.FLUSH_EVENTS", 1)
+    tuned(tmp_path, "digits")
+    last = max((tmp_path / "digits" / "journal").iterdir())
+    last.write_bytes(last.read_bytes()[:-10])
+    name, *options = command
+
+    refused = prefect_tune(name, tmp_path / "digits", TRAIN, *options)
+    resumed = prefect_tune(name, tmp_path / "digits", TRAIN, *options, "--discard-damaged", "--json")
+
+    assert refused.code == 1
+    assert f"{last.name} is damaged" in refused.err
+    assert "prefect-tune resume --discard-damaged" in refused.err
+    assert resumed.json["trials"]
+
+
 def test_resources_stay_what_they_were_unless_given(prefect_tune: CommandLine, tmp_path: Path) -> None:
     tuned(tmp_path, "digits", trainable=tune.with_resources(train, {"cpu": 2}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tune_core import journal as journal_module
 from tune_core.encoding import dumps, loads
-from tune_core.errors import ExperimentConflict, StorageError
-from tune_core.journal import Journal, Segment, claim, read_journal, read_segment, segment_numbers
+from tune_core.errors import ExperimentConflict, JournalDamaged, StorageError
+from tune_core.journal import (
+    Journal,
+    Segment,
+    claim,
+    read_journal,
+    read_segment,
+    segment_before,
+    segment_numbers,
+)
 from tune_core.messages import (
     CompleteTrial,
     Event,
@@ -21,6 +30,7 @@ from tune_core.messages import (
     LeaseEnded,
     Outcome,
     SearchEnded,
+    SegmentsGivenUp,
     Suggest,
     TrialReported,
     TrialSuggested,
@@ -435,13 +445,17 @@ def test_gap_in_the_journal_is_an_error(local: ExperimentStorage, a_driver: ADri
         journal.flush()
     local.delete("journal/00000002.jsonl")
 
-    with pytest.raises(StorageError, match=r"the journal has gaps; its segments are \[1, 3, 4\]"):
+    with pytest.raises(JournalDamaged, match=r"2.jsonl is damaged: .* gaps, its segments are \[1, 3, 4\]"):
         list(read_journal(local))
 
 
 def a_header(**changes: Any) -> dict[str, Any]:
     header = {"format": 1, "experiment_id": "a1b2c", "owner": OWNER, "is_last": False}
     return {name: value for name, value in (header | changes).items() if value is not None}
+
+
+def sealed(header: dict[str, Any], lines: bytes = b"") -> bytes:
+    return journal_module._sealed(dumps(header), lines)
 
 
 @pytest.mark.parametrize(
@@ -452,23 +466,34 @@ def a_header(**changes: Any) -> dict[str, Any]:
         b"\xff\xfe",
         b"7\n",
         b"[]\n",
-        dumps(a_header(format=None)),
-        dumps(a_header(owner=None)),
-        dumps(a_header(experiment_id=None)),
-        dumps(a_header(is_last=None)),
-        dumps(a_header(format="new")),
-        dumps(a_header()) + b'\n{"event": "SearchEn',
-        dumps(a_header()) + b"\n7",
-        dumps(a_header()) + b"\n[]",
-        dumps(a_header()) + b'\n{"event": "Unheard"}',
-        dumps(a_header()) + b'\n{"event": "SearchEnded", "unheard": 1}',
-        dumps(a_header()) + b'\n{"event": "LeaseEnded", "outcome": "unheard"}',
+        sealed(a_header(format=None)),
+        sealed(a_header(owner=None)),
+        sealed(a_header(experiment_id=None)),
+        sealed(a_header(is_last=None)),
+        sealed(a_header(format="new")),
+        sealed(a_header(), b'{"event": "SearchEn'),
+        sealed(a_header(), b"7"),
+        sealed(a_header(), b"[]"),
+        sealed(a_header(), b'{"event": "Unheard"}'),
+        sealed(a_header(), b'{"event": "SearchEnded", "unheard": 1}'),
+        sealed(a_header(), b'{"event": "LeaseEnded", "outcome": "unheard"}'),
+        dumps(a_header()),
+        sealed(a_header())[:-1],
+        sealed(a_header()) + b"\n",
+        sealed(a_header()).replace(b"here", b"her3"),
+        sealed(a_header(), b'{"event": "SearchEnded", "time": 1.0}').replace(b"1.0", b"2.0"),
+        sealed(a_header(void=[7])),
+        b"[" * 100_000,
+        sealed(a_header(), b"[" * 100_000 + b"]" * 100_000),
     ],
+    ids=range(24),
 )
 def test_damaged_segment_is_named(data: bytes, local: ExperimentStorage) -> None:
     local.write("journal/00000001.jsonl", data)
 
-    with pytest.raises(StorageError, match=r"experiment/journal/00000001.jsonl is damaged: "):
+    with pytest.raises(
+        JournalDamaged, match=r"experiment/journal/00000001.jsonl is damaged: .*discard_damaged"
+    ):
         read_segment(local, 1)
 
 
@@ -477,7 +502,7 @@ def test_forged_directory_of_a_trial_is_refused(dirname: str | None, local: Expe
     suggested = TrialSuggested(0.0, "t0", {}, "0", "t0", "train", {"bundles": [{"CPU": 1}]})
     header = {"format": 1, "experiment_id": "a1b2c", "owner": OWNER, "is_last": False}
     forged = {**event_to_dict(suggested), "dirname": dirname}
-    local.create("journal/00000001.jsonl", dumps(header) + b"\n" + dumps(forged) + b"\n")
+    local.create("journal/00000001.jsonl", sealed(header, dumps(forged) + b"\n"))
 
     with pytest.raises(StorageError, match="trial name"):
         read_segment(local, 1)
@@ -504,6 +529,117 @@ def test_segment_is_lines_of_json(local: ExperimentStorage, a_driver: ADriver) -
 
     assert {name: header[name] for name in a_header()} == a_header()
     assert record == {"event": "ExperimentStarted", "time": 1.0, "capacity": 1, "commands": ["Suggest t0"]}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no fifos here")
+def test_fifo_that_is_named_like_a_segment_does_not_hang(local: ExperimentStorage) -> None:
+    claim(local, "a1b2c", OWNER, lambda _: False)
+    os.mkfifo(local.absolute("journal/00000002.jsonl"))
+
+    with pytest.raises(StorageError, match=r"00000002.jsonl.*is a fifo"):
+        list(read_journal(local))
+
+
+def test_directory_that_is_named_like_a_segment_is_named(local: ExperimentStorage) -> None:
+    Path(local.absolute("journal/00000001.jsonl")).mkdir(parents=True)
+
+    with pytest.raises(StorageError, match=r"00000001.jsonl"):
+        read_segment(local, 1)
+
+
+# Damage that is given up.
+
+
+def written_then_damaged(local: ExperimentStorage, a_driver: ADriver, *damaged: int) -> None:
+    """Four segments with an event in each but the first; then some are as a power cut leaves them."""
+    driver = a_driver(local)
+    for time in (2.0, 3.0, 4.0):
+        driver.journal.append(an_event(time), [])
+        driver.journal.flush()
+    for number in damaged:
+        Path(local.absolute(f"journal/{number:08d}.jsonl")).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "kept"), [((4,), [2.0, 3.0]), ((3, 4), [2.0]), ((3,), [2.0]), ((2, 4), [])], ids=repr
+)
+def test_damaged_end_is_given_up_only_if_somebody_says_so(
+    damaged: tuple[int, ...], kept: list[float], local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    written_then_damaged(local, a_driver, *damaged)
+    with pytest.raises(JournalDamaged, match=f"{damaged[0]}.jsonl is damaged: it is empty"):
+        list(read_journal(local, "a1b2c"))
+    assert [event.time for event, _ in read_journal(local, "a1b2c", discard_damaged=True)] == kept
+
+    number = claim(local, "a1b2c", OTHER, lambda _: False, discard_damaged=True)
+    second = a_driver(local, OTHER, number=number)
+    second.journal.append(an_event(9.0), [])
+    second.journal.close()
+
+    assert number == 5
+    *before, given_up, last = [event for event, _ in read_journal(local)]
+    assert [event.time for event in before] == kept
+    assert isinstance(given_up, SegmentsGivenUp)
+    assert (given_up.first, given_up.segments) == (damaged[0], 5 - damaged[0])
+    assert last == an_event(9.0)
+    assert [path.stat().st_size for path in sorted(Path(local.absolute("journal")).iterdir())].count(
+        0
+    ) == len(damaged), "what is given up stays where it is"
+    before_it = segment_before(local, 5)
+    assert before_it is not None
+    assert before_it.number == damaged[0] - 1
+
+
+def test_what_was_given_up_stays_so_for_later_drivers(local: ExperimentStorage, a_driver: ADriver) -> None:
+    written_then_damaged(local, a_driver, 4)
+    claim(local, "a1b2c", OTHER, lambda _: False, discard_damaged=True)
+
+    third = a_driver(local, OWNER)
+    third.journal.append(an_event(9.0), [])
+    third.journal.close()
+
+    assert [event.time for event, _ in read_journal(local)][:2] == [2.0, 3.0]
+    assert [event for event, _ in read_journal(local)][-1] == an_event(9.0)
+    assert read_segment(local, 7).void == ((4, 4),)
+
+
+def test_segment_that_was_given_up_does_not_come_back(local: ExperimentStorage, a_driver: ADriver) -> None:
+    # It may only have been read wrongly, and be whole at the next look.
+    written_then_damaged(local, a_driver)
+    segment = Path(local.absolute("journal/00000004.jsonl"))
+    data = segment.read_bytes()
+    segment.write_bytes(b"")
+    claim(local, "a1b2c", OTHER, lambda _: False, discard_damaged=True)
+
+    segment.write_bytes(data)
+
+    assert [event.time for event, _ in read_journal(local)][:-1] == [2.0, 3.0]
+
+
+def test_nothing_is_given_up_where_nothing_is_damaged(local: ExperimentStorage, a_driver: ADriver) -> None:
+    written_then_damaged(local, a_driver)
+
+    assert claim(local, "a1b2c", OTHER, lambda _: False, discard_damaged=True) == 5
+
+    assert [event.time for event, _ in read_journal(local)] == [2.0, 3.0, 4.0]
+
+
+def test_journal_of_which_nothing_is_left_cannot_be_given_up(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    written_then_damaged(local, a_driver, 1)
+
+    with pytest.raises(JournalDamaged, match="nothing before it is left"):
+        claim(local, "a1b2c", OTHER, lambda _: False, discard_damaged=True)
+
+
+def test_damaged_journal_of_a_living_driver_is_left_alone(
+    local: ExperimentStorage, a_driver: ADriver
+) -> None:
+    written_then_damaged(local, a_driver, 4)
+
+    with pytest.raises(ExperimentConflict, match="running now"):
+        claim(local, "a1b2c", OTHER, lambda owner: owner == OWNER, discard_damaged=True)
 
 
 # Storage that refuses.
@@ -633,8 +769,13 @@ def test_segments_are_read_several_at_once_and_in_their_order(
         driver.journal.close()
     two_at_once, read = threading.Barrier(2), local.read
 
+    newest = [f"journal/{segment_numbers(local)[-1]:08d}.jsonl"]  # says which of the others are void
+
     def together(name: str) -> bytes:
-        two_at_once.wait(PATIENCE_S)
+        if name in newest:
+            newest.remove(name)
+        else:
+            two_at_once.wait(PATIENCE_S)
         return read(name)
 
     monkeypatch.setattr(local, "read", together)

@@ -33,6 +33,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StartLease,
@@ -94,6 +95,7 @@ EVENTS: list[Event] = [
     SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
     StateSaved(0.0, {"seed": "4af1"}, None),
     SlotsHeld(0.0, {"CPU": 2.5, "GPU": 0.0}),
+    SegmentsGivenUp(0.0, 7, 2),
     ExperimentResumed(0.5, 2),
     ExperimentResumed(0.5, 2, ("a1b2c_00000",), ("a1b2c_00001",), {"a1b2c_00002": "train_2_attempt_3"}),
 ]

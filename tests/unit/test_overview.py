@@ -21,6 +21,7 @@ from tune_core.messages import (
     LeaseStarted,
     Outcome,
     SearchEnded,
+    SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StateSaved,
@@ -182,19 +183,21 @@ def test_attempt_that_never_began_costs_nothing() -> None:
     assert (shown.trials[0].attempts, shown.trials[0].seconds, shown.trials[0].timeline) == (2, 0.0, [])
 
 
-def test_time_between_two_drivers_does_not_count() -> None:
+@pytest.mark.parametrize(("given_up", "lease"), [((), 2), ((SegmentsGivenUp(5000.0, 7, 2),), 202)])
+def test_time_between_two_drivers_does_not_count(given_up: tuple[SegmentsGivenUp, ...], lease: int) -> None:
     """Its attempts ended with it, when it was last heard of; what they had committed is taken up."""
     events = [
         *ONE,
         told(104, 1, 0.5),
+        *given_up,
         CapacityChanged(5000.0, 0),
         told(5000.0, 2, 0.25, checkpoint=0),
         SpecRecorded(5001.0, 2, {}, RULES),
         StateSaved(5001.5),
         ExperimentResumed(5002.0, 1),
-        runs(5004.0, lease=2),
-        told(5006.0, 3, 0.75, lease=2),
-        over(5007.0, lease=2),
+        runs(5004.0, lease=lease),
+        told(5006.0, 3, 0.75, lease=lease),
+        over(5007.0, lease=lease),
     ]
 
     shown = picture(events)

@@ -15,14 +15,17 @@ import pytest
 
 import tune_core as tune
 from tune_core.controller import Controller
-from tune_core.errors import ConfigError, SpecError, StorageError
+from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
 from tune_core.journal import Journal, claim, read_journal
 from tune_core.messages import (
     CapacityChanged,
     Event,
     ExperimentResumed,
     ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
     SearchEnded,
+    SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
     StopCause,
@@ -154,6 +157,52 @@ def test_what_was_committed_after_the_last_journal_write_is_taken_up(
     # This runtime journals each row before it is committed, so a marker carries its own row alone.
     assert taken_up == [1, 2, 4, 6]
     assert rows_of(results)[0][-1] == (6, 18)
+
+
+def torn(path: Path, kind: type[Event], remains: Callable[[bytes], bytes]) -> tuple[Path, int]:
+    """Return a copy of which a power cut has taken the end: all from the last event of that kind on."""
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    segments = sorted((copy / "journal").iterdir())
+    name = kind.__name__.encode()
+    first = max(number for number, segment in enumerate(segments, 1) if name in segment.read_bytes())
+    for segment in segments[first - 1 :]:
+        segment.write_bytes(remains(segment.read_bytes()))
+    return copy, first
+
+
+@pytest.mark.parametrize(
+    "remains",
+    [lambda _: b"", lambda data: data[: len(data) // 2], lambda data: data.replace(b"lease", b"leash")],
+    ids=["empty", "half", "changed"],
+)
+@pytest.mark.parametrize("kind", [TrialReported, LeaseStarted, LeaseEnded])
+def test_experiment_with_a_damaged_end_goes_on_only_if_that_is_given_up(
+    kind: type[Event], remains: Callable[[bytes], bytes], every_event_is_a_segment: None, path: Path
+) -> None:
+    begin(path, {"x": tune.grid_search([1, 2])})
+    copy, first = torn(path, kind, remains)
+    with pytest.raises(JournalDamaged, match=rf"{first:08d}\.jsonl is damaged: .*discard_damaged=True"):
+        tune.Tuner.restore(copy, count)
+    for refused in (tune.Tuner.can_restore, begin):
+        with pytest.raises(JournalDamaged):
+            refused(copy)
+
+    tuner = tune.Tuner.restore(copy, count, discard_damaged=True)
+    tuner.get_results()
+    experiment_id = read_spec(storage_of(copy), discard_damaged=True).spec["experiment_id"]
+    left = [event for event, _ in read_journal(storage_of(copy), experiment_id, discard_damaged=True)]
+    results = fit(tuner)
+
+    assert rows_of(results) == undisturbed(1, 2)
+    (given_up,) = events(copy, SegmentsGivenUp)
+    assert given_up.first == first
+    # An attempt that only the lost segments knew may have reported and committed under its number.
+    started = [each for each in events(copy, LeaseStarted) if each not in left]
+    before = [(each.trial_id, each.lease) for each in events(path, LeaseStarted)]
+    assert started
+    assert not [each for each in started if (each.trial_id, each.lease) in before]
+    assert rows_of(fit(tune.Tuner.restore(copy, count))) == undisturbed(1, 2), "it is known from now on"
 
 
 def test_rows_that_files_lack_are_written_from_the_journal(path: Path) -> None:

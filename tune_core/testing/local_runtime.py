@@ -97,6 +97,8 @@ class LocalRuntime:
                 experiment.experiment_id,
                 owner,
                 lambda other: other != owner and experiment.continuation is None,
+                discard_damaged=experiment.continuation is not None
+                and experiment.continuation.discard_damaged,
             )
             storage.write(SPEC_FILE, dumps(experiment.spec()))
             if experiment.continuation is not None:
