@@ -38,6 +38,8 @@ class _Nodes(NamedTuple):
 
 _UNSEEN = _Nodes(float("-inf"), [], frozenset())
 _nodes = _UNSEEN
+#: Held while Ray is looked for and started: several threads may call `fit` at once, and one starts it for all.
+_connecting = threading.Lock()
 
 
 def connect(run_config: RunConfig) -> None:
@@ -49,6 +51,11 @@ def connect(run_config: RunConfig) -> None:
     Raises:
         ConfigError: The address, given, of the settings or in `RAY_ADDRESS`, is one of Ray Client.
     """
+    with _connecting:
+        _connect(run_config)
+
+
+def _connect(run_config: RunConfig) -> None:
     global _nodes  # noqa: PLW0603 - of an earlier cluster
     _silence_raylet()
     address = run_config.ray_address or tune_settings().ray_address or os.environ.get("RAY_ADDRESS")

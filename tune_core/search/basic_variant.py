@@ -7,6 +7,7 @@ experiment walks past the suggestions of its journal and goes on with the next o
 
 from __future__ import annotations
 
+import importlib
 import logging
 import random
 import sys
@@ -235,8 +236,10 @@ def _seed_of(random_state: Any, faults: Faults) -> str | None:
 
 def global_seed() -> str:
     """Return a seed as text, drawn from numpy's global state if numpy is loaded, else from `random`'s."""
-    numpy: Any = sys.modules.get("numpy")
-    return bytes(numpy.random.bytes(8) if numpy is not None else random.randbytes(8)).hex()
+    if "numpy" not in sys.modules:
+        return random.randbytes(8).hex()
+    numpy: Any = importlib.import_module("numpy")  # waits for another thread that is importing it just now
+    return bytes(numpy.random.bytes(8)).hex()
 
 
 def _warn_of_outsiders(space: dict[str, Any], values: Values, name: str) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import logging
 import pickle
 import random
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from tune_core.search import (
     sample_from,
     uniform,
 )
+from tune_core.search.basic_variant import global_seed
 
 #: Other processes may take the machine's time.
 unhurried = settings(deadline=None)
@@ -235,6 +240,32 @@ def test_without_a_seed_the_global_state_of_numpy_decides() -> None:
         found.append(suggestions(a_searcher(SPACE, random_state=None)))
 
     assert found[0] == found[1] != found[2]
+
+
+def test_numpy_that_another_thread_is_importing_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "half_imported", (begun, may_end), raising=False)
+    (tmp_path / "numpy.py").write_text(
+        "import sys\n"
+        "begun, may_end = sys.half_imported\n"
+        "begun.set()\n"
+        "assert may_end.wait(60)\n"
+        "class random:\n"
+        "    bytes = staticmethod(lambda count: b'x' * count)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    with ThreadPoolExecutor(2) as threads:
+        importing = threads.submit(importlib.import_module, "numpy")
+        assert begun.wait(60)
+        seed = threads.submit(global_seed)
+        wait([seed], timeout=0.1)
+        may_end.set()
+        importing.result()
+
+        assert bytes.fromhex(seed.result()) == b"x" * 8
 
 
 def test_without_a_seed_and_numpy_the_global_state_of_random_decides(monkeypatch: pytest.MonkeyPatch) -> None:
