@@ -18,8 +18,8 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import UNHEARD, Ended, Recovered
-from flows.history import OwnState, show_history
+from flows.deaths import Ended, Recovered, UNHEARD
+from flows.history import OwnState, take_in_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
 from flows.parts import Journaled, Parts, ShellFailed
@@ -28,7 +28,6 @@ from flows.reports import Reports
 from flows.requests import Requests
 from flows.slots import Slot, SlotAnswered
 from tune_core.errors import ExperimentConflict
-from tune_core.journal import read_journal
 from tune_core.messages import (
     Answer,
     ChoosePaused,
@@ -102,8 +101,7 @@ class Driver:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._experiment = parts.experiment
+        self._parts, self._experiment = parts, parts.experiment
         self._controller = parts.controller
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._commands: deque[Command] = deque()
@@ -111,7 +109,8 @@ class Driver:
         self._failure: Exception | None = None
         self._deadline: float | None = None
         #: What was before, and all trials in creation order; handed out for reading.
-        self._replay = Replay(parts.controller, parts.steering, parts.experiment.loaded_config)
+        resolve = parts.experiment.loaded_config
+        self._replay = Replay(parts.controller, parts.steering, resolve, parts.watchers)
         self._trials: list[Trial] = self._replay.trials
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
@@ -119,10 +118,9 @@ class Driver:
         self._own_state = OwnState(parts.steering)
         self._num_finished = 0
         self._has_news = False
-        run = parts.experiment.run_config
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
         self._requests = Requests(parts, self._replay, self.apply)
-        self._stop_timeout_s = run.stop_timeout_s
+        self._stop_timeout_s = parts.experiment.run_config.stop_timeout_s
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
             ChoosePaused: self._choose_paused,
@@ -146,10 +144,7 @@ class Driver:
         self._begin()
         # An attempt that has said its last word still has to end its task run.
         while self._end is None or self._attempts:
-            for item in parts.channel.receive(TURN_S):
-                self._take(item)
-            self._look_at_timers()
-            parts.progress.update(self._trials, self._placement.waiting, parts.clock())
+            self._take_step()
         if self._failure is not None:
             raise self._failure
         self._reports.link_best_checkpoint()
@@ -157,19 +152,25 @@ class Driver:
         parts.pages.finish()
         return self._end
 
+    def _take_step(self) -> None:
+        parts, trials = self._parts, self._trials
+        parts.user_callbacks.on_step_begin(self._reports.turn, trials)
+        for item in parts.channel.receive(TURN_S):
+            self._take(item)
+        self._look_at_timers()
+        parts.progress.update(trials, self._placement.waiting, parts.clock())
+        parts.user_callbacks.on_step_end(self._reports.turn, trials)
+        parts.journal.seal(parts.watchers.news)
+
     def _begin(self) -> None:
         """Begin the experiment, or go on where its journal ends."""
-        parts, storage, continuation = self._parts, self._experiment.storage, self._experiment.continuation
+        parts, continuation = self._parts, self._experiment.continuation
         budget_s = self._experiment.tune_config.time_budget_seconds
-        if continuation is not None:
-            for event, _ in read_journal(storage):
-                commands = self._replay.apply(event)
-                parts.events.replayed(event, commands, is_best=parts.overview.note(event))
-            self._num_finished = sum(trial.is_finished for trial in self._trials)
-            show_history(parts, self._replay)
-            if continuation.is_retry and self._replay.is_over:
-                self._end = replace(self._controller.ending(), reason="it had ended before this run")
-                return
+        take_in_history(parts, self._replay)
+        self._num_finished = sum(trial.is_finished for trial in self._trials)
+        if continuation is not None and continuation.is_retry and self._replay.is_over:
+            self._end = replace(self._controller.ending(), reason="it had ended before this run")
+            return
         if budget_s is not None:
             self._deadline = parts.clock() + max(0.0, budget_s - self._replay.budget_used_s)
         unsettled = self._replay.unsettled
@@ -541,6 +542,7 @@ class Driver:
                 self.apply(state)
             self._placement.look()
             self._leave_nodes()
+            self._reports.look_at_stop_all()
 
     def _note_held(self, now: float) -> None:
         """Have the journal say what has been held of the cluster: attempts may have used less."""

@@ -45,6 +45,7 @@ from flows.driver import Driver
 from flows.events import Events
 from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from flows.form_fields import FormModel
+from flows.history import save_counts
 from flows.hosting import hosted
 from flows.inbox import InboxWatch
 from flows.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
@@ -383,6 +384,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         except BaseException:
             driver.abandon()
             parts.pool.clear()
+            save_counts(parts, has_failed=True)
             raise
         controller = parts.controller
         trials = list(controller.trials.values())
@@ -393,6 +395,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         else:
             parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
         parts.user_callbacks.on_experiment_end(trials)
+        save_counts(parts, has_failed=False)
         parts.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
         trials,
@@ -443,19 +446,21 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     files = stack.enter_context(_trial_files(current.storage))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
+    users = CallbackList(run.callbacks or [])
+    watchers = current.watchers(steering, users)
     journal = Journal(
         current.storage,
         current.experiment_id,
         owner,
         number,
+        is_sealed=watchers.have_state,
         on_flushed=lambda iterations: channel.post(Journaled(iterations, time.monotonic())),
         on_failure=lambda error: channel.post(ShellFailed(error)),
     )
     stack.callback(journal.close)
     recovery = Recovery(current.storage, channel.post, lambda error: channel.post(ShellFailed(error)))
     stack.callback(recovery.close)
-    users = run.callbacks or []
-    loggers = default_loggers(files, users)
+    loggers = default_loggers(files, users.callbacks)
     parts = Parts(
         experiment=current,
         controller=controller,
@@ -470,7 +475,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         files=files,
         default_loggers=loggers,
         loggers=CallbackList(loggers),
-        user_callbacks=CallbackList(users),
+        user_callbacks=users,
+        watchers=watchers,
         progress=stack.enter_context(
             ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
         ),
@@ -479,9 +485,6 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         overview=overview,
         events=events,
         pages=Pages(artifacts, overview, current.name, current.storage.url),
-    )
-    parts.user_callbacks.setup(
-        stop=run.stop, num_samples=tune.num_samples, total_num_samples=steering.total_trials, files=files
     )
     watch_url = live.server.flow_run_url(flow_run_id)
     parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)

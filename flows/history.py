@@ -8,6 +8,7 @@ from dataclasses import replace
 from prefect.logging import get_run_logger
 
 from flows.parts import Parts
+from tune_core.journal import read_journal
 from tune_core.messages import StateSaved, TrialReported
 from tune_core.resume import Replay, complete_files
 from tune_core.steering import Steering
@@ -17,8 +18,41 @@ from tune_core.trial import Trial
 SAVE_STATE_EVERY_S = 10.0
 
 
-def show_history(parts: Parts, replay: Replay) -> None:
-    """Complete files and artifacts from the journal.
+def take_in_history(parts: Parts, replay: Replay) -> None:
+    """Apply what the journal has, if the experiment had begun before; then set the user's callbacks up."""
+    if parts.experiment.continuation is not None:
+        parts.watchers.rewind()
+        _replay_journal(parts, replay)
+        parts.watchers.resume()
+        _show_history(parts, replay)
+    parts.user_callbacks.setup(
+        stop=parts.experiment.run_config.stop,
+        num_samples=parts.experiment.tune_config.num_samples,
+        total_num_samples=parts.steering.total_trials,
+        files=parts.files,
+    )
+
+
+def save_counts(parts: Parts, *, has_failed: bool) -> None:
+    """Let the journal end with what stoppers and callbacks have counted.
+
+    Args:
+        parts: What the driver worked with.
+        has_failed: Whether that was in the middle of a report, which stoppers will be shown again.
+    """
+    counts = parts.watchers.news(of_stoppers=not has_failed)
+    if counts is not None:
+        parts.journal.append(counts, ())
+
+
+def _replay_journal(parts: Parts, replay: Replay) -> None:
+    for event, _ in read_journal(parts.experiment.storage):
+        commands = replay.apply(event)
+        parts.events.replayed(event, commands, is_best=parts.overview.note(event))
+
+
+def _show_history(parts: Parts, replay: Replay) -> None:
+    """Complete files and artifacts.
 
     Tables of trials that had ended are where they were: in the flow run that ran them.
     """

@@ -24,6 +24,7 @@ from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial_files import TrialFiles
+from tune_core.watchers import Watchers
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Parts:
     default_loggers: list[LoggerCallback]
     loggers: CallbackList
     user_callbacks: CallbackList
+    watchers: Watchers
     progress: ProgressDisplay
     capacity: int
     deletions: Deletions

@@ -59,10 +59,18 @@ class Callback(RecordsArguments):
         """
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        """Run before each step of the experiment's loop; `iteration` counts the steps."""
+        """Run before each step of the experiment's loop.
+
+        A step waits for what trials say, a quarter of a second at most, and handles all of it.
+
+        Args:
+            iteration: How many steps this process has made, here and in the other hooks.
+            trials: All trials in creation order, here and in the other hooks.
+            **info: See `setup`.
+        """
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        """Run after each step of the experiment's loop."""
+        """Run after each step of the experiment's loop, which is counted already."""
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """Run when an attempt at a trial has started."""
@@ -96,11 +104,19 @@ class Callback(RecordsArguments):
         """Run once, when every trial is over."""
 
     def get_state(self) -> dict[str, Any] | None:
-        """Return what a resumed experiment needs to know, as a JSON object; None for nothing."""
+        """Return what a resumed experiment needs to know, as a JSON object; None for nothing.
+
+        Asked about once a second while trials report: it goes into the journal with what the hooks
+        were told, if it has changed. Keep it small.
+        """
         return None
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned, before `setup`."""
+        """Go on from what `get_state` returned when the journal ended; called before `setup`.
+
+        No hook is called again for what happened before that. If a hook has raised, the report that
+        it was called for may be told once more.
+        """
 
 
 #: Every hook, in the order in which a trial meets them.
@@ -153,6 +169,11 @@ class CallbackList:
             name: tuple(getattr(callback, name) for callback in callbacks if _overrides(callback, name))
             for name in HOOKS
         }
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether anybody overrides `get_state`."""
+        return any(_overrides(callback, "get_state") for callback in self.callbacks)
 
     def listens(self, hook: str) -> bool:
         """Return whether anybody overrides this hook: if not, its arguments need not be made."""

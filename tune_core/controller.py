@@ -45,6 +45,7 @@ from tune_core.messages import (
     SuggestionDeferred,
     TrialReported,
     TrialSuggested,
+    WatchersSaved,
 )
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.retention import Retention
@@ -91,7 +92,7 @@ class Controller:
             SpecRecorded: self._on_spec,
             ExperimentStarted: self._on_capacity,
             ExperimentResumed: self._on_resumed,
-            **dict.fromkeys((StateSaved, SlotsHeld), lambda _: []),
+            **dict.fromkeys((StateSaved, WatchersSaved, SlotsHeld), lambda _: []),
             SegmentsGivenUp: self._on_given_up,
             CapacityChanged: self._on_capacity,
             TrialSuggested: self._on_suggested,

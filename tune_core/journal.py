@@ -277,6 +277,12 @@ class _Group:
         if isinstance(event, TrialReported):
             self.iterations[event.trial_id, event.lease] = event.iteration
 
+    def take(self, other: _Group) -> None:
+        """Add the events of a later group."""
+        self.lines += other.lines
+        self.count += other.count
+        self.iterations.update(other.iterations)
+
     @property
     def is_full(self) -> bool:
         return self.count >= FLUSH_EVENTS or len(self.lines) >= FLUSH_BYTES
@@ -290,6 +296,7 @@ class Journal:
         experiment_id: The experiment that the events belong to.
         owner: Who this driver is, for whoever finds the journal open.
         number: Number of the segment that `claim` took.
+        is_sealed: Whether groups end only where `seal` says so, and with the event that it is given.
         on_flushed: Called from the writing thread after each group with the highest iteration of its
             rows, per (trial id, lease).
         on_failure: Called from the writing thread, once, when the journal cannot be written any more.
@@ -302,6 +309,7 @@ class Journal:
         owner: dict[str, Any],
         number: int,
         *,
+        is_sealed: bool = False,
         on_flushed: Callable[[dict[tuple[str, int], int]], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
@@ -313,6 +321,7 @@ class Journal:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._waiting = _Group()
+        self._is_sealed, self._sealed = is_sealed, _Group()
         self._first_waiting = 0.0
         self._appended = self._flushed = 0
         self._when_written: deque[tuple[int, Callable[[], object]]] = deque()
@@ -331,6 +340,24 @@ class Journal:
             self._is_urgent = self._is_urgent or urgent
             if self._waiting.count == 1 or urgent or self._waiting.is_full:
                 self._changed.notify_all()
+
+    def seal(self, last: Callable[[], Event | None]) -> None:
+        """End the group that waits, if it is due and groups are sealed; to be called by who appends.
+
+        Args:
+            last: Returns the event that the group ends with, if any. It may say what is so after all events
+                of the group: no group is written without it.
+        """
+        with self._lock:
+            if not (self._is_sealed and self._waiting.count and self._is_due()):
+                return
+        event = last()
+        with self._changed:
+            if event is not None:
+                self._waiting.add(event, ())
+                self._appended += 1
+            self._end_group()
+            self._changed.notify_all()
 
     def when_written(self, call: Callable[[], object]) -> None:
         """Call `call` as soon as all that was appended so far is on the storage, here or in the writing thread.
@@ -353,6 +380,7 @@ class Journal:
         """
         with self._changed:
             self._is_urgent = True
+            self._end_group()
             self._changed.notify_all()
             target = self._appended
             self._changed.wait_for(lambda: self._flushed >= target or self._failure is not None)
@@ -394,18 +422,28 @@ class Journal:
                 due.append(self._when_written.popleft()[1])
             return due
 
+    def _is_due(self) -> bool:
+        waited = time.monotonic() - self._first_waiting
+        return waited >= FLUSH_INTERVAL_S or self._is_urgent or self._waiting.is_full
+
+    def _end_group(self) -> None:
+        self._sealed.take(self._waiting)
+        self._waiting = _Group()
+        self._is_urgent = False
+
     def _next_group(self) -> tuple[_Group, bool]:
         with self._changed:
             while not self._is_closing:
-                waited = time.monotonic() - self._first_waiting
-                is_due = waited >= FLUSH_INTERVAL_S or self._is_urgent or self._waiting.is_full
-                if self._waiting.count and is_due:
+                is_open = not self._is_sealed and self._waiting.count > 0
+                if self._sealed.count or (is_open and self._is_due()):
                     break
                 if not self._waiting.count:
                     self._is_urgent = False
-                self._changed.wait(FLUSH_INTERVAL_S - waited if self._waiting.count else None)
-            group, self._waiting = self._waiting, _Group()
-            self._is_urgent = False
+                pause_s = FLUSH_INTERVAL_S - (time.monotonic() - self._first_waiting)
+                self._changed.wait(max(pause_s, 0.0) if is_open else None)
+            if self._is_closing or not self._is_sealed:
+                self._end_group()
+            group, self._sealed = self._sealed, _Group()
             return group, self._is_closing
 
     def _write_segment(self, group: _Group, *, is_last: bool) -> None:

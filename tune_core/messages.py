@@ -155,6 +155,19 @@ class StateSaved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WatchersSaved(Event):
+    """What stoppers and callbacks have counted, all events before this one included; a replay gives it back.
+
+    Attributes:
+        stoppers: What their `get_state` returned, by place and class; None: nothing has changed.
+        callbacks: The same of callbacks.
+    """
+
+    stoppers: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CapacityChanged(Event):
     """The cluster grew or shrank."""
 
@@ -396,6 +409,7 @@ _EVENTS: dict[str, type[Event]] = {
         ExperimentResumed,
         SegmentsGivenUp,
         StateSaved,
+        WatchersSaved,
         CapacityChanged,
         TrialSuggested,
         SuggestionDeferred,

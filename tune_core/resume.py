@@ -38,6 +38,7 @@ from tune_core.messages import (
     StopCause,
     TrialReported,
     TrialSuggested,
+    WatchersSaved,
 )
 from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
@@ -49,6 +50,7 @@ from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import in_parallel
 from tune_core.trial import LeasePhase, Status, Trial, checkpoint_name
+from tune_core.watchers import Watchers
 
 #: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
 SETTLED_S = 600.0
@@ -68,6 +70,7 @@ class Replay:
         controller: Its state.
         steering: What is told; None: nobody is.
         resolve: Gives a configuration back the objects that JSON could not hold.
+        watchers: Who is given back what they had counted; None: nobody is.
         trials: All trials in creation order.
         spec: What `SpecRecorded` said last; None before that.
         has_state: Whether what searcher and scheduler saved last is of these kinds.
@@ -79,6 +82,7 @@ class Replay:
     controller: Controller
     steering: Steering | None = None
     resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    watchers: Watchers | None = None
     trials: list[Trial] = field(default_factory=list)
     spec: SpecRecorded | None = None
     has_state: bool = False
@@ -173,6 +177,8 @@ class Replay:
             self.spec = event
         if isinstance(event, (SpecRecorded, TrialSuggested, Steered)) and event.request_id:
             self.handled.add(event.request_id)
+        if isinstance(event, WatchersSaved) and self.watchers is not None:
+            self.watchers.replay(event)
         steering = self.steering
         if steering is None:
             return

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.errors import TuneError
 from tune_core.messages import StartLease
@@ -28,6 +29,7 @@ from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import can_save
 from tune_core.trial import TOTALS, Trial
+from tune_core.watchers import States, Watchers
 
 #: The spec, beside the trials' directories.
 SPEC_FILE = "experiment.json"
@@ -87,6 +89,7 @@ class Experiment:
         parameters: What `with_parameters` gave the trainable, by name; not in `pickled`.
         identity: Which run this is, if it can be repeated; None: it cannot.
         continuation: How it goes on from its journal; None: it begins.
+        counted: What stoppers and callbacks had counted before it began; see `tune_core.watchers`.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Experiment:
     parameters: dict[str, Any] = field(default_factory=dict, repr=False)
     identity: Identity | None = None
     continuation: Continuation | None = None
+    counted: tuple[States, States] = field(default=({}, {}), repr=False)
 
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""
@@ -137,6 +141,12 @@ class Experiment:
             saves_on_request=can_save(self.trainable),
             wall_clock=wall_clock,
         )
+
+    def watchers(
+        self, steering: Steering, callbacks: CallbackList, wall_clock: Callable[[], float] = time.time
+    ) -> Watchers:
+        """Return what watches this experiment."""
+        return Watchers(steering.stopper, callbacks, self.counted, wall_clock=wall_clock)
 
     def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
         """Return what an attempt at a trial has to know, as it was ordered."""

@@ -2,7 +2,8 @@
 
 Owns Ray Tune's stoppers and the one way in which `RunConfig(stop=...)` becomes one of them.
 A stopper never ends anything itself; `__call__` is asked about one trial, `stop_all` about
-the experiment. What a stopper has counted goes through `get_state` and `set_state`, as JSON.
+the experiment. What a stopper has counted goes through `get_state` and `set_state`, as JSON,
+into the journal and back.
 """
 
 from __future__ import annotations
@@ -49,21 +50,28 @@ class Stopper(RecordsArguments):
 
     #: Attributes that hold what has been counted; `get_state` saves them.
     state_names: ClassVar[tuple[str, ...]] = ()
+    #: Whether what has been counted follows from the reports alone. A resume shows every report again, so
+    #: the journal need not keep it. A subclass that counts something else does not inherit this.
+    counts_only_reports: ClassVar[bool] = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether this trial ends with this report."""
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the experiment ends. Asked after each report, and between reports."""
+        """Return whether the experiment ends. Asked after each report, and once a second between reports."""
         return False
 
     def get_state(self) -> dict[str, Any] | None:
-        """Return what has been counted as a JSON object; None if this stopper counts nothing."""
+        """Return what has been counted as a JSON object; None if this stopper counts nothing.
+
+        Asked about once a second while trials report: it goes into the journal with their reports, if
+        it has changed. Keep it small.
+        """
         return {name: copy.deepcopy(getattr(self, name)) for name in self.state_names} or None
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Go on from what `get_state` returned; reports that came after it are shown again."""
         for name in self.state_names:
             setattr(self, name, copy.deepcopy(state[name]))
 
@@ -217,6 +225,11 @@ class CombinedStopper(Stopper):
         faults.raise_any()
         self._stoppers = stoppers
 
+    @property
+    def stoppers(self) -> tuple[Stopper, ...]:
+        """Those that were given, in their order."""
+        return self._stoppers
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether one of them ends this trial."""
         answers = [stopper(trial_id, result) for stopper in self._stoppers]
@@ -265,6 +278,7 @@ class MaximumIterationStopper(Stopper):
     """
 
     state_names = ("counts",)
+    counts_only_reports = True
 
     def __init__(self, max_iter: int) -> None:
         faults = Faults("MaximumIterationStopper")
@@ -282,15 +296,15 @@ class MaximumIterationStopper(Stopper):
 class TimeoutStopper(Stopper):
     """Ends the experiment when its time is used up.
 
-    The time runs from the first `stop_all()` on, and only while an experiment runs: what
-    passes between `get_state` or pickling and the first question afterwards is not counted.
+    The time runs from the first `stop_all()` on, and only while an experiment runs: a resumed one
+    goes on with what was left, and what passes between two runs is not counted.
 
     Args:
         timeout: Seconds, or a timedelta; 0 stops at once.
         clock: Tells the time in seconds; it must never go back.
 
     Attributes:
-        remaining_s: Seconds that were left at the last question.
+        used_s: Seconds that were used up at the last question.
 
     Example:
         >>> ticks = iter([0.0, 30.0, 60.0])
@@ -301,7 +315,7 @@ class TimeoutStopper(Stopper):
     Source: as Ray Tune 2.60.
     """
 
-    state_names = ("remaining_s",)
+    state_names = ("used_s",)
 
     def __init__(
         self, timeout: float | datetime.timedelta, *, clock: Callable[[], float] = time.monotonic
@@ -310,20 +324,26 @@ class TimeoutStopper(Stopper):
         faults = Faults("TimeoutStopper")
         faults.check_number("timeout", seconds, also=", in seconds, or a timedelta")
         faults.raise_any()
-        self.remaining_s = float(seconds)
+        self._timeout_s = float(seconds)
+        self.used_s = 0.0
         self._clock = clock
         self._last_check: float | None = None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds that were left at the last question."""
+        return self._timeout_s - self.used_s
 
     def stop_all(self) -> bool:
         """Return whether the time is used up."""
         now = self._clock()
         if self._last_check is not None:
-            self.remaining_s -= now - self._last_check
+            self.used_s += now - self._last_check
         self._last_check = now
         return self.remaining_s <= 0
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the seconds that were left."""
+        """Go on with the seconds that were used up: of another timeout, what is left is another."""
         super().set_state(state)
         self._last_check = None
 
@@ -351,6 +371,7 @@ class TrialPlateauStopper(Stopper):
     """
 
     state_names = ("counts", "latest")
+    counts_only_reports = True
 
     def __init__(
         self,
@@ -415,6 +436,7 @@ class ExperimentPlateauStopper(Stopper):
     """
 
     state_names = ("best", "iterations")
+    counts_only_reports = True
 
     def __init__(
         self, metric: str, std: float = 0.001, top: int = 10, mode: str = "min", patience: int = 0

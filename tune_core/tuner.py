@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.errors import ConfigError, NoResults
@@ -27,8 +28,10 @@ from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
 from tune_core.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
+from tune_core.stoppers import resolve_stop
 from tune_core.storage import ExperimentStorage, split_path
 from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
+from tune_core.watchers import counted
 
 Config = TypeVar("Config", TuneConfig, RunConfig)
 
@@ -299,6 +302,7 @@ class Tuner:
             parameters=parameters_of(self._trainable),
             identity=identity,
             continuation=restored.continuation,
+            counted=counted(resolve_stop(run.stop), CallbackList(run.callbacks or ())),
         )
 
     def _refuse_class_options(self) -> None:

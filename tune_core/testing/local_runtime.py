@@ -72,6 +72,7 @@ class LocalRuntime:
         self._trials: list[Trial] = []
         self._stopping: set[tuple[str, int]] = set()
         self._failure: Exception | None = None
+        self._turn = 0
         self._end = messages.EndExperiment("")
 
     def run(self, experiment: Experiment) -> ResultGrid:
@@ -85,7 +86,9 @@ class LocalRuntime:
         self._experiment = experiment
         self._steering = experiment.steering(self._wall_clock)
         self.controller = Controller(experiment.rules(self._steering))
-        self._replay = Replay(self.controller, self._steering, experiment.loaded_config)
+        users = run.callbacks or ()
+        self._watchers = experiment.watchers(self._steering, CallbackList(users), self._wall_clock)
+        self._replay = Replay(self.controller, self._steering, experiment.loaded_config, self._watchers)
         self._trials = self._replay.trials
         owner = {"host": socket.gethostname(), "pid": os.getpid()}
         with ExitStack() as stack:
@@ -102,19 +105,21 @@ class LocalRuntime:
             )
             storage.write(SPEC_FILE, dumps(experiment.spec()))
             if experiment.continuation is not None:
+                self._watchers.rewind()
                 self._replay.run(read_journal(storage))
+                self._watchers.resume()
             self._journal = Journal(
                 storage,
                 experiment.experiment_id,
                 owner,
                 number,
+                is_sealed=self._watchers.have_state,
                 on_flushed=lambda _: None,
                 on_failure=lambda _: None,  # `close` raises it
             )
             stack.callback(self._journal.close)
             files = self._files = TrialFiles(storage, self._directory)
             stack.callback(files.close)
-            users = run.callbacks or ()
             loggers = default_loggers(files, users)
             self._callbacks = CallbackList([*users, *loggers])
             self._callbacks.setup(run.stop, tune.num_samples, self._steering.total_trials, files=files)
@@ -127,6 +132,8 @@ class LocalRuntime:
                 clock=self._wall_clock,
                 capacity=self._threads,
             )
+            with self._guarded():
+                self._look_at_stop_all()
             helpers = [threading.Thread(target=self._work) for _ in range(self._threads - 1)]
             for helper in helpers:
                 helper.start()
@@ -136,6 +143,7 @@ class LocalRuntime:
             if self._failure is not None:
                 raise self._failure
             self._callbacks.on_experiment_end(self._trials)
+            self._save(self._watchers.news())
         if self._end.error is not None:
             raise TrialError(self._end.error, next(t.traceback for t in self._trials if t.error))
         keep, rank = self.controller.rules.num_to_keep, self.controller.rank_checkpoint
@@ -149,13 +157,23 @@ class LocalRuntime:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Hold the lock; what a searcher, scheduler or callback raises ends the run, not a trial."""
+        """Hold the lock for a step; what a searcher, scheduler or callback raises ends the run, not a trial."""
         with self._lock:
             try:
+                self._callbacks.on_step_begin(self._turn, self._trials)
                 yield
+                self._turn += 1
+                self._callbacks.on_step_end(self._turn, self._trials)
+                self._journal.seal(self._watchers.news)
             except Exception as error:  # noqa: BLE001 - `run` raises it
-                self._failure = self._failure or error
+                if self._failure is None:
+                    self._failure = error
+                    self._save(self._watchers.news(of_stoppers=False))
                 self._release()
+
+    def _save(self, state: messages.WatchersSaved | None) -> None:
+        if state is not None:
+            self._journal.append(state, ())
 
     def _release(self) -> None:
         for _ in range(self._threads):
@@ -200,7 +218,7 @@ class LocalRuntime:
                 trial = self.controller.trials[trial_id]
                 self._steering.complete(self._trials, trial)
                 tell = self._callbacks.on_trial_error if failed else self._callbacks.on_trial_complete
-                tell(0, self._trials, trial)
+                tell(self._turn, self._trials, trial)
             case messages.EndExperiment():
                 self._end = command
                 self._release()
@@ -234,9 +252,9 @@ class LocalRuntime:
     def _start(self, trial: Trial, order: StartLease) -> None:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")
         self._apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
-        self._callbacks.on_trial_start(0, self._trials, trial)
+        self._callbacks.on_trial_start(self._turn, self._trials, trial)
         if trial.start_point is not None:
-            self._callbacks.on_trial_restore(0, self._trials, trial)
+            self._callbacks.on_trial_restore(self._turn, self._trials, trial)
 
     def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
         now = self._wall_clock()
@@ -245,7 +263,7 @@ class LocalRuntime:
         how = (ending.outcome, ending.error, ending.traceback, ending.retryable)
         self._apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
         if ending.outcome is Outcome.ERROR and trial.lease > order.lease:
-            self._callbacks.on_trial_recover(0, self._trials, trial)
+            self._callbacks.on_trial_recover(self._turn, self._trials, trial)
         self._files.flush_due(time.monotonic())
 
     def report(self, trial: Trial, lease: int, report: Report) -> Decision:
@@ -256,16 +274,20 @@ class LocalRuntime:
             result = trial.result_of(row)
             index = report.checkpoint
             decided = self._steering.decide(self._trials, trial, row, result, index)
-            self._callbacks.on_trial_result(0, self._trials, trial, result)
+            self._callbacks.on_trial_result(self._turn, self._trials, trial, result)
             now, row = self._wall_clock(), trial.row_of(result)
             key = (trial.trial_id, lease)
             self._apply(messages.TrialReported(now, *key, report.iteration, row, index, *decided))
             decision = trial.decision  # a pause may have to wait for a checkpoint
             if index is not None:
                 self._show_checkpoint(trial, index)
-            if self._steering.wants_all_stopped():
-                self._apply(messages.StopRequested(now, StopCause.STOPPER, "a stopper ended the experiment"))
+            self._look_at_stop_all()
         return decision
+
+    def _look_at_stop_all(self) -> None:
+        if self._steering.wants_all_stopped():
+            now = self._wall_clock()
+            self._apply(messages.StopRequested(now, StopCause.STOPPER, "a stopper ended the experiment"))
 
     def checkpoint(self, trial: Trial, lease: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its report."""
@@ -275,9 +297,9 @@ class LocalRuntime:
             self._show_checkpoint(trial, index)
 
     def _show_checkpoint(self, trial: Trial, index: int) -> None:
-        self._callbacks.on_trial_save(0, self._trials, trial)
+        self._callbacks.on_trial_save(self._turn, self._trials, trial)
         stored = self._experiment.storage.checkpoint(trial.dirname, index)
-        self._callbacks.on_checkpoint(0, self._trials, trial, stored)
+        self._callbacks.on_checkpoint(self._turn, self._trials, trial, stored)
 
     def stop_cause(self, trial: Trial, lease: int) -> str | None:
         """Return why a trial was told to stop; None if it was not."""

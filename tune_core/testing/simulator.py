@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from tune_core import messages
+from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.helm import Helm, as_steered
@@ -28,6 +29,7 @@ from tune_core.spec import describe
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
 from tune_core.trial import Trial, checkpoint_name
+from tune_core.watchers import Watchers
 
 #: Called with a configuration and an iteration from 1; returns metrics, and how many seconds they took.
 Curve: TypeAlias = Callable[[dict[str, Any], int], tuple[Mapping[str, Any], float]]
@@ -213,7 +215,8 @@ class _Simulation:
         )
         self.stop_rules = DictStopper(self.steering.local_stop)
         self.budget_s = tune_config.time_budget_seconds
-        self.replay = Replay(self.controller, self.steering)
+        self.watchers = Watchers(self.steering.stopper, CallbackList(()), wall_clock=lambda: self.now)
+        self.replay = Replay(self.controller, self.steering, watchers=self.watchers)
         self.trials = self.replay.trials
         self.helm = Helm(self.replay, lambda: self.now)
         self.rows: list[dict[str, Any]] = []
@@ -236,6 +239,7 @@ class _Simulation:
             assert self._due, f"nothing happens any more, at {self.now:g} s: {self.trials}"
             self.now, _, action = heapq.heappop(self._due)
             action()
+            self.save_counts()
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
 
@@ -251,10 +255,16 @@ class _Simulation:
         if state is not None:
             self.apply(state)
 
+    def save_counts(self) -> None:
+        counts = self.watchers.news() if self._reason is None else None
+        if counts is not None:
+            self.apply(counts)
+
     def resume(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> float:
         """Replay a journal, go on from there, and return how much of the time budget was used up."""
         replay = self.replay.run(journal, self.replay_row)
         self.records.extend((event, tuple(commands)) for event, commands in journal)
+        self.watchers.resume()
         self.now = replay.last_time
         for trial in self.trials:
             kept = {record.index for record in trial.checkpoints}
