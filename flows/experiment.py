@@ -24,6 +24,7 @@ from prefect import Flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, SettingsContext, SyncClientContext, get_settings_context
+from prefect.logging import get_run_logger
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
@@ -74,6 +75,7 @@ from tune_core.results import ResultGrid
 from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
+from tune_core.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner, dated
 
@@ -396,6 +398,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
             parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
         parts.user_callbacks.on_experiment_end(trials)
         save_counts(parts, has_failed=False)
+        get_run_logger().info(parts.steering.scheduler.debug_string())
         parts.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
         trials,
@@ -541,7 +544,7 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
     if reason is not None and current.run_config.placement_timeout_s is None:
         raise PlacementError(
             f"the cluster can never give a trial its bundles: {reason}. Ask for less with tune.with_resources, "
-            "or, if nodes will join, set RunConfig(placement_timeout_s=…)"
+            f"or, if nodes will join, set RunConfig(placement_timeout_s=…){hint_on_resources(current.trainable, {})}"
         )
     capacity = max(1, copies_that_fit(shape, cluster.total_resources()))
     limits = (capacity, steering.total_trials, steering.max_concurrent)

@@ -13,6 +13,7 @@ from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
 from tune_core.messages import Outcome, StartLease
 from tune_core.resources import PlacementGroupFactory
+from tune_core.trainable import hint_on_resources
 from tune_core.trial import Trial
 
 #: Longest rest of a trial that is lost again and again, in seconds: whatever takes its processes away may pass.
@@ -60,7 +61,8 @@ class Placement:
         if reason is None:
             self._have_fitted.add(trial.resources)
         elif self._timeout_s is None and trial.resources not in self._have_fitted:
-            message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}"
+            hint = hint_on_resources(self._parts.experiment.trainable, trial.config)
+            message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}{hint}"
             self._fail(command.trial_id, command.lease, PlacementError(message))
             return
         if trial.num_losses_in_row:

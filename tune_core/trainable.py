@@ -205,7 +205,7 @@ class Trainable:
 
     @classmethod
     def resource_help(cls, config: dict[str, Any]) -> str:
-        """Return a hint for users whose cluster cannot give a trial its resources."""
+        """Return a hint for users whose cluster cannot give a trial its resources: it ends that message."""
         return ""
 
     def _export_model(self, export_formats: list[str], export_dir: str) -> dict[str, str]:
@@ -452,6 +452,12 @@ def clean_up(trainable: Trainable) -> None:
 def is_trainable_class(trainable: object) -> bool:
     """Return whether this is a class derived from `Trainable`."""
     return inspect.isclass(trainable) and issubclass(trainable, Trainable)
+
+
+def hint_on_resources(trainable: Any, config: dict[str, Any]) -> str:
+    """Return `resource_help` of a class, as the end of a message that says what a cluster lacks; "" of a function."""
+    hint = str(trainable.resource_help(config)) if is_trainable_class(trainable) else ""
+    return f". {trainable.__name__}.resource_help says: {hint}" if hint else ""
 
 
 def is_written(trainable: object, name: str) -> bool:

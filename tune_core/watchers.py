@@ -88,9 +88,7 @@ class Watchers:
         if not of_stoppers:
             states = (known[0], states[1])
         self._known = states
-        changed = [
-            loads(new) if new != before else None for new, before in zip(states, known, strict=True)
-        ]
+        changed = [loads(new) if new != before else None for new, before in zip(states, known, strict=True)]
         return None if changed == [None, None] else WatchersSaved(self._wall_clock(), *changed)
 
     def _states(self) -> tuple[bytes, bytes]:
@@ -153,5 +151,3 @@ def _as_json(states: States) -> bytes:
                 "JSON can hold, since it is written to the journal"
             )
     return dumps(states)
-
-

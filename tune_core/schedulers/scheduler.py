@@ -171,7 +171,7 @@ class TrialScheduler(RecordsArguments, ABC):
         """
 
     def debug_string(self) -> str:
-        """Return where the scheduler stands, to be read."""
+        """Return where the scheduler stands, to be read: the flow run's log has it once the experiment has ended."""
         return f"Using {type(self).__name__}."
 
 
