@@ -172,7 +172,7 @@ class Controller:
             self.trials[trial_id].resources = PlacementGroupFactory.from_dict(resources)
         commands: list[Command] = []
         ready: list[Trial] = []
-        for trial in sorted(self.unfinished, key=_turn):
+        for trial in sorted(self.unfinished, key=lambda trial: trial.turn):
             if trial.trial_id in event.skipped:
                 trial.phase = LeasePhase.NONE
                 commands += self._finish(trial, Status.TERMINATED, event)
@@ -258,8 +258,7 @@ class Controller:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is None or event.iteration <= trial.iteration:
             return []  # an older lease's, or one that came by the commit marker before
-        trial.iteration = event.iteration
-        trial.last_row = event.row
+        trial.take_report(event.iteration, event.row)
         released = None
         if event.checkpoint is not None:
             released = trial.add_checkpoint(event.checkpoint, event.iteration)
@@ -308,6 +307,7 @@ class Controller:
         if trial.decision is Decision.CONTINUE:
             return False
         trial.phase = LeasePhase.STOPPING
+        trial.num_fruitless += trial.decision is not Decision.STOP
         return True
 
     def _can_pause(self, trial: Trial, event: TrialReported) -> bool:
@@ -449,6 +449,9 @@ class Controller:
             can_go_on = self.is_interrupted and trial.decision is not Decision.STOP
         if not can_go_on:
             return self._finish(trial, Status.TERMINATED, event)
+        if trial.num_fruitless > self.rules.max_fruitless and self.stop_request is None:
+            trial.error, trial.traceback = trial.why_stuck, ""
+            return self._fail_for_good(trial, event)
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
         goes_on = trial.decision is Decision.EXPLOIT or trial.wants_move
         if goes_on and self.stop_request is None:
@@ -491,6 +494,9 @@ class Controller:
             return self._go_on(trial, event)
         if event.outcome is Outcome.LOST and not may_retry:
             trial.error += f" (loss {count} in a row, max_infrastructure_failures={limit})"
+        return self._fail_for_good(trial, event)
+
+    def _fail_for_good(self, trial: Trial, event: Event) -> list[Command]:
         commands = self._finish(trial, Status.ERROR, event)
         if self.rules.fail_fast != "no" and self.stop_request is None:
             self._first_failure = trial
@@ -592,10 +598,3 @@ class Controller:
                 f"; {self._given_up} of them were paused, and the scheduler chose none of these to go on"
             )
         return EndExperiment(reason)
-
-
-def _turn(trial: Trial) -> tuple[int, int]:
-    """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
-    if trial.decision is Decision.EXPLOIT:
-        return 2, trial.order
-    return int(trial.phase is LeasePhase.STARTING), trial.order

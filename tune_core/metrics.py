@@ -1,8 +1,10 @@
-"""Metrics: what may be one, and names: nested dicts are addressed as "a/b", as in Ray Tune."""
+"""Metrics: what may be one, names ("a/b" is "b" below "a", as in Ray Tune), and values that can be compared."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from tune_core.encoding import as_plain
@@ -27,6 +29,27 @@ def lookup(metrics: Mapping[str, Any], name: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+def comparable(value: object) -> float | None:
+    """Return a reported value as a float, to be compared; None if it is no number.
+
+    The only place where that happens: a trial may report any number, and none may end an experiment.
+    NaN stays NaN. What is beyond floats is infinite. True and False are 1 and 0, as in Ray Tune.
+
+    Example:
+        >>> [comparable(value) for value in (0.5, 2, True, 10**400, -(10**400), "0.5", None)]
+        [0.5, 2.0, 1.0, inf, -inf, None, None]
+    """
+    if type(value) is float:
+        return value
+    if not isinstance(value, Real):
+        return None
+    number: Any = value
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Owns which columns a table has and when it is printed. Never prints unless it is
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_core.arguments import RecordsArguments
 from tune_core.faults import Faults
-from tune_core.metrics import flatten, lookup
+from tune_core.metrics import comparable, flatten, lookup
 from tune_core.rows import user_metrics
 from tune_core.terminal import new_console
 from tune_core.trial import Status, Trial
@@ -242,10 +243,10 @@ class CLIReporter(ProgressReporter):
         return (self._loss(trial) if self._sorts else 0.0), trial.number
 
     def _loss(self, trial: Trial) -> float:
-        value = lookup(trial.last_row, self._metric) if self._metric else None
-        if not isinstance(value, Real) or value != value:  # noqa: PLR0124 - NaN
-            return float("inf")
-        return -float(value) if self._mode == "max" else float(value)
+        value = comparable(lookup(trial.last_row, self._metric)) if self._metric else None
+        if value is None or math.isnan(value):
+            return math.inf
+        return -value if self._mode == "max" else value
 
     def _cell(self, value: object) -> str:
         text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -25,6 +25,8 @@ class Rules:
         saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
             A function is paused at a report that carries a checkpoint.
         metric: What trials are compared by: remembered of every checkpoint.
+        max_fruitless: Attempts, one after the other, that each trial may be paused or moved in without having
+            come to an iteration that none came to before.
     """
 
     experiment_id: str
@@ -38,3 +40,4 @@ class Rules:
     saves_on_request: bool = False
     falls_back: bool = False
     metric: str | None = None
+    max_fruitless: int = 100

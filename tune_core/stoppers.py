@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 from tune_core.arguments import RecordsArguments
 from tune_core.errors import ConfigError, MetricMissing
 from tune_core.faults import Faults, is_name, is_number, ray_origin, shorten, suggestion
-from tune_core.metrics import flatten, lookup
+from tune_core.metrics import comparable, flatten, lookup
 
 _logger = logging.getLogger(__name__)
 
@@ -522,13 +522,13 @@ def resolve_stop(stop: object) -> Stopper | None:
 
 def _value_of(metric: str, trial_id: str, result: dict[str, Any]) -> float | None:
     value = lookup(result, metric)
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
+    number = comparable(value)
+    if value is not None and number is None:
         raise ConfigError(
             f"metric {metric!r}: trial {trial_id} reported {shorten(value)}, which is no number; a plateau "
             "stopper needs one under this name"
-        ) from error
+        )
+    return number
 
 
 def _deviation(values: Sequence[float]) -> float:

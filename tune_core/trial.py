@@ -131,7 +131,9 @@ class Trial:
         num_failures: Attempts that failed so far.
         num_losses: Attempts that were lost with what they ran on, which is no failure of the trial.
         num_losses_in_row: Those of them since its newest checkpoint was committed.
+        num_fruitless: Attempts in a row that were told to leave before a new `highest_iteration`.
         iteration: `training_iteration` of the latest report that counts.
+        highest_iteration: The highest one that any attempt came to.
         last_row: The latest report, compact: see `result_of`; {} before the first.
         worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
         checkpoints: Committed and not deleted, oldest first.
@@ -163,6 +165,8 @@ class Trial:
     num_failures: int = 0
     num_losses: int = 0
     num_losses_in_row: int = 0
+    num_fruitless: int = 0
+    highest_iteration: int = 0
     iteration: int = 0
     last_row: dict[str, Any] = field(default_factory=dict)
     worker: dict[str, Any] = field(default_factory=dict)
@@ -206,6 +210,28 @@ class Trial:
         self.checkpoints.append(CheckpointRecord(index, iteration, self.last_row))
         released, self.borrowed = self.borrowed, None
         return released
+
+    def take_report(self, iteration: int, row: dict[str, Any]) -> None:
+        """Take up a report."""
+        self.iteration, self.last_row = iteration, row
+        if iteration > self.highest_iteration:
+            self.highest_iteration, self.num_fruitless = iteration, 0
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
+        if self.decision is Decision.EXPLOIT:
+            return 2, self.order
+        return int(self.phase is LeasePhase.STARTING), self.order
+
+    @property
+    def why_stuck(self) -> str:
+        """The error of a trial that is paused or moved again and again and comes to nothing new."""
+        return (
+            f"it makes no progress: {self.num_fruitless} attempts in a row ended with {self.decision}, none of them "
+            f"past iteration {self.highest_iteration}. Report with checkpoint=…, so that it goes on where it was, or "
+            "use a scheduler that leaves it alone for longer"
+        )
 
     def mark_damaged(self, index: int) -> None:
         """Let nothing start any more from a checkpoint of it."""
@@ -258,11 +284,11 @@ class Trial:
         """
         self.status, self.phase, self.decision = Status.PENDING, LeasePhase.NONE, Decision.CONTINUE
         self.has_failed_before = self.has_failed
-        self.num_failures = self.num_losses = self.num_losses_in_row = 0
+        self.num_failures = self.num_losses = self.num_losses_in_row = self.num_fruitless = 0
         self.error, self.traceback = None, ""
         self.exploit, self.wants_pause, self.wants_move, self.is_held = None, False, False, False
         if dirname is not None:
-            self.dirname, self.iteration, self.last_row = dirname, 0, {}
+            self.dirname, self.iteration, self.highest_iteration, self.last_row = dirname, 0, 0, {}
             self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None
 
     def move_to(self, status: Status, *, because: object) -> None:

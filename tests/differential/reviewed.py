@@ -245,6 +245,11 @@ REVIEWED: tuple[Difference, ...] = (
         "there the experiment may hang",
     ),
     Difference(
+        "a trial that is paused, moved or told to exploit 101 times without a new iteration",
+        "ends with an error that says so",
+        "there it goes on for ever",
+    ),
+    Difference(
         "exploit",
         "the trial starts from the donor's checkpoint where it lies, which is kept as long",
         "there it is copied",

@@ -169,7 +169,10 @@ class _Rung:
             return low if position == below else high
         if math.isinf(low):
             return math.nextafter(low, high)
-        return low + (high - low) * (position - below)
+        part = position - below
+        if math.isinf(high - low):
+            return low * (1 - part) + high * part
+        return low + (high - low) * part
 
 
 class _Bracket:

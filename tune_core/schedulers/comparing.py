@@ -6,10 +6,11 @@ a score is better if it is higher, whatever the mode; who compares need not ask.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tune_core.faults import Faults
-from tune_core.metrics import lookup
+from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
 
 
@@ -42,8 +43,9 @@ class ComparingScheduler(TrialScheduler):
         self._time_attr = time_attr
 
     def _moment(self, result: dict[str, Any]) -> tuple[float, float] | None:
-        """Return time and score of a report; None if one of them is not there, or no number."""
-        time, value = lookup(result, self._time_attr), lookup(result, self.metric or "")
-        if not isinstance(time, (int, float)) or not isinstance(value, (int, float)):
+        """Return time and score of a report; None if one of them is not there or no number, or the time is NaN."""
+        time = comparable(lookup(result, self._time_attr))
+        value = comparable(lookup(result, self.metric or ""))
+        if time is None or value is None or math.isnan(time):
             return None
         return time, -value if self.mode == "min" else value

@@ -18,8 +18,8 @@ class MedianStoppingRule(ComparingScheduler):
 
     Compared is with those that have come at least as far, by their average from `grace_period`
     up to the time of the report. While they are too few, trials take turns: who has run for
-    `min_time_slice` since its last pause is paused if others wait. Reports without the metric or
-    the time are not decided on.
+    `min_time_slice` since its last pause is paused if others wait. Reports without the metric, or
+    without a finite time, are not decided on.
 
     Args:
         time_attr: The reported number that time is measured by; it grows from report to report.
@@ -74,7 +74,7 @@ class MedianStoppingRule(ComparingScheduler):
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return STOP (or PAUSE) for a trial below the median, PAUSE to give others a turn, else CONTINUE."""
         moment = self._moment(result)
-        if moment is None or trial.trial_id in self._stopped:
+        if moment is None or math.isinf(moment[0]) or trial.trial_id in self._stopped:
             return self.CONTINUE
         time, score = moment
         mine = self._history.setdefault(trial.trial_id, _History(self._grace_period))
@@ -98,7 +98,7 @@ class MedianStoppingRule(ComparingScheduler):
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Take in the last report, if it was not decided on."""
         moment = self._moment(result)
-        if moment is None:
+        if moment is None or math.isinf(moment[0]):
             return
         history = self._history.setdefault(trial.trial_id, _History(self._grace_period))
         if not history.times or moment[0] > history.times[-1]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults
-from tune_core.metrics import lookup
+from tune_core.metrics import comparable, lookup
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
 
@@ -109,9 +108,9 @@ class Repeater(WrappingSearcher):
         if group is None:
             return
         group.is_over.append(error)
-        value = lookup(result or {}, str(self.metric))
-        if isinstance(value, Real) and not math.isnan(value):
-            group.scores.append(float(value))
+        value = comparable(lookup(result or {}, str(self.metric)))
+        if value is not None and not math.isnan(value):
+            group.scores.append(value)
         if len(group.is_over) < self.repeat:
             return
         if not group.scores:

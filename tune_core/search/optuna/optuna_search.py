@@ -12,12 +12,11 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults, shorten, suggestion
-from tune_core.metrics import flatten, lookup
+from tune_core.metrics import comparable, flatten, lookup
 from tune_core.search.basic_variant import global_seed
 from tune_core.search.domain import unresolved_paths
 from tune_core.search.optuna.conversion import Parameter, parameters_of
@@ -526,6 +525,6 @@ def _is_scalar(value: object) -> bool:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
-        return None
-    return float(value)
+    """Return a metric's value; None for NaN, which Optuna does not take."""
+    number = comparable(value)
+    return None if number is None or math.isnan(number) else number
