@@ -16,27 +16,29 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.filters import (
-    TaskRunFilter,
-    TaskRunFilterId,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
-from prefect.client.schemas.objects import TERMINAL_STATES, State
-from prefect.context import TagsContext
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Running
 from prefect.tasks import Task
 
-from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS, client_options, is_own_server
-from flows.tables import cell, encoded, row_values, trial_table, uniform
+from flows.contact import Contact
+from flows.server import BULK_ARTIFACTS, is_own_server
+from flows.tables import (
+    ROWS_PER_VERSION,
+    TrialRows,
+    cell,
+    encoded,
+    row_values,
+    shortened,
+    trial_table,
+    uniform,
+)
+from flows.task_run_ends import TaskRunEnds, TaskRunState
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
 from tune_core.trial import FINAL, Trial
@@ -50,20 +52,14 @@ AT_ONCE_S = 1.0
 GATHER_S = 0.5
 #: And so many at most, or so many letters: the server does nothing else meanwhile.
 _TOGETHER, _LETTERS_TOGETHER = 100, 500_000
-#: Rows of one version of a trial's table; then the next version begins.
-ROWS_PER_VERSION = 1000
 #: Trials on the leaderboard: V1's page of 200 takes a second longer than that of 100.
 LEADERBOARD_ROWS = 100
+#: Letters of a page; charts of 200 trials are a tenth of it.
+PAGE_LETTERS = 1_000_000
 #: How long `close` tries to get the last rows out, in seconds.
 CLOSE_TIMEOUT_S = 60.0
-
-#: How long `close` waits for the server to record the ends of task runs before it sets them.
-SETTLE_TIMEOUT_S = 10.0
-#: How long a task run that the server does not know may be on its way there, in seconds.
-UNHEARD_FOR_S = 2.0
-#: Task runs that one request asks for: Prefect's limit.
-_PAGE = 200
-
+#: How long a client tries one request again, in seconds: the writer tries again itself, with what is new by then.
+TRIES_FOR_S = 5.0
 logger = logging.getLogger("prefect.tune.artifacts")
 
 _ENDED = frozenset(map(str, FINAL))
@@ -92,16 +88,9 @@ class _Document:
         return encoded(data) if self.kind == "table" else data
 
 
-@dataclass(frozen=True, slots=True)
-class _ForcedState:
-    run_name: str
-    task_run_id: UUID
-    state: State[Any]
-
-
 @dataclass(slots=True)
 class _TrialTable:
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: TrialRows = field(default_factory=TrialRows)
     document: _Document | None = None
     #: Whether there is a version before this one, which is full.
     is_continued: bool = False
@@ -109,7 +98,7 @@ class _TrialTable:
     @property
     def at_once_s(self) -> float:
         """Least time between two writes, in seconds, even of what is due at once, but for the last row."""
-        share = 1.0 if self.is_continued else len(self.rows) / ROWS_PER_VERSION
+        share = 1.0 if self.is_continued else len(self.rows.rows) / ROWS_PER_VERSION
         return AT_ONCE_S + (INTERVAL_S - AT_ONCE_S) * share
 
 
@@ -125,6 +114,7 @@ class ArtifactWriter:
         mode: `min` or `max`.
         task: The task of the trials, for task runs that the server has never heard of.
         every_report: Write each report at once.
+        contact: What is known of the server; None: nothing yet.
         clock: Monotonic seconds.
     """
 
@@ -139,15 +129,17 @@ class ArtifactWriter:
         metric: str | None = None,
         mode: str | None = None,
         every_report: bool = False,
+        contact: Contact | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prefix, self._flow_run_tags = slug(experiment), sorted({*flow_run_tags, experiment_id})
-        self._tags = TagsContext.get().current_tags
-        self._flow_run_id, self._task = flow_run_id, task
+        self._flow_run_id = flow_run_id
         self._metric, self._mode = metric, mode
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
-        self._is_own_server = self._takes_many = is_own_server(PREFECT_API_URL.value())
+        self._contact = contact or Contact(PREFECT_API_URL.value())
+        self._takes_many = is_own_server(PREFECT_API_URL.value())
+        self._ends = TaskRunEnds(flow_run_id, task, clock, is_own_server=self._takes_many)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._documents: list[_Document] = []
@@ -158,8 +150,8 @@ class ArtifactWriter:
         self._leaders: dict[str, tuple[Trial, str]] = {}
         self._progress = 0.0
         self._best_url = ""
-        self._states: list[_ForcedState] = []
-        self._expected: dict[UUID, _ForcedState] = {}
+        self._states: list[TaskRunState] = []
+        self._expected: dict[UUID, TaskRunState] = {}
         self._is_closing = False
         self._has_warned = False
         description = (
@@ -182,7 +174,7 @@ class ArtifactWriter:
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is not None:
                 table.document.is_closed = True  # stays as it is; the new version begins with its rows
-                table.rows = [*table.rows]
+                table.rows = table.rows.copy()
             table.document = self._table_document(trial, table.rows, task_run_id)
 
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
@@ -196,20 +188,22 @@ class ArtifactWriter:
             self._touch(self._leaderboard, at_once=False)
             table = self._tables.setdefault(trial.trial_id, _TrialTable())
             if table.document is None:
-                if len(table.rows) >= ROWS_PER_VERSION:
-                    table.rows.clear()  # a version of their own, which that driver has written
-                table.rows.append(shown)
+                if table.rows.is_full:
+                    table.rows = (
+                        TrialRows()
+                    )  # those before are a version of their own, which that driver has written
+                table.rows.add(shown)
                 return
-            if len(table.rows) >= ROWS_PER_VERSION:
+            if table.rows.is_full:
                 self._touch(table.document, at_once=True, at_once_s=0.0)  # this is what it will always show
                 table.document.is_closed = True
-                table.rows, table.is_continued = [], True
+                table.rows, table.is_continued = TrialRows(), True
                 table.document = self._table_document(trial, table.rows, table.document.task_run_id)
                 table.document.written = now = self._clock()  # its first rows come as no surprise
                 table.document.due = now + self._interval_s
-            table.rows.append(shown)
+            table.rows.add(shown)
             wait_s = AT_ONCE_S if row.get("done") else table.at_once_s
-            self._touch(table.document, at_once=at_once or len(table.rows) == 1, at_once_s=wait_s)
+            self._touch(table.document, at_once=at_once or len(table.rows.rows) == 1, at_once_s=wait_s)
 
     def close_table(self, trial: Trial) -> None:
         """Write the rest of a finished trial's table, and forget its rows."""
@@ -280,22 +274,24 @@ class ArtifactWriter:
     def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
         """Set the state of a task run whose process cannot report it any more."""
         with self._changed:
-            self._states.append(_ForcedState(run_name, task_run_id, state))
+            self._states.append(TaskRunState(run_name, task_run_id, state))
             self._changed.notify_all()
 
     def expect_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
         """Take note of how a task run ended; `close` makes sure that the server knows."""
         with self._changed:
             plain = State(type=state.type, name=state.name, message=state.message, timestamp=state.timestamp)
-            self._expected[task_run_id] = _ForcedState(run_name, task_run_id, plain)
+            self._expected[task_run_id] = TaskRunState(run_name, task_run_id, plain)
 
     def close(self) -> None:
-        """Write everything that is left, then stop; give up after `CLOSE_TIMEOUT_S`."""
+        """Write everything that is left, then stop; give up after `CLOSE_TIMEOUT_S`, or with the server."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._thread.join(CLOSE_TIMEOUT_S)
-        if self._thread.is_alive():
+        deadline = self._clock() + CLOSE_TIMEOUT_S
+        while self._thread.is_alive() and self._clock() < deadline and self._contact.left_s > 0:
+            self._thread.join(0.2)
+        if self._thread.is_alive() and self._contact.left_s > 0:
             self._warn("the last artifacts could not be written in time")
 
     # With the lock held.
@@ -307,12 +303,10 @@ class ArtifactWriter:
         self._documents.append(document)
         return document
 
-    def _table_document(
-        self, trial: Trial, rows: Sequence[Mapping[str, Any]], task_run_id: UUID | None
-    ) -> _Document:
-        description = f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})"
+    def _table_document(self, trial: Trial, rows: TrialRows, task_run_id: UUID | None) -> _Document:
+        description = shortened(f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})")
         name = f"trial-{slug(trial.trial_id)}"
-        return self._document(name, "table", description, lambda: trial_table(rows), task_run_id)
+        return self._document(name, "table", description, lambda: trial_table(rows.rows), task_run_id)
 
     def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
@@ -351,7 +345,7 @@ class ArtifactWriter:
             "attempts": trial.lease,
             "seconds": round(row.get("time_total_s", 0.0), 2),
             **{f"config/{name}": cell(value) for name, value in flatten(trial.config).items()},
-            "error": trial.error or "",
+            "error": shortened(trial.error or ""),
         }
 
     def _rank(self, entry: dict[str, Any]) -> tuple[int, float]:
@@ -365,13 +359,13 @@ class ArtifactWriter:
     def _write_all(self) -> None:
         try:
             # The server answers with what it was sent, and would take longer to compress that than to send it.
-            options = client_options(PREFECT_API_URL.value(), {"Accept-Encoding": "identity"})
+            options = self._contact.options({"Accept-Encoding": "identity"}, tries_for_s=TRIES_FOR_S)
             with get_client(sync_client=True, httpx_settings=options) as client:
                 self._tag_flow_run(client)
                 self._write_until_closed(client)
-                self._settle_task_runs(client)
+                self._ends.settle(client, self._expected)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
-            self._warn(f"artifacts are not written any more: {error}")
+            self._failed("artifacts are not written any more", error)
 
     def _tag_flow_run(self, client: SyncPrefectClient) -> None:
         """Let the flow run be found by what trial ids begin with.
@@ -382,7 +376,7 @@ class ArtifactWriter:
         try:
             client.update_flow_run(self._flow_run_id, tags=self._flow_run_tags)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
-            self._warn(f"cannot tag the flow run: {error}")
+            self._failed("cannot tag the flow run", error)
 
     def _write_until_closed(self, client: SyncPrefectClient) -> None:
         deadline = math.inf
@@ -406,7 +400,7 @@ class ArtifactWriter:
                     every_s = document.page_every_s
                     document.due = now + (self._interval_s if every_s is None else every_s)
             failed = [*self._put_states(client, states), *self._put_documents(client, work)]
-            if failed and self._clock() > deadline:
+            if failed and (self._clock() > deadline or self._contact.left_s <= 0):
                 return
             if failed:
                 with self._changed:
@@ -432,7 +426,7 @@ class ArtifactWriter:
                 self._takes_many = False  # one of them may be what is wrong
                 documents = [document for document, _ in group]
                 keys = ", ".join(document.key for document in documents)
-                self._warn(f"cannot write the artifact {keys!r}, training goes on: {error}")
+                self._failed(f"cannot write the artifact {keys!r}, training goes on", error)
                 with self._changed:
                     for document in documents:
                         document.is_dirty, document.due = True, self._clock() + INTERVAL_S
@@ -449,7 +443,7 @@ class ArtifactWriter:
                 yield document, document.encoded(data)
                 continue
             try:
-                yield document, document.data()
+                yield document, _no_longer(document.data())
             except Exception:  # to try again would lead to the same
                 logger.exception("the page %r cannot be made, training goes on", document.key)
 
@@ -481,10 +475,15 @@ class ArtifactWriter:
             document.artifact_id = UUID(artifact_id)
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
+        # Not by the client's own methods: each sends an event more, with all the data in it, and raises, when the
+        # artifact has been written already, if that makes an event that Prefect does not take.
         if document.artifact_id is not None:
-            client.update_artifact(document.artifact_id, ArtifactUpdate(data=data))
+            path: Any = "/artifacts/{id}"
+            changed = ArtifactUpdate(data=data).model_dump(mode="json", exclude_unset=True)
+            client.request("PATCH", path, json=changed, path_params={"id": document.artifact_id})
         else:
-            document.artifact_id = client.create_artifact(self._creation(document, data)).id
+            created = self._creation(document, data).model_dump(mode="json", exclude_unset=True)
+            document.artifact_id = UUID(client.request("POST", "/artifacts/", json=created).json()["id"])
 
     def _creation(self, document: _Document, data: Any) -> ArtifactCreate:
         return ArtifactCreate(
@@ -496,77 +495,24 @@ class ArtifactWriter:
             task_run_id=document.task_run_id,
         )
 
-    def _settle_task_runs(self, client: SyncPrefectClient) -> None:
-        """Wait until the server has the end of every task run; force what does not arrive.
-
-        Prefect's workers send states as events: the server records them with a delay, and they
-        have been seen to be lost when a process ends, or when its database is busy.
-        """
-        deadline = self._clock() + SETTLE_TIMEOUT_S
-        while self._expected:
-            some = list(self._expected)[:_PAGE]
-            if self._count_ended(client, some) == len(some):
-                for task_run_id in some:
-                    del self._expected[task_run_id]
-            elif self._clock() < deadline:
-                time.sleep(0.05)
-            else:
-                wanted = TaskRunFilter(id=TaskRunFilterId(any_=some))
-                for run in client.read_task_runs(task_run_filter=wanted, limit=_PAGE):
-                    if run.state is not None and run.state.is_final():
-                        del self._expected[run.id]
-                for item in self._expected.values():
-                    self._force(client, item)
-                self._expected.clear()
-
-    def _count_ended(self, client: SyncPrefectClient, task_run_ids: list[UUID]) -> int:
-        """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
-        is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
-        ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
-        path: Any = COUNT_TASK_RUNS if self._is_own_server else "/task_runs/count"
-        answer = client.request("POST", path, json={"task_runs": ended.model_dump(mode="json")})
-        return int(answer.json())
-
-    def _put_states(self, client: SyncPrefectClient, forced: Sequence[_ForcedState]) -> list[Any]:
+    def _put_states(self, client: SyncPrefectClient, forced: Sequence[TaskRunState]) -> list[Any]:
         failed = []
         for item in forced:
             try:
-                self._force(client, item)
+                self._ends.force(client, item)
             except Exception as error:  # noqa: BLE001 - tried again with the next write
-                self._warn(f"cannot set task run {item.run_name} to {item.state.name}: {error}")
+                self._failed(f"cannot set task run {item.run_name} to {item.state.name}", error)
                 failed.append(item)
         if failed:
             with self._changed:
                 self._states = [*failed, *self._states]
         return failed
 
-    def _force(self, client: SyncPrefectClient, item: _ForcedState) -> None:
-        deadline = self._clock() + UNHEARD_FOR_S
-        while True:
-            try:
-                # Its name comes with the state RUNNING, which a process that died at once may not have sent.
-                client.set_task_run_name(item.task_run_id, item.run_name)
-                client.set_task_run_state(item.task_run_id, item.state, force=True)
-            except PrefectHTTPStatusError as error:
-                if error.response.status_code != HTTPStatus.NOT_FOUND:
-                    raise
-                if self._clock() < deadline:
-                    time.sleep(0.1)
-                    continue
-                self._create(client, item)
-                client.set_task_run_state(item.task_run_id, item.state, force=True)
-            return
-
-    def _create(self, client: SyncPrefectClient, item: _ForcedState) -> None:
-        """Prefect's workers send task runs in batches: the last batch may have died with its process."""
-        client.create_task_run(
-            self._task.with_options(tags=self._tags),
-            self._flow_run_id,
-            dynamic_key=str(item.task_run_id),
-            id=item.task_run_id,
-            name=item.run_name,
-            state=Running(),
-        )
+    def _failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, httpx.TransportError):
+            self._contact.lost(error)
+        else:
+            self._warn(f"{what}: {error}")
 
     def _warn(self, message: str) -> None:
         logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
@@ -581,3 +527,10 @@ def slug(name: str) -> str:
         'train-digits-2'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "experiment"
+
+
+def _no_longer(page: str) -> str:
+    """Return a page that no configuration of a hundred thousand parameters makes too long for its reader."""
+    if len(page) <= PAGE_LETTERS:
+        return page
+    return f"{page[:PAGE_LETTERS]}\n\n… ({len(page):,} letters, which are too many to show)\n"

@@ -25,6 +25,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, ArtifactCollection
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
@@ -552,6 +553,35 @@ def api_behind(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         yield
 
 
+def test_artifact_that_is_larger_than_an_event_may_be_is_written_once(
+    api: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    name, shown = f"large-{uuid4().hex[:8]}", ["a" * 5000]
+    with (
+        FaultProxy(api.removesuffix("/api")) as proxy,
+        api_behind(proxy, monkeypatch),
+        temporary_settings({PREFECT_EVENTS_MAXIMUM_SIZE_BYTES: 1000}),
+    ):
+        writer = ArtifactWriter(name, "a1b2c", uuid4(), [], trial_task)
+        writer._takes_many = False
+
+        def written() -> list[str]:
+            found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+            return [str(each.data) for each in found]
+
+        key = f"{name}-page"
+        writer.show_page("page", "A page", lambda: shown[0])
+        wait_for(written, what="the page")
+        shown[0] = "b" * 5000
+        writer.show_page("page", "A page", lambda: shown[0])
+        writer.close()
+
+    assert written() == ["b" * 5000]
+    methods = [method for method, path, _ in proxy.requests if "artifacts" in path]
+    assert sorted(methods) == ["PATCH", "POST"]
+
+
 @pytest.mark.parametrize("fault", ["status", "reset", "hang"])
 def test_training_goes_on_without_the_artifact_service_and_one_warning_says_so(
     run_config: Callable[..., tune.RunConfig],
@@ -582,7 +612,7 @@ def test_training_goes_on_without_the_artifact_service_and_one_warning_says_so(
     assert [result.metrics["training_iteration"] for result in results] == [20, 20]
     for result in results:
         assert len(Path(result.path, "result.json").read_text().splitlines()) == 20
-    warnings = [record for record in caplog.records if record.name == "prefect.tune.artifacts"]
+    warnings = [record for record in caplog.records if record.name.startswith("prefect.tune")]
     assert [record.levelname for record in warnings if record.levelno >= logging.WARNING] == ["WARNING"]
     assert took_s < 30
 

@@ -76,8 +76,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.store",),
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
-    ("flows.server", "flows.tables", "flows.imports"),
-    ("flows.context",),
+    ("flows.server", "flows.staging", "flows.tables", "flows.imports"),
+    ("flows.contact", "flows.context", "flows.task_run_ends"),
     ("flows.server_process",),
     (
         "flows.cancellation",
@@ -95,7 +95,14 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.task_runner",
         "flows.yaml12",
     ),
-    ("flows.process", "flows.ownership", "flows.deaths", "flows.form_fields", "flows.pages"),
+    (
+        "flows.process",
+        "flows.ownership",
+        "flows.run_context",
+        "flows.deaths",
+        "flows.form_fields",
+        "flows.pages",
+    ),
     ("flows.trial", "flows.form"),
     ("flows.actor",),
     ("flows.slots",),
