@@ -6,18 +6,26 @@ with an experiment repeats none. What is lost with a driver between the two is n
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import datetime
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
-from prefect.events import emit_event
+from prefect.client.orchestration import get_client
+from prefect.events import Event as PrefectEvent
+from prefect.events import RelatedResource
+from prefect.events.clients import EventsClient, get_events_client
+from prefect.events.related import related_resources_from_run_context
+from prefect.settings import get_current_settings
 
+from flows.contact import Contact
 from tune_core.announcements import Announcement, Announcer
 from tune_core.journal import Journal
 from tune_core.messages import Command, Event
@@ -29,6 +37,8 @@ PREFIX = "prefect-tune"
 HOLD_BEGINNINGS_S = 1.0
 #: How long `close` waits until the last ones are on their way, in seconds.
 CLOSE_TIMEOUT_S = 10.0
+#: How long until an event that could not be sent is sent again, and how long nobody is told, in seconds.
+RETRY_S, WARN_AFTER_S = 1.0, 30.0
 
 logger = logging.getLogger("prefect.tune.events")
 
@@ -36,20 +46,27 @@ logger = logging.getLogger("prefect.tune.events")
 class Events:
     """Sends an experiment's announcements, from a thread of its own.
 
-    Prefect adds the flow run and its tags, as they are in the context that this is made in.
+    It has a connection of its own, too: what waits in the one that Prefect has for a process keeps that process from
+    ending for minutes, while the server does not answer.
 
     Args:
         announcer: Finds out what to announce.
         experiment_id: Goes into the ids of the resources.
         name: The experiment's name.
+        contact: What is known of the server.
     """
 
-    def __init__(self, announcer: Announcer, experiment_id: str, name: str) -> None:
+    def __init__(self, announcer: Announcer, experiment_id: str, name: str, contact: Contact) -> None:
         self._announcer, self._experiment_id, self._name = announcer, experiment_id, name
-        self._queue: queue.SimpleQueue[Announcement | None] = queue.SimpleQueue()
+        self._contact = contact
+        self._queue: asyncio.Queue[Announcement | None] = asyncio.Queue()
+        self._connection: tuple[EventsClient, list[RelatedResource]] | None = None
+        self._has_warned = self._is_given_up = False
+        self._loop = asyncio.new_event_loop()
+        # In the run's context, which says where the server is, and what an event is related to.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
-            target=context.run, args=(self._send_all,), name="tune-events", daemon=True
+            target=context.run, args=(self._run,), name="tune-events", daemon=True
         )
         self._thread.start()
 
@@ -64,9 +81,10 @@ class Events:
             journal.when_written(lambda: self._put(found))
 
     def close(self) -> None:
-        """Send what waits; give up after `CLOSE_TIMEOUT_S`."""
-        self._queue.put(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
+        """Send what waits; give up after `CLOSE_TIMEOUT_S`, or with the server."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
+        self._thread.join(min(CLOSE_TIMEOUT_S, self._contact.left_s))
+        self._is_given_up = True
 
     def resource(self, trial_id: str | None = None) -> dict[str, str]:
         """Return the experiment, or a trial of it, as Prefect names what an event is about."""
@@ -84,49 +102,89 @@ class Events:
 
     def _put(self, found: Sequence[Announcement]) -> None:
         for announcement in found:
-            self._queue.put(announcement)
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, announcement)
 
-    def _send_all(self) -> None:
+    # In the thread.
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._send_all())
+
+    async def _send_all(self) -> None:
         #: Attempts that have just begun, and until when that waits.
         begun: deque[tuple[float, Announcement]] = deque()
-        while True:
-            wait_s = max(0.0, begun[0][0] - time.monotonic()) if begun else None
-            try:
-                announcement = self._queue.get(timeout=wait_s)
-            except queue.Empty:
-                self._try_to_send(begun.popleft()[1])
-                continue
-            if announcement is None:
-                break
-            if announcement.kind == "trial.started":
-                begun.append((time.monotonic() + HOLD_BEGINNINGS_S, announcement))
-            else:
-                begun = deque(each for each in begun if not _is_end_of(announcement, each[1]))
-                self._try_to_send(announcement)
-        for _, late in begun:
-            self._try_to_send(late)
+        async with AsyncExitStack() as stack:
+            while True:
+                wait_s = max(0.0, begun[0][0] - time.monotonic()) if begun else None
+                try:
+                    announcement = await asyncio.wait_for(self._queue.get(), wait_s)
+                except TimeoutError:
+                    await self._send(begun.popleft()[1], stack)
+                    continue
+                if announcement is None:
+                    break
+                if announcement.kind == "trial.started":
+                    begun.append((time.monotonic() + HOLD_BEGINNINGS_S, announcement))
+                else:
+                    begun = deque(each for each in begun if not _is_end_of(announcement, each[1]))
+                    await self._send(announcement, stack)
+            for _, late in begun:
+                await self._send(late, stack)
 
-    def _try_to_send(self, announcement: Announcement) -> None:
+    async def _send(self, announcement: Announcement, stack: AsyncExitStack) -> None:
         try:
-            self._send(announcement)
+            event = self._event(announcement)
         except Exception as error:  # noqa: BLE001 - an event must never fail an experiment
             logger.warning("cannot send the event %s: %s", announcement.kind, error)
+            return
+        began = time.monotonic()
+        while not self._is_given_up:
+            try:
+                if self._connection is None:
+                    self._connection = await _connect(stack)
+                client, run = self._connection
+                most = get_current_settings().server.events.maximum_related_resources
+                await client.emit(event.model_copy(update={"related": [*event.related, *run][:most]}))
+            except Exception as error:  # noqa: BLE001 - as above; the server keeps only one event of an id
+                if (
+                    not (self._has_warned or self._contact.is_lost)
+                    and time.monotonic() > began + WARN_AFTER_S
+                ):
+                    self._has_warned = True
+                    logger.warning("events cannot be sent, training goes on: %s", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
-    def _send(self, announcement: Announcement) -> None:
-        related: list[dict[str, str]] = []
+    def _event(self, announcement: Announcement) -> PrefectEvent:
+        related = []
         if announcement.trial_id is not None:
             related.append({**self.resource(), "prefect.resource.role": "experiment"})
         payload: dict[str, Any] = dict(announcement.payload)
         resource = self.resource(announcement.trial_id)
         if "outcome" in payload:  # automations choose by labels, not by what is in the payload
             resource[f"{PREFIX}.outcome"] = payload["outcome"]
-        emit_event(
-            f"{PREFIX}.{announcement.kind}",
-            resource=resource,
-            occurred=datetime.datetime.fromtimestamp(announcement.time, datetime.UTC),
-            related=related,
-            payload=payload,
+        event = PrefectEvent.model_validate(
+            {
+                "event": f"{PREFIX}.{announcement.kind}",
+                "resource": resource,
+                "occurred": datetime.datetime.fromtimestamp(announcement.time, datetime.UTC),
+                "related": related,
+                "payload": payload,
+                "id": uuid4(),
+            }
         )
+        most = get_current_settings().server.events.maximum_size_bytes
+        if event.size_bytes > most:
+            raise ValueError(f"it has {event.size_bytes} bytes, and Prefect takes {most}")
+        return event
+
+
+async def _connect(stack: AsyncExitStack) -> tuple[EventsClient, list[RelatedResource]]:
+    """Return a connection, which the stack closes, and what the events of the flow run are related to."""
+    async with get_client() as client:
+        related = await related_resources_from_run_context(client)
+    return await stack.enter_async_context(get_events_client(reconnection_attempts=1)), related
 
 
 def _is_end_of(announcement: Announcement, begun: Announcement) -> bool:

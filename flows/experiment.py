@@ -8,30 +8,23 @@ callbacks) travels beside them.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 from uuid import UUID
 
+import httpx
 import ray
 from prefect import Flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext, SettingsContext, SyncClientContext, get_settings_context
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
-    Settings,
-)
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
@@ -40,6 +33,7 @@ from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
+from flows.contact import Contact
 from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import Driver
@@ -54,8 +48,10 @@ from flows.pages import Pages
 from flows.parameters import SharedParameters
 from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
-from flows.server import PrefectServer, client_options, prefect_server
+from flows.run_context import client_for, own_flow_log, quiet_console, settings_for
+from flows.server import PrefectServer, prefect_server, unlogged_requests
 from flows.slots import SlotPool, copies_that_fit, shortfall
+from flows.staging import keep, staging_directory
 from flows.task_runner import ExperimentTaskRunner, TuneTaskRunner
 from flows.trial import trial as trial_task
 from tune_core.announcements import Announcer
@@ -63,7 +59,14 @@ from tune_core.callbacks import CallbackList
 from tune_core.config import RunConfig
 from tune_core.controller import Controller
 from tune_core.encoding import dumps
-from tune_core.errors import ConfigError, ExperimentConflict, PlacementError, TrialError, TuneError
+from tune_core.errors import (
+    ConfigError,
+    ExperimentConflict,
+    PlacementError,
+    StorageError,
+    TrialError,
+    TuneError,
+)
 from tune_core.journal import Journal
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
@@ -94,6 +97,16 @@ class _Live:
     results: ResultGrid | None = None
     error: BaseException | None = None
     was_interrupted: bool = False
+    contact: Contact = field(init=False)
+    flow_run_id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        self.contact = Contact(self.server.api_url)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known what came of it."""
+        return self.results is not None or self.error is not None
 
 
 #: The experiment that `Tuner.fit` runs; None in a run that Prefect has started, or starts again elsewhere.
@@ -131,7 +144,7 @@ def experiment_flow() -> ExperimentFlow:
 def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultGrid:
     """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
     run = live_experiment.run_config
-    with ThreadPoolExecutor(1, "tune-start") as starter, _quiet_console(run.verbose):
+    with ThreadPoolExecutor(1, "tune-start") as starter, quiet_console(run.verbose):
         # Both take seconds: the server, a process of its own, starts while Ray does.
         starting = None if _has_server() else starter.submit(prefect_server)
         cluster.connect(run)
@@ -145,13 +158,25 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
         parent, _, name = live_experiment.storage.url.rpartition("/")
         token = _live.set(live)
         try:
-            with _settings_for(server), _client_for(server), tags(*(run.tags or ())):
+            with (
+                settings_for(server),
+                unlogged_requests(server.api_url),
+                client_for(live.contact),
+                _own_log(live),
+                tags(*(run.tags or ())),
+            ):
                 Flow.__call__(
                     flow,
                     trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
                     run_config={"name": name, "storage_path": parent},
                     return_state=True,
                 )
+        except httpx.TransportError as error:
+            if not live.is_over:
+                raise
+            live.contact.lost(
+                error
+            )  # Prefect could not be told: what came of the experiment does not depend on it
         finally:
             _live.reset(token)
         live.signals.pass_on()
@@ -162,40 +187,6 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                 f"the flow run of experiment {live_experiment.name} ended before the experiment began"
             )
         return live.results
-
-
-#: The latest settings that were changed for a server: those before, what was changed, what came of it.
-_changed_settings: tuple[Settings, dict[Any, Any], Settings] | None = None
-
-
-def _settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
-    """Make Prefect talk to this server; where it does so or did so before, nothing is built: that takes 100 ms.
-
-    A server that is started here ends with this process: nobody could hear that its heart has stopped. To
-    stop the heart takes up to a second at the end of each run, so there is none. Nor has a client to ask it
-    whether it wants a token with each request: it has the settings of this process.
-    """
-    global _changed_settings  # noqa: PLW0603 - whoever comes second builds the same
-    if PREFECT_API_URL.value() == server.api_url:
-        return nullcontext()
-    changes: dict[Any, Any] = {PREFECT_API_URL: server.api_url}
-    if server.is_ours:
-        changes[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
-        changes[PREFECT_CLIENT_CSRF_SUPPORT_ENABLED] = PREFECT_SERVER_CSRF_PROTECTION_ENABLED.value()
-    before, made = get_settings_context(), _changed_settings
-    if made is None or made[0] is not before.settings or made[1] != changes:
-        made = (before.settings, changes, before.settings.copy_with_update(updates=changes))
-        _changed_settings = made
-    return SettingsContext(profile=before.profile, settings=made[2])
-
-
-def _client_for(server: PrefectServer) -> AbstractContextManager[Any]:
-    """Give Prefect's engine a client that has loaded no certificates in vain, unless it has one."""
-    if SyncClientContext.get() is not None:
-        return nullcontext()
-    context = SyncClientContext(client_options(server.api_url))
-    context._httpx_settings = None  # whoever asks for a client without any gets this one, too
-    return context
 
 
 class ExperimentFlow(Flow[..., Any]):
@@ -295,7 +286,13 @@ def _run(form: ExperimentForm) -> State[Any]:
         live = _deployed(form, context.flow_run)
     elif live is None:
         live = _revived(form.run_config, form.trainable)
-    live.error, live.signals = None, StopSignals()  # Prefect may try a run again, with what is alive in it
+    live.error, live.results, live.signals = (
+        None,
+        None,
+        StopSignals(),
+    )  # Prefect may try a run again, with this
+    live.flow_run_id = context.flow_run.id
+    live.contact.begin()
     try:
         # Trials get the context, and need not know our models of the parameters.
         plain = context.model_copy(update={"parameters": context.flow_run.parameters})
@@ -309,6 +306,8 @@ def _run(form: ExperimentForm) -> State[Any]:
     except BaseException as error:
         live.error = error
         raise
+    finally:
+        live.contact.end()
     return _final_state(ended, trials, live)
 
 
@@ -445,7 +444,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     stack.callback(channel.close)
     controller = Controller(current.rules(steering))
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
-    artifacts, overview, events = _dashboard(current, flow_run_id, run_tags, controller, stack)
+    artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
     files = stack.enter_context(_trial_files(current.storage))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
@@ -495,10 +494,11 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
 
 
 def _dashboard(
-    current: Experiment, flow_run_id: UUID, run_tags: set[str], controller: Controller, stack: ExitStack
+    live: _Live, current: Experiment, run_tags: set[str], controller: Controller, stack: ExitStack
 ) -> tuple[ArtifactWriter, Overview, Events]:
     """Start what shows the experiment in Prefect."""
-    tune = current.tune_config
+    tune, flow_run_id = current.tune_config, live.flow_run_id
+    assert flow_run_id is not None  # it runs
     artifacts = ArtifactWriter(
         current.name,
         current.experiment_id,
@@ -508,27 +508,32 @@ def _dashboard(
         metric=tune.metric,
         mode=tune.mode,
         every_report=current.run_config.every_report,
+        contact=live.contact,
     )
     stack.callback(artifacts.close)
     overview = Overview(controller, tune.metric, tune.mode)
     announcer = Announcer(controller, current.name, current.storage.url, tune.metric, tune.mode)
-    events = Events(announcer, current.experiment_id, current.name)
+    events = Events(announcer, current.experiment_id, current.name, live.contact)
     stack.callback(events.close)
+    stack.callback(live.contact.end)
     return artifacts, overview, events
 
 
 @contextmanager
 def _trial_files(storage: ExperimentStorage) -> Iterator[TrialFiles]:
-    staging = tempfile.mkdtemp(prefix="prefect-tune-")
-    files = TrialFiles(storage, staging)
-    try:
-        yield files
-    except ExperimentConflict:
-        files.discard()  # they are another driver's now
-        raise
-    finally:
-        files.close()  # if uploads fail for good, it raises and names the copies, which stay
-        shutil.rmtree(staging)
+    with staging_directory() as staging:
+        files = TrialFiles(storage, staging)
+        try:
+            yield files
+        except ExperimentConflict:
+            files.discard()  # they are another driver's now
+            raise
+        finally:
+            try:
+                files.close()
+            except StorageError:  # it names the copies
+                keep(staging)
+                raise
 
 
 def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int:
@@ -563,33 +568,9 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: _Live) -> Stat
     return Completed(message=f"{counts}: {ended.reason}", data=live.results)
 
 
+def _own_log(live: _Live) -> AbstractContextManager[None]:
+    return own_flow_log(live.contact, lambda: live.flow_run_id)
+
+
 def _has_server() -> bool:
     return bool(PREFECT_API_URL.value()) or FlowRunContext.get() is not None
-
-
-@contextmanager
-def _quiet_console(verbose: int) -> Iterator[None]:
-    """Keep Prefect's own lines off the terminal, where the progress view is; the UI gets them all."""
-    level = logging.CRITICAL + 1 if verbose == 0 else logging.WARNING
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        # What a flow run logs as it fails is raised out of `fit()` as well.
-        return record.levelno >= level and not record.name.startswith(
-            ("prefect.flow_runs", "prefect.task_runs")
-        )
-
-    names = [name for name in list(logging.Logger.manager.loggerDict) if name.startswith("prefect")]
-    loggers = [logging.getLogger(), *map(logging.getLogger, names)]
-    consoles = {
-        handler
-        for prefect_logger in loggers
-        for handler in prefect_logger.handlers
-        if type(handler).__name__ == "PrefectConsoleHandler"
-    }
-    for handler in consoles:
-        handler.addFilter(is_shown)
-    try:
-        yield
-    finally:
-        for handler in consoles:
-            handler.removeFilter(is_shown)

@@ -30,16 +30,15 @@ logger = logging.getLogger("prefect.tune.output")
 
 @contextmanager
 def forwarded_output(
-    log: TrialLog | None, files: tuple[Path, Path] | None, *, prints: bool = True
+    log: TrialLog | None, files: tuple[Path, Path] | None, *, prints: bool = True, name: str = ""
 ) -> Iterator[None]:
     """Send what this process prints and logs to a task run's log, and to files for stdout and stderr.
-
-    Without `prints`, what is printed goes nowhere else: Ray shows a process's own output on the terminal.
 
     Args:
         log: The task run's; it has sent everything when this is left. None: there is none.
         files: Where stdout and stderr are appended to.
-        prints: Whether the process's own stdout gets what is printed, too.
+        prints: Whether the process's own stdout gets what is printed, too, which Ray shows on the terminal.
+        name: Stands in front of each line there.
     """
     with ExitStack() as stack:
         copies: list[TextIO | None] = [None, None]
@@ -51,14 +50,18 @@ def forwarded_output(
         root = logging.getLogger()
         if log is not None:
             stack.callback(log.finish)
-            for forwarded in (root, printed):
+            stack.enter_context(_lowered(root))
+            loggers = [root, printed]
+            if not prints:  # else the terminal shows why a trial failed
+                failures = logging.getLogger("trial")
+                stack.callback(setattr, failures, "propagate", failures.propagate)
+                failures.propagate = False
+                loggers.append(failures)
+            for forwarded in loggers:
                 forwarded.addHandler(log)
                 stack.callback(forwarded.removeHandler, log)
-            # As a script's `logging.basicConfig(level="INFO")` would, which does nothing where there are handlers.
-            stack.callback(root.setLevel, root.level)
-            root.setLevel(min(root.level, logging.INFO))
         stdout, stderr = sys.stdout, sys.stderr
-        sys.stdout = _Lines(stdout, printed, copies[0], passes_on=prints)
+        sys.stdout = _Lines(stdout, printed, copies[0], passes_on=prints, prefix=f"{name}: " if name else "")
         stack.callback(_put_back, "stdout", stdout)
         if copies[1] is not None:
             sys.stderr = _Lines(stderr, None, copies[1])
@@ -66,13 +69,45 @@ def forwarded_output(
         yield
 
 
+@contextmanager
+def _lowered(root: logging.Logger) -> Iterator[None]:
+    """Log from INFO on, as for a task run's log, while whatever showed less goes on to show less."""
+    before = root.level
+    if before <= logging.INFO:
+        yield
+        return
+
+    def was_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= before or _has_own_level(logging.getLogger(record.name))
+
+    handlers = root.handlers[:]
+    for handler in handlers:
+        handler.addFilter(was_shown)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in handlers:
+            handler.removeFilter(was_shown)
+
+
+def _has_own_level(logger: logging.Logger) -> bool:
+    """Whether somebody has said what this logger logs, other than for all."""
+    while logger.parent is not None:
+        if logger.level != logging.NOTSET:
+            return True
+        logger = logger.parent
+    return False
+
+
 def _put_back(name: str, stream: TextIO) -> None:
     getattr(sys, name).flush()
     setattr(sys, name, stream)
 
 
-class TrialLog(logging.Handler):
-    """Sends records to the log of a task run, in batches, from a thread of its own.
+class RunLog(logging.Handler):
+    """Sends records to the log of a run, in batches, from a thread of its own.
 
     Prefect's own worker waits for two seconds, in which a process may die, and can be hurried only
     by ending it.
@@ -90,7 +125,6 @@ class TrialLog(logging.Handler):
         self._waiting: list[Any] = []
         self._sender: threading.Thread | None = None
         self._is_finishing = threading.Event()
-        self.addFilter(lambda record: record.name.partition(".")[0] not in _NOT_FORWARDED)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record sent soon."""
@@ -102,11 +136,11 @@ class TrialLog(logging.Handler):
             self._sender = threading.Thread(target=self._send_until_finished, name="tune-log", daemon=True)
             self._sender.start()
 
-    def finish(self) -> None:
-        """Send what waits; give up after `SEND_TIMEOUT_S`."""
+    def finish(self, timeout_s: float = SEND_TIMEOUT_S) -> None:
+        """Send what waits; give up after a while."""
         self._is_finishing.set()
         if self._sender is not None:
-            self._sender.join(SEND_TIMEOUT_S)
+            self._sender.join(timeout_s)
 
     def send_now(self, records: Iterable[logging.LogRecord]) -> None:
         """Send records at once; whatever sending them raises is raised here."""
@@ -124,22 +158,42 @@ class TrialLog(logging.Handler):
                 try:
                     self._send(some)
                 except Exception as error:  # noqa: BLE001 - a trial does not fail for its log
-                    logger.warning("%d lines did not get into the task run's log: %s", len(some), error)
+                    logger.warning("%d lines did not get into the run's log: %s", len(some), error)
+
+
+class TrialLog(RunLog):
+    """The log of a trial's task run: without what sending a record logs again, and what is not the user's."""
+
+    def __init__(
+        self, prepare: Callable[[logging.LogRecord], Any], send: Callable[[list[Any]], None]
+    ) -> None:
+        super().__init__(prepare, send)
+        self.addFilter(lambda record: record.name.partition(".")[0] not in _NOT_FORWARDED)
 
 
 class _Lines(io.TextIOBase):
     """A stream that passes everything on, and hands whole lines to a logger and a file."""
 
     def __init__(
-        self, stream: TextIO, logger: logging.Logger | None, copy: TextIO | None, *, passes_on: bool = True
+        self,
+        stream: TextIO,
+        logger: logging.Logger | None,
+        copy: TextIO | None,
+        *,
+        passes_on: bool = True,
+        prefix: str = "",
     ) -> None:
         self._stream, self._logger, self._copy, self._passes_on = stream, logger, copy, passes_on
+        self._prefix, self._is_at_start = prefix, True
         self._rest = ""
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        if self._passes_on:
-            self._stream.write(text)
+        if self._passes_on and text:
+            with self._lock:
+                first = self._prefix if self._is_at_start else ""
+                self._is_at_start = text.endswith("\n")
+                self._stream.write(first + text[:-1].replace("\n", f"\n{self._prefix}") + text[-1])
         if self._copy is not None:
             self._copy.write(text)
         if self._logger is not None:

@@ -9,6 +9,7 @@ that ends: it watches a pipe that only this process holds open.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
 import ssl
@@ -19,7 +20,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -84,6 +86,24 @@ def client_options(api_url: str | None, headers: Mapping[str, str] | None = None
     if api_url is not None and api_url.startswith("http://"):
         options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return options
+
+
+@contextmanager
+def unlogged_requests(api_url: str | None) -> Iterator[None]:
+    """Keep requests to a server out of the logs of who logs from INFO on: there are some each second."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return record.levelno > logging.INFO or not any(
+            str(each).startswith(f"{api_url}/") for each in arguments
+        )
+
+    httpx = logging.getLogger("httpx")
+    httpx.addFilter(is_other)
+    try:
+        yield
+    finally:
+        httpx.removeFilter(is_other)
 
 
 _own: tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]] | None = None

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
 from flows.artifacts import CLOSE_TIMEOUT_S
+from flows.contact import Contact
 from flows.events import Events
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
@@ -139,12 +141,13 @@ class Heard(Events):
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str | None, int]] = []
-        super().__init__(Announcer(Controller(Rules("a1b2c")), "e", "file:///e", None, None), "a1b2c", "e")
+        announcer = Announcer(Controller(Rules("a1b2c")), "e", "file:///e", None, None)
+        super().__init__(announcer, "a1b2c", "e", Contact(None))
 
     def hear(self, kind: str, trial_id: str | None = None, attempt: int = 1) -> None:
         self._put([Announcement(kind, 0.0, trial_id, {"attempt": attempt})])
 
-    def _send(self, announcement: Announcement) -> None:
+    async def _send(self, announcement: Announcement, stack: AsyncExitStack) -> None:
         self.sent.append((announcement.kind, announcement.trial_id, announcement.payload["attempt"]))
 
 

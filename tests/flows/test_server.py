@@ -35,7 +35,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flows import server_process
-from flows.experiment import _client_for, _settings_for
+from flows.contact import Contact
+from flows.run_context import client_for, settings_for
 from flows.server import PrefectServer, client_options
 from flows.server_process import (
     RECORD_EVERY_S,
@@ -250,9 +251,9 @@ def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:
     url = "http://127.0.0.1:1/api"
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}):
-        with _settings_for(PrefectServer(url, None, is_ours=True)):
+        with settings_for(PrefectServer(url, None, is_ours=True)):
             ours = get_current_settings()
-        with _settings_for(PrefectServer(url, None, is_ours=False)):
+        with settings_for(PrefectServer(url, None, is_ours=False)):
             others = get_current_settings()
 
     assert (ours.api.url, ours.flows.heartbeat_frequency) == (url, None)
@@ -264,9 +265,9 @@ def test_clients_of_the_started_server_know_whether_it_wants_tokens(*, is_protec
     url = "http://127.0.0.1:1/api"
 
     with temporary_settings({PREFECT_SERVER_CSRF_PROTECTION_ENABLED: is_protected}):
-        with _settings_for(PrefectServer(url, None, is_ours=True)):
+        with settings_for(PrefectServer(url, None, is_ours=True)):
             ours = get_current_settings()
-        with _settings_for(PrefectServer(url, None, is_ours=False)):
+        with settings_for(PrefectServer(url, None, is_ours=False)):
             others = get_current_settings()
 
     assert ours.client.csrf_support_enabled is is_protected
@@ -276,11 +277,11 @@ def test_clients_of_the_started_server_know_whether_it_wants_tokens(*, is_protec
 def test_settings_for_a_server_are_made_once() -> None:
     server = PrefectServer("http://127.0.0.1:1/api", None, is_ours=True)
 
-    with _settings_for(server):
+    with settings_for(server):
         first = get_current_settings()
-    with _settings_for(server):
+    with settings_for(server):
         second = get_current_settings()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}), _settings_for(server):
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 45}), settings_for(server):
         of_others = get_current_settings()
 
     assert second is first
@@ -294,9 +295,9 @@ def test_engine_and_whoever_asks_for_a_client_share_one_that_loads_no_certificat
         raise AssertionError("certificates are loaded")
 
     monkeypatch.setattr("ssl.create_default_context", load_certificates)
-    server = PrefectServer(api, None, is_ours=False)
+    contact = Contact(api)
 
-    with _client_for(server), _client_for(server), SyncClientContext.get_or_create() as of_engine:
+    with client_for(contact), SyncClientContext.get_or_create() as of_engine:
         client = get_client(sync_client=True)
         assert client is of_engine.client
         assert client.api_healthcheck() is None

@@ -1,9 +1,11 @@
-"""The Prefect server goes away in mid-run and comes back: the experiment goes on, and in the end all is told."""
+"""The Prefect server goes away in mid-run: the experiment goes on, and if it comes back, all is told in the end."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.contact import END_S
 from tests.flows.conftest import Recorded, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -46,18 +49,22 @@ def train(config):
 
 class Marks(tune.Callback):
     def on_trial_complete(self, iteration, trials, trial, **info):
+        self.ended = time.monotonic()
         (marks / f"ended-{trial.config['x']}").touch()
 
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    callback = Marks()
     results = tune.Tuner(
         train,
         param_space={"x": tune.grid_search([0, 1, 2])},
         run_config=tune.RunConfig(
-            name=sys.argv[2], storage_path=str(marks / "results"), verbose=0, callbacks=[Marks()]
+            name=sys.argv[2], storage_path=str(marks / "results"), verbose=1, callbacks=[callback]
         ),
     ).fit()
     print("ended:", [str(result.status) for result in results], flush=True)
+    print("rows:", [len(result.metrics_dataframe) > 0 for result in results], flush=True)
+    print("after", round(time.monotonic() - callback.ended, 1), "s", flush=True)
 """
 
 
@@ -85,6 +92,10 @@ class Server:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -135,3 +146,34 @@ def test_experiment_goes_on_while_the_prefect_server_is_restarted(tmp_path: Path
         rows = json.loads(str(artifacts["leaderboard"].data))
         assert [row["status"] for row in rows] == ["TERMINATED"] * 3
         assert len([key for key in artifacts if key.startswith("trial-")]) == 3
+
+
+@pytest.mark.parametrize("fate", ["kill", "freeze"])
+def test_results_are_returned_soon_and_the_process_ends_when_the_prefect_server_has_gone_for_good(
+    tmp_path: Path, server: Server, fate: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), "gone"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": server.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for((tmp_path / "running-1").exists, what="the second trial", timeout_s=150)
+        getattr(server, fate)()
+        (tmp_path / "away").touch()
+        (tmp_path / "back").touch()
+        printed, _ = process.communicate(timeout=150)
+    finally:
+        process.kill()
+
+    assert process.returncode == 0, printed
+    assert "ended: ['TERMINATED', 'TERMINATED', 'TERMINATED']" in printed
+    assert "rows: [True, True, True]" in printed
+    (took_s,) = re.findall(r"^after (\S+) s$", printed, re.MULTILINE)
+    assert float(took_s) < 2 * END_S, printed  # twice: machines that run tests are busy
+    assert printed.count("WARNING") == 1, printed
+    assert printed.count(f"the Prefect server at {server.url} does not answer") == 1, printed
