@@ -14,7 +14,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -41,6 +41,7 @@ from flows.tables import (
 from flows.task_run_ends import TaskRunEnds, TaskRunState
 from tune_core.metrics import flatten, lookup
 from tune_core.pages import checkpoint_page
+from tune_core.ranking import Objective, Standings
 from tune_core.trial import FINAL, Trial
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
@@ -110,9 +111,8 @@ class ArtifactWriter:
         experiment_id: Is made a tag of the flow run: trial ids begin with it.
         flow_run_id: The flow run that they are linked to.
         flow_run_tags: The tags that it has.
-        metric: What the leaderboard ranks by.
-        mode: `min` or `max`.
         task: The task of the trials, for task runs that the server has never heard of.
+        standings: What the leaderboard ranks by; None: nothing is compared.
         every_report: Write each report at once.
         contact: What is known of the server; None: nothing yet.
         clock: Monotonic seconds.
@@ -126,15 +126,14 @@ class ArtifactWriter:
         flow_run_tags: Collection[str],
         task: Task[Any, Any],
         *,
-        metric: str | None = None,
-        mode: str | None = None,
+        standings: Standings | None = None,
         every_report: bool = False,
         contact: Contact | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prefix, self._flow_run_tags = slug(experiment), sorted({*flow_run_tags, experiment_id})
         self._flow_run_id = flow_run_id
-        self._metric, self._mode = metric, mode
+        self._standings = standings or Standings(Objective())
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
         self._contact = contact or Contact(PREFECT_API_URL.value())
@@ -149,13 +148,15 @@ class ArtifactWriter:
         self._task_runs: dict[str, UUID] = {}
         self._leaders: dict[str, tuple[Trial, str]] = {}
         self._progress = 0.0
-        self._best_url = ""
+        self._best = ("", "")
         self._states: list[TaskRunState] = []
         self._expected: dict[UUID, TaskRunState] = {}
         self._is_closing = False
         self._has_warned = False
+        label = self._standings.objective.label
         description = (
-            f"Trials, best first: those that have not ended, and the best others, {LEADERBOARD_ROWS} at most"
+            f"Trials, best first{f' by {label}' if label else ''}: those that have not ended, and the best "
+            f"others, {LEADERBOARD_ROWS} at most"
         )
         self._leaderboard = self._document("leaderboard", "table", description, self._leaderboard_data)
         self._bar = self._document("progress", "progress", "Finished trials", lambda: self._progress)
@@ -259,11 +260,16 @@ class ArtifactWriter:
             self._touch(page, at_once=False)
 
     def set_best_checkpoint(self, url: str, text: str) -> None:
-        """Link the best trial's checkpoint."""
+        """Link the best trial's checkpoint.
+
+        Args:
+            url: Where it is; "": there is none, which is said only where another one was linked before.
+            text: What there is to say of it.
+        """
         with self._changed:
-            if url == self._best_url:
+            if (url, text) == self._best or (not url and self._link is None):
                 return
-            self._best_url = url
+            self._best = url, text
             if self._link is None:
                 self._link = self._document(
                     "best-checkpoint", "markdown", "Checkpoint of the best trial", str
@@ -323,9 +329,10 @@ class ArtifactWriter:
             self._changed.notify_all()
 
     def _leaderboard_data(self) -> list[dict[str, Any]]:
-        entries = [self._entry(trial, waits_for) for trial, waits_for in self._leaders.values()]
-        if self._metric:
-            entries.sort(key=self._rank)
+        leaders: Iterable[tuple[Trial, str]] = self._leaders.values()
+        if self._standings.objective.metric is not None:
+            leaders = sorted(leaders, key=lambda leader: self._standings.key(leader[0]))
+        entries = [self._entry(trial, waits_for) for trial, waits_for in leaders]
         places = LEADERBOARD_ROWS - sum(entry["status"] not in _ENDED for entry in entries)
         shown = []
         for entry in entries:
@@ -336,23 +343,23 @@ class ArtifactWriter:
         return uniform(shown[:LEADERBOARD_ROWS])
 
     def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
-        row = trial.last_row
+        row, objective = trial.last_row, self._standings.objective
+        score: dict[str, Any] = {}
+        if objective.metric is not None and objective.scope == "last":
+            value = lookup(row, objective.metric)
+            score[objective.metric] = cell(self._standings.score(trial) if value is None else value)
+        elif objective.metric is not None:
+            score[objective.label] = cell(self._standings.score(trial))
         return {
             "trial": trial.trial_id,
             "status": f"{trial.status} ({waits_for})" if waits_for else str(trial.status),
-            **({self._metric: cell(lookup(row, self._metric))} if self._metric else {}),
+            **score,
             "iterations": trial.iteration,
             "attempts": trial.lease,
             "seconds": round(row.get("time_total_s", 0.0), 2),
             **{f"config/{name}": cell(value) for name, value in flatten(trial.config).items()},
             "error": shortened(trial.error or ""),
         }
-
-    def _rank(self, entry: dict[str, Any]) -> tuple[int, float]:
-        value = entry.get(self._metric or "")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return 1, 0.0
-        return 0, -value if self._mode == "max" else value
 
     # In the writer's thread.
 

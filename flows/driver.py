@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import Ended, Recovered, UNHEARD
+from flows.deaths import UNHEARD, Ended, Recovered
 from flows.history import OwnState, take_in_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S

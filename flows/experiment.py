@@ -402,8 +402,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
     results = ResultGrid.from_trials(
         trials,
         current.storage,
-        tune.metric,
-        tune.mode,
+        tune.objective,
         num_to_keep=controller.rules.num_to_keep,
         rank=controller.rank_checkpoint,
     )
@@ -479,9 +478,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         loggers=CallbackList(loggers),
         user_callbacks=users,
         watchers=watchers,
-        progress=stack.enter_context(
-            ProgressDisplay(tune.metric, tune.mode, run.verbose, run.progress_reporter)
-        ),
+        progress=stack.enter_context(ProgressDisplay(overview.standings, run.verbose, run.progress_reporter)),
         capacity=capacity,
         deletions=deletions,
         overview=overview,
@@ -497,22 +494,21 @@ def _dashboard(
     live: _Live, current: Experiment, run_tags: set[str], controller: Controller, stack: ExitStack
 ) -> tuple[ArtifactWriter, Overview, Events]:
     """Start what shows the experiment in Prefect."""
-    tune, flow_run_id = current.tune_config, live.flow_run_id
+    flow_run_id = live.flow_run_id
     assert flow_run_id is not None  # it runs
+    overview = Overview(controller, current.tune_config.objective)
     artifacts = ArtifactWriter(
         current.name,
         current.experiment_id,
         flow_run_id,
         run_tags,
         trial_task,
-        metric=tune.metric,
-        mode=tune.mode,
+        standings=overview.standings,
         every_report=current.run_config.every_report,
         contact=live.contact,
     )
     stack.callback(artifacts.close)
-    overview = Overview(controller, tune.metric, tune.mode)
-    announcer = Announcer(controller, current.name, current.storage.url, tune.metric, tune.mode)
+    announcer = Announcer(controller, current.name, current.storage.url, overview.standings)
     events = Events(announcer, current.experiment_id, current.name, live.contact)
     stack.callback(events.close)
     stack.callback(live.contact.end)

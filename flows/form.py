@@ -182,6 +182,11 @@ class TuneForm(FormModel):
         title="Search algorithm",
         description="Chooses the configurations; random walks grids, too.",
     )
+    best_scope: Literal["last", "all", "avg", "last-5-avg", "last-10-avg"] = Field(
+        default="last",
+        title="Best by",
+        description="Which of a trial's reports count when trials are ranked.",
+    )
     reuse_actors: bool = Field(
         default=False,
         title="Reuse processes",

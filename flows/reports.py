@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.parts import Parts
-from tune_core.best import Best
 from tune_core.commit import CheckpointMarker
 from tune_core.messages import CheckpointSaved, Event, StopCause, TrialReported
 from tune_core.resume import unreported
@@ -35,8 +34,7 @@ class Reports:
     ) -> None:
         self._parts, self._trials = parts, trials
         self._apply, self._request_stop = apply, request_stop
-        tune = parts.experiment.tune_config
-        self._best = Best(tune.metric, tune.mode)
+        self._standings = parts.overview.standings
         self.turn = 0
         self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
@@ -65,7 +63,7 @@ class Reports:
         parts.loggers.on_trial_result(self.turn, self._trials, trial, result)
         is_best = parts.overview.is_best(row)
         parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
-        if is_best and checkpoint is not None:
+        if is_best or (checkpoint is not None and trial is self._standings.best):
             self.link_best_checkpoint()
         parts.progress.report(trial, result)
         if checkpoint is not None:
@@ -78,6 +76,8 @@ class Reports:
         if trial is None or iteration > trial.iteration or index <= trial.last_checkpoint_index:
             return  # out of date, known, or to be said again after the rows before it
         self._apply(CheckpointSaved(self._parts.wall_clock(), trial_id, lease, iteration, index))
+        if trial is self._standings.best:
+            self.link_best_checkpoint()
         self._show_checkpoint(trial, index)
 
     def recover_committed(self, trial: Trial) -> None:
@@ -99,10 +99,20 @@ class Reports:
             self._request_stop(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
 
     def link_best_checkpoint(self) -> None:
-        """Link the best checkpoint that is kept, by the experiment's metric, as an artifact."""
-        found = self._best.link(self._trials, self._parts.experiment.storage.url)
-        if found is not None:
-            self._parts.artifacts.set_best_checkpoint(*found)
+        """Link the checkpoint of the best trial as an artifact."""
+        best, objective = self._standings.best, self._standings.objective
+        if best is None:
+            return
+        by = f"the best trial by {objective.label}, {self._standings.score(best):g}"
+        record = self._standings.best_checkpoint(best)
+        if record is None:
+            self._parts.artifacts.set_best_checkpoint("", f"trial {best.trial_id}, {by}, has none")
+            return
+        url = f"{self._parts.experiment.storage.url}/{best.dirname}/{record.name}"
+        value = objective.value(record.metrics)
+        said = "" if value is None else f", {objective.metric} {value:g}"
+        text = f"trial {best.trial_id}, iteration {record.iteration}{said}; {by}"
+        self._parts.artifacts.set_best_checkpoint(url, text)
 
     def _show_checkpoint(self, trial: Trial, index: int) -> None:
         if self._has_user_callbacks:

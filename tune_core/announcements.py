@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tune_core.best import Best
 from tune_core.controller import Controller
 from tune_core.faults import shorten
 from tune_core.messages import (
@@ -28,7 +27,8 @@ from tune_core.messages import (
     TrialReported,
 )
 from tune_core.metrics import flatten, lookup
-from tune_core.trial import Status, Trial, checkpoint_name
+from tune_core.ranking import Standings
+from tune_core.trial import Status, Trial
 
 #: Least time between two announcements of a new best, in seconds; the end of a trial does not wait for it.
 NEW_BEST_EVERY_S: Final = 10.0
@@ -64,20 +64,22 @@ class Announcer:
         controller: Whose events they are: `note` comes after its `handle`.
         name: The experiment's name.
         storage_url: Where it is, without credentials.
-        metric: What trials are compared by; None: nothing.
-        mode: "min" or "max".
+        standings: Who is best; it has noted each report before `note` comes.
     """
 
-    def __init__(
-        self, controller: Controller, name: str, storage_url: str, metric: str | None, mode: str | None
-    ) -> None:
-        self._controller = controller
-        self._storage_url, self._metric = storage_url, metric
-        self._best_kept = Best(metric, mode)
-        self._about = {"experiment": name, "storage_url": storage_url, "metric": metric, "mode": mode}
+    def __init__(self, controller: Controller, name: str, storage_url: str, standings: Standings) -> None:
+        self._controller, self._standings = controller, standings
+        self._storage_url, objective = storage_url, standings.objective
+        self._metric = objective.metric
+        self._about = {
+            "experiment": name,
+            "storage_url": storage_url,
+            "metric": objective.metric,
+            "mode": objective.mode,
+            "best_scope": objective.scope if objective.metric is not None else None,
+        }
         #: Attempts that were ordered and have not ended, with whether they have begun.
         self._open: dict[tuple[str, int], bool] = {}
-        self._best: dict[str, Any] | None = None
         self._is_best_announced = True
         self._best_announced_at = 0.0
         self._ended_since_best = self._failed_in_row = 0
@@ -88,7 +90,8 @@ class Announcer:
         Args:
             event: The event.
             commands: What followed from it.
-            is_best: Whether it is a report that is better than all before.
+            is_best: Whether it is a report after which another trial is the best one, or the best one has
+                become better: what `Overview.note` returned.
         """
         found: list[Announcement] = []
         if isinstance(event, (ExperimentStarted, ExperimentResumed)):
@@ -102,7 +105,7 @@ class Announcer:
         elif isinstance(event, LeaseEnded):
             found += self._ended(event)
         elif isinstance(event, TrialReported) and is_best:
-            self._take_best(event)
+            self._is_best_announced, self._ended_since_best = False, 0
         if self._is_best_due(event):
             found.append(self._new_best(event))
         for command in commands:
@@ -148,19 +151,21 @@ class Announcer:
         }
         return [self._tell("trial.ended", event, payload, trial)]
 
-    def _take_best(self, event: TrialReported) -> None:
-        trial = self._controller.trials[event.trial_id]
-        saved = None
-        if event.checkpoint is not None:
-            saved = f"{self._storage_url}/{trial.dirname}/{checkpoint_name(event.checkpoint)}"
-        self._best = {
+    def _best(self) -> dict[str, Any] | None:
+        """The best trial as it stands now; None: there is none."""
+        trial = self._standings.best
+        if trial is None:
+            return None
+        checkpoint = self._standings.best_checkpoint(trial)
+        return {
             "trial_id": trial.trial_id,
-            "iteration": event.iteration,
-            "value": _number(lookup(event.row, self._metric or "")),
+            "iteration": self._standings.scored_in(trial),
+            "value": _number(self._standings.score(trial)),
             "config": plain_config(trial.config),
-            "checkpoint_url": saved,
+            "checkpoint_url": f"{self._storage_url}/{trial.dirname}/{checkpoint.name}"
+            if checkpoint
+            else None,
         }
-        self._is_best_announced, self._ended_since_best = False, 0
 
     def _is_best_due(self, event: Event) -> bool:
         if self._is_best_announced:
@@ -169,7 +174,7 @@ class Announcer:
 
     def _new_best(self, event: Event) -> Announcement:
         self._is_best_announced, self._best_announced_at = True, event.time
-        return self._tell("experiment.new-best", event, self._best or {})
+        return self._tell("experiment.new-best", event, self._best() or {})
 
     def _completed(self, command: CompleteTrial, event: Event) -> list[Announcement]:
         found = []
@@ -179,23 +184,23 @@ class Announcer:
             payload = {"failed_in_a_row": self._failed_in_row, "error": _cut(error or "")}
             found.append(self._tell("experiment.failing", event, payload))
         self._ended_since_best += 1
-        if self._ended_since_best == PLATEAU_TRIALS and self._best is not None:
-            payload = {"trials_since_best": self._ended_since_best, "best": self._best}
+        if self._ended_since_best == PLATEAU_TRIALS and (best := self._best()) is not None:
+            payload = {"trials_since_best": self._ended_since_best, "best": best}
             found.append(self._tell("experiment.plateau", event, payload))
         return found
 
     def _finished(self, command: EndExperiment, event: Event) -> Announcement:
         trials = self._controller.trials.values()
         counts = Counter(str(trial.status) for trial in trials)
-        kept = self._best_kept.link(trials, self._storage_url)
+        best = self._best()
         payload = {
             "outcome": self._outcome(command, counts),
             "reason": command.reason,
             "error": _cut(command.error) if command.error else None,
             "interrupted": self._controller.is_interrupted,
             "trials": dict(counts),
-            "best": self._best,
-            "best_checkpoint": kept[0] if kept is not None else None,
+            "best": best,
+            "best_checkpoint": best["checkpoint_url"] if best is not None else None,
         }
         return self._tell("experiment.finished", event, payload)
 

@@ -30,7 +30,7 @@ _FAILED = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.
 
 
 def best_so_far(picture: Picture) -> str | None:
-    """Draw the best value over the time that drivers were at work; None before the first."""
+    """Draw the best trial's score over the time that drivers were at work; None before the first."""
     if not picture.best_so_far:
         return None
     unit, name = _unit(picture.seconds)
@@ -61,7 +61,7 @@ def _curves(shown: Sequence[TrialRecord], picture: Picture, height: int = 300) -
     panel = _panel(drawing, x, y, right=150)
     for number, (trial, colour) in reversed(list(enumerate(zip(shown, COLOURS, strict=False)))):
         panel.curve(trial.curve, colour)
-        text = f"trial {trial.number}: {short(trial.best if trial.best is not None else math.nan)}"
+        text = f"trial {trial.number}: {short(trial.score if trial.score is not None else math.nan)}"
         drawing.text(WIDTH - 142, _TOP + 10 + 17 * number, text, colour=colour)
     return drawing.svg()
 
@@ -81,8 +81,9 @@ def importances(picture: Picture) -> str | None:
 
 
 def slices(picture: Picture) -> str | None:
-    """Draw the best value of each trial over each parameter, the most important first; None if nothing differs."""
-    trials = [trial for trial in picture.ranked if trial.best is not None][:_DOTS]
+    """Draw the score of each trial over each parameter, the most important first; None if nothing differs."""
+    scored = picture.with_value[:_DOTS]
+    trials = [trial for trial, _ in scored]
     order = {name: place for place, (name, _) in enumerate(importance(picture))}
     parameters = sorted(parameters_of(trials), key=lambda each: order.get(each.name, len(order)))[:_SLICES]
     if not parameters:
@@ -90,7 +91,7 @@ def slices(picture: Picture) -> str | None:
     columns = min(3, len(parameters))
     width, height = (WIDTH - _LEFT - 10) / columns, 200
     drawing = Drawing(WIDTH, height * math.ceil(len(parameters) / columns), f"{picture.metric} by parameter")
-    y = Axis.over([trial.best for trial in trials if trial.best is not None], may_be_log=True)
+    y = Axis.over([score for _, score in scored], may_be_log=True)
     for number, parameter in enumerate(parameters):
         down, column = divmod(number, columns)
         x = Axis.unit() if parameter.axis is None else replace(parameter.axis, label="")
@@ -98,9 +99,9 @@ def slices(picture: Picture) -> str | None:
         panel = Panel(drawing, *place, x, y, names=parameter.choices, y_ticks=column == 0)
         drawing.text(place[0], place[1] - 8, cut(parameter.name, 36))
         dots = [
-            panel.place(value, trial.best)
-            for trial in trials
-            if trial.best is not None and (value := parameter.place(trial.trial_id)) is not None
+            panel.place(value, score)
+            for trial, score in scored
+            if (value := parameter.place(trial.trial_id)) is not None
         ]
         drawing.dots(dots, COLOURS[0])
         drawing.dots(dots[:1] if trials[0].trial_id in parameter.values else (), COLOURS[1], 9)

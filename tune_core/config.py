@@ -21,7 +21,9 @@ from tune_core.faults import Faults, is_name, is_number
 from tune_core.filesystems import check_url, without_credentials
 from tune_core.masking import masked
 from tune_core.progress_reporter import ProgressReporter
+from tune_core.ranking import MODES, SCOPES, Objective
 from tune_core.schedulers import TrialScheduler
+from tune_core.schedulers.scheduler import RETURNED_METRIC
 from tune_core.search.searcher import Searcher
 from tune_core.stoppers import resolve_stop
 from tune_core.trial import Trial
@@ -35,7 +37,6 @@ class _Unset(Enum):
 
 #: Characters with a meaning in paths, in glob patterns of filesystems, or in chained URLs.
 _UNSAFE_IN_NAMES = re.compile(r"[/\\*?\[\]\x00-\x1f\x7f]|::")
-_MODES = ("min", "max")
 
 
 def _default_of(each: Any) -> Any:
@@ -281,6 +282,9 @@ class TuneConfig:
         max_reuses: Beyond Ray Tune: after how many reuses a process is replaced, at least 1; None: never.
         max_reuse_memory: Beyond Ray Tune: a process that holds more bytes than this when a trial ends
             is replaced; None: however much it holds. Both need `reuse_actors`.
+        best_scope: Beyond Ray Tune: what of a trial's reports counts wherever the best trial is named or
+            trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
+            ("last-5-avg"), of the last 10 ("last-10-avg").
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -307,6 +311,9 @@ class TuneConfig:
     fresh_process: bool | None = field(default=None, kw_only=True)
     max_reuses: int | None = field(default=None, kw_only=True)
     max_reuse_memory: int | None = field(default=None, kw_only=True)
+    best_scope: Literal["last", "all", "avg", "last-5-avg", "last-10-avg"] = field(
+        default="last", kw_only=True
+    )
 
     def __post_init__(self) -> None:
         faults = Faults("TuneConfig")
@@ -330,6 +337,7 @@ class TuneConfig:
         if self.fresh_process is not None:
             faults.check_bool("fresh_process", self.fresh_process)
         self._check_reuse(faults)
+        faults.check_choice("best_scope", self.best_scope, tuple(SCOPES))
         if self.chdir_to_trial_dir is not _Unset.UNSET:
             faults.note(
                 "chdir_to_trial_dir is gone: set the environment variable RAY_CHDIR_TO_TRIAL_DIR=0 "
@@ -342,6 +350,17 @@ class TuneConfig:
         """`time_budget_s` as seconds; None for no limit."""
         budget = self.time_budget_s
         return budget.total_seconds() if isinstance(budget, datetime.timedelta) else budget
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are compared by; without a metric of its own, by that of the scheduler or the searcher."""
+        for part in (self, self.scheduler, self.search_alg):
+            metric, mode = getattr(part, "metric", None), getattr(part, "mode", None)
+            if part is self.scheduler and mode is not None:
+                metric = metric or RETURNED_METRIC
+            if isinstance(metric, str) and mode in MODES:
+                return Objective(metric, mode, self.best_scope)
+        return Objective(scope=self.best_scope)
 
     @property
     def is_endless(self) -> bool:
@@ -361,7 +380,7 @@ class TuneConfig:
 
     def _check_objective(self, faults: Faults) -> None:
         if self.mode is not None:
-            faults.check_choice("mode", self.mode, _MODES)
+            faults.check_choice("mode", self.mode, MODES)
         if self.metric is not None:
             faults.check_name("metric", self.metric, ": the name of a reported metric")
         if self.mode is None and self.metric is not None:

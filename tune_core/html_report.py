@@ -99,7 +99,7 @@ def _best(go: Any, picture: Picture) -> Figure | None:
         return None
     points = [*picture.best_so_far, (picture.seconds, picture.best_so_far[-1][1])]
     line = go.Scatter(x=[x for x, _ in points], y=[y for _, y in points], line_shape="hv")
-    return _titled(go.Figure(line), "Best so far", "seconds", str(picture.metric))
+    return _titled(go.Figure(line), f"Best so far ({picture.objective.said})", "seconds", str(picture.metric))
 
 
 def _curves(go: Any, picture: Picture) -> Figure | None:
@@ -125,8 +125,8 @@ def _importance(go: Any, picture: Picture) -> Figure | None:
 
 
 def _coordinates(go: Any, picture: Picture) -> Figure | None:
-    """Parallel coordinates: a line per trial through its parameters and its best value."""
-    trials = [trial for trial in picture.ranked if trial.best is not None]
+    """Parallel coordinates: a line per trial through its parameters and its score."""
+    trials = [trial for trial, _ in picture.with_value]
     parameters = [
         each for each in parameters_of(trials) if all(trial.trial_id in each.values for trial in trials)
     ]
@@ -149,9 +149,14 @@ def _coordinates(go: Any, picture: Picture) -> Figure | None:
         axes.append(
             {"label": parameter.name, "values": places, "tickvals": where, "ticktext": texts, "range": [0, 1]}
         )
-    best = [trial.best for trial in trials]
-    axes.append({"label": picture.metric, "values": best})
-    line = {"color": best, "colorscale": "Viridis", "reversescale": picture.mode == "min", "showscale": True}
+    scores = [score for _, score in picture.with_value]
+    axes.append({"label": picture.objective.label, "values": scores})
+    line = {
+        "color": scores,
+        "colorscale": "Viridis",
+        "reversescale": picture.mode == "min",
+        "showscale": True,
+    }
     return _titled(go.Figure(go.Parcoords(dimensions=axes, line=line)), "Parameters of all trials", "", "")
 
 
@@ -197,7 +202,7 @@ def _trials(picture: Picture) -> str:
     head = [
         "trial",
         "status",
-        picture.metric or "",
+        picture.objective.label,
         "iterations",
         "attempts",
         "seconds",
@@ -211,7 +216,7 @@ def _trials(picture: Picture) -> str:
             [
                 trial.trial_id,
                 trial.status,
-                trial.best,
+                trial.score,
                 trial.iterations,
                 trial.attempts,
                 round(trial.seconds, 2),

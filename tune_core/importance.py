@@ -86,7 +86,7 @@ def importance(picture: Picture) -> list[tuple[str, float]]:
     The parts add up to 1. [] if fewer than `LEAST_TRIALS` trials have a value, or no parameter differs.
     Interactions of parameters are not seen.
     """
-    ranked = [trial for trial in picture.ranked if trial.best is not None]
+    ranked = [trial for trial, _ in picture.with_value]
     if len(ranked) < LEAST_TRIALS:
         return []
     top = {trial.trial_id for trial in ranked[: max(_LEAST_TOP, math.ceil(_TOP * len(ranked)))]}

@@ -7,16 +7,15 @@ curves are thinned as they grow. Statuses and configurations are the controller'
 
 from __future__ import annotations
 
+import math
 import threading
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from tune_core.best import Best
 from tune_core.controller import Controller
-from tune_core.faults import is_number
 from tune_core.journal import read_journal
 from tune_core.messages import (
     CapacityChanged,
@@ -32,8 +31,8 @@ from tune_core.messages import (
     StateSaved,
     TrialReported,
 )
-from tune_core.metrics import lookup
-from tune_core.resume import Replay
+from tune_core.ranking import Objective, Standings
+from tune_core.resume import Records, Replay
 from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
@@ -93,10 +92,12 @@ class TrialRecord:
         attempts: How many were ordered.
         failures: How many of them failed or were lost, since it was last reopened.
         error: Its last failure, as one line.
-        best: Its best value of the metric; None: it reported none.
+        score: What it is compared by: see `Picture.objective`; None: it reported no number.
+        scored_in: The iteration of the report that gave the score; of a mean, the latest.
+        best: Its best value of the metric in any report; None: it reported none that is finite.
         best_iteration: The iteration that reported it.
-        last: The latest value of the metric.
-        checkpoint: Name of the best checkpoint that is kept, by the metric, or else of the latest; None: there is none.
+        last: The latest value of the metric that is finite.
+        checkpoint: Name of the checkpoint that goes with its score, of those that are kept; None: there is none.
         seconds: Time in which attempts ran, of all of them.
         used: Seconds of that times the amounts of `CPU` and `GPU` that were held by it.
         curve: (iteration, value) of the metric, thinned.
@@ -114,6 +115,8 @@ class TrialRecord:
     attempts: int
     failures: int
     error: str | None
+    score: float | None
+    scored_in: int | None
     best: float | None
     best_iteration: int | None
     last: float | None
@@ -129,10 +132,9 @@ class Picture:
     """An experiment as it stands; nothing in it changes any more.
 
     Attributes:
-        metric: What trials are compared by; None: nothing.
-        mode: "min" or "max".
+        objective: What trials are compared by.
         trials: All of them, in creation order.
-        best_so_far: (seconds since it began, value) whenever a report was better than all before, thinned.
+        best_so_far: (seconds since it began, score of the trial that was best then), thinned.
         began_at: When the experiment began, epoch seconds; None: it has not.
         last_at: When the latest event was, epoch seconds.
         seconds: How long drivers were at work on it.
@@ -142,8 +144,7 @@ class Picture:
         reason: Why it ended; "" before.
     """
 
-    metric: str | None
-    mode: str
+    objective: Objective
     trials: Sequence[TrialRecord]
     best_so_far: Sequence[tuple[float, float]]
     began_at: float | None
@@ -167,18 +168,33 @@ class Picture:
         return {name: max(0.0, self.held.get(name, 0.0) - used) for name, used in self.used.items()}
 
     @property
+    def metric(self) -> str | None:
+        """The metric that trials are compared by; None: nothing is compared."""
+        return self.objective.metric
+
+    @property
+    def mode(self) -> str:
+        """Which values of it are better: "min" or "max"."""
+        return self.objective.mode or "min"
+
+    @property
     def ranked(self) -> list[TrialRecord]:
-        """The trials, best first; those without a value of the metric come last, in creation order."""
-        sign = -1.0 if self.mode == "max" else 1.0
-        return sorted(
-            self.trials, key=lambda trial: (trial.best is None, sign * (trial.best or 0.0), trial.number)
-        )
+        """The trials, best first; those without a finite score come last, in creation order."""
+        return sorted(self.trials, key=lambda trial: (self.objective.loss(trial.score), trial.number))
+
+    @property
+    def with_value(self) -> list[tuple[TrialRecord, float]]:
+        """The trials with a finite score, each with that, best first."""
+        return [
+            (trial, trial.score)
+            for trial in self.ranked
+            if trial.score is not None and math.isfinite(trial.score)
+        ]
 
     @property
     def best_trial(self) -> TrialRecord | None:
-        """The trial that reported the best value; None if none did."""
-        ranked = self.ranked
-        return ranked[0] if ranked and ranked[0].best is not None else None
+        """The best trial; None if none has a finite score."""
+        return self.objective.best_of((trial, trial.score) for trial in self.trials)
 
 
 class Series:
@@ -225,6 +241,11 @@ class Series:
         self._count = len(self._xs) * self._stride
         self._last = (self._xs[-1], self._ys[-1]) if self._xs else None
 
+    @property
+    def last(self) -> float | None:
+        """The value of the newest point; None: there is none."""
+        return self._last[1] if self._last is not None else None
+
     def points(self) -> list[tuple[float, float]]:
         """Return what is kept, oldest first."""
         kept = list(zip(self._xs, self._ys, strict=True))
@@ -253,13 +274,15 @@ class Overview:
 
     Args:
         controller: Whose events they are: `note` comes after its `handle`.
-        metric: What trials are compared by; None: what the journal says, once it says so.
-        mode: "min" or "max", likewise.
+        objective: What trials are compared by; None: what the journal says first.
+
+    Attributes:
+        standings: Who is best, report by report.
 
     Example:
         >>> from tune_core.messages import ExperimentStarted
         >>> controller = Controller(Rules("a1b2c"))
-        >>> overview = Overview(controller, "loss", "min")
+        >>> overview = Overview(controller, Objective("loss", "min"))
         >>> began = ExperimentStarted(time=1.0, capacity=1)
         >>> _ = controller.handle(began)
         >>> overview.note(began)
@@ -268,13 +291,12 @@ class Overview:
         1
     """
 
-    def __init__(self, controller: Controller, metric: str | None = None, mode: str | None = None) -> None:
+    def __init__(self, controller: Controller, objective: Objective | None = None) -> None:
         self._controller = controller
         self._lock = threading.Lock()
-        self._metric, self._mode = metric, mode
-        self._is_given = metric is not None
+        self.standings = Standings(objective or Objective())
+        self._is_open = objective is None
         self._facts: dict[str, _Facts] = {}
-        self._best: float | None = None
         self._best_row: Mapping[str, Any] | None = None
         self._best_so_far = Series(BEST_POINTS)
         self._began_at: float | None = None
@@ -299,15 +321,14 @@ class Overview:
         Raises:
             StorageError: A segment of the journal is missing or damaged.
         """
-        replay = Replay(Controller(Rules("")))
-        overview = cls(replay.controller, metric, mode)
-        for event, _ in read_journal(storage):
-            replay.apply(event)
-            overview.note(event)
-        return overview
+        return follow(lambda: read_journal(storage), metric, mode)[1]
 
     def note(self, event: Event) -> bool:
-        """Take note of an event that the controller has handled; return whether it is the best report so far."""
+        """Take note of an event that the controller has handled.
+
+        Returns:
+            Whether it is a report after which another trial is the best one, or the best one has become better.
+        """
         with self._lock:
             self._tell_time(event)
             if isinstance(event, TrialReported):
@@ -322,21 +343,22 @@ class Overview:
                 for trial_id, facts in self._facts.items():
                     if facts.running is not None:
                         self._end(trial_id, facts.running.lease, None)
-            elif isinstance(event, SpecRecorded) and not self._is_given:
-                tune_config = event.spec.get("tune_config", {})
-                self._metric, self._mode = tune_config.get("metric"), tune_config.get("mode")
+                for trial_id in event.restarted:
+                    self._facts_of(self._controller.trials[trial_id])
+            elif isinstance(event, SpecRecorded) and self._is_open:
+                self._is_open = False
+                self.standings = Standings(Objective.of_rules(self._controller.rules))
             return False
 
     def is_best(self, row: Mapping[str, Any]) -> bool:
-        """Return whether this very row is the best one so far."""
+        """Return whether this very row is the latest that changed which trial is best, or made it better."""
         return self._best_row is row
 
     def picture(self) -> Picture:
         """Return the experiment as it stands now."""
         with self._lock:
             return Picture(
-                metric=self._metric,
-                mode=self._mode or "min",
+                objective=self.standings.objective,
                 trials=[self._record(trial) for trial in list(self._controller.trials.values())],
                 best_so_far=self._best_so_far.points(),
                 began_at=self._began_at,
@@ -381,6 +403,7 @@ class Overview:
         elif facts.dirname != trial.dirname:  # it has begun anew: its reports count no more, its costs do
             facts.dirname, facts.curve = trial.dirname, Series(CURVE_POINTS)
             facts.best = facts.best_iteration = facts.last = None
+            self.standings.forget(trial)
         return facts
 
     def _begin(self, event: LeaseStarted) -> None:
@@ -404,26 +427,25 @@ class Overview:
             return False  # it did not count: an older attempt's, or heard before
         facts = self._facts_of(trial)
         facts.curve.cut(event.iteration)
-        value = lookup(event.row, self._metric) if self._metric else None
-        if not is_number(value):
-            return False
-        value = float(value)
-        facts.curve.add(event.iteration, value)
-        facts.last = value
-        if facts.best is None or self._is_better(value, facts.best):
-            facts.best, facts.best_iteration = value, event.iteration
-        if self._best is not None and not self._is_better(value, self._best):
-            return False
-        self._best, self._best_row = value, event.row
-        self._best_so_far.add(self._seconds, value)
-        return True
-
-    def _is_better(self, value: float, other: float) -> bool:
-        return value > other if self._mode == "max" else value < other
+        standings = self.standings
+        is_news = standings.note(trial, event.iteration, event.row)
+        if is_news:
+            self._best_row = event.row
+        best = standings.score(standings.best) if standings.best is not None else None
+        if best is not None and best != self._best_so_far.last:
+            self._best_so_far.add(self._seconds, best)
+        value = standings.objective.value(event.row)
+        if value is not None and math.isfinite(value):
+            facts.curve.add(event.iteration, value)
+            facts.last = value
+            if facts.best is None or standings.objective.loss(value) < standings.objective.loss(facts.best):
+                facts.best, facts.best_iteration = value, event.iteration
+        return is_news
 
     def _record(self, trial: Trial) -> TrialRecord:
         facts = self._facts_of(trial)
         running, timeline = facts.running, list(facts.past)
+        checkpoint = self.standings.best_checkpoint(trial)
         seconds, used = facts.seconds, dict(facts.used)
         if running is not None:
             timeline.append(running)
@@ -440,20 +462,43 @@ class Overview:
             attempts=trial.lease,
             failures=trial.num_failures + trial.num_losses,
             error=trial.error,
+            score=self.standings.score(trial),
+            scored_in=self.standings.scored_in(trial),
             best=facts.best,
             best_iteration=facts.best_iteration,
             last=facts.last,
-            checkpoint=self._checkpoint_of(trial),
+            checkpoint=checkpoint.name if checkpoint is not None else None,
             seconds=seconds,
             used=used,
             curve=facts.curve.points(),
             timeline=timeline,
         )
 
-    def _checkpoint_of(self, trial: Trial) -> str | None:
-        found = Best(self._metric, self._mode).checkpoint([trial])
-        record = found[2] if found is not None else trial.checkpoint
-        return record.name if record is not None else None
+
+def follow(
+    records: Callable[[], Records], metric: str | None = None, mode: str | None = None
+) -> tuple[Replay, Overview]:
+    """Replay a journal, and return that with its overview.
+
+    Args:
+        records: Yields the journal's records from the first on; called again if what trials are
+            compared by was changed on the way, since that holds for all reports.
+        metric: What trials are compared by; None: the experiment's own metric and mode.
+        mode: "min" or "max".
+    """
+    objective = Objective(metric, mode) if metric is not None else None
+    while True:
+        replay = Replay(Controller(Rules("")))
+        overview = Overview(replay.controller, objective)
+        for event, _ in records():
+            replay.apply(event)
+            overview.note(event)
+        wanted = Objective.of_rules(replay.controller.rules)
+        if metric is not None:
+            wanted = replace(wanted, metric=metric, mode=mode)
+        if overview.standings.objective == wanted:
+            return replay, overview
+        objective = wanted
 
 
 def _sums(facts: _Facts, attempt: AttemptRecord, until: float) -> tuple[float, dict[str, float]]:

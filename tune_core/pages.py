@@ -33,10 +33,10 @@ _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#!&~$])")
 def charts_page(picture: Picture) -> str:
     """Return the charts of an experiment, as it stands."""
     shown = (
-        ("Best so far", charts.best_so_far(picture), _why_no_metric(picture)),
+        (f"Best so far{_scope(picture)}", charts.best_so_far(picture), _why_no_metric(picture)),
         ("Learning curves of the best trials", charts.learning_curves(picture), ""),
         ("Importance of parameters", charts.importances(picture), _why_no_importance(picture)),
-        ("Best value by parameter", charts.slices(picture), ""),
+        (f"Value by parameter{_scope(picture)}", charts.slices(picture), ""),
         ("Timeline", charts.timeline(picture), "No trial has begun."),
     )
     parts = [f"{len(picture.trials)} trials, {duration(picture.seconds)}."]
@@ -52,11 +52,15 @@ def trial_page(trial: TrialRecord, picture: Picture) -> str | None:
     if svg is None or trial.best is None:
         return None
     best = f"best {text(picture.metric)} {short(trial.best)} in iteration {trial.best_iteration}"
+    if trial.score is not None:
+        best += f"; {picture.objective.said} {short(trial.score)}"
     return f"{best}; {_status(trial)}, {_cost(trial)}\n\n{image(f'trial {trial.number}', svg)}\n"
 
 
 def checkpoint_page(url: str, said: str) -> str:
-    """Return a link to a checkpoint, with what there is to say of it."""
+    """Return a link to a checkpoint, with what there is to say of it; without a URL, that there is none."""
+    if not url:
+        return f"**No best checkpoint**: {code(said)}\n"
     target = url.replace("<", "%3C").replace(">", "%3E")
     return f"**Best checkpoint** ({code(said)}): [{text(url)}](<{target}>)\n\n{code(url)}\n"
 
@@ -154,19 +158,19 @@ def _cell(value: object) -> str:
 
 def _best_part(picture: Picture, storage_url: str) -> str:
     best = picture.best_trial
-    if best is None or best.best is None:
+    if best is None or best.score is None:
         return f"## Best trial\n\n{_why_no_metric(picture)}"
     where = f"{storage_url}/{best.dirname}"
     saved = (
-        f"Its best checkpoint: {code(f'{where}/{best.checkpoint}')}"
+        f"The checkpoint that goes with it: {code(f'{where}/{best.checkpoint}')}"
         if best.checkpoint
         else "It kept no checkpoint."
     )
     config = [(name, _shown(value)) for name, value in flatten(best.config).items()]
     return "\n\n".join(
         (
-            f"## Best trial\n\n{code(best.trial_id)}: {text(picture.metric)} **{best.best:.6g}** in iteration "
-            f"{best.best_iteration} ({picture.mode}). {saved}",
+            f"## Best trial\n\n{code(best.trial_id)}: {text(picture.metric)} **{best.score:.6g}** "
+            f"({picture.objective.said}, iteration {best.scored_in}, {picture.mode}). {saved}",
             table(["parameter", "value"], config) if config else "It has no parameters.",
         )
     )
@@ -178,14 +182,14 @@ def _trials_table(picture: Picture) -> str:
     order = {name: place for place, (name, _) in enumerate(importance(picture))}
     parameters = sorted(parameters_of(picture.trials), key=lambda each: order.get(each.name, len(order)))
     kinds = [name for name in PAID if picture.used[name]]
-    head = ["trial", "status", picture.metric or "attempts", "iterations"]
+    head = ["trial", "status", picture.objective.label or "attempts", "iterations"]
     head += [f"{name} seconds" for name in kinds] or ["seconds"]
     head += [parameter.name for parameter in parameters[:_PARAMETERS]]
     rows = [
         [
             trial.trial_id,
             trial.status,
-            trial.best if picture.metric else trial.attempts,
+            trial.score if picture.metric else trial.attempts,
             trial.iterations,
             *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
             *(parameter.values.get(trial.trial_id) for parameter in parameters[:_PARAMETERS]),
@@ -224,6 +228,10 @@ def _failures_part(picture: Picture) -> str:
     return f"## Failures\n\n{table(['trial', 'attempts', 'error'], rows)}{more}"
 
 
+def _scope(picture: Picture) -> str:
+    return f" ({picture.objective.said})" if picture.metric is not None else ""
+
+
 def _status(trial: TrialRecord) -> str:
     return f"{trial.status} after {trial.iterations} iterations"
 
@@ -236,11 +244,11 @@ def _cost(trial: TrialRecord) -> str:
 def _why_no_metric(picture: Picture) -> str:
     if picture.metric is None:
         return "Nothing is compared: give `TuneConfig(metric=…, mode=…)`."
-    return f"No trial has reported a number as {text(picture.metric)}."
+    return f"No trial has a finite number as {text(picture.objective.label)}."
 
 
 def _why_no_importance(picture: Picture) -> str:
-    with_value = sum(1 for trial in picture.trials if trial.best is not None)
+    with_value = len(picture.with_value)
     if picture.metric is None:
         return ""
     if with_value < LEAST_TRIALS:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,9 +16,9 @@ from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tune_core.faults import is_number
-from tune_core.metrics import flatten, lookup
-from tune_core.progress_reporter import ProgressReporter
+from tune_core.metrics import flatten
+from tune_core.progress_reporter import CLIReporter, ProgressReporter
+from tune_core.ranking import Objective, Standings
 from tune_core.rows import user_metrics
 from tune_core.terminal import Row, Snapshot, View, new_console, open_view, print_lines, print_table
 from tune_core.trial import Status, Trial
@@ -46,15 +45,14 @@ class ProgressDisplay:
     Works in any thread. As a context manager it gives the terminal back, whatever is raised.
 
     Args:
-        metric: Metric to show, nested with "/"; None: none.
-        mode: "min" or "max": which values of it are better.
+        standings: Who is best, and by what; None: nothing is compared.
         reporter: Shows the trials instead of the live view and the table; None: these do.
         verbose: 0 prints nothing. 1 shows a live table (in a pipe: a line every 30 s) and a final
             table. 2 prints a line for each report besides.
         console: rich console to print to; None: the standard output.
 
     Example:
-        >>> with ProgressDisplay("loss", "min", verbose=0) as progress:
+        >>> with ProgressDisplay(Standings(Objective("loss", "min")), verbose=0) as progress:
         ...     progress.start("my_experiment", "s3://bucket/experiments/my_experiment")
         ...     progress.finish([], "every trial is finished")
 
@@ -63,14 +61,13 @@ class ProgressDisplay:
 
     def __init__(
         self,
-        metric: str | None = None,
-        mode: str | None = None,
+        standings: Standings | None = None,
         verbose: int = 1,
         reporter: ProgressReporter | None = None,
         *,
         console: Console | None = None,
     ) -> None:
-        self._digest = _Digest(metric, mode)
+        self._digest = _Digest(standings or Standings(Objective()))
         self._verbose = verbose
         self._reporter = reporter
         self._console = console
@@ -94,8 +91,10 @@ class ProgressDisplay:
         self._print_lines([*lines, f"  watch    {ui_url}"] if ui_url else lines)
         reporter = self._reporter
         if reporter is not None:
-            metric, mode = self._digest.metric, self._digest.mode
-            self._call(lambda: reporter.setup(time.time(), total, metric, mode))
+            objective = self._digest.standings.objective
+            if isinstance(reporter, CLIReporter):
+                reporter.rank_by(self._digest.standings)
+            self._call(lambda: reporter.setup(time.time(), total, objective.metric, objective.mode))
         else:
             self._guarded(self._open_view)
 
@@ -150,7 +149,9 @@ class ProgressDisplay:
         if self._reporter is not None:
             self._ask(trials, done=True)
         elif snapshot.rows:
-            self._guarded(lambda: print_table(self._writer, snapshot, self._digest.metric))
+            self._guarded(
+                lambda: print_table(self._writer, snapshot, self._digest.standings.objective.column)
+            )
         more = f"… and {snapshot.omitted} more trials" if snapshot.omitted and not self._reporter else ""
         self._print_lines(filter(None, (more, snapshot.best, f"{snapshot.summary}; {reason}")))
 
@@ -199,7 +200,7 @@ class ProgressDisplay:
             log.exception("the experiment goes on without its progress_reporter, which failed")
 
     def _open_view(self) -> None:
-        self._view = open_view(self._writer, self._digest.metric)
+        self._view = open_view(self._writer, self._digest.standings.objective.column)
 
     def _print_lines(self, lines: Iterable[str]) -> None:
         self._guarded(lambda: print_lines(self._writer, lines))
@@ -216,34 +217,32 @@ class ProgressDisplay:
 class _Digest:
     """Turns trials into the few short texts that are shown."""
 
-    def __init__(self, metric: str | None, mode: str | None) -> None:
-        self.metric, self.mode = metric, mode
+    def __init__(self, standings: Standings) -> None:
+        self.standings = standings
+        self.metric = standings.objective.metric
         self.total: int | None = None
-        self._sign = -1.0 if mode == "max" else 1.0
         self._varied = _Varied()
 
     def snapshot(self, trials: Sequence[Trial], waiting: Mapping[str, str]) -> Snapshot:
         """Return what the live view shows: running trials, then the best of the others."""
-        losses = self._losses(trials)
         running = [n for n, trial in enumerate(trials) if trial.status is Status.RUNNING][:_LIVE_ROWS]
         others = (n for n, trial in enumerate(trials) if trial.status is not Status.RUNNING)
         room = _LIVE_ROWS - len(running)
         if self.metric is None:
             leading = list(deque(others, room))  # the newest
         else:
-            leading = heapq.nsmallest(room, others, key=losses.__getitem__)
+            leading = heapq.nsmallest(room, others, key=lambda n: self.standings.key(trials[n]))
         lines = [
             f"waiting: {trial_id}: {reason}" for trial_id, reason in islice(waiting.items(), _WAITING_LINES)
         ]
         if len(waiting) > _WAITING_LINES:
             lines.append(f"waiting: {len(waiting) - _WAITING_LINES} more")
-        return self._snapshot(trials, losses, running + leading, tuple(lines))
+        return self._snapshot(trials, running + leading, tuple(lines))
 
     def final(self, trials: Sequence[Trial]) -> Snapshot:
         """Return what is left to read: every trial, up to a number, the best first."""
-        losses = self._losses(trials)
-        order = sorted(range(len(trials)), key=losses.__getitem__)
-        return self._snapshot(trials, losses, order[:_FINAL_ROWS])
+        order = sorted(range(len(trials)), key=lambda n: self.standings.key(trials[n]))
+        return self._snapshot(trials, order[:_FINAL_ROWS])
 
     def report_line(self, trial: Trial, row: Mapping[str, Any]) -> str:
         """Return one line about one report, its most important metric first."""
@@ -253,27 +252,13 @@ class _Digest:
         more = ["…"] if len(metrics) > len(names) else []
         return f"{trial.trial_id} iteration {row.get('training_iteration', '?')}: {' '.join(shown + more)}"
 
-    def _losses(self, trials: Sequence[Trial]) -> list[float]:
-        """The metric of each trial so that less is better; infinite where it is missing or NaN."""
-        return [self._loss(trial.last_row) for trial in trials] if self.metric else [math.inf] * len(trials)
-
-    def _loss(self, row: Mapping[str, Any]) -> float:
-        value = row.get(self.metric or "")
-        if type(value) is not float:
-            value = lookup(row, self.metric or "")
-            if not (isinstance(value, float) or is_number(value)):
-                return math.inf
-        return math.inf if math.isnan(value) else self._sign * float(value)
-
-    def _snapshot(
-        self, trials: Sequence[Trial], losses: list[float], shown: list[int], waiting: tuple[str, ...] = ()
-    ) -> Snapshot:
+    def _snapshot(self, trials: Sequence[Trial], shown: list[int], waiting: tuple[str, ...] = ()) -> Snapshot:
         self._varied.add_new(trials)
         return Snapshot(
             summary=self._summary(trials),
             rows=tuple(self._row(trials[n]) for n in shown),
             omitted=len(trials) - len(shown),
-            best=self._best(trials, losses),
+            best=self._best(),
             waiting=waiting,
         )
 
@@ -284,17 +269,17 @@ class _Digest:
         noun = "trial" if len(trials) == 1 and not of_total else "trials"
         return f"{len(trials)}{of_total} {noun}" + (f": {', '.join(parts)}" if parts else "")
 
-    def _best(self, trials: Sequence[Trial], losses: list[float]) -> str:
-        loss = min(losses, default=math.inf)
-        if self.metric is None or loss == math.inf:
+    def _best(self) -> str:
+        best = self.standings.best
+        if best is None:
             return ""
-        best = trials[losses.index(loss)]
-        value = _short(lookup(best.last_row, self.metric), 6)
-        return f"best: {best.trial_id} {self.metric}={value} {self._varied.text(best.config)}".rstrip()
+        value = _short(self.standings.score(best), 6)
+        said, config = self.standings.objective.said, self._varied.text(best.config)
+        return f"best: {best.trial_id} {self.metric}={value} ({said}) {config}".rstrip()
 
     def _row(self, trial: Trial) -> Row:
         seconds = trial.last_row.get("time_total_s")
-        value = None if self.metric is None else lookup(trial.last_row, self.metric)
+        value = self.standings.score(trial)
         return Row(
             trial_id=trial.trial_id,
             status=str(trial.status),

@@ -6,7 +6,6 @@ Owns which columns a table has and when it is printed. Never prints unless it is
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tune_core.arguments import RecordsArguments
 from tune_core.faults import Faults
-from tune_core.metrics import comparable, flatten, lookup
+from tune_core.metrics import flatten, lookup
+from tune_core.ranking import Objective, Standings
 from tune_core.rows import user_metrics
 from tune_core.terminal import new_console
 from tune_core.trial import Status, Trial
@@ -149,6 +149,7 @@ class CLIReporter(ProgressReporter):
         self._interval_s, self._infer_limit = max_report_frequency, infer_limit
         self._prints_tables = print_intermediate_tables is not False
         self._sorts = sort_by_metric
+        self._standings: Standings | None = None
         self._console: Console | None = None
         self._due_at = 0.0
 
@@ -159,6 +160,12 @@ class CLIReporter(ProgressReporter):
     def add_parameter_column(self, parameter: str, representation: str | None = None) -> None:
         """Show a parameter, under this title."""
         self._parameter_columns = {**(self._parameter_columns or {}), parameter: representation or parameter}
+
+    def rank_by(self, standings: Standings) -> None:
+        """Rank trials as the experiment does, unless this reporter has a metric or mode of its own."""
+        objective = standings.objective
+        if self._metric in (None, objective.metric) and self._mode in (None, objective.mode):
+            self._standings = standings
 
     def setup(
         self,
@@ -194,13 +201,11 @@ class CLIReporter(ProgressReporter):
         parts = [f"{counts[status]} {status.lower()}" for status in _ORDER if counts[status]]
         of_total = f" of {self._total}" if self._total is not None and self._total != len(trials) else ""
         lines = [f"{len(trials)}{of_total} trials{': ' if parts else ''}{', '.join(parts)}", *sys_info]
-        best = min(
-            (trial for trial in trials if self._loss(trial) < float("inf")), key=self._loss, default=None
-        )
+        objective, scores = self._scores(trials)
+        best = objective.best_of(zip(trials, scores.values(), strict=True))
         if best is not None:
-            lines.append(
-                f"best: {best} {self._metric}={self._cell(lookup(best.last_row, self._metric or ''))}"
-            )
+            value = self._cell(scores[best.trial_id])
+            lines.append(f"best: {best} {objective.metric}={value} ({objective.said})")
         tables: list[Table] = [self._table(trials)] if trials and (done or self._prints_tables) else []
         lines += [f"{trial}: {trial.error}" for trial in trials if trial.error][: self._max_errors]
         return Group(*tables, *(Text(line, overflow="fold") for line in lines))
@@ -209,8 +214,7 @@ class CLIReporter(ProgressReporter):
         from rich.table import Table
         from rich.text import Text
 
-        shown = sorted(trials, key=lambda trial: (_ORDER.index(trial.status), self._order(trial)))
-        shown = shown[: self._max_rows]
+        shown = self._ordered(trials)[: self._max_rows]
         configs = {trial.trial_id: flatten(trial.config) for trial in shown}
         metrics = self._metric_columns or self._inferred(shown)
         parameters = self._parameter_columns or {name: name for config in configs.values() for name in config}
@@ -239,14 +243,22 @@ class CLIReporter(ProgressReporter):
                     reported.setdefault(name, name)
         return {**_AUTOFILLED, **reported}
 
-    def _order(self, trial: Trial) -> tuple[float, int]:
-        return (self._loss(trial) if self._sorts else 0.0), trial.number
+    def _ordered(self, trials: Sequence[Trial]) -> list[Trial]:
+        objective, scores = self._scores(trials)
 
-    def _loss(self, trial: Trial) -> float:
-        value = comparable(lookup(trial.last_row, self._metric)) if self._metric else None
-        if value is None or math.isnan(value):
-            return math.inf
-        return -value if self._mode == "max" else value
+        def key(trial: Trial) -> tuple[int, float, int]:
+            loss = objective.loss(scores[trial.trial_id]) if self._sorts else 0.0
+            return _ORDER.index(trial.status), loss, trial.number
+
+        return sorted(trials, key=key)
+
+    def _scores(self, trials: Sequence[Trial]) -> tuple[Objective, dict[str, float | None]]:
+        """What trials are compared by, and their scores by trial id; by a metric of its own, the last reports."""
+        standings = self._standings
+        if standings is not None:
+            return standings.objective, {trial.trial_id: standings.score(trial) for trial in trials}
+        own = Objective(self._metric, self._mode)
+        return own, {trial.trial_id: own.value(trial.last_row) for trial in trials}
 
     def _cell(self, value: object) -> str:
         text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

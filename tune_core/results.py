@@ -12,13 +12,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import ConfigError, TrialError
 from tune_core.filesystems import ProcessLocal, is_local, protocols, resolve
-from tune_core.metrics import flatten, lookup
+from tune_core.metrics import comparable, flatten
+from tune_core.ranking import MODES, SCOPES, Objective, Tally
 from tune_core.rows import (
     ERROR_FILE,
     PARAMS_FILE,
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 #: Checkpoints, each with the report that it came with.
 _Best: TypeAlias = list[tuple[Checkpoint, dict[str, Any]]]
 
-_SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
-_MODES = ("min", "max")
+Item = TypeVar("Item")
+
 #: At most this many names in a message.
 _NAMES_SHOWN = 20
 
@@ -234,22 +234,19 @@ class Result:
 
         Source: as Ray Tune 2.60. Differs: NaN is never the best.
         """
-        if mode not in _MODES:
+        if mode not in MODES:
             raise ConfigError(f"get_best_checkpoint(mode={mode!r}): expected 'min' or 'max'")
         if not self.best_checkpoints:
             raise RuntimeError(
                 f"the trial at {self.path} has no checkpoint: report one with tune.report(…, checkpoint=)"
             )
-        scored = [(lookup(metrics, metric), checkpoint) for checkpoint, metrics in self.best_checkpoints]
-        valid = [
-            (value, checkpoint) for value, checkpoint in scored if _is_number(value) and not math.isnan(value)
-        ]
-        if not valid:
+        best = _best_by(metric, mode, self.best_checkpoints)
+        if best is None:
             hint = _name_hint(metric, (metrics for _, metrics in self.best_checkpoints))
             raise RuntimeError(
                 f"no checkpoint of the trial at {self.path} came with a number as {metric!r}; {hint}"
             )
-        return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1]
+        return best
 
     def __repr__(self) -> str:
         parts = [f"status={self.status.value}"] if self.status else []
@@ -274,6 +271,7 @@ class ResultGrid(Sequence[Result]):
         filesystem: fsspec filesystem of `experiment_path`; None: the local one.
         metric: What `get_best_result` goes by if it is not told.
         mode: "min" or "max", likewise.
+        scope: What of a trial's reports counts, likewise.
 
     Example:
         >>> results = [Result({"loss": loss}, None, None, "/tmp/t") for loss in (0.5, 0.25)]
@@ -290,28 +288,30 @@ class ResultGrid(Sequence[Result]):
         filesystem: Any = None,
         metric: str | None = None,
         mode: str | None = None,
+        scope: str = "last",
     ) -> None:
         self._results = list(results)
         self._experiment_path = experiment_path
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
-        self._metric = metric
-        self._mode = mode
+        self._metric, self._mode, self._scope = metric, mode, scope
 
     @classmethod
     def from_trials(
         cls,
         trials: Iterable[Trial],
         storage: ExperimentStorage,
-        metric: str | None = None,
-        mode: str | None = None,
+        objective: Objective,
         *,
         num_to_keep: int | None = None,
         rank: Callable[[CheckpointRecord], Any] | None = None,
     ) -> ResultGrid:
-        """Return the results of trials as their records stand now; arguments as of `Result.from_trial`."""
+        """Return the results of trials as their records stand now; arguments as of `Result.from_trial`.
+
+        `objective` is what `get_best_result` goes by if it is not told.
+        """
         ordered = sorted(trials, key=lambda trial: trial.number)
         results = [Result.from_trial(trial, storage, num_to_keep=num_to_keep, rank=rank) for trial in ordered]
-        return cls(results, storage.path, storage.fs, metric, mode)
+        return cls(results, storage.path, storage.fs, objective.metric, objective.mode, objective.scope)
 
     @property
     def experiment_path(self) -> str:
@@ -346,7 +346,7 @@ class ResultGrid(Sequence[Result]):
         self,
         metric: str | None = None,
         mode: str | None = None,
-        scope: str = "last",
+        scope: str | None = None,
         filter_nan_and_inf: bool = True,
     ) -> Result:
         """Return the result of the best trial; of several equal ones, the first.
@@ -359,7 +359,8 @@ class ResultGrid(Sequence[Result]):
             metric: Name of the metric, nested with "/"; None: the one of `TuneConfig`.
             mode: "min" or "max"; None: the one of `TuneConfig`.
             scope: What of a trial counts: its `last` value; its best of `all`; the mean of all
-                (`avg`), of the last 5 (`last-5-avg`), of the last 10 (`last-10-avg`).
+                (`avg`), of the last 5 (`last-5-avg`), of the last 10 (`last-10-avg`). None: what
+                `TuneConfig(best_scope=…)` says, "last" unless it is given.
             filter_nan_and_inf: Whether a trial whose score is NaN or infinite is left out. If not,
                 NaN is worse than any number.
 
@@ -372,20 +373,18 @@ class ResultGrid(Sequence[Result]):
         """
         if len(self._results) == 1:
             return self._results[0]
-        metric, mode = metric or self._metric, mode or self._mode
-        _check_choice(metric, mode, scope)
-        assert metric is not None
-        scores = self._each(lambda result: _score(result, metric, mode, scope), reads=scope != "last")
-        best: tuple[float, Result] | None = None
-        for score, result in zip(scores, self._results, strict=True):
-            if score is None or (filter_nan_and_inf and not math.isfinite(score)):
-                continue
-            loss = math.inf if math.isnan(score) else -score if mode == "max" else score
-            if best is None or loss < best[0]:
-                best = loss, result
-        if best is None:
-            raise RuntimeError(self._nothing_found(metric, any(score is not None for score in scores)))
-        return best[1]
+        wanted = Objective(metric or self._metric, mode or self._mode, scope or self._scope)
+        _check_choice(wanted)
+        scores = self._each(lambda result: _score(result, wanted), reads=wanted.scope != "last")
+        ranked = [
+            (wanted.loss(score, finite=False), place)
+            for place, score in enumerate(scores)
+            if score is not None and (math.isfinite(score) or not filter_nan_and_inf)
+        ]
+        if not ranked:
+            is_reported = any(score is not None for score in scores)
+            raise RuntimeError(self._nothing_found(str(wanted.metric), is_reported))
+        return self._results[min(ranked)[1]]
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
         """Return a pandas frame with one row per trial that reported: its last report, or its best.
@@ -404,7 +403,7 @@ class ResultGrid(Sequence[Result]):
 
         Source: as Ray Tune 2.60. Differs: `logdir` is the directory, there it is the trial id.
         """
-        if filter_mode is not None and filter_mode not in _MODES:
+        if filter_mode is not None and filter_mode not in MODES:
             raise ConfigError(f"get_dataframe(filter_mode={filter_mode!r}): expected 'min' or 'max'")
         if filter_mode is not None and not filter_metric:
             raise ConfigError(
@@ -464,54 +463,53 @@ class ResultGrid(Sequence[Result]):
         return f"no best trial for {metric!r}: no trial has reported a number of that name; {hint}"
 
 
-def _check_choice(metric: str | None, mode: str | None, scope: str) -> None:
+def _check_choice(wanted: Objective) -> None:
     faults = []
-    if not metric:
+    if not wanted.metric:
         faults.append("No metric is provided: pass metric= to get_best_result, or give TuneConfig one")
-    if not mode:
+    if not wanted.mode:
         faults.append("No mode is provided: pass mode= to get_best_result, or give TuneConfig one")
-    elif mode not in _MODES:
-        faults.append(f"get_best_result(mode={mode!r}): expected 'min' or 'max'")
-    if scope not in _SCOPES:
-        faults.append(f"get_best_result(scope={scope!r}): expected one of {', '.join(_SCOPES)}")
+    elif wanted.mode not in MODES:
+        faults.append(f"get_best_result(mode={wanted.mode!r}): expected 'min' or 'max'")
+    if wanted.scope not in SCOPES:
+        faults.append(f"get_best_result(scope={wanted.scope!r}): expected one of {', '.join(SCOPES)}")
     if faults:
         raise ConfigError(faults)
 
 
-def _score(result: Result, metric: str, mode: str | None, scope: str) -> float | None:
-    """The number that a trial is compared by; None if it never reported one."""
-    if scope == "last" and _is_number(value := lookup(result.metrics or {}, metric)):
-        return float(value)
-    values = [float(value) for row in result.rows if _is_number(value := lookup(row, metric))]
-    if not values:
-        return None
-    if scope == "last":
-        return values[-1]
-    if scope == "all":
-        numbers = [value for value in values if not math.isnan(value)]
-        return (max if mode == "max" else min)(numbers, default=math.nan)
-    if scope != "avg":
-        values = values[-int(scope.split("-")[1]) :]
-    return sum(values) / len(values)
+def _score(result: Result, objective: Objective) -> float | None:
+    """What a trial is compared by; None if it never reported a number."""
+    is_last = objective.scope == "last"
+    if is_last and (number := objective.value(result.metrics or {})) is not None:
+        return number
+    tally = Tally(objective)
+    for place, row in enumerate(result.rows if is_last else sorted(result.rows, key=_iteration)):
+        tally.add(place, objective.value(row))
+    return tally.score
+
+
+def _iteration(row: Mapping[str, Any]) -> float:
+    number = comparable(row.get("training_iteration"))
+    return math.inf if number is None or math.isnan(number) else number
+
+
+def _best_by(metric: str, mode: str, found: Iterable[tuple[Item, Mapping[str, Any]]]) -> Item | None:
+    """Return what comes with the best value of a metric, of equal ones the first; infinite values count."""
+    objective = Objective(metric, mode)
+    scored = [(objective.value(row), item) for item, row in found]
+    valid = [(score, item) for score, item in scored if score is not None and not math.isnan(score)]
+    return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1] if valid else None
 
 
 def _best_row(result: Result, metric: str | None, mode: str | None) -> dict[str, Any]:
     last = result.metrics or {}
     if metric is None or mode is None:
         return last
-    scored = [(lookup(row, metric), row) for row in result.rows]
-    valid = [(value, row) for value, row in scored if _is_number(value) and not math.isnan(value)]
-    if not valid:
-        return last
-    return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1]
+    return _best_by(metric, mode, ((row, row) for row in result.rows)) or last
 
 
 def _status(result: Result) -> Status:
     return result.status or (Status.ERROR if result.error else Status.TERMINATED)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
 
 
 def _name_hint(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -27,6 +27,8 @@ class Rules:
         metric: What trials are compared by: remembered of every checkpoint.
         max_fruitless: Attempts, one after the other, that each trial may be paused or moved in without having
             come to an iteration that none came to before.
+        mode: "min" or "max": which values of it are better; None only without a metric.
+        best_scope: What of a trial's reports counts when trials are ranked: see `TuneConfig`.
     """
 
     experiment_id: str
@@ -41,3 +43,5 @@ class Rules:
     falls_back: bool = False
     metric: str | None = None
     max_fruitless: int = 100
+    mode: str | None = None
+    best_scope: str = "last"

@@ -19,6 +19,7 @@ from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.errors import TuneError
 from tune_core.messages import StartLease
+from tune_core.ranking import Objective
 from tune_core.resources import is_fixed, resources_of
 from tune_core.results import ResultGrid
 from tune_core.rules import Rules
@@ -109,8 +110,8 @@ class Experiment:
     def rules(self, steering: Steering) -> Rules:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
-        metric, limit = self.tune_config.metric, steering.max_concurrent
-        return rules_of(self.experiment_id, self.run_config, limit, saves_on_request=saves, metric=metric)
+        objective, limit = self.tune_config.objective, steering.max_concurrent
+        return rules_of(self.experiment_id, self.run_config, limit, objective, saves_on_request=saves)
 
     def spec(self) -> dict[str, Any]:
         """Return what this experiment is made of, as `tune_core.spec` writes it: no pickle, no credentials."""
@@ -194,9 +195,9 @@ def rules_of(
     experiment_id: str,
     run_config: RunConfig,
     max_concurrent: int | None,
+    objective: Objective,
     *,
     saves_on_request: bool = False,
-    metric: str | None = None,
 ) -> Rules:
     """Return what the controller of an experiment that is run like this has to obey.
 
@@ -204,8 +205,8 @@ def rules_of(
         experiment_id: Five hex digits in front of every trial id.
         run_config: Says what to retry, and which checkpoints to keep.
         max_concurrent: Trials that may run at once; None: as many as fit.
+        objective: What trials are compared by.
         saves_on_request: Whether the trainable can save when it is told to pause.
-        metric: What trials are compared by.
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
     fail_fast = failures.fail_fast
@@ -220,7 +221,9 @@ def rules_of(
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
         falls_back=failures.on_corrupted_checkpoint == "previous",
-        metric=metric,
+        metric=objective.metric,
+        mode=objective.mode,
+        best_scope=objective.scope,
     )
 
 

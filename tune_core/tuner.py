@@ -138,7 +138,7 @@ class Tuner:
             rules = replay.controller.rules
             rank = replay.controller.rank_checkpoint
             return ResultGrid.from_trials(
-                replay.trials, storage, tune.metric, tune.mode, num_to_keep=rules.num_to_keep, rank=rank
+                replay.trials, storage, tune.objective, num_to_keep=rules.num_to_keep, rank=rank
             )
         if self._results is None:
             raise NoResults("there are no results yet: call fit() first")

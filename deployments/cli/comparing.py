@@ -10,6 +10,7 @@ from deployments.cli.experiment import read_experiment
 from deployments.cli.opening import Access, open_experiment
 from deployments.cli.tables import duration, parameters, short, table
 from tune_core.errors import ConfigError
+from tune_core.ranking import SCOPES
 from tune_core.transfer import in_parallel
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _view(document: dict[str, Any]) -> Iterator[RenderableType]:
         "trials": [str(each["num_trials"]) for each in found],
         "failed": [str(each["trials_by_status"].get("ERROR", 0)) for each in found],
         "metric": [f"{each['metric'] or ''} {each['mode'] or ''}" for each in found],
+        "compared by": [SCOPES[each["best_scope"]] if each["metric"] else "" for each in found],
         "best": [short(each["best"]["value"], 6) if each["best"] else "" for each in found],
         "best trial": [each["best"]["trial_id"] if each["best"] else "" for each in found],
         "best config": [parameters(each["best"]["config"]) if each["best"] else "" for each in found],

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.cli.opening import driver_status
-from tune_core.controller import Controller
 from tune_core.errors import ConfigError
 from tune_core.faults import suggestion
 from tune_core.journal import last_segment, read_journal
-from tune_core.overview import Overview, Picture, TrialRecord
+from tune_core.overview import Picture, TrialRecord, follow
 from tune_core.resume import Replay
-from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
 
@@ -72,14 +70,15 @@ class Reading:
             "is_paused": self.replay.controller.is_paused,
             "metric": picture.metric,
             "mode": picture.mode if picture.metric else None,
+            "best_scope": picture.objective.scope if picture.metric else None,
             "num_trials": len(picture.trials),
             "trials_by_status": dict(Counter(str(trial.status) for trial in picture.trials)),
             "best": None
             if best is None
             else {
                 "trial_id": best.trial_id,
-                "value": best.best,
-                "iteration": best.best_iteration,
+                "value": best.score,
+                "iteration": best.scored_in,
                 "config": best.config,
                 "checkpoint": self.checkpoint(best),
             },
@@ -104,6 +103,7 @@ class Reading:
             "is_held": self.replay.controller.trials[trial.trial_id].is_held,
             "config": trial.config,
             "iterations": trial.iterations,
+            "score": trial.score,
             "best": trial.best,
             "best_iteration": trial.best_iteration,
             "last": trial.last,
@@ -117,7 +117,7 @@ class Reading:
         }
 
     def checkpoint(self, trial: TrialRecord) -> str | None:
-        """Return where the trial's latest checkpoint is."""
+        """Return where the checkpoint is that goes with the trial's score."""
         if trial.checkpoint is None:
             return None
         return f"{self.storage.url}/{trial.dirname}/{trial.checkpoint}"
@@ -150,11 +150,7 @@ def read_experiment(
     if mode not in (None, "min", "max"):
         raise ConfigError(f"mode={mode!r}: expected 'min' or 'max'")
     last = last_segment(storage)  # first, so that what ends meanwhile is not called dead
-    replay = Replay(Controller(Rules("")))
-    overview = Overview(replay.controller, metric, mode)
-    for event, _ in read_journal(storage):
-        replay.apply(event)
-        overview.note(event)
+    replay, overview = follow(lambda: read_journal(storage), metric, mode)
     if replay.is_over:
         status = "ended"
     elif last is None or last.is_last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -265,7 +266,8 @@ def _study_trials(reading: Reading, metric: str) -> list[optuna.trial.FrozenTria
     trials = []
     for record in reading.picture.trials:
         state = states.get(record.status, optuna.trial.TrialState.RUNNING)
-        if state is optuna.trial.TrialState.COMPLETE and record.best is None:
+        value = record.score if record.score is not None and math.isfinite(record.score) else None
+        if state is optuna.trial.TrialState.COMPLETE and value is None:
             state = optuna.trial.TrialState.FAIL  # a study knows no other trial without a value
         start = began.get(record.trial_id)
         end = reading.replay.ended_at.get(record.trial_id)
@@ -279,7 +281,7 @@ def _study_trials(reading: Reading, metric: str) -> list[optuna.trial.FrozenTria
                 number=record.number,
                 trial_id=record.number,
                 state=state,
-                value=record.best if state is optuna.trial.TrialState.COMPLETE else None,
+                value=value if state is optuna.trial.TrialState.COMPLETE else None,
                 datetime_start=_moment(start if start is not None else end) or datetime.datetime.now(),
                 datetime_complete=_moment(end) if state.is_finished() else None,
                 params=params,

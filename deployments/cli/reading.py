@@ -13,6 +13,7 @@ from deployments.cli.tables import duration, fields, parameters, short, table, v
 from tune_core.errors import StorageError
 from tune_core.filesystems import resolve
 from tune_core.metrics import flatten
+from tune_core.ranking import SCOPES, Objective
 from tune_core.resume import reports
 from tune_core.rows import newest_rows, user_metrics
 from tune_core.transfer import in_parallel
@@ -79,7 +80,9 @@ def _counts(summary: dict[str, Any]) -> str:
 
 def _best_text(summary: dict[str, Any]) -> str:
     best = summary["best"]
-    return "" if best is None else f"{summary['metric']}={short(best['value'], 6)}"
+    if best is None:
+        return ""
+    return f"{summary['metric']}={short(best['value'], 6)} ({SCOPES[summary['best_scope']]})"
 
 
 def _ago(moment: float | None) -> str:
@@ -152,7 +155,8 @@ def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
     metric, names = document["metric"], varied([trial["config"] for trial in trials])
     has_retries = any(trial["attempts"] > 1 for trial in trials)
     columns = {"TRIAL": "left", "STATUS": "left", "ITER": "right"}
-    columns |= {f"BEST {metric}": "right"} if metric else {}
+    objective = Objective(metric, document["mode"], document["best_scope"] or "last")
+    columns |= {objective.column: "right"} if objective.column is not None else {}
     columns |= {"TIME": "right"} | ({"TRIES": "right"} if has_retries else {}) | {"PARAMETERS": "fold"}
     yield ""
     yield table(
@@ -162,7 +166,7 @@ def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
                 trial["trial_id"],
                 trial["status"],
                 str(trial["iterations"] or ""),
-                *([short(trial["best"], 6)] if metric else []),
+                *([short(trial["score"], 6)] if metric else []),
                 duration(trial["seconds"]),
                 *([str(trial["attempts"])] if has_retries else []),
                 parameters(trial["config"], names),
@@ -213,6 +217,7 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
         "experiment": reading.storage.url,
         "metric": reading.picture.metric,
         "mode": reading.picture.mode if reading.picture.metric else None,
+        "best_scope": reading.picture.objective.scope if reading.picture.metric else None,
         **reading.trial_document(record),
         "timeline": attempts,
         "rows": rows,
@@ -222,12 +227,16 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
 
 def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
     metric = document["metric"]
+    score = ""
+    if document["score"] is not None:
+        score = f"{metric}={short(document['score'], 6)} ({SCOPES[document['best_scope']]})"
     best = f"{metric}={short(document['best'], 6)}, iteration {document['best_iteration']}"
     yield fields(
         {
             "trial": document["path"],
             "status": document["status"] + (", paused on request" if document["is_held"] else ""),
             "config": parameters(document["config"], width=1000),
+            "score": score,
             "best": best if document["best"] is not None else "",
             "checkpoint": document["checkpoint"] or "",
             "attempts": _attempts_text(document["timeline"]) or str(document["attempts"]),

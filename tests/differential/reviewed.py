@@ -275,6 +275,16 @@ REVIEWED: tuple[Difference, ...] = (
         "there it warns and gives None",
     ),
     Difference(
+        "which trial is best, everywhere but in `ExperimentAnalysis`",
+        '`TuneConfig(best_scope=…)` says it once, for `get_best_result()` and all that is shown; "last" by default',
+        "there `get_best_result` alone takes a scope, each time",
+    ),
+    Difference(
+        "a metric that only the scheduler or the searcher was given",
+        "trials are compared by it: `get_best_result()`, terminal, leaderboard",
+        "there `get_best_result()` raises",
+    ),
+    Difference(
         "`reuse_actors=True`",
         "limits by `TuneConfig(max_reuses=…, max_reuse_memory=…)`; objects end with their experiment",
         "a process that leaks is replaced",

@@ -34,6 +34,7 @@ from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS
 from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
+from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
 
 
@@ -342,14 +343,17 @@ def test_leaderboard_of_many_trials_has_those_that_have_not_ended_and_the_best_o
 ) -> None:
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
     monkeypatch.setattr("flows.artifacts.LEADERBOARD_ROWS", 4)
-    writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task, metric="loss", mode="min")
+    standings = Standings(Objective("loss", "min"))
+    writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task, standings=standings)
     losses = {"t0": 5.0, "t1": 1.0, "t2": 4.0, "t3": 2.0, "t4": 3.0, "t5": None, "t6": 6.0}
     running = {"t5", "t6"}
 
     for number, (trial_id, loss) in enumerate(losses.items()):
         status = Status.RUNNING if trial_id in running else Status.TERMINATED
         row = {} if loss is None else {"loss": loss}
-        writer.show_trial(Trial(trial_id, number, {}, status=status, last_row=row))
+        trial = Trial(trial_id, number, {}, status=status, last_row=row)
+        standings.note(trial, 1, row)
+        writer.show_trial(trial)
     shown = [row["trial"] for row in writer._leaderboard_data()]
 
     assert shown == ["t1", "t3", "t6", "t5"]
@@ -437,7 +441,7 @@ def test_best_checkpoint_on_s3_is_linked_by_its_url(
     results = tune.Tuner(
         train,
         param_space={"x": tune.grid_search([5, 1, 3])},
-        tune_config=tune.TuneConfig(metric="loss", mode="min"),
+        tune_config=tune.TuneConfig(metric="loss", mode="min", best_scope="all"),
         run_config=config,
     ).fit()
 

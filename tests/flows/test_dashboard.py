@@ -25,6 +25,7 @@ from tests.flows.test_resume import FailAt
 from tune_core.announcements import Announcement, Announcer
 from tune_core.controller import Controller
 from tune_core.overview import Overview, Picture
+from tune_core.ranking import Objective, Standings
 from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 
@@ -78,7 +79,7 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     shown = seen.artifacts()
     assert len(re.findall(r"!\[[^\]]*\]\(data:image/svg", str(shown["charts"].data))) == 4
     summary = str(shown["summary"].data)
-    assert f"`{best}`: loss **0.333333** in iteration 3 (min)" in summary
+    assert f"`{best}`: loss **0.333333** (last report, iteration 3, min)" in summary
     assert r"ValueError: made \| up" in summary
     assert f"`{tmp_path}/{config.name}`" in summary
     runs = {run.name: run for run in seen.task_runs(3)}
@@ -141,7 +142,7 @@ class Heard(Events):
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str | None, int]] = []
-        announcer = Announcer(Controller(Rules("a1b2c")), "e", "file:///e", None, None)
+        announcer = Announcer(Controller(Rules("a1b2c")), "e", "file:///e", Standings(Objective()))
         super().__init__(announcer, "a1b2c", "e", Contact(None))
 
     def hear(self, kind: str, trial_id: str | None = None, attempt: int = 1) -> None:

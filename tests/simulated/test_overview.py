@@ -12,6 +12,7 @@ import tune_core as tune
 from tune_core.controller import Controller
 from tune_core.messages import LeaseEnded, LeaseStarted
 from tune_core.overview import Overview, Picture
+from tune_core.ranking import Objective
 from tune_core.resume import Replay
 from tune_core.schedulers import ASHAScheduler, TrialScheduler
 from tune_core.testing.local_runtime import LocalRuntime
@@ -35,9 +36,9 @@ def run_with(scheduler: TrialScheduler | None, seed: int = 3, **options: Any) ->
     )
 
 
-def picture_of(run: SimulatedRun) -> Picture:
+def picture_of(run: SimulatedRun, scope: str = "last") -> Picture:
     replay = Replay(Controller(run.rules))
-    overview = Overview(replay.controller, "loss", "min")
+    overview = Overview(replay.controller, Objective("loss", "min", scope))
     for event, _ in run.records:
         replay.apply(event)
         overview.note(event)
@@ -61,7 +62,7 @@ def test_best_values_and_costs_are_those_of_all_rows_and_attempts(
 ) -> None:
     run = run_with(scheduler(), crashes=crashes)
 
-    shown = picture_of(run)
+    shown = picture_of(run, "all")
 
     best = run.best("loss", "min")
     assert shown.best_trial is not None

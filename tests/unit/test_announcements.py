@@ -20,16 +20,17 @@ from tune_core.messages import (
     StopRequested,
 )
 from tune_core.overview import Overview
+from tune_core.ranking import Objective
 from tune_core.rules import Rules
 
 
 class Told:
     """An experiment whose events are told one by one."""
 
-    def __init__(self, **rules: Any) -> None:
+    def __init__(self, scope: str = "last", **rules: Any) -> None:
         self.controller = Controller(Rules(**{**RULES, **rules}))
-        self.overview = Overview(self.controller, "loss", "min")
-        self.announcer = Announcer(self.controller, "tuning", "s3://bucket/tuning", "loss", "min")
+        self.overview = Overview(self.controller, Objective("loss", "min", scope))
+        self.announcer = Announcer(self.controller, "tuning", "s3://bucket/tuning", self.overview.standings)
 
     def tell(self, *events: Event) -> list[Announcement]:
         found: list[Announcement] = []
@@ -39,8 +40,8 @@ class Told:
         return found
 
 
-def announced(events: Iterable[Event], **rules: Any) -> list[Announcement]:
-    return Told(**rules).tell(*events)
+def announced(events: Iterable[Event], scope: str = "last", **rules: Any) -> list[Announcement]:
+    return Told(scope, **rules).tell(*events)
 
 
 def kinds(found: Iterable[Announcement]) -> list[str]:
@@ -132,12 +133,37 @@ def test_driver_that_goes_on_announces_that_and_nothing_from_before() -> None:
 
 def test_best_checkpoint_of_the_end_is_the_best_that_is_kept() -> None:
     """The best report had none, and the one of the report before has been deleted."""
+    rules: dict[str, Any] = {"metric": "loss", "num_to_keep": 1}
     reports = [told(103, 1, 0.3, checkpoint=0), told(104, 2, 0.1), told(105, 3, 0.5, checkpoint=1)]
 
-    (finished,) = announced([*ONE, *reports, over(106)], metric="loss", num_to_keep=1)[-1:]
+    (finished,) = announced([*ONE, *reports, over(106)], "all", **rules)[-1:]
 
-    assert (finished.payload["best"]["value"], finished.payload["best"]["checkpoint_url"]) == (0.1, None)
+    assert (finished.payload["best"]["value"], finished.payload["best"]["iteration"]) == (0.1, 2)
     assert finished.payload["best_checkpoint"] == "s3://bucket/tuning/t0/checkpoint_000001"
+
+
+def test_trial_that_falls_behind_is_followed_by_the_new_best_one_and_its_checkpoint() -> None:
+    events = [
+        began(capacity=9),
+        *(event for number in range(2) for event in (suggested(number), runs(101, number))),
+        SearchEnded(101),
+        told(110, 1, 0.1, 0, checkpoint=0),
+        told(120, 1, 0.2, 1, checkpoint=0),
+        told(130, 2, 0.9, 0, checkpoint=1),
+        over(140, number=0),
+        over(150, number=1),
+    ]
+
+    last, best = announced(events), announced(events, "all", metric="loss")
+
+    told_of = [
+        (each.payload["trial_id"], each.payload["value"]) for each in last if each.kind.endswith("best")
+    ]
+    assert told_of == [("a1b2c_00000", 0.1), ("a1b2c_00001", 0.2)]
+    assert last[-1].payload["best"]["trial_id"] == "a1b2c_00001"
+    assert last[-1].payload["best_checkpoint"] == "s3://bucket/tuning/t1/checkpoint_000000"
+    assert best[-1].payload["best_checkpoint"] == "s3://bucket/tuning/t0/checkpoint_000000"
+    assert {each.payload["best_scope"] for each in best} == {"all"}
 
 
 def test_trials_that_fail_one_after_the_other_are_announced_once() -> None:

@@ -17,6 +17,7 @@ from tune_core import charts, pages
 from tune_core.importance import importance, parameters_of
 from tune_core.messages import Outcome
 from tune_core.overview import AttemptRecord, Picture, TrialRecord
+from tune_core.ranking import Objective
 from tune_core.svg import Axis
 from tune_core.trial import Status
 
@@ -38,6 +39,8 @@ def trial(number: int, best: float | None, config: Mapping[str, Any], **changes:
         attempts=1,
         failures=0,
         error=None,
+        score=best,
+        scored_in=None if best is None else 10,
         best=best,
         best_iteration=None if best is None else 10,
         last=best,
@@ -53,8 +56,7 @@ def trial(number: int, best: float | None, config: Mapping[str, Any], **changes:
 def picture(*trials: TrialRecord, **changes: Any) -> Picture:
     values = [record.best for record in trials if record.best is not None]
     shown = Picture(
-        metric="loss",
-        mode="min",
+        objective=Objective("loss", "min"),
         trials=trials,
         best_so_far=[(10.0 * place, value) for place, value in enumerate(values)],
         began_at=0.0,
@@ -116,7 +118,7 @@ def test_names_of_users_cannot_become_markup() -> None:
     ]
 
     for draw in ALL:
-        svg = draw(replace(shown, trials=trials, metric=evil))
+        svg = draw(replace(shown, trials=trials, objective=Objective(evil, "min")))
         assert svg is not None
         assert "script" not in {element.tag.rpartition("}")[2] for element in ET.fromstring(svg).iter()}
 
@@ -260,7 +262,7 @@ def test_charts_page_holds_every_chart_as_an_image() -> None:
 
 
 def test_charts_page_says_what_is_missing() -> None:
-    page = pages.charts_page(picture(trial(0, None, {}, timeline=[]), metric=None))
+    page = pages.charts_page(picture(trial(0, None, {}, timeline=[]), objective=Objective()))
 
     assert "TuneConfig(metric=…, mode=…)" in page
     assert "No trial has begun." in page
@@ -272,7 +274,7 @@ def test_summary_names_the_best_trial_its_cost_and_where_everything_is() -> None
 
     page = pages.summary_page(shown, "my_tuning", "s3://bucket/my_tuning")
 
-    assert f"`{best.trial_id}`: loss **{best.best:.6g}** in iteration 10 (min)" in page
+    assert f"`{best.trial_id}`: loss **{best.score:.6g}** (last report, iteration 10, min)" in page
     assert f"`s3://bucket/my_tuning/{best.dirname}/checkpoint_000009`" in page
     assert "| CPU | 16 min | 20 min | 4 min (20%) |" in page
     assert "The 50 best of 60." in page
@@ -323,7 +325,7 @@ def test_an_integer_that_no_float_can_hold_is_shown_as_text() -> None:
 def test_text_that_no_file_can_hold_breaks_no_page() -> None:
     odd = ["\x1b[31mred", "\ud800", "\x00"]
     trials = [trial(number, number / 10, {"c\x07": odd[number % 3]}, error=odd[1]) for number in range(12)]
-    shown = picture(*trials, metric="loss\x1b")
+    shown = picture(*trials, objective=Objective("loss\x1b", "min"))
 
     for chart in ALL:
         svg = chart(shown)

@@ -21,13 +21,13 @@ from tune_core.storage import ExperimentStorage
 
 #: The keys that docs/command-line.md promises.
 SUMMARY = {
-    "name", "path", "experiment_id", "trainable", "status", "reason", "is_paused", "metric", "mode", "num_trials",
-    "trials_by_status", "best", "began_at", "last_event_at", "seconds", "num_drivers", "cpu_seconds",
-    "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
+    "name", "path", "experiment_id", "trainable", "status", "reason", "is_paused", "metric", "mode",
+    "best_scope", "num_trials", "trials_by_status", "best", "began_at", "last_event_at", "seconds",
+    "num_drivers", "cpu_seconds", "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
 }  # fmt: skip
 TRIAL = {
-    "trial_id", "number", "name", "path", "status", "is_held", "config", "iterations", "best", "best_iteration", "last",
-    "checkpoint", "attempts", "failures", "error", "seconds", "cpu_seconds", "gpu_seconds",
+    "trial_id", "number", "name", "path", "status", "is_held", "config", "iterations", "score", "best",
+    "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "seconds", "cpu_seconds", "gpu_seconds",
 }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_trials_are_shown_the_best_first_with_what_failed_below(
     table = [line.split() for line in lines[lines.index("") + 1 :]]
     assert called.code == 0
     assert lines[1].split() == ["status", "ended:", "every", "trial", "is", "finished"]
-    assert table[0] == ["TRIAL", "STATUS", "ITER", "BEST", "loss", "TIME", "PARAMETERS"]
+    assert table[0] == ["TRIAL", "STATUS", "ITER", "loss", "TIME", "PARAMETERS"]
     assert [row[1:4] for row in table[1:4]] == [
         ["TERMINATED", "5", "3.2"],
         ["TERMINATED", "5", "6.4"],
@@ -147,7 +147,7 @@ def test_a_trial_is_found_by_number_id_and_name_and_shown_with_its_reports(
     ]
 
     assert documents[0] == documents[1] == documents[2]
-    assert set(documents[0]) == TRIAL | {"experiment", "metric", "mode", "timeline", "rows"}
+    assert set(documents[0]) == TRIAL | {"experiment", "metric", "mode", "best_scope", "timeline", "rows"}
     assert [row["training_iteration"] for row in documents[0]["rows"]] == [1, 2]
     assert documents[0]["timeline"][0]["outcome"] == "error"
     assert "attempts    1 error" in called.out

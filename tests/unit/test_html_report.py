@@ -14,6 +14,7 @@ import pytest
 import tune_core as tune
 from tests.unit.test_charts import picture, searched, trial
 from tune_core import html_report
+from tune_core.ranking import Objective
 from tune_core.testing.local_runtime import LocalRuntime
 
 pytest.importorskip("plotly", reason="the extra `report` is not installed")
@@ -59,13 +60,15 @@ def test_what_users_name_is_text_in_the_report() -> None:
         for each in shown.trials
     ]
 
-    page = html_report.report_page(replace(shown, trials=trials, metric=evil, reason=evil), evil, evil)
+    page = html_report.report_page(
+        replace(shown, trials=trials, objective=Objective(evil, "min"), reason=evil), evil, evil
+    )
 
     assert "<script>alert" not in page
 
 
 def test_experiment_without_metric_or_attempts_has_a_report() -> None:
-    nothing = picture(trial(0, None, {}, timeline=[]), metric=None, held=None, has_ended=False)
+    nothing = picture(trial(0, None, {}, timeline=[]), objective=Objective(), held=None, has_ended=False)
 
     page = html_report.report_page(nothing, "n", "/tmp/n")
 

@@ -31,6 +31,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.overview import ATTEMPTS, CURVE_POINTS, Overview, Picture, Series
+from tune_core.ranking import Objective
 from tune_core.rules import Rules
 from tune_core.trial import Status
 
@@ -74,17 +75,20 @@ def over(time: float, outcome: Outcome = Outcome.COMPLETED, number: int = 0, lea
     )
 
 
-def overview_of(events: Iterable[Event], mode: str = "min", metric: str | None = "loss") -> Overview:
+LOSS = Objective("loss", "min")
+
+
+def overview_of(events: Iterable[Event], objective: Objective | None = LOSS) -> Overview:
     controller = Controller(Rules(**RULES, metric="loss"))
-    overview = Overview(controller, metric, mode)
+    overview = Overview(controller, objective)
     for event in events:
         controller.handle(event)
         overview.note(event)
     return overview
 
 
-def picture(events: Iterable[Event], mode: str = "min", metric: str | None = "loss") -> Picture:
-    return overview_of(events, mode, metric).picture()
+def picture(events: Iterable[Event], objective: Objective | None = LOSS) -> Picture:
+    return overview_of(events, objective).picture()
 
 
 ONE = [began(), suggested(), runs(102.0)]
@@ -105,9 +109,10 @@ def test_trial_is_shown_with_its_best_and_its_last_value() -> None:
     assert (trial.trial_id, trial.name, trial.dirname) == (tid(0), f"f_{tid(0)}", "t0")
     assert (trial.status, trial.iterations, trial.config) == (Status.TERMINATED, 3, {"x": 0})
     assert (trial.best, trial.best_iteration, trial.last) == (0.25, 2, 0.75)
-    assert trial.checkpoint == "checkpoint_000000"  # the best, not the latest
+    assert (trial.score, trial.scored_in) == (0.75, 3)
+    assert trial.checkpoint == "checkpoint_000001"  # of the report that counts
     assert list(trial.curve) == [(1, 0.5), (2, 0.25), (3, 0.75)]
-    assert list(shown.best_so_far) == [(3.0, 0.5), (4.0, 0.25)]
+    assert list(shown.best_so_far) == [(3.0, 0.5), (4.0, 0.25), (5.0, 0.75)]
     assert shown.best_trial == trial
 
 
@@ -121,10 +126,10 @@ def test_best_first_and_trials_without_a_value_last() -> None:
     ]
 
     assert [trial.number for trial in picture(events).ranked] == [2, 3, 0, 1]
-    assert [trial.number for trial in picture(events, "max").ranked] == [0, 3, 2, 1]
+    assert [trial.number for trial in picture(events, Objective("loss", "max")).ranked] == [0, 3, 2, 1]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.1", None, True, [0.1], 10**400])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.1", None, [0.1], 10**400])
 def test_what_is_no_number_is_neither_best_nor_in_a_curve(value: Any) -> None:
     shown = picture([*ONE, told(103, 1, 0.5), told(104, 2, value)])
 
@@ -134,7 +139,7 @@ def test_what_is_no_number_is_neither_best_nor_in_a_curve(value: Any) -> None:
 
 
 def test_without_a_metric_costs_are_known_and_nothing_is_best() -> None:
-    shown = picture([*ONE, told(103, 1, 0.5), over(110)], metric=None)
+    shown = picture([*ONE, told(103, 1, 0.5), over(110)], Objective())
 
     assert shown.best_trial is None
     assert shown.trials[0].curve == []
@@ -142,13 +147,13 @@ def test_without_a_metric_costs_are_known_and_nothing_is_best() -> None:
 
 
 def test_metric_and_mode_are_those_of_the_journal_unless_they_are_given() -> None:
-    spec = SpecRecorded(99.0, 1, {"tune_config": {"metric": "loss", "mode": "max"}}, RULES)
+    spec = SpecRecorded(99.0, 1, {}, {**RULES, "metric": "loss", "mode": "max", "best_scope": "all"})
     events = [spec, *ONE, told(103, 1, 0.5), told(104, 2, 0.75)]
 
-    by_journal, by_hand = picture(events, metric=None), picture(events, "min", "loss")
+    by_journal, by_hand = picture(events, None), picture(events)
 
-    assert (by_journal.metric, by_journal.mode, by_journal.trials[0].best) == ("loss", "max", 0.75)
-    assert (by_hand.metric, by_hand.mode, by_hand.trials[0].best) == ("loss", "min", 0.5)
+    assert (by_journal.objective, by_journal.trials[0].score) == (Objective("loss", "max", "all"), 0.75)
+    assert (by_hand.objective, by_hand.trials[0].best) == (LOSS, 0.5)
 
 
 def test_attempts_cost_their_time_by_all_their_bundles() -> None:
@@ -204,7 +209,7 @@ def test_time_between_two_drivers_does_not_count(given_up: tuple[SegmentsGivenUp
 
     assert (shown.seconds, shown.num_drivers, shown.began_at, shown.last_at) == (9.0, 2, 100.0, 5007.0)
     assert [(each.began, each.ended) for each in shown.trials[0].timeline] == [(2.0, 4.0), (6.0, 9.0)]
-    assert list(shown.best_so_far) == [(4.0, 0.5), (4.0, 0.25)]
+    assert list(shown.best_so_far) == [(4.0, 0.5), (4.0, 0.25), (8.0, 0.75)]
     assert shown.used["CPU"] == 5.0
 
 
@@ -276,7 +281,7 @@ def test_end_of_an_experiment_and_its_reason_are_told() -> None:
 
 def test_note_says_whether_a_report_is_the_best_so_far() -> None:
     controller = Controller(Rules(**RULES, metric="loss"))
-    overview = Overview(controller, "loss", "min")
+    overview = Overview(controller, LOSS)
     found = []
     for event in [*ONE, told(103, 1, 0.5), told(104, 2, 0.5), told(105, 3, 0.4), told(106, 4, math.nan)]:
         controller.handle(event)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tune_core.progress import ProgressDisplay
 from tune_core.progress_reporter import ProgressReporter
+from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +46,22 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
+def ranked(
+    trials: Sequence[Trial] = (),
+    metric: str | None = "loss",
+    mode: str | None = "min",
+    scope: str = "last",
+) -> Standings:
+    """Standings that have seen the last reports of these trials."""
+    standings = Standings(Objective(metric, mode, scope))
+    for trial in trials:
+        standings.note(trial, 1, trial.last_row)
+    return standings
+
+
 def finished(trials: Sequence[Trial], metric: str | None = "loss", mode: str | None = "min") -> list[str]:
     console = a_pipe()
-    reporter = ProgressDisplay(metric, mode, console=console)
+    reporter = ProgressDisplay(ranked(trials, metric, mode), console=console)
     reporter.finish(trials, "every trial is finished")
     return written(console).splitlines()
 
@@ -108,7 +122,7 @@ def test_the_final_lines_name_the_best_trial_and_why_it_ended() -> None:
     lines = finished(trials)
 
     assert lines[-2:] == [
-        "best: abcde_00001 loss=0.25 lr=0.2",
+        "best: abcde_00001 loss=0.25 (last report) lr=0.2",
         "3 trials: 2 terminated, 1 error; every trial is finished",
     ]
 
@@ -155,21 +169,22 @@ def test_without_a_number_there_is_no_best_trial(loss: Any) -> None:
 
 def test_a_pipe_gets_a_line_every_thirty_seconds() -> None:
     console = a_pipe()
-    reporter = ProgressDisplay("loss", "min", console=console)
+    trials = [a_trial(0, Status.RUNNING, loss=0.5)]
+    reporter = ProgressDisplay(ranked(trials), console=console)
     reporter.start("exp", "/tmp/exp", total=4)
     before = written(console)
 
     printed_at = []
     for now in range(1000, 1100):
         length = len(written(console))
-        reporter.update([a_trial(0, Status.RUNNING, loss=0.5)], {"abcde_00001": "needs 2 GPUs"}, now)
+        reporter.update(trials, {"abcde_00001": "needs 2 GPUs"}, now)
         if len(written(console)) > length:
             printed_at.append(now)
 
     assert printed_at == [1030, 1060, 1090]
     line = written(console).removeprefix(before).splitlines()[0]
     assert line.partition(" ")[2] == (
-        "1 of 4 trials: 1 running; best: abcde_00000 loss=0.5 lr=0.1 width=64; "
+        "1 of 4 trials: 1 running; best: abcde_00000 loss=0.5 (last report) lr=0.1 width=64; "
         "waiting: abcde_00001: needs 2 GPUs"
     )
 
@@ -220,7 +235,7 @@ def test_reports_are_printed_if_asked_for() -> None:
     lines = []
     for verbose in (1, 2):
         console = a_pipe()
-        ProgressDisplay("loss", "min", verbose, console=console).report(a_trial(0), row)
+        ProgressDisplay(ranked(), verbose, console=console).report(a_trial(0), row)
         lines.append(written(console))
 
     assert lines == ["", "abcde_00000 iteration 7: loss=0.1235 acc=0.9 eval/x=1\n"]
@@ -229,7 +244,7 @@ def test_reports_are_printed_if_asked_for() -> None:
 def test_reports_of_many_metrics_are_cut() -> None:
     console = a_pipe()
 
-    ProgressDisplay(None, None, 2, console=console).report(a_trial(0), {f"m{n}": n for n in range(9)})
+    ProgressDisplay(None, 2, console=console).report(a_trial(0), {f"m{n}": n for n in range(9)})
 
     assert written(console) == "abcde_00000 iteration ?: m0=0 m1=1 m2=2 m3=3 m4=4 m5=5 …\n"
 
@@ -244,7 +259,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 def live_ids(terminal: Console, trials: Sequence[Trial], metric: str | None) -> list[int]:
-    with ProgressDisplay(metric, "min", console=terminal) as reporter:
+    with ProgressDisplay(ranked(trials, metric), console=terminal) as reporter:
         reporter.start("exp", "/tmp/exp")
         reporter.update(trials, {}, 0)
     drawn = written(terminal).rpartition("status")[2]
@@ -299,7 +314,7 @@ import sys
 from tune_core.progress import ProgressDisplay
 from tune_core.progress_reporter import ProgressReporter
 from tune_core.trial import Trial
-with ProgressDisplay("loss", "min", verbose=0) as reporter:
+with ProgressDisplay(verbose=0) as reporter:
     reporter.start("exp", "/tmp/exp", "http://127.0.0.1", 3)
     for now in range(100):
         reporter.update([Trial("a", 0, {})], {"a": "waits"}, now)
@@ -359,17 +374,18 @@ class Noting(ProgressReporter):
 def test_reporter_of_the_users_shows_the_trials_instead() -> None:
     console, reporter = a_pipe(), Noting()
 
-    with ProgressDisplay("loss", "min", reporter=reporter, console=console) as display:
+    trials = [a_trial(0), a_trial(1, loss=0.5)]
+    with ProgressDisplay(ranked(trials), reporter=reporter, console=console) as display:
         display.start("name", "s3://bucket", total=2)
         for now in range(2):
-            display.update([a_trial(0)], {}, now)
-        display.finish([a_trial(0), a_trial(1, loss=0.5)], "the end")
+            display.update(trials[:1], {}, now)
+        display.finish(trials, "the end")
 
     assert reporter.calls == [("setup", 2, "loss", "min"), "asked", "asked", (1, False), "asked", (2, True)]
     assert written(console).splitlines() == [
         "experiment name",
         "  storage  s3://bucket",
-        "best: abcde_00001 loss=0.5 lr=0.2",
+        "best: abcde_00001 loss=0.5 (last report) lr=0.2",
         "2 trials: 2 terminated; the end",
     ]
 
@@ -377,7 +393,7 @@ def test_reporter_of_the_users_shows_the_trials_instead() -> None:
 def test_more_trials_than_were_planned_are_told_of_as_what_they_are() -> None:
     console = a_pipe()
 
-    with ProgressDisplay("loss", "min", console=console) as display:
+    with ProgressDisplay(ranked(), console=console) as display:
         display.start("name", "s3://bucket", total=2)
         display.expect(5)
         display.finish([a_trial(number) for number in range(3)], "stopped on request")
@@ -388,7 +404,7 @@ def test_more_trials_than_were_planned_are_told_of_as_what_they_are() -> None:
 def test_reporter_of_the_users_is_silent_where_everything_is() -> None:
     reporter = Noting()
 
-    with ProgressDisplay("loss", "min", 0, reporter) as display:
+    with ProgressDisplay(ranked(), 0, reporter) as display:
         display.start("name", "s3://bucket")
         display.update([], {}, 0)
         display.finish([], "the end")
@@ -402,7 +418,7 @@ def test_reporter_that_fails_ends_the_output_and_not_the_experiment(caplog: pyte
             raise ZeroDivisionError("a defect of the reporter")
 
     reporter = Failing()
-    with ProgressDisplay("loss", "min", reporter=reporter, console=a_pipe()) as display:
+    with ProgressDisplay(ranked(), reporter=reporter, console=a_pipe()) as display:
         display.start("name", "s3://bucket")
         for now in range(9):
             display.update([], {}, now)

@@ -63,7 +63,10 @@ def test_table_has_parameters_and_the_first_metrics(capsys: pytest.CaptureFixtur
         ["train_abcde_00000", "TERMINATED"],
     ]
     assert lines[1].split()[2:] == ["0.2", "64", "3", "1.25", "0.5", "1"]
-    assert lines[3:] == ["2 of 4 trials: 1 running, 1 terminated", "best: train_abcde_00001 loss=0.5"]
+    assert lines[3:] == [
+        "2 of 4 trials: 1 running, 1 terminated",
+        "best: train_abcde_00001 loss=0.5 (last report)",
+    ]
 
 
 def test_columns_are_those_that_were_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +97,7 @@ def test_rows_errors_and_values_are_cut(capsys: pytest.CaptureFixture[str]) -> N
     assert "… and 2 more trials" in lines[2]
     assert lines[3:] == [
         "3 trials: 3 terminated",
-        "best: train_abcde_00000 loss=1",
+        "best: train_abcde_00000 loss=1 (last report)",
         "train_abcde_00000: ValueError: 0",
     ]
 
@@ -113,7 +116,7 @@ def test_trial_without_the_metric_is_not_the_best(capsys: pytest.CaptureFixture[
 
     lines = printed(capsys, reporter, trials)
 
-    assert lines[-1] == "best: train_abcde_00002 loss=0.333333"
+    assert lines[-1] == "best: train_abcde_00002 loss=0.333333 (last report)"
 
 
 def test_reports_come_as_often_as_they_may(monkeypatch: pytest.MonkeyPatch) -> None:

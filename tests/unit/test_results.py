@@ -17,6 +17,7 @@ import pytest
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import ConfigError, TrialError
 from tune_core.loggers import TrialFiles, default_loggers
+from tune_core.ranking import Objective
 from tune_core.results import Result, ResultGrid
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import CheckpointRecord, Status, Trial
@@ -260,7 +261,7 @@ def test_the_best_checkpoints_are_as_many_as_are_kept(storage: ExperimentStorage
 def test_results_come_in_the_order_in_which_trials_were_created(storage: ExperimentStorage) -> None:
     trials = [a_trial(number=n, config={"i": n}) for n in (2, 0, 1)]
 
-    grid = ResultGrid.from_trials(trials, storage, "loss", "min")
+    grid = ResultGrid.from_trials(trials, storage, Objective("loss", "min"))
 
     assert [number_of(result) for result in grid] == [0, 1, 2]
     assert grid.experiment_path == storage.path

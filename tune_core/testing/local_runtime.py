@@ -147,9 +147,7 @@ class LocalRuntime:
         if self._end.error is not None:
             raise TrialError(self._end.error, next(t.traceback for t in self._trials if t.error))
         keep, rank = self.controller.rules.num_to_keep, self.controller.rank_checkpoint
-        return ResultGrid.from_trials(
-            self._trials, storage, tune.metric, tune.mode, num_to_keep=keep, rank=rank
-        )
+        return ResultGrid.from_trials(self._trials, storage, tune.objective, num_to_keep=keep, rank=rank)
 
     def identity(self) -> None:
         """Return None: nothing repeats a run of this process."""

@@ -203,7 +203,8 @@ class _Simulation:
             saves_on_request=saves,
             wall_clock=lambda: self.now,
         )
-        rules = rules_of(f"{seed:05x}"[-5:], run_config, self.steering.max_concurrent, saves_on_request=saves)
+        limit, objective = self.steering.max_concurrent, tune_config.objective
+        rules = rules_of(f"{seed:05x}"[-5:], run_config, limit, objective, saves_on_request=saves)
         self.controller = Controller(rules)
         self.spec = describe(
             name="simulated",
