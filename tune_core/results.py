@@ -387,10 +387,11 @@ class ResultGrid(Sequence[Result]):
         return self._results[min(ranked)[1]]
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
-        """Return a pandas frame with one row per trial that reported: its last report, or its best.
+        """Return a pandas frame with one row per trial, in creation order: its last report, or its best.
 
-        Columns are the metrics, nested ones as `a/b`, the configuration as `config/a`, and `logdir`,
-        the trial's directory.
+        Columns are the metrics, nested ones as `a/b`, the configuration as `config/a`, `logdir`, the
+        trial's directory, and, if a trial failed, `trial_error`: the last line of why. A trial that
+        never reported has its configuration and no metrics, so pandas makes floats of integer metrics.
 
         Args:
             filter_metric: If given with a mode, the row where this metric is best is taken, from
@@ -401,7 +402,8 @@ class ResultGrid(Sequence[Result]):
             ConfigError: A mode without a metric, or something else than min and max.
             ImportError: pandas is not installed; the message says how to.
 
-        Source: as Ray Tune 2.60. Differs: `logdir` is the directory, there it is the trial id.
+        Source: as Ray Tune 2.60. Differs: `logdir` is the directory, there it is the trial id; Ray
+            leaves trials that never reported out, and has no `trial_error`.
         """
         if filter_mode is not None and filter_mode not in MODES:
             raise ConfigError(f"get_dataframe(filter_mode={filter_mode!r}): expected 'min' or 'max'")
@@ -413,14 +415,15 @@ class ResultGrid(Sequence[Result]):
         rows = self._each(
             lambda result: _best_row(result, filter_metric, filter_mode), reads=filter_mode is not None
         )
+        has_errors = bool(self.errors)
         frame_rows = [
             {
                 **flatten({name: value for name, value in row.items() if name != "experiment_tag"}),
                 **flatten({"config": result.config or {}}),
                 "logdir": result.path,
+                **({"trial_error": result.error and str(result.error)} if has_errors else {}),
             }
             for row, result in zip(rows, self._results, strict=True)
-            if "training_iteration" in row
         ]
         return pandas.DataFrame(frame_rows)
 

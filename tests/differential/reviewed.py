@@ -275,6 +275,11 @@ REVIEWED: tuple[Difference, ...] = (
         "there it warns and gives None",
     ),
     Difference(
+        "`get_dataframe()` and `ExperimentAnalysis.dataframe()` with a trial that never reported",
+        "it has a row, without metrics; if a trial failed, `trial_error` says why",
+        "there the frame has fewer rows than there are trials",
+    ),
+    Difference(
         "which trial is best, everywhere but in `ExperimentAnalysis`",
         '`TuneConfig(best_scope=…)` says it once, for `get_best_result()` and all that is shown; "last" by default',
         "there `get_best_result` alone takes a scope, each time",

@@ -521,12 +521,29 @@ def test_every_fault_of_a_question_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_frame_of_all_trials_has_the_last_report_of_each(tmp_path: Path) -> None:
-    frame = a_grid(tmp_path, (3, 1), (), (2,)).get_dataframe()
+    frame = a_grid(tmp_path, (3, 1), (2,)).get_dataframe()
 
     assert frame["m"].tolist() == [1, 2]
     assert frame["n/m"].tolist() == [1, 2]
-    assert frame["config/i"].tolist() == [0, 2]
-    assert frame["logdir"].tolist() == [str(tmp_path / "trial_0"), str(tmp_path / "trial_2")]
+    assert frame["config/i"].tolist() == [0, 1]
+    assert frame["logdir"].tolist() == [str(tmp_path / "trial_0"), str(tmp_path / "trial_1")]
+    assert "trial_error" not in frame
+
+
+@pytest.mark.parametrize("filters", [(), ("m", "max")])
+def test_a_frame_has_a_row_for_a_trial_that_never_reported_and_says_why_it_failed(
+    tmp_path: Path, filters: Any
+) -> None:
+    grid = a_grid(tmp_path, (3, 1), (), (2,))
+    grid[1].error = TrialError("ValueError: boom", "Traceback …")
+
+    frame = grid.get_dataframe(*filters)
+
+    assert frame["config/i"].tolist() == [0, 1, 2]
+    assert frame["logdir"].tolist() == [result.path for result in grid]
+    assert frame["m"].isna().tolist() == [False, True, False]
+    assert frame["trial_error"].isna().tolist() == [True, False, True]
+    assert frame["trial_error"][1] == "ValueError: boom"
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("min", [1, 2, 7]), ("max", [30, 4, 7])])

@@ -44,6 +44,10 @@ def test_rows_whose_iteration_is_no_number_all_stay(iteration: object) -> None:
     assert newest_rows(rows) == rows
 
 
+def test_an_iteration_beyond_floats_is_one_like_any_other() -> None:
+    assert newest_rows([a_row(10**400, 1), a_row(10**400, 2)]) == [a_row(10**400, 2)]
+
+
 def test_nan_and_infinity_literals_are_numbers() -> None:
     (row,) = parse_rows(b'{"a": NaN, "b": -Infinity}\n', "result.json")
 
