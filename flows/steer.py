@@ -34,7 +34,8 @@ from tune_core.inbox import (
     StopTrial,
     send,
 )
-from tune_core.storage import ExperimentStorage
+from tune_core.namesakes import chosen, experiment_at
+from tune_core.storage import ExperimentStorage, split_number
 
 
 def requests() -> dict[str, type[Request]]:
@@ -64,9 +65,11 @@ def _flow_run_name() -> str:
 def _storage(experiment: str, store: str | None) -> ExperimentStorage:
     if "/" in experiment:
         place = storage_of(experiment, store)
-        return ExperimentStorage.at(place.url, storage_options=place.options)
+        return experiment_at(place.url, storage_options=place.options)
     place = storage_of(None, store)
-    return ExperimentStorage.open(place.url, experiment, storage_options=place.options)
+    name, number = split_number(experiment)
+    storage = ExperimentStorage.open(place.url, name, storage_options=place.options)
+    return storage if number is None else chosen(storage, number)
 
 
 @flow(name="steer", flow_run_name=_flow_run_name, persist_result=False)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import ConfigError
 from tune_core.faults import shorten, suggestion
-from tune_core.filesystems import resolve
 from tune_core.metrics import flatten
+from tune_core.namesakes import experiment_at
+from tune_core.reading import read_results
 from tune_core.results import Result, ResultGrid, import_pandas
-from tune_core.rows import ERROR_FILE, PARAMS_FILE, RESULT_FILE
-from tune_core.transfer import explain
+from tune_core.resume import find_spec
+from tune_core.rows import ERROR_FILE
 from tune_core.trial import Status
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class AnalysedTrial:
 
     @property
     def status(self) -> Status | None:
-        """`TERMINATED`, `ERROR` …; None if it was read from storage, which does not say."""
+        """`TERMINATED`, `ERROR` …; None if its result was read by itself, which does not say."""
         return self.result.status
 
     @property
@@ -83,15 +84,16 @@ class ExperimentAnalysis:
 
     Args:
         experiment_checkpoint_path: The experiment's directory: a local path, a URL, or with
-            `storage_filesystem` a path in that. It is read.
+            `storage_filesystem` a path in that. Its journal is read, as `Tuner.restore` reads it: of several
+            experiments of that name the one whose driver wrote last, unless `@1` at the end says which.
         storage_filesystem: An fsspec filesystem, or a `pyarrow.fs.FileSystem`.
         trials: Trials of another analysis, to be used instead of those in the directory.
         default_metric: What the best trial is chosen by, unless a method is told.
         default_mode: "min" or "max", likewise.
 
     Raises:
-        ConfigError: The mode is something else; or no trial is in that directory.
-        StorageError: The storage does not answer.
+        ConfigError: The mode is something else; or there is no experiment at that path.
+        StorageError: Its journal is damaged, or the storage does not answer.
 
     Example:
         >>> results = [
@@ -114,9 +116,18 @@ class ExperimentAnalysis:
         default_metric: str | None = None,
         default_mode: str | None = None,
     ) -> None:
-        filesystem, path, url = resolve(experiment_checkpoint_path, storage_filesystem, None)
-        results = _read_results(filesystem, path, url) if trials is None else [each.result for each in trials]
-        self._take(ResultGrid(results, path, filesystem), default_metric, default_mode)
+        storage = experiment_at(experiment_checkpoint_path, filesystem=storage_filesystem)
+        if trials is None:
+            recorded = find_spec(storage)
+            if recorded is None:
+                raise ConfigError(
+                    f"ExperimentAnalysis({storage.url!r}): no journal of an experiment is in it; expected "
+                    "<storage_path>/<experiment>"
+                )
+            grid = read_results(storage, recorded.spec["experiment_id"])
+        else:
+            grid = ResultGrid([each.result for each in trials], storage.path, storage.fs)
+        self._take(grid, default_metric, default_mode)
 
     @classmethod
     def of(
@@ -305,34 +316,3 @@ class ExperimentAnalysis:
         raise ConfigError(
             f"trial={shorten(given)}: expected one of analysis.trials, its id or its directory{near}"
         )
-
-
-def _read_results(filesystem: Any, path: str, url: str) -> list[Result]:
-    """The results of the trials below a directory, in the order of their ids."""
-    try:
-        entries = filesystem.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        entries = []
-    except Exception as error:  # filesystems raise what their client libraries raise
-        raise explain(error, url, "list it") from error
-    results = []
-    for entry in entries:
-        place = str(entry["name"])
-        if entry["type"] == "directory" and _is_trial(filesystem, place, url):
-            results.append(Result.from_path(place, filesystem))
-    if not results:
-        raise ConfigError(
-            f"ExperimentAnalysis({url!r}): no trial's directory is in it; expected <storage_path>/<experiment>"
-        )
-    return sorted(results, key=lambda result: _trial_id(result.metrics or {}, result.path))
-
-
-def _is_trial(filesystem: Any, place: str, url: str) -> bool:
-    try:
-        return any(filesystem.exists(f"{place}/{name}") for name in (RESULT_FILE, PARAMS_FILE))
-    except Exception as error:  # as above
-        raise explain(error, url, "list it") from error
-
-
-def _trial_id(metrics: Mapping[str, Any], path: str) -> str:
-    return str(metrics.get("trial_id", path))

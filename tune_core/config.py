@@ -26,6 +26,7 @@ from tune_core.schedulers import TrialScheduler
 from tune_core.schedulers.scheduler import RETURNED_METRIC
 from tune_core.search.searcher import Searcher
 from tune_core.stoppers import resolve_stop
+from tune_core.storage import split_number
 from tune_core.trial import Trial
 
 
@@ -515,7 +516,7 @@ class RunConfig:
         name: object = self.name
         if name is not None and not _is_safe_name(name):
             expected = "expected a name of one part, without any of / \\ * ? [ ] :: and control characters"
-            faults.add("name", name, f"{expected}, or None")
+            faults.add("name", name, f"{expected}, and without @ and a number at its end, or None")
         if not is_name(self.storage_path):
             given = type(self.storage_path).__name__
             faults.note(f"storage_path: expected a directory or a URL that is not empty, got {given}")
@@ -581,6 +582,8 @@ class RunConfig:
 
 def _is_safe_name(name: object) -> bool:
     if not is_name(name) or name in (".", "..") or name != name.strip():
+        return False
+    if split_number(name)[1] is not None:
         return False
     return _UNSAFE_IN_NAMES.search(name) is None and len(name.encode("utf-8", "replace")) <= 200
 

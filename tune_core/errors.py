@@ -87,6 +87,10 @@ class SpecError(TuneError, ValueError):
     """The stored description of an experiment is not enough to make it again, or cannot be read."""
 
 
+class SpecIncomplete(SpecError):
+    """Something of an experiment cannot be made again from its stored description, and has to be passed."""
+
+
 class CreateConflict(StorageError):
     """A create-only write met an object that somebody else wrote."""
 

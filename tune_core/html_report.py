@@ -43,9 +43,11 @@ def write_report(storage: ExperimentStorage) -> str:
         ImportError: plotly is missing; the message says how to install it.
         StorageError: The journal is damaged, or there is none.
     """
-    page = report_page(Overview.read(storage).picture(), storage.name, storage.url)
-    storage.write(REPORT_FILE, page.encode())
-    return f"{storage.url}/{REPORT_FILE}"
+    page = report_page(Overview.read(storage).picture(), storage.label, storage.url)
+    stem, _, ending = REPORT_FILE.rpartition(".")
+    file = REPORT_FILE if storage.number is None else f"{stem}@{storage.number}.{ending}"
+    storage.write(file, page.encode())
+    return f"{storage.url}/{file}"
 
 
 def report_page(picture: Picture, name: str, storage_url: str) -> str:

@@ -22,6 +22,7 @@ from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageErr
 from tune_core.faults import Faults, shorten
 from tune_core.filesystems import brief
 from tune_core.journal import last_segment, segment_numbers
+from tune_core.namesakes import experiment_at
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 
@@ -276,6 +277,10 @@ def post(storage: ExperimentStorage, request: Request) -> str:
         raise NotSteered(
             f"{storage.url} holds no experiment: expected the <storage_path>/<name> of one that runs"
         )
+    if storage.experiment_id not in (None, last.experiment_id):
+        raise NotSteered(
+            f"{storage.url}: {storage.label} does not run: another experiment of this name has written since"
+        )
     if last.is_last:
         raise NotSteered(
             f"the experiment at {storage.url} has ended, or was interrupted, so nobody carries out a request: "
@@ -388,7 +393,7 @@ def steer(
     """
     if type(request) not in REQUESTS.values():
         raise ConfigError(f"request={shorten(request)}: expected one of {', '.join(REQUESTS)}")
-    storage = ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
+    storage = experiment_at(path, filesystem=storage_filesystem, storage_options=storage_options)
     return send(storage, request, timeout_s)
 
 

@@ -57,6 +57,9 @@ _CLAIMS = 30
 _SEGMENT = re.compile(r"(\d{8})\.jsonl")
 _DIGEST = re.compile(rb',"digest":"([0-9a-f]{32})"}$')
 
+#: An event, and the commands that followed from it, as text.
+Record = tuple[Event, tuple[str, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -74,7 +77,7 @@ class Segment:
     number: int
     experiment_id: str
     owner: dict[str, Any]
-    records: tuple[tuple[Event, tuple[str, ...]], ...]
+    records: tuple[Record, ...]
     is_last: bool
     void: tuple[tuple[int, int], ...] = ()
 
@@ -148,7 +151,7 @@ def _damaged(storage: ExperimentStorage, number: int, why: str) -> JournalDamage
 
 
 def last_segment(storage: ExperimentStorage) -> Segment | None:
-    """Return the newest segment; None where there is no journal.
+    """Return the newest segment, of whichever experiment of this name; None where there is no journal.
 
     Raises:
         JournalDamaged: It is damaged.
@@ -203,7 +206,9 @@ def _opened(storage: ExperimentStorage, *, discard_damaged: bool = False) -> Ite
 
 
 def experiments(storage: ExperimentStorage, *, discard_damaged: bool = False) -> dict[str, list[bytes]]:
-    """Return the experiments of this name by id, the newest last, each with its segments that hold a spec.
+    """Return the experiments of this name by id, each with its segments that hold a spec.
+
+    The one whose driver wrote last comes last: an earlier one that goes on counts as the newest again.
 
     Args:
         storage: Where they are.
@@ -214,10 +219,19 @@ def experiments(storage: ExperimentStorage, *, discard_damaged: bool = False) ->
     """
     found: dict[str, list[bytes]] = {}
     for opened in _opened(storage, discard_damaged=discard_damaged):
-        specs = found.setdefault(opened.experiment_id, [])
+        found[opened.experiment_id] = found.pop(opened.experiment_id, [])
         if _SPEC in opened.lines:
-            specs.append(opened.lines)
+            found[opened.experiment_id].append(opened.lines)
     return found
+
+
+def experiment_ids(storage: ExperimentStorage) -> list[str]:
+    """Return the ids of the experiments of this name in the order in which they began.
+
+    Raises:
+        JournalDamaged: A segment is missing or damaged.
+    """
+    return list(dict.fromkeys(opened.experiment_id for opened in _opened(storage)))
 
 
 def events_of(lines: bytes) -> list[Event]:
@@ -234,25 +248,33 @@ def events_of(lines: bytes) -> list[Event]:
 
 def read_journal(
     storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
-) -> Iterator[tuple[Event, tuple[str, ...]]]:
+) -> Iterator[Record]:
     """Yield the events of an experiment, oldest first; of what is to come, a few segments are held.
 
     Args:
         storage: Where it is.
-        experiment_id: Which one of this name; None: the newest.
+        experiment_id: Which one of this name; None: the one that `storage` means.
         discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused;
             the id has to be given then.
 
     Raises:
         JournalDamaged: A segment is missing or damaged.
     """
+    for segment in read_segments(storage, experiment_id, discard_damaged=discard_damaged):
+        yield from segment.records
+
+
+def read_segments(
+    storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
+) -> Iterator[Segment]:
+    """Yield the segments of an experiment, oldest first; see `read_journal`."""
     numbers = segment_numbers(storage)
     if not numbers:
         return
-    wanted = experiment_id or read_segment(storage, numbers[-1]).experiment_id
+    wanted = experiment_id or storage.experiment_id or read_segment(storage, numbers[-1]).experiment_id
     for opened in _opened(storage, discard_damaged=discard_damaged):
         if opened.experiment_id == wanted:
-            yield from _decoded(storage, opened).records
+            yield _decoded(storage, opened)
 
 
 @dataclass(slots=True)

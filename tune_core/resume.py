@@ -330,7 +330,7 @@ def resumption(
 
 
 def read_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> SpecRecorded:
-    """Return what the journal says last of what an experiment is: of the newest one that had begun.
+    """Return what the journal says last of what an experiment is: of the one that `storage` means and had begun.
 
     Args:
         storage: Where it is.
@@ -356,6 +356,8 @@ def find_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> S
         StorageError: Its journal is damaged.
     """
     known = experiments(storage, discard_damaged=discard_damaged)
+    if storage.experiment_id is not None:
+        return _last_spec(known.get(storage.experiment_id, []))
     found = (_last_spec(segments) for segments in reversed(known.values()))
     return next((spec for spec in found if spec is not None), None)
 

@@ -22,7 +22,7 @@ from tune_core import loggers, progress_reporter, schedulers, search, stoppers
 from tune_core.arguments import RecordsArguments, arguments_of, make
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
-from tune_core.errors import SpecError
+from tune_core.errors import SpecError, SpecIncomplete
 from tune_core.search import Categorical, Domain, Float, Function, Integer
 from tune_core.search.domain import children, grid_values, inner_nodes, with_children
 from tune_core.search.optuna.optuna_search import OptunaSearch
@@ -165,11 +165,25 @@ def missing(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def makeable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description without what cannot be made again, which is enough for reading results.
+
+    Raises:
+        SpecError: It is of a format that this version does not know.
+    """
+    _check(data)
+    whole = {
+        part: {name: node for name, node in data[part].items() if not any(_missing_below(node, part))}
+        for part in ("param_space", "tune_config", "run_config")
+    }
+    return {**data, **whole}
+
+
 def rebuild_param_space(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the search space of a description.
 
     Raises:
-        SpecError: Something in it cannot be made again: pass `param_space` to `Tuner.restore`. Or
+        SpecIncomplete: Something in it cannot be made again: pass `param_space` to `Tuner.restore`. Or
             the description is damaged, or of a format that this version does not know.
     """
     _check(data)
@@ -335,7 +349,7 @@ def _refuse_unknown(values: Mapping[str, Any], cls: type, place: str) -> None:
 def _rebuilt_part(data: Mapping[str, Any], part: str, node: Any) -> Any:
     lacking = list(_missing_below(node, part))
     if lacking:
-        raise SpecError(
+        raise SpecIncomplete(
             f"experiment {data.get('name')!r} cannot be made again from what is stored, which lacks "
             f"{'; '.join(lacking)}: pass {part}=… to Tuner.restore, as it was when the experiment began"
         )

@@ -75,6 +75,7 @@ SETTLED_S = 3600.0
 _MAX_TAKEN = 1000
 #: Markers that are remembered, so that `committed` reads each only once.
 _MAX_REMEMBERED = 256
+_NUMBERED = re.compile(r"(.*[^/])@([1-9][0-9]*)/*", re.DOTALL)
 _MARKER_PATH = re.compile(rf"checkpoint_\d{{6,}}/{re.escape(COMMIT)}")
 _CHECKPOINT_FILE = re.compile(r"checkpoint_(\d{6,})/(.+)", re.DOTALL)
 
@@ -90,6 +91,8 @@ class ExperimentStorage(ObjectStore):
         path: The experiment's root inside the filesystem.
         name: The experiment's name.
         is_local: Whether it is a path of this machine.
+        experiment_id: Which experiment of this name a reader means; None: the one whose driver wrote last.
+        number: Which one that is in the order in which they began, if it was asked for by number.
 
     Example:
         >>> storage = ExperimentStorage.open("memory://doc", "example")
@@ -101,6 +104,8 @@ class ExperimentStorage(ObjectStore):
     def __init__(self, filesystem: Any, path: str, url: str, name: str, *, fencing: bool = True) -> None:
         super().__init__(filesystem, path, url, fencing=fencing)
         self.name = name
+        self.experiment_id: str | None = None
+        self.number: int | None = None
         self._remembered: dict[tuple[Any, ...], CheckpointMarker] = {}
 
     @classmethod
@@ -130,28 +135,30 @@ class ExperimentStorage(ObjectStore):
             check_name(name, "experiment")
         except StorageError as error:
             raise ConfigError(str(error)) from None
+        if split_number(name)[1] is not None:
+            raise ConfigError(
+                f"experiment name {name!r}: @ and a number at its end say which of several experiments of one name "
+                "is meant; give another name"
+            )
         opened, path, url = resolve(
             DEFAULT_STORAGE_PATH if storage_path is None else storage_path, filesystem, storage_options
         )
         return cls(opened, f"{path.rstrip('/')}/{name}", f"{url.rstrip('/')}/{name}", name, fencing=fencing)
 
-    @classmethod
-    def at(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        filesystem: Any = None,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> ExperimentStorage:
-        """Return the storage of an experiment by its whole path, `<storage_path>/<name>`; see `open`.
+    def only(self, experiment_id: str, number: int) -> ExperimentStorage:
+        """Return the same storage for reading one of several experiments of its name."""
+        meant = type(self)(self.fs, self.path, self.url, self.name, fencing=self.fencing)
+        meant.experiment_id, meant.number = experiment_id, number
+        return meant
 
-        Raises:
-            ConfigError: The path or the filesystem cannot be used.
-        """
-        return cls.open(*split_path(path), filesystem=filesystem, storage_options=storage_options)
+    @property
+    def label(self) -> str:
+        """The experiment's name as commands take it: `digits`, or `digits@1` for an earlier one of that name."""
+        return self.name if self.number is None else f"{self.name}@{self.number}"
 
     def __reduce__(self) -> tuple[Callable[..., ExperimentStorage], tuple[Any, ...]]:
-        return _reopen, (self.process_local, self.path, self.url, self.name, self.fencing)
+        place = (self.process_local, self.path, self.url, self.name, self.fencing)
+        return _reopen, (*place, self.experiment_id, self.number)
 
     def __repr__(self) -> str:
         return f"ExperimentStorage({self.url!r})"
@@ -389,6 +396,18 @@ def staged_copy(checkpoint: Checkpoint) -> Path | None:
     return copy
 
 
+def split_number(path: Any) -> tuple[Any, int | None]:
+    """Return the path of an experiment without the number at its end, and the number; None if there is none.
+
+    Example:
+        >>> split_number("s3://bucket/runs/digits@1"), split_number("runs/digits")
+        (('s3://bucket/runs/digits', 1), ('runs/digits', None))
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    match = _NUMBERED.fullmatch(text) if isinstance(text, str) else None
+    return (match[1], int(match[2])) if match is not None else (path, None)
+
+
 def split_path(path: Any) -> tuple[str, str]:
     """Return the storage path and the name that make up an experiment's path.
 
@@ -411,8 +430,18 @@ def split_path(path: Any) -> tuple[str, str]:
     return parent or ("/" if slash else "."), name
 
 
-def _reopen(filesystem: ProcessLocal, path: str, url: str, name: str, fencing: bool) -> ExperimentStorage:
-    return ExperimentStorage(filesystem.get(), path, url, name, fencing=fencing)
+def _reopen(
+    filesystem: ProcessLocal,
+    path: str,
+    url: str,
+    name: str,
+    fencing: bool,
+    experiment_id: str | None,
+    number: int | None,
+) -> ExperimentStorage:
+    storage = ExperimentStorage(filesystem.get(), path, url, name, fencing=fencing)
+    storage.experiment_id, storage.number = experiment_id, number
+    return storage
 
 
 @contextlib.contextmanager

@@ -15,19 +15,18 @@ from typing import Any, TypeVar
 
 from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.controller import Controller
-from tune_core.errors import ConfigError, NoResults
+from tune_core.errors import ConfigError, NoResults, SpecIncomplete
 from tune_core.faults import ray_origin
-from tune_core.journal import read_journal
+from tune_core.namesakes import experiment_at
 from tune_core.parameters import parameters_of
+from tune_core.reading import read_results
 from tune_core.registry import find_trainable, is_registered
 from tune_core.results import ResultGrid
-from tune_core.resume import Replay, find_spec, loosened, read_spec
-from tune_core.rules import Rules
+from tune_core.resume import find_spec, loosened, read_spec
 from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
 from tune_core.search.space import validate_space
 from tune_core.serialization import pickle_trainable
-from tune_core.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
+from tune_core.spec import makeable, rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.stoppers import resolve_stop
 from tune_core.storage import ExperimentStorage, split_path
 from tune_core.trainable import Trainable, check_class, check_signature, is_written, trainable_name
@@ -117,6 +116,7 @@ class Tuner:
             PlacementError: The cluster can never give a trial its bundles.
             ExperimentConflict: An experiment of this name and path is running.
             TrialError: The first trial that failed, with `FailureConfig(fail_fast="raise")`.
+            SpecIncomplete: What `restore` found stored is not enough; the message says what to pass.
         """
         runtime = load_runtime()
         self._results = runtime.run(self.experiment(runtime.identity()))
@@ -129,16 +129,12 @@ class Tuner:
             NoResults: A RuntimeError: `fit` has not been called, or did not finish.
         """
         if self._results is None and self._restored is not None:
-            storage, tune = self._restored.storage, self._tune_config
-            continuation = self._restored.continuation or Continuation()
-            records = read_journal(
-                storage, self._restored.experiment_id, discard_damaged=continuation.discard_damaged
-            )
-            replay = Replay(Controller(Rules(""))).run(records)
-            rules = replay.controller.rules
-            rank = replay.controller.rank_checkpoint
-            return ResultGrid.from_trials(
-                replay.trials, storage, tune.objective, num_to_keep=rules.num_to_keep, rank=rank
+            restored, continuation = self._restored, self._restored.continuation or Continuation()
+            return read_results(
+                restored.storage,
+                restored.experiment_id,
+                self._tune_config.objective,
+                discard_damaged=continuation.discard_damaged,
             )
         if self._results is None:
             raise NoResults("there are no results yet: call fit() first")
@@ -170,9 +166,7 @@ class Tuner:
         Source: as Ray Tune 2.60.
         """
         return (
-            find_spec(
-                ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
-            )
+            find_spec(experiment_at(path, filesystem=storage_filesystem, storage_options=storage_options))
             is not None
         )
 
@@ -196,14 +190,17 @@ class Tuner:
         takeover: bool = False,
         discard_damaged: bool = False,
     ) -> Tuner:
-        """Return a Tuner whose `fit` goes on with an experiment where its journal ends.
+        """Return a Tuner whose `fit` goes on with an experiment where its journal ends, or that reads its results.
 
         Nothing is unpickled, and nothing is written before `fit`. Searcher and scheduler are made anew
         and told what happened, so they survive; what was decided is never decided again. What changes
         here (`num_samples`, `stop`, `tune_config`, `run_config`, resources) is recorded, and holds from now on.
+        `get_results` needs no more than the path; `fit` refuses, naming it, what JSON could not hold and was not
+        passed again.
 
         Args:
-            path: `<storage_path>/<name>` of the experiment: a local path or a URL.
+            path: `<storage_path>/<name>` of the experiment: a local path or a URL. `<name>@1` is the first one
+                of several that began with that name; without a number, the one whose driver wrote last.
             trainable: The trainable, as the first Tuner was given it; of the same name.
             resume_unfinished: Whether trials that had not ended go on from their last checkpoint; else
                 they end as they are.
@@ -227,7 +224,7 @@ class Tuner:
 
         Raises:
             ConfigError: An argument cannot work, or the trainable has another name.
-            SpecError: What is stored is not enough; the message says what to pass.
+            SpecError: The description that is stored cannot be read.
             StorageError: There is no experiment, or the storage does not answer.
 
         Example:
@@ -239,7 +236,7 @@ class Tuner:
             restarted keeps its id; what cannot be loaded is refused.
         """
         resume_config = _resume_config_of(_resume_config, resume_unfinished, resume_errored, restart_errored)
-        storage = ExperimentStorage.at(path, filesystem=storage_filesystem, storage_options=storage_options)
+        storage = experiment_at(path, filesystem=storage_filesystem, storage_options=storage_options)
         data = read_spec(storage, discard_damaged=discard_damaged).spec
         place: dict[str, Any] = {
             "name": storage.name,
@@ -249,15 +246,23 @@ class Tuner:
         }
         changes: dict[str, Any] = {} if num_samples is None else {"num_samples": num_samples}
         rules: dict[str, Any] = {} if stop is None else {"stop": stop}
-        tune = (
-            rebuild_tune_config(data, **changes) if tune_config is None else replace(tune_config, **changes)
-        )
-        run = (
-            rebuild_run_config(data, **place, **rules)
-            if run_config is None
-            else replace(run_config, **place, **rules)
-        )
-        space = rebuild_param_space(data) if param_space is None else param_space
+
+        def parts_of(described: Mapping[str, Any]) -> tuple[dict[str, Any], TuneConfig, RunConfig]:
+            return (
+                rebuild_param_space(described) if param_space is None else param_space,
+                rebuild_tune_config(described, **changes)
+                if tune_config is None
+                else replace(tune_config, **changes),
+                rebuild_run_config(described, **place, **rules)
+                if run_config is None
+                else replace(run_config, **place, **rules),
+            )
+
+        lacking = None
+        try:
+            space, tune, run = parts_of(data)
+        except SpecIncomplete as error:
+            lacking, (space, tune, run) = error, parts_of(makeable(data))
         tuner = cls(trainable, param_space=space, tune_config=tune, run_config=run)
         if tuner._name != data["trainable"]:
             raise ConfigError(
@@ -268,7 +273,7 @@ class Tuner:
         if stop is not None:
             may_go_on = loosened(data["run_config"]["stop"], run.stop)
             continuation = replace(continuation, may_go_on=may_go_on)
-        tuner._restored = _Restored(storage, data["experiment_id"], continuation)
+        tuner._restored = _Restored(storage, data["experiment_id"], continuation, lacking)
         return tuner
 
     def experiment(self, identity: Identity | None = None) -> Experiment:
@@ -289,6 +294,8 @@ class Tuner:
                 storage_options=run.storage_options,
             )
             restored = _Restored(storage, digits[:5], None)
+        elif restored.lacking is not None:
+            raise restored.lacking
         return Experiment(
             name=restored.storage.name,
             experiment_id=restored.experiment_id,
@@ -351,11 +358,13 @@ class Tuner:
 
 @dataclass(frozen=True, slots=True)
 class _Restored:
-    """Where an experiment is kept, and how it goes on; None: it begins."""
+    """Where an experiment is kept, how it goes on (None: it begins), and why it cannot, if it cannot."""
 
     storage: ExperimentStorage
     experiment_id: str
     continuation: Continuation | None
+
+    lacking: SpecIncomplete | None = None
 
 
 def dated(identity: Identity | None) -> tuple[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.cli.opening import driver_status
 from tune_core.errors import ConfigError
 from tune_core.faults import suggestion
-from tune_core.journal import last_segment, read_journal
+from tune_core.journal import Record, Segment, last_segment, read_segments
 from tune_core.overview import Picture, TrialRecord, follow
 from tune_core.resume import Replay
 from tune_core.storage import ExperimentStorage
@@ -38,6 +39,11 @@ class Reading:
         """What the experiment is made of; {} if it died before that was written."""
         return self.replay.spec.spec if self.replay.spec is not None else {}
 
+    @property
+    def path(self) -> str:
+        """What the commands take for it: its directory, with `@1` if it is an earlier one of its name."""
+        return f"{self.storage.url.removesuffix(self.storage.name)}{self.storage.label}"
+
     def trial(self, given: str) -> TrialRecord:
         """Return a trial by its id, its directory's or its own name, or its number.
 
@@ -61,8 +67,8 @@ class Reading:
         """Return what `ls`, `show` and `compare` say of the whole experiment, as documented."""
         picture, best = self.picture, self.picture.best_trial
         return {
-            "name": self.storage.name,
-            "path": self.storage.url,
+            "name": self.storage.label,
+            "path": self.path,
             "experiment_id": self.spec.get("experiment_id"),
             "trainable": self.spec.get("trainable"),
             "status": self.status,
@@ -149,12 +155,23 @@ def read_experiment(
         raise ConfigError(f"metric={metric!r}, mode={mode!r}: give both, or neither")
     if mode not in (None, "min", "max"):
         raise ConfigError(f"mode={mode!r}: expected 'min' or 'max'")
-    last = last_segment(storage)  # first, so that what ends meanwhile is not called dead
-    replay, overview = follow(lambda: read_journal(storage), metric, mode)
+    newest = last_segment(storage)  # first, so that what ends meanwhile is not called dead
+    last: Segment | None = None
+
+    def records() -> Iterator[Record]:
+        nonlocal last
+        for segment in read_segments(storage):
+            if newest is None or segment.number <= newest.number:
+                last = segment
+            yield from segment.records
+
+    replay, overview = follow(records, metric, mode)
     if replay.is_over:
         status = "ended"
     elif last is None or last.is_last:
         status = "interrupted"
+    elif newest is None or last.experiment_id != newest.experiment_id:
+        status = "died"  # another driver has taken the journal since
     else:
         status = driver_status(storage.url, last.owner)
     return Reading(storage, status, replay, overview.picture())

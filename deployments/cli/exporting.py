@@ -71,7 +71,7 @@ def export(
         raise ConfigError(
             "--overwrite with --format optuna: a study is added to what is there; give another file, or delete that one"
         )
-    target = to or f"{storage.name.replace('/', '-')}.{_ENDINGS[format]}"
+    target = to or f"{storage.label.replace('/', '-')}.{_ENDINGS[format]}"
     is_file = format in ("csv", "parquet") or (format == "html" and to is not None)
     if is_file and Path(target).exists() and not overwrite:
         raise ConfigError(f"--to {target}: the file exists; give another one, or --overwrite")
@@ -85,7 +85,7 @@ def export(
         lines = _report_lines(storage) if rows else _trial_lines(reading)
         _guarded(_write_csv if format == "csv" else _write_parquet, lines, target)
         count, what = len(lines), "reports" if rows else "trials"
-    document = {"experiment": storage.url, "format": format, "to": without_credentials(target), what: count}
+    document = {"experiment": reading.path, "format": format, "to": without_credentials(target), what: count}
     return Answer(document, _view)
 
 
@@ -200,7 +200,7 @@ def _write_html(reading: Reading, to: str | None) -> str:
     try:
         if to is None:
             return write_report(reading.storage)
-        page = report_page(reading.picture, reading.storage.name, reading.storage.url)
+        page = report_page(reading.picture, reading.storage.label, reading.storage.url)
     except ImportError as error:
         raise TuneError(str(error)) from None
     _guarded(lambda text, target: Path(target).write_text(text, encoding="utf-8"), page, to)

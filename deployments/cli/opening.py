@@ -22,8 +22,9 @@ from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
 from tune_core.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.journal import DIRECTORY, segment_numbers
+from tune_core.namesakes import chosen
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
-from tune_core.storage import ExperimentStorage, split_path
+from tune_core.storage import ExperimentStorage, split_number, split_path
 from tune_core.transfer import in_parallel
 
 logger = logging.getLogger(__name__)
@@ -135,10 +136,13 @@ def _parsed_options(text: str) -> dict[str, Any]:
 def open_experiment(path: str, access: Access | None = None) -> tuple[ExperimentStorage, Place]:
     """Return the storage of an existing experiment, and the place that its directory is in.
 
+    The path may end in `@1`: of several experiments of that name, the one that began first.
+
     Raises:
         ConfigError: The path cannot be used.
         StorageError: No experiment is there; the text says what is. Or the storage does not answer.
     """
+    path, number = split_number(path)
     whole = place_of(path, access)
     parent, name = split_path(whole.url)
     if name in (".", "..", "~"):
@@ -147,7 +151,7 @@ def open_experiment(path: str, access: Access | None = None) -> tuple[Experiment
     storage = place.experiment(name)
     if not segment_numbers(storage):
         raise StorageError(f"{storage.url} holds no experiment: {_found_instead(place, storage)}")
-    return storage, place
+    return (storage if number is None else chosen(storage, number)), place
 
 
 def experiment_names(place: Place) -> list[str]:
@@ -158,8 +162,8 @@ def experiment_names(place: Place) -> list[str]:
     """
     storage = ExperimentStorage(*resolve(place.url, None, place.options), "")
     names = [name for name in storage.list() if _may_be_named(name)]
-    has_journal = in_parallel(lambda name: storage.exists(f"{name}/{DIRECTORY}"), names)
-    return [name for name, is_experiment in zip(names, has_journal, strict=True) if is_experiment]
+    journals = in_parallel(lambda name: segment_numbers(place.experiment(name)), names)
+    return [name for name, segments in zip(names, journals, strict=True) if segments]
 
 
 def _may_be_named(name: str) -> bool:
@@ -168,7 +172,7 @@ def _may_be_named(name: str) -> bool:
         check_name(name, "experiment", nested=False)
     except StorageError:
         return False
-    return True
+    return split_number(name)[1] is None
 
 
 def _found_instead(place: Place, storage: ExperimentStorage) -> str:

@@ -13,9 +13,11 @@ from deployments.cli.tables import duration, fields, parameters, short, table, v
 from tune_core.errors import StorageError
 from tune_core.filesystems import resolve
 from tune_core.metrics import flatten
+from tune_core.namesakes import all_of
 from tune_core.ranking import SCOPES, Objective
 from tune_core.resume import reports
 from tune_core.rows import newest_rows, user_metrics
+from tune_core.storage import ExperimentStorage
 from tune_core.transfer import in_parallel
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def ls(
     access: Access | None = None,
     output: Output | None = None,
 ) -> Answer:
-    """List the experiments below a storage path, the latest first.
+    """List the experiments below a storage path, the latest first; NAME@1 is the first of several of one name.
 
     Reads the whole journal of each. An experiment that cannot be read is listed with its fault.
 
@@ -45,17 +47,20 @@ def ls(
         output: How to answer.
     """
     place = place_of(storage, access)
-    read = in_parallel(lambda name: _summary_or_fault(place.experiment(name)), experiment_names(place))
-    found = sorted(read, key=lambda each: -(each.get("last_event_at") or 0.0))
+    read = in_parallel(lambda name: _summaries(place.experiment(name)), experiment_names(place))
+    found = sorted(
+        (each for several in read for each in several), key=lambda each: -(each.get("last_event_at") or 0.0)
+    )
     shown = resolve(place.url, None, place.options)[2]
     return Answer({"storage": shown, "experiments": found}, _list_view)
 
 
-def _summary_or_fault(storage: Any) -> dict[str, Any]:
+def _summaries(storage: ExperimentStorage) -> list[dict[str, Any]]:
+    """Return what there is to say of the experiments of one name, or of their fault."""
     try:
-        return read_experiment(storage).summary()
+        return [read_experiment(each).summary() for each in all_of(storage)]
     except StorageError as error:
-        return {"name": storage.name, "path": storage.url, "status": "damaged", "fault": str(error)}
+        return [{"name": storage.name, "path": storage.url, "status": "damaged", "fault": str(error)}]
 
 
 def _list_view(document: dict[str, Any]) -> _Drawn:
@@ -214,7 +219,7 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
         for each in record.timeline
     ]
     document = {
-        "experiment": reading.storage.url,
+        "experiment": reading.path,
         "metric": reading.picture.metric,
         "mode": reading.picture.mode if reading.picture.metric else None,
         "best_scope": reading.picture.objective.scope if reading.picture.metric else None,

@@ -179,7 +179,7 @@ def _restored(
         found = with_resources(found, PlacementGroupFactory.from_dict(spec["resources"]))
     run_config = rebuild_run_config(spec) if watch else rebuild_run_config(spec, verbose=0)
     return Tuner.restore(
-        f"{place.url.rstrip('/')}/{storage.name}",
+        f"{place.url.rstrip('/')}/{storage.label}",
         found,
         storage_options=place.options,
         run_config=run_config,

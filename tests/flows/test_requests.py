@@ -44,6 +44,7 @@ from tune_core.inbox import (
 )
 from tune_core.journal import read_journal
 from tune_core.messages import SpecRecorded, Steered
+from tune_core.namesakes import experiment_at
 from tune_core.rules import Rules
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
@@ -91,7 +92,7 @@ class Running:
 
     def __init__(self, tuner: tune.Tuner, path: str) -> None:
         self.path = path
-        self.storage = ExperimentStorage.at(path)
+        self.storage = experiment_at(path)
         self.results: list[tune.ResultGrid] = []
         self._thread = threading.Thread(target=lambda: self.results.append(tuner.fit()))
         self._thread.start()
@@ -352,7 +353,7 @@ def test_next_driver_leaves_paused_what_was_paused_and_takes_requests_of_the_tim
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_until_gone(family, timeout_s=120)
-    storage = ExperimentStorage.at(path)
+    storage = experiment_at(path)
     between = post(storage, StopTrial("0"))
 
     with running(tune.Tuner.restore(path, train), str(path)) as experiment:

@@ -10,7 +10,7 @@ import pytest
 
 import tune_core as tune
 from tune_core.analysis import ExperimentAnalysis
-from tune_core.errors import ConfigError
+from tune_core.errors import ConfigError, StorageError
 from tune_core.testing.local_runtime import LocalRuntime
 
 LOSSES = {1: [5.0, 1.0], 2: [4.0, 3.0], 3: [0.5, 9.0]}
@@ -117,6 +117,33 @@ def test_experiment_that_is_read_from_its_directory_gives_the_same_answers(
     assert repr(read) == f"ExperimentAnalysis(3 trials; experiment_path={str(tmp_path / 'experiment')!r})"
 
 
+def test_of_two_experiments_of_one_name_each_is_read_by_itself(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    run(tmp_path, [2, 3])
+
+    def values(name: str) -> list[int]:
+        return [trial.config["x"] for trial in ExperimentAnalysis(tmp_path / name).trials]
+
+    assert values("experiment") == values("experiment@2") == [2, 3]
+    assert values("experiment@1") == [1, 2]
+    with pytest.raises(
+        StorageError, match=r"@3: of the experiments of this name there are 2, experiment@1 to"
+    ):
+        values("experiment@3")
+
+
+def test_an_attempt_that_a_restart_replaced_is_no_trial(tmp_path: Path) -> None:
+    failed = run(tmp_path, [4, 1])
+    restarted = tune.Tuner.restore(failed.experiment_path, train, restart_errored=True)
+    LocalRuntime().run(restarted.experiment())
+    assert len([path for path in (tmp_path / "experiment").iterdir() if "train" in path.name]) == 3
+
+    read = ExperimentAnalysis(tmp_path / "experiment")
+
+    assert [(trial.config["x"], trial.status) for trial in read.trials] == [(4, "ERROR"), (1, "TERMINATED")]
+    assert read.trials[0].path.endswith("_attempt_2")
+
+
 def test_trials_of_another_analysis_can_be_given(analysis: ExperimentAnalysis, tmp_path: Path) -> None:
     part = ExperimentAnalysis(tmp_path, trials=analysis.trials[1:], default_metric="loss", default_mode="min")
 
@@ -176,7 +203,7 @@ def test_bad_arguments_are_refused(analysis: ExperimentAnalysis, tmp_path: Path)
     with pytest.raises(ConfigError, match="default_mode='up'"):
         ExperimentAnalysis(tmp_path, trials=[], default_mode="up")
     with pytest.raises(
-        ConfigError, match=r"no trial's directory is in it; expected <storage_path>/<experiment>"
+        ConfigError, match=r"no journal of an experiment is in it; expected <storage_path>/<experiment>"
     ):
         ExperimentAnalysis(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"trial='t0': expected one of analysis\.trials"):

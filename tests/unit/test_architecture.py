@@ -45,10 +45,11 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.checkpoint", "tune_core.objects"),
     ("tune_core.storage",),
     ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),
+    ("tune_core.namesakes",),
     # What chooses, and what watches.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
     ("tune_core.progress_reporter", "tune_core.inbox"),
-    ("tune_core.loggers", "tune_core.config", "tune_core.analysis", "tune_core.watchers"),
+    ("tune_core.loggers", "tune_core.config", "tune_core.watchers"),
     ("tune_core.outbox",),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     (
@@ -63,8 +64,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.execution",),
     ("tune_core.runtime",),
     ("tune_core.resume",),
-    ("tune_core.overview", "tune_core.svg", "tune_core.announcements"),
-    ("tune_core.importance",),
+    ("tune_core.overview", "tune_core.svg", "tune_core.announcements", "tune_core.reading"),
+    ("tune_core.importance", "tune_core.analysis"),
     ("tune_core.charts",),
     ("tune_core.pages",),
     ("tune_core.html_report",),

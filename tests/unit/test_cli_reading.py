@@ -71,6 +71,39 @@ def test_a_list_as_json_has_the_documented_keys(prefect_tune: CommandLine, runs:
     assert Path(digits["best"]["checkpoint"]).is_dir()
 
 
+def test_an_earlier_experiment_of_a_name_is_listed_and_shown_by_its_number(
+    prefect_tune: CommandLine, tmp_path: Path
+) -> None:
+    tuned(tmp_path, "digits")
+    tuned(tmp_path, "digits", tune_config={"num_samples": 2})
+
+    listed = prefect_tune("ls", tmp_path, "--json").json["experiments"]
+    shown = {name: prefect_tune("show", tmp_path / name, "--json").json for name in ("digits", "digits@1")}
+    file = tmp_path / "reports.csv"
+    prefect_tune("export", tmp_path / "digits@1", "--rows", "--to", file)
+
+    assert [(each["name"], each["num_trials"]) for each in listed] == [("digits", 6), ("digits@1", 3)]
+    assert [each["path"] for each in listed] == [str(tmp_path / "digits"), str(tmp_path / "digits@1")]
+    assert {name: len(each["trials"]) for name, each in shown.items()} == {"digits": 6, "digits@1": 3}
+    assert shown["digits@1"]["status"] == "ended"
+    first = shown["digits@1"]["trials"][0]
+    assert len(prefect_tune("show", tmp_path / "digits@1", first["trial_id"], "--json").json["rows"]) == 5
+    assert len(file.read_text().splitlines()) == 1 + 5 + 5 + 2
+    assert "experiments of this name there are 2" in prefect_tune("show", tmp_path / "digits@3").err
+    assert "does not run: another experiment" in prefect_tune("stop", tmp_path / "digits@1").err
+
+
+def test_what_is_listed_can_be_shown(prefect_tune: CommandLine, tmp_path: Path) -> None:
+    tuned(tmp_path, "digits")
+    for name in ("no-segment", "digits@7", "~home"):
+        (tmp_path / name / "journal").mkdir(parents=True)
+
+    listed = prefect_tune("ls", tmp_path, "--json").json["experiments"]
+
+    assert [each["name"] for each in listed] == ["digits"]
+    assert prefect_tune("show", listed[0]["path"]).code == 0
+
+
 def test_an_empty_place_is_no_fault(prefect_tune: CommandLine, tmp_path: Path) -> None:
     called = prefect_tune("ls", tmp_path / "nothing")
 

@@ -439,7 +439,8 @@ def test_what_cannot_be_described_has_to_be_passed_again(path: Path) -> None:
     begin(path, space)
 
     with pytest.raises(SpecError, match=r"param_space.act.*: pass param_space=… to Tuner.restore"):
-        tune.Tuner.restore(path, count)
+        fit(tune.Tuner.restore(path, count))
+    assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed(1, 1)
     results = fit(tune.Tuner.restore(path, count, param_space=space, num_samples=2))
     assert [result.config["act"] for result in results] == [*objects, *objects]  # type: ignore[index]
 
@@ -522,6 +523,7 @@ def test_state_of_a_searcher_is_given_back_and_objects_in_it_are_refused(path: P
     run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
     fit(tune.Tuner(count, tune_config=tune_config, run_config=run_config))
 
+    assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed(6)
     restored = tune.Tuner.restore(
         path, count, tune_config=tune.TuneConfig(search_alg=Remembering(), num_samples=2)
     )
