@@ -6,11 +6,19 @@ has any more is refused with the spelling that does the same. New code uses `Tun
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from tune_core.analysis import ExperimentAnalysis
-from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config import (
+    CheckpointConfig,
+    FailureConfig,
+    ResumeConfig,
+    RunConfig,
+    SyncConfig,
+    TuneConfig,
+)
 from tune_core.errors import ConfigError, TrialError, TuneError
 from tune_core.faults import Faults, shorten, suggestion
 from tune_core.registry import find_trainable, is_registered
@@ -28,10 +36,15 @@ _ELSEWHERE = {
     "checkpoint_at_end": "checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=…)",
     "local_dir": "storage_path=…",
     "chdir_to_trial_dir": "the environment variable RAY_CHDIR_TO_TRIAL_DIR=0",
-    "resume": "tune.Tuner.restore(path, trainable).fit()",
-    "resume_config": "tune.Tuner.restore(path, trainable).fit()",
     "restore": "tune.Tuner with param_space={'start': path}, and load it in the trainable",
     "export_formats": "report what is to be kept as a checkpoint: tune.report(…, checkpoint=…)",
+}
+#: What may follow `resume="AUTO"`, after a plus: what becomes of trials that had not ended, and that failed.
+_SUFFIXES = {
+    "ERRORED": ("resume", "resume"),
+    "RESTART_ERRORED": ("resume", "restart"),
+    "ERRORED_ONLY": ("skip", "resume"),
+    "RESTART_ERRORED_ONLY": ("skip", "restart"),
 }
 #: The defaults that Ray Tune gives them: scripts that spell them out mean nothing by it.
 _IGNORED = (None, False, 0)
@@ -65,6 +78,8 @@ def run(
     raise_on_failed_trial: bool = True,
     callbacks: Any = None,
     max_concurrent_trials: int | None = None,
+    resume: bool | str | None = None,
+    resume_config: ResumeConfig | None = None,
     **others: Any,
 ) -> ExperimentAnalysis:
     """Tune a trainable; return the analysis of its trials.
@@ -100,6 +115,9 @@ def run(
         raise_on_failed_trial: Whether a failed trial raises, once all of them are over.
         callbacks: Told what happens.
         max_concurrent_trials: How many trials run at once.
+        resume: Whether to go on with the experiment of that `name`, if there is one: True or "AUTO", which
+            "+ERRORED", "+RESTART_ERRORED", "+ERRORED_ONLY" or "+RESTART_ERRORED_ONLY" may follow.
+        resume_config: The same, and which of its trials go on: see `ResumeConfig`.
         **others: None; what Ray Tune takes besides is named with what does the same.
 
     Raises:
@@ -111,17 +129,19 @@ def run(
         >>> analysis = tune.run(train, config={"x": tune.uniform(0, 1)}, metric="y", mode="max")  # doctest: +SKIP
         >>> analysis.best_config  # doctest: +SKIP
 
-    Source: as Ray Tune 2.60. Differs: takes no `Experiment`; old arguments are refused.
+    Source: as Ray Tune 2.60. Differs: takes no `Experiment`; old arguments are refused; when an experiment
+        goes on, what the call says holds from now on, there it is ignored; an experiment that cannot be read is
+        refused, there it is begun again.
     """
     _check(run_or_experiment, others)
+    resuming = _resuming(resume, resume_config)
     trainable = run_or_experiment
     if resources_per_trial is not None:
         trainable = _with_resources(trainable, resources_per_trial)
     given: dict[str, Any] = {"storage_path": storage_path, "verbose": verbose}
-    tuner = Tuner(
-        trainable,
-        param_space=config,
-        tune_config=TuneConfig(
+    parts: dict[str, Any] = {
+        "param_space": config,
+        "tune_config": TuneConfig(
             metric=metric,
             mode=mode,  # type: ignore[arg-type] # checked there
             search_alg=create_searcher(search_alg) if isinstance(search_alg, str) else search_alg,
@@ -133,7 +153,7 @@ def run(
             trial_name_creator=trial_name_creator,
             trial_dirname_creator=trial_dirname_creator,
         ),
-        run_config=RunConfig(
+        "run_config": RunConfig(
             name=name,
             storage_filesystem=storage_filesystem,
             failure_config=FailureConfig(max_failures=max_failures, fail_fast=fail_fast),
@@ -145,7 +165,8 @@ def run(
             log_to_file=log_to_file,
             **{key: value for key, value in given.items() if value is not None},
         ),
-    )
+    }
+    tuner = _restored(trainable, parts, resuming) or Tuner(trainable, **parts)
     analysis = ExperimentAnalysis.of(tuner.fit(), metric, mode)
     failed = [trial for trial in analysis.trials if trial.status is Status.ERROR]
     if failed and raise_on_failed_trial:
@@ -156,6 +177,36 @@ def run(
             "With raise_on_failed_trial=False, tune.run returns the others"
         ) from error
     return analysis
+
+
+def _resuming(resume: object, config: ResumeConfig | None) -> ResumeConfig | None:
+    """Return which trials go on; None if the experiment begins."""
+    if config is not None:
+        if not isinstance(config, ResumeConfig):
+            raise ConfigError(f"tune.run(resume_config={config!r}): expected a tune_core.ResumeConfig")
+        return config
+    if resume is None or resume is False:
+        return None
+    first, *suffixes = ["AUTO"] if resume is True else str(resume).split("+")
+    if first != "AUTO" or len(suffixes) > 1 or not _SUFFIXES.keys() >= {*suffixes}:
+        known = " or ".join(f"+{suffix}" for suffix in _SUFFIXES)
+        raise ConfigError(
+            f"tune.run(resume={resume!r}): expected True, False or 'AUTO', which one of {known} may follow"
+        )
+    unfinished, errored = _SUFFIXES[suffixes[0]] if suffixes else ("resume", "skip")
+    return ResumeConfig(unfinished=unfinished, errored=errored)
+
+
+def _restored(trainable: Any, parts: dict[str, Any], resuming: ResumeConfig | None) -> Tuner | None:
+    """Return a Tuner that goes on with the experiment of this name; None if none is to, or there is none."""
+    run_config: RunConfig = parts["run_config"]
+    if resuming is None or run_config.name is None:
+        return None
+    path = f"{os.fspath(run_config.storage_path).rstrip('/')}/{run_config.name}"
+    filesystem = run_config.storage_filesystem
+    if not Tuner.can_restore(path, filesystem):
+        return None
+    return Tuner.restore(path, trainable, storage_filesystem=filesystem, _resume_config=resuming, **parts)
 
 
 def _with_resources(trainable: Any, resources: object) -> Any:

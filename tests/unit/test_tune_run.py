@@ -11,9 +11,12 @@ import pytest
 import tune_core as tune
 from tune_core import registry, tuner
 from tune_core.errors import ConfigError, TuneError
+from tune_core.journal import read_journal
+from tune_core.messages import LeaseEnded
 from tune_core.resources import resources_of
 from tune_core.runtime import Experiment
 from tune_core.search import BasicVariantGenerator
+from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 
 #: Parameters of Ray Tune 2.60's `run` that scripts give.
@@ -44,12 +47,12 @@ TAKEN = [
     "raise_on_failed_trial",
     "callbacks",
     "max_concurrent_trials",
+    "resume",
+    "resume_config",
 ]
 REFUSED = [
     "export_formats",
     "restore",
-    "resume",
-    "resume_config",
     "keep_checkpoints_num",
     "checkpoint_score_attr",
     "checkpoint_freq",
@@ -209,6 +212,65 @@ def test_arguments_that_are_not_taken_are_named_together() -> None:
         ConfigError, match=r"2 faults: .*checkpoint_freq=5.*frequency=….*no such argument; .*'num_samples'"
     ):
         tune.run(train, checkpoint_freq=5, num_sample=3)
+
+
+def again(tmp_path: Path, values: list[int], **options: Any) -> tune.ExperimentAnalysis:
+    """Run a script once more."""
+    return tune.run(
+        train,
+        name="again",
+        config={"x": tune.grid_search(values)},
+        storage_path=str(tmp_path),
+        verbose=0,
+        raise_on_failed_trial=False,
+        **options,
+    )
+
+
+def test_resume_goes_on_with_the_experiment_of_that_name_or_begins_it(
+    experiments: list[Experiment], tmp_path: Path
+) -> None:
+    begun = again(tmp_path, [1, 13], resume="AUTO")
+    resumed = again(tmp_path, [1, 13], resume=True)
+    extended = again(tmp_path, [1, 13], resume="AUTO", num_samples=2)
+    new = again(tmp_path, [1, 13], resume=False)
+    unnamed = tune.run(train, config={"x": 1}, storage_path=str(tmp_path), verbose=0, resume="AUTO")
+
+    ids = [[trial.trial_id for trial in analysis.trials] for analysis in (begun, resumed, extended, new)]
+    assert ids[0] == ids[1] == ids[2][:2]
+    assert len(ids[2]) == 4
+    assert ids[3][0] not in ids[2]
+    assert len(unnamed.trials) == 1
+    assert [each.continuation is not None for each in experiments] == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "tries"),
+    [
+        ({"resume": "AUTO"}, 1),
+        ({"resume": "AUTO+ERRORED"}, 2),
+        ({"resume": "AUTO+RESTART_ERRORED_ONLY"}, 2),
+        ({"resume_config": tune.ResumeConfig(errored="resume")}, 2),
+    ],
+)
+def test_failed_trials_are_tried_again_when_a_resume_says_so(
+    tmp_path: Path, given: dict[str, Any], tries: int
+) -> None:
+    again(tmp_path, [13])
+    (trial,) = again(tmp_path, [13], **given).trials
+
+    assert trial.status == "ERROR"
+    storage = ExperimentStorage.open(tmp_path, "again")
+    ends = [event for event, _ in read_journal(storage) if isinstance(event, LeaseEnded)]
+    assert len(ends) == tries
+
+
+@pytest.mark.parametrize("given", ["LOCAL", "auto", "AUTO+ALL", 3])
+def test_other_ways_to_resume_are_refused(given: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"resume=.*: expected True, False or 'AUTO', which one of \+ERRORED"
+    ):
+        tune.run(train, resume=given)
 
 
 @pytest.mark.parametrize("given", [{"run": train}, None, 3])
