@@ -82,7 +82,7 @@ from tune_core.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner, dated
 
-_HOW_TO_GO_ON = "Tuner.restore continues it"
+_HOW_TO_GO_ON = "Tuner.restore or prefect-tune resume continues it"
 
 logger = logging.getLogger("prefect.tune")
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from deployments.cli.answer import Answer, ExitCode, refuse, show
 from tune_core.errors import ConfigError, TrainableError, TuneError
@@ -48,6 +48,7 @@ def new_app(called: str = "") -> App:
         help="Tune hyperparameters: experiments are Prefect flow runs, trials run on Ray.",
         help_epilogue=_EPILOGUE,
         version=lambda: version("prefect-tune"),
+        default_parameter=Parameter(negative_iterable=()),  # nobody wants --empty-stop
     )
     for name, place, text in COMMANDS:
         app.command(f"deployments.cli.{place}", name=name, **({} if name == called else {"help": text}))

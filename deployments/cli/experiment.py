@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.cli.opening import driver_status
 from tune_core.errors import ConfigError
-from tune_core.faults import suggestion
+from tune_core.faults import is_number, suggestion
 from tune_core.journal import Record, Segment, last_segment, read_segments
+from tune_core.metrics import flatten
 from tune_core.overview import Picture, TrialRecord, follow
 from tune_core.resume import Replay
+from tune_core.rows import user_metrics
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
+
+#: At most this many names of metrics in a message.
+_NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,8 @@ def read_experiment(
         mode: "min" or "max".
 
     Raises:
-        ConfigError: A metric without a mode, or the other way round; or there is no such mode.
+        ConfigError: A metric without a mode, or the other way round; or there is no such mode, or no trial has
+            reported the metric.
         StorageError: The journal is damaged, or the storage does not answer.
     """
     if (metric is None) != (mode is None):
@@ -174,4 +180,22 @@ def read_experiment(
         status = "died"  # another driver has taken the journal since
     else:
         status = driver_status(storage.url, last.owner)
-    return Reading(storage, status, replay, overview.picture())
+    reading = Reading(storage, status, replay, overview.picture())
+    if metric is not None and all(trial.best is None for trial in reading.picture.trials):
+        _refuse_unreported(metric, [trial.last_row for trial in replay.trials])
+    return reading
+
+
+def _refuse_unreported(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a metric that no trial has reported, unless none has reported anything: then it may still come."""
+    reported = [row for row in rows if row]
+    if not reported:
+        return
+    names = dict.fromkeys(
+        name for row in reported for name, value in flatten(user_metrics(row)).items() if is_number(value)
+    )
+    shown = ", ".join([*names][:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+    raise ConfigError(
+        f"metric={metric!r}: no trial has reported a number of that name{suggestion(metric, names)}; there are "
+        f"{shown or 'none'}"
+    )

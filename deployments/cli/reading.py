@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,6 +71,7 @@ def _list_view(document: dict[str, Any]) -> _Drawn:
         return
     columns = {"NAME": "fold", "STATUS": "left", "TRIALS": "fold", "BEST": "fold", "LAST EVENT": "right"}
     yield table(columns, map(_list_row, found))
+    yield f"one of them: prefect-tune show {shlex.quote(found[0]['path'])}"
 
 
 def _list_row(each: dict[str, Any]) -> list[str]:

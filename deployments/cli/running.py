@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(
         tuner = form.tuner(name)
     except ImportError as error:  # an extra is missing: the message says which
         raise TuneError(str(error)) from error
-    return _fit(tuner)
+    return _fit(tuner, form.trainable)
 
 
 def resume(
@@ -95,7 +96,8 @@ def resume(
             restart_errored=restart_errored,
             takeover=takeover,
             discard_damaged=discard_damaged,
-        )
+        ),
+        trainable,
     )
 
 
@@ -142,7 +144,8 @@ def extend(
             stop=assignments(stop, "extend --stop", "training_iteration=200") if stop else None,
             takeover=takeover,
             discard_damaged=discard_damaged,
-        )
+        ),
+        trainable,
     )
 
 
@@ -188,7 +191,7 @@ def _restored(
     )
 
 
-def _fit(tuner: Tuner) -> Answer:
+def _fit(tuner: Tuner, trainable: str | None) -> Answer:
     from prefect.settings import get_current_settings
 
     from deployments.settings import require_server
@@ -202,8 +205,11 @@ def _fit(tuner: Tuner) -> Answer:
         code = ExitCode.OK
     else:
         code = ExitCode.INTERRUPTED if reading.status == "interrupted" else ExitCode.FAILED
-    return Answer(experiment_document(reading), _view, code)
+    return Answer(experiment_document(reading), lambda shown: _view(shown, trainable), code)
 
 
-def _view(document: dict[str, Any]) -> Iterable[RenderableType]:
+def _view(document: dict[str, Any], trainable: str | None) -> Iterable[RenderableType]:
     yield summary_text(document)
+    if document["status"] == "interrupted":
+        command = ["prefect-tune", "resume", document["path"], trainable or f"MODULE:{document['trainable']}"]
+        yield f"go on with: {shlex.join(command)}"

@@ -89,6 +89,7 @@ def test_every_command_explains_itself_and_its_options(prefect_tune: CommandLine
     assert called.code == 0
     assert called.out.startswith(f"Usage: prefect-tune {command}")
     assert "--json" in called.out
+    assert "--empty-" not in called.out
 
 
 def test_each_option_has_a_description() -> None:

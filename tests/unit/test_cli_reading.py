@@ -50,11 +50,12 @@ def prefect_tune(capsys: pytest.CaptureFixture[str]) -> CommandLine:
 def test_experiments_are_listed_the_latest_first(prefect_tune: CommandLine, runs: Path) -> None:
     called = prefect_tune("ls", runs)
 
-    first, second, third = called.out.splitlines()
+    first, second, third, hint = called.out.splitlines()
     assert called.code == 0
     assert first.split()[:3] == ["NAME", "STATUS", "TRIALS"]
     assert " ".join(second.split()).startswith("wider ended 6: 4 terminated, 2 error loss=3.2")
     assert " ".join(third.split()).startswith("digits ended 3: 2 terminated, 1 error loss=3.2")
+    assert hint == f"one of them: prefect-tune show {runs / 'wider'}"
     assert called.err == ""
 
 
@@ -91,6 +92,20 @@ def test_an_earlier_experiment_of_a_name_is_listed_and_shown_by_its_number(
     assert len(file.read_text().splitlines()) == 1 + 5 + 5 + 2
     assert "experiments of this name there are 2" in prefect_tune("show", tmp_path / "digits@3").err
     assert "does not run: another experiment" in prefect_tune("stop", tmp_path / "digits@1").err
+
+
+def test_a_metric_that_nobody_reported_is_refused_with_those_that_there_are(
+    prefect_tune: CommandLine, runs: Path
+) -> None:
+    called = prefect_tune("show", runs / "digits", "--metric", "los", "--mode", "min")
+
+    assert called.code == 2
+    assert "'los'" in called.err
+    assert "did you mean 'loss'" in called.err
+    assert "there are loss, eval/accuracy" in called.err
+    shown = prefect_tune("show", runs / "digits", "--metric", "eval/accuracy", "--mode", "max", "--json").json
+    assert shown["best"]["value"] == pytest.approx(1 / (1 + 16 / 5))
+    assert prefect_tune("show", runs / "digits", "--metric", "training_iteration", "--mode", "max").code == 0
 
 
 def test_what_is_listed_can_be_shown(prefect_tune: CommandLine, tmp_path: Path) -> None:
@@ -368,4 +383,4 @@ def test_a_name_that_no_experiment_can_have_does_not_keep_others_from_being_list
     called = prefect_tune("ls", tmp_path)
 
     assert called.code == 0
-    assert [line.split()[0] for line in called.out.splitlines()] == ["NAME", "digits"]
+    assert [line.split()[0] for line in called.out.splitlines()] == ["NAME", "digits", "one"]

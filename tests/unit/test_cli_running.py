@@ -181,6 +181,7 @@ def test_an_interrupted_experiment_says_so_by_its_code(prefect_tune: CommandLine
 
     assert again.code == 130
     assert "status      interrupted" in again.out
+    assert f"go on with: prefect-tune resume {tmp_path / 'digits'} " in again.out
     assert done.code == 0
     sys.path.remove(str(tmp_path))
     sys.modules.pop("again")
