@@ -18,12 +18,18 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+#: What says in a developer's shell which Ray their own work is on.
+NAMES_OF_A_CLUSTER = ("RAY_ADDRESS", "RAY_NAMESPACE", "PREFECT_INTEGRATIONS_TUNE_RAY_ADDRESS")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_other_ray() -> Iterator[None]:
-    """Keep the tests away from Ray clusters of this machine: `ray.init` joins the one that its directory names."""
+    """Keep the tests away from Ray clusters of this machine: `ray.init` joins the one that the environment names."""
     directory = tempfile.mkdtemp(prefix="tune-ray-", dir="/tmp")  # short: sockets are below it
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("RAY_TMPDIR", directory)
+        for name in NAMES_OF_A_CLUSTER:
+            patches.delenv(name, raising=False)
         yield
     shutil.rmtree(directory, ignore_errors=True)
 

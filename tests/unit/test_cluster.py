@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +15,8 @@ import pytest
 
 from flows import cluster
 from tune_core.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class FakeRay:
@@ -47,3 +53,39 @@ def test_threads_that_need_ray_at_once_start_it_once(monkeypatch: pytest.MonkeyP
             call.result()
 
     assert fake.started == 1
+
+
+def test_a_test_that_starts_ray_joins_none_that_runs_on_the_machine(tmp_path: Path) -> None:
+    cluster_file = tmp_path / "ray" / "ray_current_cluster"  # as `ray start` leaves it
+    cluster_file.parent.mkdir()
+    cluster_file.write_text("10.0.0.1:6379")
+    probe = tmp_path / "test_probe.py"
+    probe.write_text(
+        "from ray._private.services import canonicalize_bootstrap_address\n"
+        "def test_it():\n"
+        "    assert canonicalize_bootstrap_address(None) is None\n"
+    )
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    of_a_developer = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_TMPDIR": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        str(probe),
+    ]
+
+    ran = subprocess.run(
+        command,
+        env={**os.environ, **of_a_developer},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout
