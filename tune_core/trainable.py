@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import inspect
 import logging
 import os
@@ -542,10 +541,8 @@ def _is_path(returned: object, directory: str) -> bool:
 
 def _connected_ray() -> Any:
     """Ray, if this process is connected to a cluster; it is never imported for this."""
-    if "ray" not in sys.modules:
-        return None
-    ray = importlib.import_module("ray")  # waits for another thread that is importing it just now
-    return ray if ray.is_initialized() else None
+    ray = sys.modules.get("ray")
+    return ray if ray is not None and ray.is_initialized() else None
 
 
 def _own_address() -> str:
