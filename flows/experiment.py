@@ -120,9 +120,9 @@ class PrefectRuntime:
         """See `tune_core.runtime.Runtime`."""
         return run_experiment(experiment, experiment_flow())
 
-    def identity(self) -> Identity | None:
+    def identity(self, name: str | None) -> Identity | None:
         """See `tune_core.runtime.Runtime`."""
-        return identity()
+        return identity(name, ExperimentFlow)
 
     def gpu_ids(self) -> list[int | str]:
         """See `tune_core.runtime.Runtime`."""
@@ -211,7 +211,7 @@ class ExperimentFlow(Flow[..., Any]):
         if not (callable(trainable) or isinstance(trainable, str)):
             return super().__call__(*args, **kwargs)
         tuner = _tuner(*args, **kwargs)
-        return run_experiment(tuner.experiment(identity()), self)
+        return run_experiment(tuner.experiment(PrefectRuntime().identity), self)
 
     def with_options(self, *args: Any, **kwargs: Any) -> ExperimentFlow:
         """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
@@ -318,7 +318,7 @@ def _deployed(form: ExperimentForm, run: FlowRun) -> _Live:
         ConfigError: The trainable cannot be imported here, or the form cannot work; nothing has been started.
     """
     tuner = form.tuner(_deployed_name(form.run_config, form.trainable, run))
-    current = tuner.experiment(deployed_identity(run))
+    current = tuner.experiment(lambda _: deployed_identity(run))
     wanted = {*run.tags, *(current.run_config.tags or ())}
     if wanted != set(run.tags):
         with get_client(sync_client=True) as client:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -23,16 +24,15 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.context import FlowRunContext
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run as runtime_flow_run
 from prefect.states import Crashed
 
 from tune_core.errors import ExperimentConflict
 from tune_core.helm import as_steered
 from tune_core.journal import claim, experiments, last_segment, segment_before
-from tune_core.resume import steered_spec
+from tune_core.resume import refuse_another, steered_spec
 from tune_core.runtime import Continuation, Experiment, Identity
 
 logger = logging.getLogger("prefect.tune")
@@ -46,29 +46,37 @@ _PAGE = 200
 #: URLs of the experiments that this process drives now.
 _driven: set[str] = set()
 _lock = threading.Lock()
-#: Calls of `fit` so far, per root flow run and its attempt; and which ones each flow run made in its attempts before.
-_calls: dict[tuple[UUID, int], int] = defaultdict(int)
-_places: dict[UUID, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+#: Calls of `fit` so far, per caller, its attempt, and the name that the experiment was given.
+_calls: dict[tuple[UUID, tuple[int, ...], str | None], int] = defaultdict(int)
 
 
-def identity() -> Identity | None:
-    """Return which call of `fit`, of which flow run, this is; None outside of a flow.
+def identity(name: str | None, unrepeated: type[Flow[..., Any]]) -> Identity | None:
+    """Return which call of `fit`, of which task or flow run, this is; None outside of both.
 
-    A retry makes the same calls in the same order: the first `fit` of the second attempt goes on with what
-    the first one of the first attempt began. Flow runs below one root that call `fit` at the same
-    time need names of their own, since their order is not the same each time.
+    An attempt at a run makes its calls in one process. A retry makes the same calls in the same order: the
+    first `fit` of the second attempt goes on with what the first one of the first attempt began.
+
+    - A task run is found again by its own id: Prefect gives each retry of the flow new ones.
+    - A flow run that another one calls is found by that call: Prefect may make a new run of it when the
+      caller is tried again.
+
+    Args:
+        name: The experiment's, if it was given one: it tells calls apart that are made at the same time.
+        unrepeated: Flows that make no call twice, experiments: an attempt at a trial goes on from its
+            checkpoint, and a callback is called in the order of reports. There is no identity in them.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    if flow is not None and isinstance(flow.flow, unrepeated):
         return None
-    run = context.flow_run
-    root = _root_of(run)
-    with _lock:
-        return Identity(
-            f"{root.id}/{_place(root, run)}",
-            (root.run_count, run.run_count),
-            (root.start_time or root.expected_start_time or root.created).timestamp(),  # type: ignore[union-attr]
-        )
+    run = flow.flow_run if flow is not None else None
+    if task is not None and (run is None or task.task_run.flow_run_id == run.id):
+        each = task.task_run
+        return _call_of(each.id, (each.run_count,), _when(each), name)
+    if run is None:
+        return None
+    above = _above(run)
+    attempt = tuple(each.run_count for each in (*above, run))
+    return _call_of(run.parent_task_run_id or run.id, attempt, _when((*above, run)[0]), name)
 
 
 def deployed_identity(run: FlowRun) -> Identity:
@@ -77,25 +85,29 @@ def deployed_identity(run: FlowRun) -> Identity:
     return Identity(str(run.id), (run.run_count,), began.timestamp())  # type: ignore[union-attr] # the server sets it
 
 
-def _root_of(run: FlowRun) -> FlowRun:
-    if run.parent_task_run_id is None:
-        return run
+def _call_of(caller: UUID, attempt: tuple[int, ...], began: float, name: str | None) -> Identity:
+    with _lock:
+        number = _calls[caller, attempt, name]
+        _calls[caller, attempt, name] += 1
+    return Identity(f"{caller}/{name or ''}/{number}", attempt, began)
+
+
+def _above(run: FlowRun) -> list[FlowRun]:
+    """Return the flow runs that a run was called in, the outermost one first."""
+    found: list[FlowRun] = []
     with get_client(sync_client=True) as client:
-        return client.read_flow_run(UUID(runtime_flow_run.root_flow_run_id))
+        while run.parent_task_run_id is not None:
+            call = client.read_task_run(run.parent_task_run_id)
+            if call.flow_run_id is None:
+                break  # called by a task that no flow has called
+            run = client.read_flow_run(call.flow_run_id)
+            found.insert(0, run)
+    return found
 
 
-def _place(root: FlowRun, run: FlowRun) -> int:
-    """Which call of `fit` below its root this is; a flow that alone is tried again makes its own ones again."""
-    own = _places[run.id]
-    made = own[run.run_count]
-    before = own.get(run.run_count - 1, [])
-    if run.id != root.id and len(made) < len(before):
-        place = before[len(made)]
-    else:
-        place = _calls[root.id, root.run_count]
-        _calls[root.id, root.run_count] += 1
-    made.append(place)
-    return place
+def _when(run: FlowRun | TaskRun) -> float:
+    began = run.start_time or run.expected_start_time or run.created
+    return began.timestamp()  # type: ignore[union-attr] # one of them is set when it runs
 
 
 def this_process(flow_run_id: UUID, run: Identity | None) -> dict[str, Any]:
@@ -222,11 +234,13 @@ def continued(current: Experiment) -> Experiment:
     """Return the experiment as one that goes on, if this run is a retry of the one that began it.
 
     Raises:
-        ExperimentConflict: It is, but another experiment of this name has begun since.
+        ExperimentConflict: It is, but another experiment of this name has begun since, or it tunes something
+            else than it did.
     """
     if current.continuation is not None or (last := last_segment(current.storage)) is None:
         return current
     if last.experiment_id == current.experiment_id:
+        refuse_another(current)
         spec = steered_spec(current.storage, current.experiment_id)
         tune, run = as_steered(current.tune_config, current.run_config, spec)
         return replace(current, tune_config=tune, run_config=run, continuation=Continuation(is_retry=True))

@@ -20,7 +20,9 @@ from typing import Any
 from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller
-from tune_core.errors import SpecError, StorageError
+from tune_core.encoding import dumps, loads
+from tune_core.errors import ExperimentConflict, SpecError, StorageError
+from tune_core.faults import shorten
 from tune_core.journal import events_of, experiments, read_journal
 from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 from tune_core.messages import (
@@ -369,6 +371,27 @@ def steered_spec(storage: ExperimentStorage, experiment_id: str) -> SpecRecorded
         StorageError: Its journal is damaged.
     """
     return _last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
+
+
+def refuse_another(current: Experiment) -> None:
+    """Refuse a retry that tunes something else than the experiment that it would go on with.
+
+    Raises:
+        ExperimentConflict: Its trainable has another name, or its search space is another one.
+        StorageError: The journal is damaged.
+    """
+    recorded = _last_spec(experiments(current.storage).get(current.experiment_id, []))
+    if recorded is None:
+        return  # it died before it said what it was
+    before, now = recorded.spec, loads(dumps(current.spec()))
+    for part in ("trainable", "param_space"):
+        if dumps(before[part]) != dumps(now[part]):
+            raise ExperimentConflict(
+                f"{current.storage.url}: this run began its experiment there ({current.experiment_id}) with "
+                f"{part}={shorten(before[part])}, and is tried again with {part}={shorten(now[part])}. A retry goes "
+                "on with what the run before it began: let it make the same calls of fit() in the same order, give "
+                "each call that may come at another time a RunConfig(name=…) of its own, or begin a new run"
+            )
 
 
 def _last_spec(

@@ -44,9 +44,10 @@ class Identity:
     """What a run of an experiment has in common with its retries, and with nothing else.
 
     Attributes:
-        key: Names the root flow run, and which call of `fit` this is in it.
-        attempt: How often the root flow run, and the one that calls `fit`, were run: higher is later.
-        began: When the root flow run began for the first time, epoch seconds.
+        key: Names the task or flow run that calls `fit`, and which of its calls this is.
+        attempt: How often each flow run around the call was run, the outermost first, or its task run: higher
+            is later.
+        began: When the outermost of them began for the first time, epoch seconds.
     """
 
     key: str
@@ -240,8 +241,12 @@ class Runtime(Protocol):
     def run(self, experiment: Experiment) -> ResultGrid:
         """Run an experiment to its end; return its results in creation order of the trials."""
 
-    def identity(self) -> Identity | None:
-        """Return which run the calling code is part of; None if nothing could repeat it."""
+    def identity(self, name: str | None) -> Identity | None:
+        """Return which run the calling code is part of; None if nothing could repeat it.
+
+        Args:
+            name: The experiment's, if it was given one.
+        """
 
     def gpu_ids(self) -> list[int | str]:
         """Return the GPUs that this process was given: indexes on its machine, or UUIDs."""

@@ -119,7 +119,7 @@ class Tuner:
             SpecIncomplete: What `restore` found stored is not enough; the message says what to pass.
         """
         runtime = load_runtime()
-        self._results = runtime.run(self.experiment(runtime.identity()))
+        self._results = runtime.run(self.experiment(runtime.identity))
         return self._results
 
     def get_results(self) -> ResultGrid:
@@ -276,14 +276,15 @@ class Tuner:
         tuner._restored = _Restored(storage, data["experiment_id"], continuation, lacking)
         return tuner
 
-    def experiment(self, identity: Identity | None = None) -> Experiment:
+    def experiment(self, identify: Callable[[str | None], Identity | None] | None = None) -> Experiment:
         """Return what `fit` would run.
 
         Args:
-            identity: Which run it is part of: without a `RunConfig.name`, each attempt at the same run
-                uses the same name, and so goes on. None: the name is a new one each time.
+            identify: Says which run it is part of, given `RunConfig.name`: without one, each attempt at the
+                same run uses the same name, and so goes on. None: the name is a new one each time.
         """
         name, run, restored = self._name, self._run_config, self._restored
+        identity = identify(run.name) if identify is not None else None
         if restored is None:
             digits, date = dated(identity)
             undated = os.environ.get("TUNE_DISABLE_DATED_SUBDIR") == "1"
@@ -363,7 +364,6 @@ class _Restored:
     storage: ExperimentStorage
     experiment_id: str
     continuation: Continuation | None
-
     lacking: SpecIncomplete | None = None
 
 

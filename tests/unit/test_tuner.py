@@ -37,7 +37,7 @@ class FakeRuntime:
         self.result = result
         self.experiments: list[Experiment] = []
 
-    def identity(self) -> None:
+    def identity(self, name: str | None) -> None:
         return
 
     def run(self, experiment: Experiment) -> ResultGrid:

@@ -149,7 +149,7 @@ class LocalRuntime:
         keep, rank = self.controller.rules.num_to_keep, self.controller.rank_checkpoint
         return ResultGrid.from_trials(self._trials, storage, tune.objective, num_to_keep=keep, rank=rank)
 
-    def identity(self) -> None:
+    def identity(self, name: str | None) -> None:
         """Return None: nothing repeats a run of this process."""
         return
 
