@@ -1,4 +1,8 @@
-"""Keeps the slots of an experiment that has ended warm for the next one of this process."""
+"""Keeps the slots of an experiment that has ended warm for the next one of this process.
+
+A trial, or any other process that Ray has started, keeps none: it has what it asked for, and what its
+own experiments held is what other trials may be waiting for.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +90,7 @@ _parking = _Parking()
 def borrowed_pool(
     *, with_actors: bool, fresh_process: bool | None, runtime_env: Mapping[str, Any] | None
 ) -> Iterator[SlotPool]:
-    """Lend the slots that an earlier experiment of this process left warm, or none; park them at the end.
+    """Lend the slots that an earlier experiment of this process left warm, or none; at the end, see above.
 
     Args:
         with_actors: As for `SlotPool`.
@@ -104,7 +108,11 @@ def borrowed_pool(
     try:
         yield pool
     finally:
-        _parking.park(session, pool)
+        if ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE:
+            _parking.park(session, pool)
+        else:
+            pool.settle()
+            pool.clear()
 
 
 def parked_slots() -> list[Slot]:
