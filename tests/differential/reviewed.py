@@ -179,7 +179,7 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "the same name again",
-        "a flow run that is tried again goes on with its experiment; another run begins a new one beside it",
+        "a flow run that is tried again goes on with its experiment; another run begins a new one beside it, and `NAME@1` is the first",
         "there a new one is written over the old one",
     ),
     Difference(
@@ -191,6 +191,11 @@ REVIEWED: tuple[Difference, ...] = (
         "`tune.run`",
         "`max_failures` and its like are taken; old arguments and an `Experiment` are refused with what does the same",
         "one way to say each thing",
+    ),
+    Difference(
+        "`tune.run(resume=…)`",
+        "what the call says holds from now on; an experiment that cannot be read is refused",
+        "there the call is ignored, and such an experiment is begun again over the old one",
     ),
     Difference(
         "`ExperimentAnalysis.trials`",
