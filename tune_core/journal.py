@@ -260,20 +260,19 @@ def read_journal(
     Raises:
         JournalDamaged: A segment is missing or damaged.
     """
-    for segment in read_segments(storage, experiment_id, discard_damaged=discard_damaged):
+    wanted = experiment_id or storage.experiment_id
+    if wanted is None and (last := last_segment(storage)) is not None:
+        wanted = last.experiment_id
+    for segment in read_segments(storage, wanted, discard_damaged=discard_damaged):
         yield from segment.records
 
 
 def read_segments(
     storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
 ) -> Iterator[Segment]:
-    """Yield the segments of an experiment, oldest first; see `read_journal`."""
-    numbers = segment_numbers(storage)
-    if not numbers:
-        return
-    wanted = experiment_id or storage.experiment_id or read_segment(storage, numbers[-1]).experiment_id
+    """Yield segments, oldest first, of one experiment or of all of this name; else as `read_journal`."""
     for opened in _opened(storage, discard_damaged=discard_damaged):
-        if opened.experiment_id == wanted:
+        if experiment_id in (None, opened.experiment_id):
             yield _decoded(storage, opened)
 
 

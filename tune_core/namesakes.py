@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tune_core.errors import StorageError
-from tune_core.journal import experiment_ids, experiments
+from tune_core.journal import experiment_ids
 from tune_core.storage import ExperimentStorage, split_number, split_path
 
 
@@ -31,17 +31,6 @@ def experiment_at(
         *split_path(whole), filesystem=filesystem, storage_options=storage_options
     )
     return storage if number is None else chosen(storage, number)
-
-
-def all_of(storage: ExperimentStorage) -> list[ExperimentStorage]:
-    """Return a storage for reading each experiment of its name; the one whose driver wrote last comes last.
-
-    Raises:
-        StorageError: A segment of the journal is missing or damaged.
-    """
-    numbers = {experiment_id: number for number, experiment_id in enumerate(experiment_ids(storage), 1)}
-    *earlier, _ = experiments(storage)
-    return [*(storage.only(each, numbers[each]) for each in earlier), storage]
 
 
 def chosen(storage: ExperimentStorage, number: int) -> ExperimentStorage:

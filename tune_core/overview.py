@@ -475,6 +475,38 @@ class Overview:
         )
 
 
+class Following:
+    """A journal's replay and the overview of it, record by record.
+
+    Args:
+        objective: What trials are compared by; None: what the journal says first.
+    """
+
+    def __init__(self, objective: Objective | None = None) -> None:
+        self.replay = Replay(Controller(Rules("")))
+        self.overview = Overview(self.replay.controller, objective)
+
+    def take(self, records: Records) -> None:
+        """Take the next records."""
+        for event, _ in records:
+            self.replay.apply(event)
+            self.overview.note(event)
+
+    def other_objective(self, metric: str | None, mode: str | None) -> Objective | None:
+        """Return what trials have to be compared by if it is something else than they were: then begin again.
+
+        What was changed on the way holds for all reports.
+
+        Args:
+            metric: What the caller wants; None: the experiment's own metric and mode.
+            mode: "min" or "max".
+        """
+        wanted = Objective.of_rules(self.replay.controller.rules)
+        if metric is not None:
+            wanted = replace(wanted, metric=metric, mode=mode)
+        return None if self.overview.standings.objective == wanted else wanted
+
+
 def follow(
     records: Callable[[], Records], metric: str | None = None, mode: str | None = None
 ) -> tuple[Replay, Overview]:
@@ -482,23 +514,17 @@ def follow(
 
     Args:
         records: Yields the journal's records from the first on; called again if what trials are
-            compared by was changed on the way, since that holds for all reports.
+            compared by was changed on the way.
         metric: What trials are compared by; None: the experiment's own metric and mode.
         mode: "min" or "max".
     """
     objective = Objective(metric, mode) if metric is not None else None
     while True:
-        replay = Replay(Controller(Rules("")))
-        overview = Overview(replay.controller, objective)
-        for event, _ in records():
-            replay.apply(event)
-            overview.note(event)
-        wanted = Objective.of_rules(replay.controller.rules)
-        if metric is not None:
-            wanted = replace(wanted, metric=metric, mode=mode)
-        if overview.standings.objective == wanted:
-            return replay, overview
-        objective = wanted
+        following = Following(objective)
+        following.take(records())
+        objective = following.other_objective(metric, mode)
+        if objective is None:
+            return following.replay, following.overview
 
 
 def _sums(facts: _Facts, attempt: AttemptRecord, until: float) -> tuple[float, dict[str, float]]:

@@ -12,7 +12,7 @@ from tune_core.errors import ConfigError
 from tune_core.faults import is_number, suggestion
 from tune_core.journal import Record, Segment, last_segment, read_segments
 from tune_core.metrics import flatten
-from tune_core.overview import Picture, TrialRecord, follow
+from tune_core.overview import Following, Picture, TrialRecord, follow
 from tune_core.resume import Replay
 from tune_core.rows import user_metrics
 from tune_core.storage import ExperimentStorage
@@ -162,28 +162,60 @@ def read_experiment(
     if mode not in (None, "min", "max"):
         raise ConfigError(f"mode={mode!r}: expected 'min' or 'max'")
     newest = last_segment(storage)  # first, so that what ends meanwhile is not called dead
+    wanted = storage.experiment_id or (newest.experiment_id if newest is not None else None)
     last: Segment | None = None
 
     def records() -> Iterator[Record]:
         nonlocal last
-        for segment in read_segments(storage):
-            if newest is None or segment.number <= newest.number:
-                last = segment
+        for segment in read_segments(storage, wanted):
+            last = _newer(last, segment, newest)
             yield from segment.records
 
     replay, overview = follow(records, metric, mode)
-    if replay.is_over:
-        status = "ended"
-    elif last is None or last.is_last:
-        status = "interrupted"
-    elif newest is None or last.experiment_id != newest.experiment_id:
-        status = "died"  # another driver has taken the journal since
-    else:
-        status = driver_status(storage.url, last.owner)
-    reading = Reading(storage, status, replay, overview.picture())
+    reading = Reading(storage, _status(storage.url, replay, last, newest), replay, overview.picture())
     if metric is not None and all(trial.best is None for trial in reading.picture.trials):
-        _refuse_unreported(metric, [trial.last_row for trial in replay.trials])
+        _refuse_unreported(metric, [trial.last_row for trial in reading.replay.trials])
     return reading
+
+
+def read_experiments(storage: ExperimentStorage) -> list[Reading]:
+    """Read every experiment of one name, in one go through their journal; in the order in which they began.
+
+    Raises:
+        StorageError: The journal is damaged, or the storage does not answer.
+    """
+    newest = last_segment(storage)  # first, as above
+    found: dict[str, Following] = {}
+    last: dict[str, Segment | None] = {}
+    for segment in read_segments(storage):
+        key = segment.experiment_id
+        found.setdefault(key, Following()).take(segment.records)
+        last[key] = _newer(last.get(key), segment, newest)
+    readings = []
+    for number, (key, following) in enumerate(found.items(), 1):
+        is_latest = newest is not None and key == newest.experiment_id
+        each = storage if is_latest else storage.only(key, number)
+        if following.other_objective(None, None) is not None:
+            readings.append(read_experiment(each))
+            continue
+        replay, picture = following.replay, following.overview.picture()
+        readings.append(Reading(each, _status(each.url, replay, last[key], newest), replay, picture))
+    return readings
+
+
+def _newer(last: Segment | None, segment: Segment, newest: Segment | None) -> Segment | None:
+    """Return the segment that tells of the driver: what came after `newest` was found tells nothing of it."""
+    return segment if newest is None or segment.number <= newest.number else last
+
+
+def _status(url: str, replay: Replay, last: Segment | None, newest: Segment | None) -> str:
+    if replay.is_over:
+        return "ended"
+    if last is None or last.is_last:
+        return "interrupted"
+    if newest is None or last.experiment_id != newest.experiment_id:
+        return "died"  # another experiment has taken the journal since
+    return driver_status(url, last.owner)
 
 
 def _refuse_unreported(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from deployments.cli.answer import Answer, Output
-from deployments.cli.experiment import Reading, read_experiment
+from deployments.cli.experiment import Reading, read_experiment, read_experiments
 from deployments.cli.opening import Access, experiment_names, open_experiment, place_of
 from deployments.cli.tables import duration, fields, parameters, short, table, varied
 from tune_core.errors import StorageError
 from tune_core.filesystems import resolve
 from tune_core.metrics import flatten
-from tune_core.namesakes import all_of
 from tune_core.ranking import SCOPES, Objective
 from tune_core.resume import reports
 from tune_core.rows import newest_rows, user_metrics
@@ -59,7 +58,7 @@ def ls(
 def _summaries(storage: ExperimentStorage) -> list[dict[str, Any]]:
     """Return what there is to say of the experiments of one name, or of their fault."""
     try:
-        return [read_experiment(each).summary() for each in all_of(storage)]
+        return [each.summary() for each in read_experiments(storage)]
     except StorageError as error:
         return [{"name": storage.name, "path": storage.url, "status": "damaged", "fault": str(error)}]
 

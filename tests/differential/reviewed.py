@@ -179,7 +179,8 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "the same name again",
-        "a flow run that is tried again goes on with its experiment; another run begins a new one beside it, and `NAME@1` is the first",
+        "a flow run that is tried again goes on with its experiment; another run begins a new one beside it, and "
+        "`NAME@1` is the first",
         "there a new one is written over the old one",
     ),
     Difference(
