@@ -67,6 +67,7 @@ from tune_core.errors import (
     TrialError,
     TuneError,
 )
+from tune_core.failures import failure_lines, failures_of
 from tune_core.journal import Journal
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import EndExperiment, StopCause
@@ -557,11 +558,12 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: _Live) -> Stat
     failed = [trial for trial in trials if trial.status is Status.ERROR]
     paused = [trial for trial in trials if trial.status is Status.PAUSED]
     counts = f"{len(trials)} trials, {len(failed)} failed"
+    why = "".join(f"\n{line}" for line in failure_lines(failures_of(trials), live.experiment.storage.url, 3))
     if paused or live.was_interrupted:
-        return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}")
+        return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}{why}")
     if trials and len(failed) == len(trials):
-        return Failed(message=f"All {counts}; the first: {failed[0].error}")
-    return Completed(message=f"{counts}: {ended.reason}", data=live.results)
+        return Failed(message=f"All {counts}{why}")
+    return Completed(message=f"{counts}: {ended.reason}{why}", data=live.results)
 
 
 def _own_log(live: _Live) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tune_core.controller import Controller
+from tune_core.failures import Failure, failures_of
 from tune_core.journal import read_journal
 from tune_core.messages import (
     CapacityChanged,
@@ -140,6 +141,7 @@ class Picture:
         seconds: How long drivers were at work on it.
         num_drivers: How many of them.
         held: Seconds times amounts of `CPU` and `GPU` for which placement groups were held; None: not known.
+        failures: The failures of the trials whose last attempt failed, in creation order.
         has_ended: Whether it came to an end.
         reason: Why it ended; "" before.
     """
@@ -152,6 +154,7 @@ class Picture:
     seconds: float
     num_drivers: int
     held: Mapping[str, float] | None
+    failures: Sequence[Failure]
     has_ended: bool
     reason: str
 
@@ -366,6 +369,7 @@ class Overview:
                 seconds=self._seconds,
                 num_drivers=self._num_drivers,
                 held=self._all_held(),
+                failures=failures_of(list(self._controller.trials.values())),
                 has_ended=self._controller.has_ended,
                 reason=self._controller.ending().reason if self._controller.has_ended else "",
             )

@@ -13,19 +13,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from tune_core import charts
+from tune_core.failures import group_failures
 from tune_core.faults import printable, shorten
 from tune_core.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.metrics import flatten
 from tune_core.overview import PAID, Picture, TrialRecord
 from tune_core.svg import cut, short
-from tune_core.trial import Status
 
-#: Trials, and failures, that a summary lists.
+#: Trials, and ways in which trials failed, that a summary lists.
 _TRIALS, _FAILURES = 50, 20
 #: Columns of parameters in its table.
 _PARAMETERS: Final = 3
 #: Letters of a cell.
 _CELL: Final = 300
+#: Letters of an error, which is shown whole.
+_LINE: Final = 2000
 #: What markdown or HTML would take for more than text.
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#!&~$])")
 
@@ -81,7 +83,7 @@ def summary_page(picture: Picture, name: str, storage_url: str) -> str:
         _best_part(picture, storage_url),
         f"## Trials\n\n{_trials_table(picture)}",
         f"## Cost\n\n{_cost_part(picture)}",
-        _failures_part(picture),
+        _failures_part(picture, storage_url),
         f"## Files\n\nResults, checkpoints and the journal are in {code(storage_url)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -136,7 +138,7 @@ def duration(seconds: float) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in amounts[first : first + 2] if amount)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], cell: int = _CELL) -> str:
     r"""Return a markdown table; cells are texts and numbers, shown as they are.
 
     Example:
@@ -146,14 +148,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         | x\|y |
     """
     lines = [f"| {' | '.join(map(text, head))} |", "|" + "---|" * len(head)]
-    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_cell(value, cell) for value in row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, letters: int) -> str:
     if isinstance(value, float):
         return short(value)
-    return text("" if value is None else cut(str(value), _CELL))
+    return text("" if value is None else cut(str(value), letters))
 
 
 def _best_part(picture: Picture, storage_url: str) -> str:
@@ -219,13 +221,24 @@ def _cost_part(picture: Picture) -> str:
     return f"{said}\n\n{how}"
 
 
-def _failures_part(picture: Picture) -> str:
-    failed = [trial for trial in picture.trials if trial.status is Status.ERROR]
-    if not failed:
+def _failures_part(picture: Picture, storage_url: str) -> str:
+    groups = group_failures(picture.failures)
+    if not groups:
         return ""
-    rows = [(trial.trial_id, trial.attempts, trial.error) for trial in failed[:_FAILURES]]
-    more = f"\n\n{len(failed) - len(rows)} more failed." if len(failed) > len(rows) else ""
-    return f"## Failures\n\n{table(['trial', 'attempts', 'error'], rows)}{more}"
+    rows = [
+        (
+            group.count,
+            group.error,
+            group.first.place,
+            group.first.trial_id,
+            group.file(storage_url),
+        )
+        for group in groups[:_FAILURES]
+    ]
+    left_out = sum(group.count for group in groups[_FAILURES:])
+    more = f"\n\n{left_out} trials failed in other ways." if left_out else ""
+    head = ["trials", "error", "at", "first trial", "its traceback"]
+    return f"## Failures\n\n{table(head, rows, cell=_LINE)}{more}"
 
 
 def _scope(picture: Picture) -> str:

@@ -16,6 +16,7 @@ from numbers import Real
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tune_core.failures import failure_lines, failures_of
 from tune_core.metrics import flatten
 from tune_core.progress_reporter import CLIReporter, ProgressReporter
 from tune_core.ranking import Objective, Standings
@@ -71,6 +72,7 @@ class ProgressDisplay:
         self._verbose = verbose
         self._reporter = reporter
         self._console = console
+        self._storage_url = ""
         self._view: View | None = None
         self._due_at: float | None = None
         self._is_broken = False
@@ -84,7 +86,7 @@ class ProgressDisplay:
             ui_url: Where to watch it; None: nowhere.
             total: Number of trials to come; None: not known.
         """
-        self._digest.total = total
+        self._digest.total, self._storage_url = total, storage_url
         if not self._prints:
             return
         lines = [f"experiment {name}", f"  storage  {storage_url}"]
@@ -136,7 +138,7 @@ class ProgressDisplay:
             self._print_lines(text.splitlines())
 
     def finish(self, trials: Sequence[Trial], reason: str) -> None:
-        """End the live view; print the table of all trials and the best one.
+        """End the live view; print the table of all trials, why some failed, and the best one.
 
         Args:
             trials: All of them, in creation order.
@@ -153,7 +155,9 @@ class ProgressDisplay:
                 lambda: print_table(self._writer, snapshot, self._digest.standings.objective.column)
             )
         more = f"… and {snapshot.omitted} more trials" if snapshot.omitted and not self._reporter else ""
-        self._print_lines(filter(None, (more, snapshot.best, f"{snapshot.summary}; {reason}")))
+        failures = failure_lines(failures_of(trials), self._storage_url)
+        ending = f"{snapshot.summary}; {reason}"
+        self._print_lines(filter(None, (more, *failures, snapshot.best, ending)))
 
     def close(self) -> None:
         """End the live view and give the terminal back; harmless if there is none."""

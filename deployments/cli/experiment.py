@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.cli.opening import driver_status
 from tune_core.errors import ConfigError
+from tune_core.failures import failure_lines, group_failures
 from tune_core.faults import is_number, suggestion
 from tune_core.journal import Record, Segment, last_segment, read_segments
 from tune_core.metrics import flatten
@@ -126,6 +127,31 @@ class Reading:
             "cpu_seconds": trial.used.get("CPU", 0.0),
             "gpu_seconds": trial.used.get("GPU", 0.0),
         }
+
+    def failures(self, trial_ids: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Return why trials failed, as documented: each way once, the most frequent first.
+
+        Args:
+            trial_ids: Of these trials only; None: of all.
+        """
+        failures = self.picture.failures
+        if trial_ids is not None:
+            failures = [failure for failure in failures if failure.trial_id in trial_ids]
+        return [
+            {
+                "count": group.count,
+                "error": group.first.line,
+                "place": group.first.place,
+                "first_trial": group.first.trial_id,
+                "trial_ids": list(group.trial_ids),
+                "traceback": group.file(self.storage.url),
+            }
+            for group in group_failures(failures)
+        ]
+
+    def failure_lines(self) -> list[str]:
+        """Return why trials failed, for a person."""
+        return failure_lines(self.picture.failures, self.storage.url)
 
     def checkpoint(self, trial: TrialRecord) -> str | None:
         """Return where the checkpoint is that goes with the trial's score."""

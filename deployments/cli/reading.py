@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _Drawn = Iterator["RenderableType"]
 #: Columns of a trial's reports: the first ones of what it reported.
 _METRICS_SHOWN = 6
-#: Errors below the table of trials, and characters of each.
-_ERRORS_SHOWN, _ERROR_WIDTH = 5, 150
 
 
 def ls(
@@ -121,7 +119,8 @@ def show(
     reading = read_experiment(storage, metric, mode)
     if trial is not None:
         return _show_trial(reading, trial, limit)
-    return Answer(experiment_document(reading), lambda shown: _experiment_view(shown, limit))
+    why_failed = ["", *lines] if (lines := reading.failure_lines()) else []
+    return Answer(experiment_document(reading), lambda shown: _experiment_view(shown, limit, why_failed))
 
 
 def experiment_document(reading: Reading) -> dict[str, Any]:
@@ -130,6 +129,7 @@ def experiment_document(reading: Reading) -> dict[str, Any]:
         **reading.summary(),
         "best_so_far": [list(point) for point in reading.picture.best_so_far],
         "trials": [reading.trial_document(each) for each in reading.picture.ranked],
+        "failures": reading.failures(),
     }
 
 
@@ -153,7 +153,7 @@ def summary_text(document: dict[str, Any]) -> str:
     )
 
 
-def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
+def _experiment_view(document: dict[str, Any], limit: int, why_failed: list[str]) -> _Drawn:
     yield summary_text(document)
     trials = document["trials"]
     if not trials:
@@ -182,11 +182,7 @@ def _experiment_view(document: dict[str, Any], limit: int) -> _Drawn:
     )
     if len(trials) > limit:
         yield f"… and {len(trials) - limit} more trials: --limit {len(trials)} shows all"
-    failed = [trial for trial in trials if trial["error"]]
-    for trial in failed[:_ERRORS_SHOWN]:
-        yield f"{trial['trial_id']} failed: {short(trial['error'], width=_ERROR_WIDTH)}"
-    if len(failed) > _ERRORS_SHOWN:
-        yield f"… and {len(failed) - _ERRORS_SHOWN} more failures: show PATH TRIAL tells each"
+    yield from why_failed
 
 
 def _cost(document: dict[str, Any]) -> str:
@@ -225,6 +221,7 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
         "mode": reading.picture.mode if reading.picture.metric else None,
         "best_scope": reading.picture.objective.scope if reading.picture.metric else None,
         **reading.trial_document(record),
+        "failure": next((each for each in reading.failures([record.trial_id])), None),
         "timeline": attempts,
         "rows": rows,
     }
@@ -232,7 +229,7 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
 
 
 def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
-    metric = document["metric"]
+    metric, failure = document["metric"], document["failure"]
     score = ""
     if document["score"] is not None:
         score = f"{metric}={short(document['score'], 6)} ({SCOPES[document['best_scope']]})"
@@ -248,7 +245,9 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
             "attempts": _attempts_text(document["timeline"]) or str(document["attempts"]),
             "cost": f"{duration(document['seconds'])} at work, {duration(document['cpu_seconds'])} of CPU"
             + (f", {duration(document['gpu_seconds'])} of GPU" if document["gpu_seconds"] else ""),
-            "error": short(document["error"], width=1000),
+            "error": failure["error"] if failure else "",
+            "failed at": (failure["place"] or "") if failure else "",
+            "traceback": failure["traceback"] if failure else "",
         }
     )
     rows = [(row, flatten(user_metrics(row))) for row in document["rows"]]

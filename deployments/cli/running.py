@@ -205,11 +205,18 @@ def _fit(tuner: Tuner, trainable: str | None) -> Answer:
         code = ExitCode.OK
     else:
         code = ExitCode.INTERRUPTED if reading.status == "interrupted" else ExitCode.FAILED
-    return Answer(experiment_document(reading), lambda shown: _view(shown, trainable), code)
 
+    def view(document: dict[str, Any]) -> Iterable[RenderableType]:
+        yield summary_text(document)
+        yield from reading.failure_lines()
 
-def _view(document: dict[str, Any], trainable: str | None) -> Iterable[RenderableType]:
-    yield summary_text(document)
-    if document["status"] == "interrupted":
-        command = ["prefect-tune", "resume", document["path"], trainable or f"MODULE:{document['trainable']}"]
-        yield f"go on with: {shlex.join(command)}"
+        if document["status"] == "interrupted":
+            command = [
+                "prefect-tune",
+                "resume",
+                document["path"],
+                trainable or f"MODULE:{document['trainable']}",
+            ]
+            yield f"go on with: {shlex.join(command)}"
+
+    return Answer(experiment_document(reading), view, code)

@@ -80,7 +80,14 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     assert len(re.findall(r"!\[[^\]]*\]\(data:image/svg", str(shown["charts"].data))) == 4
     summary = str(shown["summary"].data)
     assert f"`{best}`: loss **0.333333** (last report, iteration 3, min)" in summary
-    assert r"ValueError: made \| up" in summary
+    failed = re.search(r"\| 1 \| ValueError: made \\\| up \| \S+test\\_dashboard.py:\d+ \|", summary)
+    assert failed is not None, summary
+    message = str(seen.flow_run.state and seen.flow_run.state.message)
+    assert message.startswith("3 trials, 1 failed: ")
+    *_, failed_with, first, trace = message.splitlines()
+    assert failed_with == "1 trial failed: ValueError: made | up"
+    assert re.fullmatch(r"  first: \w+ at \S+test_dashboard\.py:\d+", first)
+    assert Path(trace.removeprefix("  traceback: ")).is_file()
     assert f"`{tmp_path}/{config.name}`" in summary
     runs = {run.name: run for run in seen.task_runs(3)}
     page = shown[f"trial-{best.replace('_', '-')}-chart"]

@@ -37,7 +37,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.autofill",
     ),
     ("tune_core.trial", "tune_core.rules"),
-    ("tune_core.retention", "tune_core.ranking"),
+    ("tune_core.retention", "tune_core.ranking", "tune_core.failures"),
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
     ("tune_core.transfer",),

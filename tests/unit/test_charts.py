@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tune_core import charts, pages
+from tune_core.failures import Failure
 from tune_core.importance import importance, parameters_of
 from tune_core.messages import Outcome
 from tune_core.overview import AttemptRecord, Picture, TrialRecord
@@ -64,6 +65,11 @@ def picture(*trials: TrialRecord, **changes: Any) -> Picture:
         seconds=10.0 * len(trials),
         num_drivers=1,
         held={"CPU": 20.0 * len(trials), "GPU": 0.0},
+        failures=[
+            Failure(each.trial_id, each.dirname, each.error, 'Traceback …\n  File "/a|b.py", line 3, in f\n')
+            for each in trials
+            if each.error is not None
+        ],
         has_ended=True,
         reason="every trial is finished",
     )
@@ -288,7 +294,8 @@ def test_summary_lists_failures_and_nothing_in_them_breaks_its_tables() -> None:
 
     page = pages.summary_page(picture(trial(0, 1.0, {"a|b": "w"}), failed), "n", "/tmp/n")
 
-    assert r"ValueError: a \| b \[c\](http://d) \<img\>" in page
+    assert r"| 1 | ValueError: a \| b \[c\](http://d) \<img\> | /a\|b.py:3 | a1b2c\_00001 |" in page
+    assert r"| /tmp/n/train\_1/error.txt |" in page
     for block in page.split("\n\n"):
         if block.startswith("| "):
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1

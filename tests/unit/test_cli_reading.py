@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -158,7 +159,11 @@ def test_trials_are_shown_the_best_first_with_what_failed_below(
     ]
     assert "net/width=16" in table[1]
     assert not any(word.startswith("steps=") for word in table[1])  # the same in all trials
-    assert " ".join(table[4][1:]) == "failed: ValueError: too wide: 64 units"
+    assert table[4] == []
+    url = ExperimentStorage.open(str(runs), "digits").url
+    assert lines[-3] == "1 trial failed: ValueError: too wide: 64 units"
+    assert re.fullmatch(r"  first: \w+ at \S+/command_line\.py:\d+", lines[-2])
+    assert re.fullmatch(rf"  traceback: {url}/train_\S+/error\.txt", lines[-1])
 
 
 @pytest.mark.parametrize("columns", [80, 140])
@@ -169,7 +174,8 @@ def test_tables_fit_the_terminal_and_paths_stay_whole(
 
     lines = prefect_tune("show", runs / "wider").out.splitlines()
 
-    table = lines[lines.index("") + 1 :]
+    first, last = (place for place, line in enumerate(lines) if line == "")
+    table = lines[first + 1 : last]
     assert all(len(line.rstrip()) <= columns for line in table)
     assert all("…" not in line for line in table)
     (checkpoint,) = (line.split()[1] for line in lines if line.startswith("checkpoint"))
@@ -179,10 +185,16 @@ def test_tables_fit_the_terminal_and_paths_stay_whole(
 def test_what_is_shown_as_json_has_the_documented_keys(prefect_tune: CommandLine, runs: Path) -> None:
     document = prefect_tune("show", runs / "digits", "--json").json
 
-    assert set(document) == SUMMARY | {"best_so_far", "trials"}
+    assert set(document) == SUMMARY | {"best_so_far", "trials", "failures"}
     assert [set(trial) for trial in document["trials"]] == [TRIAL] * 3
     assert [trial["best"] for trial in document["trials"]] == pytest.approx([16 / 5, 32 / 5, 32])
     assert document["trials"][2]["error"] == "ValueError: too wide: 64 units"
+    (failure,) = document["failures"]
+    failed = document["trials"][2]
+    assert (failure["count"], failure["error"]) == (1, failed["error"])
+    assert failure["trial_ids"] == [failure["first_trial"]] == [failed["trial_id"]]
+    assert failure["place"].partition(":")[0].endswith("tests/unit/command_line.py")
+    assert "too wide" in Path(failure["traceback"]).read_text()
 
 
 def test_a_trial_is_found_by_number_id_and_name_and_shown_with_its_reports(
@@ -195,10 +207,20 @@ def test_a_trial_is_found_by_number_id_and_name_and_shown_with_its_reports(
     ]
 
     assert documents[0] == documents[1] == documents[2]
-    assert set(documents[0]) == TRIAL | {"experiment", "metric", "mode", "best_scope", "timeline", "rows"}
+    assert set(documents[0]) == TRIAL | {
+        "experiment",
+        "metric",
+        "mode",
+        "best_scope",
+        "failure",
+        "timeline",
+        "rows",
+    }
     assert [row["training_iteration"] for row in documents[0]["rows"]] == [1, 2]
     assert documents[0]["timeline"][0]["outcome"] == "error"
     assert "attempts    1 error" in called.out
+    assert re.search(r"^failed at   \S+/command_line\.py:\d+$", called.out, re.MULTILINE)
+    assert re.search(r"^traceback   \S+/error\.txt$", called.out, re.MULTILINE)
     assert "eval/accuracy" in called.out
 
 

@@ -89,6 +89,19 @@ def test_damaged_journal_is_resumed_only_if_its_end_is_given_up(
     assert resumed.json["trials"]
 
 
+def test_what_a_run_prints_says_why_trials_failed(
+    prefect_tune: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tuned(tmp_path, "digits")
+
+    lines = prefect_tune("extend", tmp_path / "digits", TRAIN, "--num-samples", 2).out.splitlines()
+
+    assert lines[-3] == "2 trials failed: ValueError: too wide: 64 units"
+    assert "/command_line.py:" in lines[-2]
+    assert lines[-1].endswith("/error.txt")
+
+
 def test_resources_stay_what_they_were_unless_given(prefect_tune: CommandLine, tmp_path: Path) -> None:
     tuned(tmp_path, "digits", trainable=tune.with_resources(train, {"cpu": 2}))
 

@@ -155,6 +155,27 @@ def test_a_long_final_table_is_cut() -> None:
     assert "… and 50 more trials" in lines
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_why_trials_failed_is_told_whole_below_the_table_however_many_there_are(width: int) -> None:
+    error = "RuntimeError: " + "the classifier does not fit into this GPU " * 4 + "and never will"
+    trace = 'Traceback (most recent call last):\n  File "/home/me/train.py", line 12, in train\n'
+    failed: dict[str, Any] = {"status": Status.ERROR, "error": error, "traceback": trace}
+    trials = [a_trial(n, loss=n) if n < 150 else a_trial(n, dirname=f"t{n}", **failed) for n in range(153)]
+    console = a_pipe(width)
+
+    with ProgressDisplay(ranked(trials), console=console) as display:
+        display.start("exp", "s3://bucket/exp")
+        display.finish(trials, "every trial is finished")
+
+    lines = written(console).splitlines()
+    assert lines[-5:-2] == [
+        f"3 trials failed: {error}",
+        "  first: abcde_00150 at /home/me/train.py:12",
+        "  traceback: s3://bucket/exp/t150/error.txt",
+    ]
+    assert lines[-2].startswith("best: abcde_00000")
+
+
 def test_an_experiment_without_trials_ends_with_one_line() -> None:
     assert finished([]) == ["0 trials; every trial is finished"]
 
