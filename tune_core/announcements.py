@@ -26,7 +26,7 @@ from tune_core.messages import (
     StartLease,
     TrialReported,
 )
-from tune_core.metrics import flatten, lookup
+from tune_core.metrics import flatten
 from tune_core.ranking import Standings
 from tune_core.trial import Status, Trial
 
@@ -70,7 +70,6 @@ class Announcer:
     def __init__(self, controller: Controller, name: str, storage_url: str, standings: Standings) -> None:
         self._controller, self._standings = controller, standings
         self._storage_url, objective = storage_url, standings.objective
-        self._metric = objective.metric
         self._about = {
             "experiment": name,
             "storage_url": storage_url,
@@ -146,7 +145,7 @@ class Announcer:
             "outcome": str(event.outcome),
             "status": str(trial.status),
             "iterations": trial.iteration,
-            "value": _number(lookup(trial.last_row, self._metric)) if self._metric else None,
+            "value": _number(self._standings.objective.value(trial.last_row)),
             "error": _cut(event.error) if event.error else None,
         }
         return [self._tell("trial.ended", event, payload, trial)]

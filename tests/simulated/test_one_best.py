@@ -23,6 +23,7 @@ from tune_core.progress import ProgressDisplay
 from tune_core.ranking import SCOPES, Objective
 from tune_core.resume import Replay
 from tune_core.rules import Rules
+from tune_core.schedulers import ASHAScheduler
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 
@@ -133,6 +134,25 @@ def test_a_restored_experiment_keeps_its_scope_and_a_new_one_holds_for_all_its_r
 def best_picture(picture: Picture) -> int:
     assert picture.best_trial is not None
     return int(picture.best_trial.config["curve"])
+
+
+def test_a_metric_that_only_the_scheduler_has_is_shown_and_compared_by(tmp_path: Path) -> None:
+    scheduler = ASHAScheduler(metric="accuracy", mode="max", grace_period=3)
+    tuner = tune.Tuner(
+        learn,
+        param_space={"curve": tune.grid_search([0, 1, 2])},
+        tune_config=tune.TuneConfig(scheduler=scheduler),
+        run_config=tune.RunConfig(name="exp", storage_path=str(tmp_path), verbose=0),
+    )
+
+    results = LocalRuntime().run(tuner.experiment())
+
+    replay, overview, _ = told(ExperimentStorage.open(str(tmp_path), "exp"))
+    head, *rows = printed(replay, overview).splitlines()
+    assert results.get_best_result() is results[BEST["last"]]
+    assert "accuracy" in head.split()
+    assert "0.9" in rows[1].split()
+    assert f"best: {(results[1].metrics or {})['trial_id']} accuracy=0.9 (last report)" in "\n".join(rows)
 
 
 def test_an_analysis_goes_by_the_last_report_as_in_ray_tune_unless_it_is_told(tmp_path: Path) -> None:
