@@ -76,9 +76,9 @@ from tune_core.progress import ProgressDisplay
 from tune_core.registry import import_string
 from tune_core.resources import ONE_CPU, is_fixed, resources_of
 from tune_core.results import ResultGrid
+from tune_core.resume import put_back
 from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
 from tune_core.steering import Steering
-from tune_core.storage import ExperimentStorage
 from tune_core.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner, dated
@@ -445,7 +445,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     controller = Controller(current.rules(steering))
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
     artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
-    files = stack.enter_context(_trial_files(current.storage))
+    files = stack.enter_context(_trial_files(current))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
     users = CallbackList(run.callbacks or [])
@@ -517,9 +517,9 @@ def _dashboard(
 
 
 @contextmanager
-def _trial_files(storage: ExperimentStorage) -> Iterator[TrialFiles]:
+def _trial_files(current: Experiment) -> Iterator[TrialFiles]:
     with staging_directory() as staging:
-        files = TrialFiles(storage, staging)
+        files = TrialFiles(current.storage, staging)
         try:
             yield files
         except ExperimentConflict:
@@ -528,6 +528,8 @@ def _trial_files(storage: ExperimentStorage) -> Iterator[TrialFiles]:
         finally:
             try:
                 files.close()
+                if files.lost:  # the journal, which is closed by now, has what they held
+                    put_back(current.storage, files.lost, staging, current.run_config.callbacks or ())
             except StorageError:  # it names the copies
                 keep(staging)
                 raise

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from tune_core.callbacks import Callback
 from tune_core.encoding import dumps_row
 from tune_core.errors import StorageError
@@ -145,23 +147,27 @@ class JsonLoggerCallback(_FileLogger):
     """Writes `result.json`, one line per report, and `params.json`, the configuration.
 
     Reports are nested as they were made, NaN and infinities are literals, objects that JSON lacks
-    are text. The key `lease` holds the number of the attempt that made the report.
+    are text. The key `lease` holds the number of the attempt that made the report. The configuration
+    (`config`) is in the first report of each attempt alone; `Result` puts it back into the others.
 
     Args:
         files: Where to write; if omitted, what `setup` gets as `files`.
 
-    Source: as Ray Tune 2.60. Differs: the key `lease`; rows survive a retry; no `params.pkl`.
+    Source: as Ray Tune 2.60. Differs: the key `lease`; `config` once per attempt; rows survive a
+        retry; no `params.pkl`.
     """
 
     def log_trial_start(self, trial: Trial) -> None:
         """Write `params.json`, unless it is there already."""
         super().log_trial_start(trial)
-        config = json.loads(dumps_row(trial.config))
-        self.files.replace(trial.dirname, PARAMS_FILE, json.dumps(config, indent=2, sort_keys=True).encode())
+        self.files.replace(trial.dirname, PARAMS_FILE, _readable(dumps_row(trial.config)))
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Append a line to `result.json`."""
-        line = dumps_row({**result, "lease": trial.lease})
+        row = {**result, "lease": trial.lease}
+        if result.get("iterations_since_restore", 1) != 1:
+            row.pop("config", None)  # it may be large, and is that of the attempt's first row
+        line = dumps_row(row)
         self.files.append_line(trial.dirname, RESULT_FILE, line)
 
 
@@ -218,6 +224,14 @@ class ErrorLoggerCallback(_FileLogger):
 
     def _append(self, trial: Trial, text: str) -> None:
         self.files.append_line(trial.dirname, ERROR_FILE, text.encode("utf-8", "backslashreplace"))
+
+
+def _readable(line: bytes) -> bytes:
+    """Return JSON with its keys sorted, each on a line of its own."""
+    try:
+        return orjson.dumps(orjson.loads(line), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    except (ValueError, TypeError):  # NaN and infinities, integers beyond 64 bits, half a surrogate pair
+        return json.dumps(json.loads(line), indent=2, sort_keys=True).encode()
 
 
 def _date() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +24,10 @@ from tune_core.rows import (
     RESULT_FILE,
     last_failure,
     newest_rows,
+    parse_params,
     parse_rows,
     user_metrics,
+    with_configs,
 )
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import explain, in_parallel, read_bytes
@@ -155,11 +156,10 @@ class Result:
                 f"{url} is no trial's directory: neither {RESULT_FILE} nor {PARAMS_FILE} "
                 f"nor {ERROR_FILE} is in it; expected <storage_path>/<experiment>/<trial>"
             )
-        rows = newest_rows(parse_rows(data or b"", f"{url}/{RESULT_FILE}"))
-        metrics = dict(rows[-1]) if rows else {}
+        config = None if params is None else parse_params(params, f"{url}/{PARAMS_FILE}")
+        rows = newest_rows(with_configs(parse_rows(data or b"", f"{url}/{RESULT_FILE}"), config))
+        metrics = dict(rows[-1]) if rows else {} if config is None else {"config": config}
         metrics.pop("lease", None)
-        if params is not None:
-            metrics.setdefault("config", json.loads(params))
         parent, _, trial = trial_path.rpartition("/")
         storage = ExperimentStorage(filesystem, parent or "/", url, parent)
         markers = storage.committed(trial, skip_damaged=True)
@@ -207,7 +207,12 @@ class Result:
         """
         place = f"{self.path}/{RESULT_FILE}"
         data = _read(self.filesystem, place, place)
-        return newest_rows(parse_rows(data or b"", place))
+        rows = parse_rows(data or b"", place)
+        config = self.config
+        if config is None and rows:
+            params = _read(self.filesystem, f"{self.path}/{PARAMS_FILE}", place)
+            config = None if params is None else parse_params(params, f"{self.path}/{PARAMS_FILE}")
+        return newest_rows(with_configs(rows, config))
 
     @property
     def metrics_dataframe(self) -> pd.DataFrame:

@@ -13,10 +13,12 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from tune_core.callbacks import Callback
 from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller
@@ -24,7 +26,7 @@ from tune_core.encoding import dumps, loads
 from tune_core.errors import ExperimentConflict, SpecError, StorageError
 from tune_core.faults import shorten
 from tune_core.journal import events_of, experiments, read_journal
-from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
+from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
 from tune_core.messages import (
     CapacityChanged,
     Command,
@@ -52,6 +54,7 @@ from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 from tune_core.transfer import in_parallel
 from tune_core.trial import LeasePhase, Status, Trial, checkpoint_name
+from tune_core.trial_files import TrialFiles
 from tune_core.watchers import Watchers
 
 #: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
@@ -416,14 +419,18 @@ def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]
 
 @dataclass(slots=True)
 class _Written:
-    """How far a trial's files hold its reports: the latest one per attempt, for each of the two."""
+    """What a trial's files hold: the numbers of the reports of each attempt, for each of the two."""
 
-    rows: dict[str, dict[int, int]]
+    rows: dict[str, dict[int, set[int]]]
     has_params: bool
     has_failure: bool
 
     def holds(self, name: str, report: TrialReported) -> bool:
-        return bool(self.rows[name].get(report.lease, 0) >= report.row["iterations_since_restore"])
+        return report.row["iterations_since_restore"] in self.rows[name].get(report.lease, ())
+
+    def has_gap(self, name: str) -> bool:
+        """Whether rows are lacking before others: somebody has removed or cut the file."""
+        return any(len(numbers) < max(numbers) for numbers in self.rows[name].values())
 
 
 def unreported(
@@ -455,17 +462,22 @@ def complete_files(
     trials: Sequence[Trial],
     loggers: Sequence[LoggerCallback],
     observe: Observer = lambda _trial, _report: None,
+    cut: Collection[str] = (),
 ) -> int:
     """Write what the journal holds and the files of these trials lack; return how many rows that were.
 
-    A driver that dies takes the last second of these files with it. Of an attempt, a file holds the
-    rows from the first on, so what is lacking is at its end.
+    A driver that dies takes the last second of these files with it: what is lacking is at their end. A file
+    that lacks rows before others, or is named by `cut`, is written again as a whole.
 
     Args:
         storage: The experiment's storage.
         trials: Those that were not settled, as the replay left them.
         loggers: What writes the files.
         observe: Called with each report of these trials, lacking or not.
+        cut: Directories of trials whose files somebody has removed or cut.
+
+    Raises:
+        StorageError: A file cannot be read.
     """
     limit = csv.field_size_limit(sys.maxsize)  # a reported text may be long
     try:
@@ -478,6 +490,11 @@ def complete_files(
         for logger in loggers
         if isinstance(logger, (JsonLoggerCallback, CSVLoggerCallback))
     ]
+    for _, name in writers:
+        for dirname, each in written.items():
+            if each.rows[name] and (dirname in cut or each.has_gap(name)):
+                storage.delete(f"{dirname}/{name}")
+                each.rows[name] = {}
     lacking = {trial.dirname: 0 for trial in trials if trial.lease and not written[trial.dirname].has_params}
     for trial in trials:
         if trial.dirname in lacking:
@@ -501,15 +518,49 @@ def complete_files(
     return sum(lacking.values())
 
 
+def put_back(
+    storage: ExperimentStorage,
+    dirnames: Collection[str],
+    staging_dir: str | Path,
+    given: Iterable[Callback] = (),
+) -> None:
+    """Write again from the journal what somebody has removed or cut while the experiment ran.
+
+    Args:
+        storage: The experiment's storage; its journal is closed.
+        dirnames: The trials' directories.
+        staging_dir: As of `TrialFiles`.
+        given: The user's callbacks, as of `default_loggers`.
+
+    Raises:
+        StorageError: The journal cannot be read, or the files cannot be written.
+    """
+    replay = Replay(Controller(Rules(""))).run(read_journal(storage))
+    trials = [trial for trial in replay.trials if trial.dirname in dirnames]
+    files = TrialFiles(storage, staging_dir)
+    try:
+        complete_files(storage, trials, default_loggers(files, given), cut=dirnames)
+    finally:
+        files.close()
+
+
 def _written(storage: ExperimentStorage, dirname: str) -> _Written:
     names = set(storage.list(dirname))
     results, table, failures = (
         storage.read(f"{dirname}/{name}") if name in names else b""
         for name in (RESULT_FILE, PROGRESS_FILE, ERROR_FILE)
     )
-    rows = {RESULT_FILE: _highest(_result_places(results)), PROGRESS_FILE: _highest(_table_places(table))}
+    try:
+        places = {
+            RESULT_FILE: _numbers(_result_places(results)),
+            PROGRESS_FILE: _numbers(_table_places(table)),
+        }
+    except csv.Error as error:
+        raise StorageError(
+            f"{storage.url}/{dirname}/{PROGRESS_FILE} is damaged ({error}): move it away, and it is written again"
+        ) from error
     has_failure = last_failure(failures.decode("utf-8", "replace")) is not None
-    return _Written(rows, PARAMS_FILE in names, has_failure)
+    return _Written(places, PARAMS_FILE in names, has_failure)
 
 
 def _place_of(row: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -530,9 +581,9 @@ def _table_places(data: bytes) -> Iterator[tuple[Any, Any]]:
         yield _place_of(record)
 
 
-def _highest(places: Iterable[tuple[Any, Any]]) -> dict[int, int]:
-    highest: dict[int, int] = {}
+def _numbers(places: Iterable[tuple[Any, Any]]) -> dict[int, set[int]]:
+    numbers: dict[int, set[int]] = {}
     for lease, report in places:
         with contextlib.suppress(TypeError, ValueError):  # a record that lacks them was not written here
-            highest[int(lease)] = max(int(report), highest.get(int(lease), 0))
-    return highest
+            numbers.setdefault(int(lease), set()).add(int(report))
+    return numbers

@@ -1,7 +1,8 @@
 """How the files next to a trial look, to whoever writes and whoever reads them.
 
 Owns their names, and how rows and failures are found in them. A row names the attempt (`lease`)
-that reported it; of each iteration, the rows of the newest attempt count.
+that reported it; of each iteration, the rows of the newest attempt count. The configuration is in an
+attempt's first row, since it may be large and does not change until the next one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from tune_core.errors import TrialError
+from tune_core.errors import StorageError, TrialError
 
 #: Names of a trial's files, as Ray Tune spells them.
 RESULT_FILE, PROGRESS_FILE, PARAMS_FILE, ERROR_FILE = (
@@ -114,6 +115,46 @@ def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
         text = f"{source}: skipped {len(faults)} of {len(rows) + len(faults)} rows that are no JSON objects"
         warnings.warn(f"{text}: line {lines} (a crash may cut a line)", stacklevel=2)
     return rows
+
+
+def with_configs(rows: Sequence[dict[str, Any]], params: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the rows of a `result.json` with the configuration in each.
+
+    Rows of one attempt share the object. It is that of the attempt's first row; if that is not there, `params`.
+
+    Args:
+        rows: In the order of the file, before any is left out.
+        params: What `params.json` holds; None: there is none, and such rows stay without.
+
+    Example:
+        >>> with_configs([{"lease": 1, "config": {"x": 1}}, {"lease": 1}, {"lease": 2}], {"x": 2})
+        [{'lease': 1, 'config': {'x': 1}}, {'lease': 1, 'config': {'x': 1}}, {'lease': 2, 'config': {'x': 2}}]
+    """
+    known: dict[Any, Any] = {}
+    found = []
+    for row in rows:
+        lease = row.get("lease")
+        config = known[lease] = row.get("config", known.get(lease, params))
+        found.append(row if config is None else {**row, "config": config})
+    return found
+
+
+def parse_params(data: bytes, source: str) -> dict[str, Any]:
+    """Return the configuration that a `params.json` holds.
+
+    Raises:
+        StorageError: It is damaged; the text names `source`.
+    """
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        config = error
+    if not isinstance(config, dict):
+        why = (
+            f"{type(config).__name__}: {config}" if isinstance(config, Exception) else "it is no JSON object"
+        )
+        raise StorageError(f"{source} is damaged ({why}): move it away, and the next resume writes it again")
+    return config
 
 
 def parse_line(line: bytes) -> Any:

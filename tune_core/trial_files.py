@@ -1,114 +1,42 @@
 """Appends to the files that users find next to each trial, on any storage.
 
-`TrialFiles` owns buffering, staging and uploading; what is in the files is for `loggers` to say.
-A line, once written, is never changed or cut. Nothing here decides anything or is needed to
-resume: the journal is the state, these files are for people.
+`TrialFiles` owns buffering, staging and uploading; what is in the files is for `loggers` to say, and
+how they are appended to for `appending`. Nothing here decides anything or is needed to resume: the
+journal is the state, these files are for people. So a disk that is full, or refuses otherwise, is
+waited for as long as for the journal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import errno
 import logging
-import os
-import re
 import shutil
 import tempfile
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from tune_core.appending import LineFile, TableFile
 from tune_core.errors import StorageError
 from tune_core.filesystems import check_name
-from tune_core.transfer import TEMPORARY_PREFIX
+from tune_core.storage import RETRY_FOR_S
+from tune_core.transfer import TEMPORARY_PREFIX, refuse_special
 
 if TYPE_CHECKING:
     from tune_core.storage import ExperimentStorage
 
 log = logging.getLogger(__name__)
 
-# Bounds on what waits in memory for one file; the rest of the bound is `write_interval_s`.
-_MAX_PENDING_BYTES = 64 * 1024
-_MAX_PENDING_ROWS = 256
 _NEVER = float("-inf")
-_TO_QUOTE = re.compile(r'[,"\r\n]')
+#: What time does not mend: something else is in the place of a file or a directory.
+_IN_THE_WAY = frozenset(
+    (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG)
+)
 #: Uploads at once: enough for a thousand short trials, little enough for their sockets.
 _UPLOADERS = 4
-
-
-class _LineFile:
-    """Appends whole lines, so that whoever reads meanwhile sees no half of one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        #: One buffer: what orjson 3.13 returns for a line holds several times its length.
-        self._lines = bytearray()
-        if _torn_tail(path):
-            # A crash left half a line. It is ended, not cut: readers skip what is no JSON.
-            _append(self.path, b"\n")
-
-    def add(self, line: bytes) -> None:
-        self._lines += line
-        self._lines += b"\n"
-        if len(self._lines) > _MAX_PENDING_BYTES:
-            self.write()
-
-    def write(self) -> None:
-        if self._lines:
-            _append(self.path, self._lines)
-            self._lines = bytearray()
-
-
-class _TableFile:
-    """Appends rows of a CSV file; a new column rewrites the file once, with the union of columns.
-
-    One record is one line: line breaks inside of values become spaces. That makes a torn record
-    recognisable, and widening the file a matter of appending commas.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._rows: list[dict[str, Any]] = []
-        self._columns: list[str] = []
-        if path.exists():
-            if torn := _torn_tail(path):
-                os.truncate(path, path.stat().st_size - torn)  # half a number would read as another one
-            with path.open(encoding="utf-8", newline="") as file:
-                self._columns = next(csv.reader(file), [])
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= _MAX_PENDING_ROWS:
-            self.write()
-
-    def write(self) -> None:
-        if not self._rows:
-            return
-        columns, seen = self._columns, None
-        for row in self._rows:
-            if row.keys() != seen:
-                known, seen = set(columns), row.keys()
-                columns = [*columns, *(name for name in row if name not in known)]
-        if columns != self._columns:
-            self._widen(columns)
-        _append(self.path, _csv_lines([_cells(row, columns) for row in self._rows]))
-        self._rows = []
-
-    def _widen(self, columns: list[str]) -> None:
-        padding = b"," * (len(columns) - len(self._columns)) + b"\n"
-        wider = self.path.with_name(TEMPORARY_PREFIX + self.path.name)
-        with wider.open("wb") as target:
-            target.write(_csv_lines([columns]))
-            if self._columns:
-                with self.path.open("rb") as source:
-                    next(source)
-                    target.writelines(line[:-1] + padding for line in source)
-        wider.replace(self.path)
-        self._columns = columns
 
 
 @dataclass(slots=True)
@@ -117,8 +45,12 @@ class _OpenTrial:
 
     directory: Path
     is_new: bool = False
-    lines: dict[str, _LineFile] = field(default_factory=dict)
-    tables: dict[str, _TableFile] = field(default_factory=dict)
+    lines: dict[str, LineFile] = field(default_factory=dict)
+    tables: dict[str, TableFile] = field(default_factory=dict)
+    #: Files that are to be replaced as a whole, and could not be yet.
+    wholes: dict[str, bytes] = field(default_factory=dict)
+    #: Since when this machine refuses to write for it, in `time.monotonic()`; None: it does not.
+    refused_at: float | None = None
     #: Names of files whose staged copy is newer than the uploaded one.
     changed: set[str] = field(default_factory=set)
     upload: Future[None] | None = None
@@ -128,11 +60,28 @@ class _OpenTrial:
     fault: BaseException | None = None
     is_final: bool = False
 
+    @property
+    def appended(self) -> dict[str, LineFile | TableFile]:
+        return {**self.lines, **self.tables}
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.wholes) or any(file.is_waiting for file in self.appended.values())
+
     def write(self) -> None:
-        for lines in self.lines.values():
-            lines.write()
-        for table in self.tables.values():
-            table.write()
+        """Write what waits.
+
+        Raises:
+            OSError: It cannot be written now; what is left waits on.
+            StorageError: Something is in its place that cannot be gone on with.
+        """
+        if self.refused_at is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)  # that may be what was refused
+        for name, data in list(self.wholes.items()):
+            _replace(self.directory / name, data)
+            del self.wholes[name]
+        for file in self.appended.values():
+            file.write()
 
 
 class TrialFiles:
@@ -180,6 +129,9 @@ class TrialFiles:
         self._trials: dict[str, _OpenTrial] = {}
         self._now = _NEVER
         self._uploaders: ThreadPoolExecutor | None = None
+        #: Sizes of files of trials that were forgotten.
+        self._sizes: dict[tuple[str, str], int] = {}
+        self._lost: set[str] = set()
 
     @property
     def root(self) -> Path:
@@ -195,6 +147,14 @@ class TrialFiles:
         """Number of trials that something is remembered for."""
         return len(self._trials)
 
+    @property
+    def lost(self) -> frozenset[str]:
+        """Directories of trials in which somebody has removed or cut a file that was written here.
+
+        Known when all is closed. What is lacking is in the journal.
+        """
+        return frozenset(self._lost)
+
     def open(self, trial_dirname: str, *, is_new: bool = False) -> None:
         """Expect writes for a trial.
 
@@ -203,13 +163,16 @@ class TrialFiles:
             is_new: Whether no attempt has written before, so that nothing need be looked for.
 
         Raises:
-            StorageError: The name leaves the experiment's directory.
+            StorageError: The name leaves the experiment's directory, or something else has it.
         """
         trial = self._trials.get(trial_dirname)
         if trial is None:
             directory = self.root / check_name(trial_dirname, "trial", nested=False)
-            directory.mkdir(parents=True, exist_ok=True)
-            self._trials[trial_dirname] = _OpenTrial(directory, is_new=is_new)
+            trial = self._trials[trial_dirname] = _OpenTrial(directory, is_new=is_new)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self._refused(trial_dirname, trial, error)
         else:
             trial.is_final = False
 
@@ -224,9 +187,11 @@ class TrialFiles:
         trial = self._opened(trial_dirname)
         file = trial.lines.get(name)
         if file is None:
-            file = trial.lines[name] = _LineFile(self._fetched(trial, name))
+            path, size = self._fetched(trial, name), self._sizes.get((trial_dirname, name))
+            file = trial.lines[name] = LineFile(path, size)
         trial.changed.add(name)
-        file.add(line)
+        if file.add(line) and trial.refused_at is None:
+            self._write(trial_dirname, trial)
 
     def append_row(self, trial_dirname: str, name: str, row: dict[str, Any]) -> None:
         """Append one record to a CSV file of a trial; its new keys become new columns.
@@ -239,26 +204,26 @@ class TrialFiles:
         trial = self._opened(trial_dirname)
         file = trial.tables.get(name)
         if file is None:
-            file = trial.tables[name] = _TableFile(self._fetched(trial, name))
+            path, size = self._fetched(trial, name), self._sizes.get((trial_dirname, name))
+            file = trial.tables[name] = TableFile(path, size)
         trial.changed.add(name)
-        file.add(row)
+        if file.add(row) and trial.refused_at is None:
+            self._write(trial_dirname, trial)
 
     def replace(self, trial_dirname: str, name: str, data: bytes) -> None:
         """Write a whole file of a trial; readers see the old or the new one, nothing between."""
         trial = self._opened(trial_dirname)
-        path = trial.directory / name
-        if path.exists() and path.read_bytes() == data:
+        if name not in trial.wholes and _has(trial.directory / name, data):
             return
-        partial = path.with_name(TEMPORARY_PREFIX + name)
-        partial.write_bytes(data)
-        partial.replace(path)
+        trial.wholes[name] = data
         trial.changed.add(name)
+        self._write(trial_dirname, trial)
 
     def flush(self, trial_dirname: str) -> None:
         """Write what waits in memory for a trial; the next `flush_due` uploads it."""
         trial = self._trials.get(trial_dirname)
         if trial is not None:
-            trial.write()
+            self._write(trial_dirname, trial)
 
     def finish(self, trial_dirname: str) -> None:
         """Write what waits in memory for a trial, and expect nothing more.
@@ -269,7 +234,7 @@ class TrialFiles:
         trial = self._trials.get(trial_dirname)
         if trial is None:
             return
-        trial.write()
+        self._write(trial_dirname, trial)
         trial.is_final = True
         if self._storage.is_local:
             self._advance(trial_dirname, trial)
@@ -277,31 +242,36 @@ class TrialFiles:
     def flush_due(self, now: float) -> None:
         """Write and upload what is due; returns at once while nothing is.
 
-        An upload that fails is logged and made again after the interval.
+        An upload that fails is logged and made again after the interval; so is what this machine refuses to
+        write, for `RETRY_FOR_S` seconds.
 
         Args:
             now: Seconds, on any clock that does not go back, the same one each time.
+
+        Raises:
+            StorageError: A file cannot be written for longer than that, or something is in its place.
         """
         if now - self._now < self._write_interval_s:
             return
         self._now = now
         for trial_dirname, trial in list(self._trials.items()):
-            trial.write()
+            self._write(trial_dirname, trial)
             self._advance(trial_dirname, trial)
 
     def discard(self) -> None:
         """Forget what waits: the files are somebody else's now. What is under way may still arrive."""
         self._settle_all()
         self._trials.clear()
+        self._sizes.clear()
+        self._lost.clear()
 
     def close(self) -> None:
         """Write and upload everything; when this returns, storage holds every line.
 
         Raises:
-            StorageError: Some files could not be uploaded; the message says where they are.
+            StorageError: Some files could not be written or uploaded; the message says where they are.
         """
-        for trial in self._trials.values():
-            trial.write()
+        self._write_all()
         for _ in range(2):  # after what is under way: what changed meanwhile; then, what failed
             self._settle_all()
             for trial in self._trials.values():
@@ -311,7 +281,9 @@ class TrialFiles:
         if self._uploaders is not None:
             self._uploaders.shutdown()
             self._uploaders = None
-        self._trials.clear()
+        for trial_dirname in [*self._trials]:
+            self._forget(trial_dirname)
+        self._look_for_losses()
         if faults:
             name, fault = next(iter(faults.items()))
             raise StorageError(
@@ -335,8 +307,72 @@ class TrialFiles:
         path = trial.directory / name
         if not (self._storage.is_local or trial.is_new or path.exists()):
             with contextlib.suppress(FileNotFoundError):
-                path.write_bytes(self._storage.read(f"{trial.directory.name}/{name}"))
+                trial.wholes[name] = self._storage.read(f"{trial.directory.name}/{name}")
         return path
+
+    def _write(self, trial_dirname: str, trial: _OpenTrial) -> None:
+        try:
+            trial.write()
+            trial.refused_at = None
+        except OSError as error:
+            self._refused(trial_dirname, trial, error)
+
+    def _refused(self, trial_dirname: str, trial: _OpenTrial, error: OSError) -> None:
+        """Take note that what waits has to wait on, unless that has gone on for too long."""
+        path, reason = error.filename or trial.directory, error.strerror or error
+        if error.errno in _IN_THE_WAY:
+            raise StorageError(
+                f"{path} is in the way of files of trial {trial_dirname} ({reason}): move it away, then resume the "
+                "experiment"
+            ) from error
+        now = time.monotonic()
+        if trial.refused_at is None:
+            trial.refused_at = now
+            log.warning("%s cannot be written, and is tried again for %.0f s: %s", path, RETRY_FOR_S, reason)
+        elif now - trial.refused_at > RETRY_FOR_S:
+            raise StorageError(
+                f"{path} could not be written for {RETRY_FOR_S:.0f} s: {reason}; make room for it, then resume the "
+                "experiment"
+            ) from error
+
+    def _write_all(self) -> None:
+        """Write what waits for all trials, however long this machine refuses some of them.
+
+        Raises:
+            StorageError: One of them was refused for too long. All others are written.
+        """
+        fault: StorageError | None = None
+        waiting, pause_s = dict(self._trials), 0.5
+        while waiting:
+            for trial_dirname, trial in list(waiting.items()):
+                try:
+                    self._write(trial_dirname, trial)
+                except StorageError as error:
+                    fault = fault or error
+                    del waiting[trial_dirname]
+                    continue
+                if not trial.is_waiting:
+                    del waiting[trial_dirname]
+            if waiting:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 10.0)
+        if fault is not None:
+            raise fault
+
+    def _forget(self, trial_dirname: str) -> None:
+        """Keep nothing of a trial but how long its files are."""
+        trial = self._trials.pop(trial_dirname)
+        for name, file in trial.appended.items():
+            if file.is_cut:
+                self._lost.add(trial_dirname)
+            if self._storage.is_local and file.size is not None:
+                self._sizes[trial_dirname, name] = file.size
+
+    def _look_for_losses(self) -> None:
+        for (trial_dirname, name), size in self._sizes.items():
+            path = self.root / trial_dirname / name
+            if not path.exists() or path.stat().st_size < size:
+                self._lost.add(trial_dirname)
 
     def _advance(self, trial_dirname: str, trial: _OpenTrial) -> None:
         """Take the next step of a trial whose lines are all written: upload, or forget it."""
@@ -346,8 +382,8 @@ class TrialFiles:
         is_urgent = trial.is_final and trial.fault is None
         if is_urgent or self._now - trial.uploaded_at >= self._upload_interval_s:
             self._upload(trial)
-        if trial.is_final and trial.upload is None and not trial.changed:
-            del self._trials[trial_dirname]
+        if trial.is_final and trial.upload is None and not trial.changed and not trial.is_waiting:
+            self._forget(trial_dirname)
             if not self._storage.is_local:
                 shutil.rmtree(trial.directory, ignore_errors=True)
 
@@ -365,6 +401,23 @@ class TrialFiles:
         trial.upload = self._uploaders.submit(_upload_files, self._storage, trial.directory, sorted(names))
 
 
+def _has(path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes; what cannot be read does not."""
+    try:
+        refuse_special(path)
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _replace(path: Path, data: bytes) -> None:
+    if path.exists():
+        refuse_special(path)
+    partial = path.with_name(TEMPORARY_PREFIX + path.name)
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
 def _upload_files(storage: ExperimentStorage, directory: Path, names: list[str]) -> None:
     for name in names:
         storage.upload(directory / name, f"{directory.name}/{name}")
@@ -380,71 +433,3 @@ def _settle(trial_dirname: str, trial: _OpenTrial) -> None:
         trial.changed |= trial.uploading
         names = ", ".join(sorted(trial.uploading))
         log.warning("trial %s: %s could not be uploaded yet: %r", trial_dirname, names, trial.fault)
-
-
-def _torn_tail(path: Path) -> int:
-    """Number of bytes after the last newline of a file; 0 if there is no file."""
-    if not path.exists():
-        return 0
-    torn = 0
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - _MAX_PENDING_BYTES)
-            file.seek(start)
-            newline = (chunk := file.read(end - start)).rfind(b"\n")
-            torn += len(chunk) - newline - 1
-            if newline >= 0:
-                break
-            end = start
-    return torn
-
-
-def _append(path: Path, data: bytes | bytearray) -> None:
-    try:
-        with path.open("ab") as file:
-            file.write(data)
-    except OSError as error:
-        message = f"cannot append to {str(path)!r}: {error}; make room for it, then resume the experiment"
-        raise StorageError(message) from error
-
-
-def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
-    return list(row.values()) if list(row) == columns else [row.get(name) for name in columns]
-
-
-def _csv_lines(records: list[list[Any]]) -> bytes:
-    """Return records of one length as CSV, each on one line."""
-    columns = [_unquoted(values) for values in zip(*records, strict=True)]
-    if len(columns) < 2 or None in columns:  # an only cell is quoted if it is empty
-        return _quoted_lines(records)
-    lines = map(",".join, zip(*columns, strict=True))
-    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _unquoted(values: tuple[Any, ...]) -> list[str] | None:
-    """Return the cells of a column as text; None if one of them has to be quoted.
-
-    Numbers are written by orjson, by columns: `csv.writer` takes a sixth of the driver's time for the digits.
-    """
-    kinds = set(map(type, values))
-    if kinds in ({float}, {int}):
-        with contextlib.suppress(TypeError):  # integers beyond 64 bits
-            digits = orjson.dumps(values)
-            if b"null" not in digits:  # which stands for NaN and infinities
-                return digits[1:-1].decode().split(",")
-    cells = ["" if value is None else str(value) for value in values]
-    return None if _TO_QUOTE.search("".join({*cells})) else cells
-
-
-def _quoted_lines(records: list[list[Any]]) -> bytes:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(records)
-    text = buffer.getvalue()
-    if text.count("\n") != len(records) or "\r" in text:
-        return _quoted_lines([[_one_line(value) for value in record] for record in records])
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _one_line(value: Any) -> Any:
-    return value if value is None else " ".join(str(value).splitlines())

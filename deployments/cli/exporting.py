@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from deployments.cli.answer import Answer, Output
 from deployments.cli.experiment import Reading, read_experiment
 from deployments.cli.opening import Access, open_experiment
+from tune_core.appending import without_formula
 from tune_core.encoding import dumps_row
 from tune_core.errors import ConfigError, TuneError
 from tune_core.faults import is_number
@@ -158,12 +159,14 @@ def _text(value: Any) -> str:
 
 def _write_csv(lines: Sequence[Mapping[str, Any]], target: str) -> None:
     with Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, _columns(lines), restval="")
+        writer = csv.DictWriter(file, [without_formula(name) for name in _columns(lines)], restval="")
         writer.writeheader()
         for line in lines:
             writer.writerow(
                 {
-                    name: value if isinstance(value, (int, float, str)) or value is None else _text(value)
+                    without_formula(name): value
+                    if isinstance(value, (int, float)) or value is None
+                    else without_formula(value if isinstance(value, str) else _text(value))
                     for name, value in line.items()
                 }
             )

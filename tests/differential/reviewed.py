@@ -111,9 +111,14 @@ REVIEWED: tuple[Difference, ...] = (
         "there both ends get half the weight",
     ),
     Difference(
+        "`config` in `result.json`",
+        "in the first row of each attempt, and in `params.json`; `Result.rows` and frames have it in every row",
+        "there each row of the file repeats it",
+    ),
+    Difference(
         "`progress.csv`",
-        "new metrics become new columns, a line break is a space, and numbers are written as in JSON "
-        "(`1e-5`)",
+        "new metrics become new columns, a line break is a space, numbers are written as in JSON "
+        "(`1e-5`), and text that spreadsheets would run as a formula begins with a `'`",
         "there the first row fixes them",
     ),
     Difference(

@@ -41,7 +41,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     # What is kept: files on any storage, made visible by one commit.
     ("tune_core.filesystems", "tune_core.sharing"),
     ("tune_core.transfer",),
-    ("tune_core.commit",),
+    ("tune_core.commit", "tune_core.appending"),
     ("tune_core.checkpoint", "tune_core.objects"),
     ("tune_core.storage",),
     ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),

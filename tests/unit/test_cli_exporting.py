@@ -66,6 +66,22 @@ def test_csv_has_a_line_per_report_if_asked(prefect_tune: CommandLine, digits: P
     assert {line["config/net/width"] for line in lines[10:]} == {"64"}
 
 
+def test_text_that_spreadsheets_would_run_is_text_in_csv(prefect_tune: CommandLine, tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"loss": -1, "=note": "=1+1", "nested": ["=1"]})
+
+    tuned(tmp_path, "formulas", trainable=train, param_space={"word": tune.grid_search(["@SUM(A1)"])})
+
+    for options in ((), ("--rows",)):
+        prefect_tune("export", tmp_path / "formulas", *options, "-o", tmp_path / "out.csv", "--overwrite")
+
+        line = lines_of(tmp_path / "out.csv")[0]
+        last = "" if options else "last/"
+        assert line["config/word"] == "'@SUM(A1)"
+        assert line.get(f"{last}=note", line.get("'=note")) == "'=1+1"
+        assert line[f"{last}loss"] == "-1"
+
+
 def test_only_the_newest_attempts_reports_are_written(prefect_tune: CommandLine, tmp_path: Path) -> None:
     failed: list[int] = []
 

@@ -20,7 +20,7 @@ from tune_core.loggers import (
     TrialFiles,
     default_loggers,
 )
-from tune_core.rows import last_failure
+from tune_core.rows import last_failure, parse_rows, with_configs
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Trial
 
@@ -164,6 +164,26 @@ def test_a_report_is_one_line_with_the_number_of_its_attempt(
     ]
 
 
+def test_configuration_is_in_the_first_report_of_each_attempt_alone(
+    storage: ExperimentStorage, files: TrialFiles
+) -> None:
+    logger, config = JsonLoggerCallback(files), {"text": "x" * 1000}
+
+    for lease, lr in ((1, 0.1), (2, 0.2)):
+        rows = (
+            {"iterations_since_restore": number, "config": {**config, "lr": lr}, "lease": lease}
+            for number in (1, 2, 3)
+        )
+        run(logger, a_trial(lease=lease, config={**config, "lr": lr}), *rows)
+    end(logger, a_trial())
+
+    text = text_of(storage, "result.json")
+    assert text.count("x" * 1000) == 2
+    rows = with_configs(parse_rows(text.encode(), ""), None)
+    assert [row["config"]["lr"] for row in rows] == [0.1] * 3 + [0.2] * 3
+    assert rows[1]["config"] is rows[0]["config"]
+
+
 def test_values_that_json_lacks_are_written_all_the_same(
     storage: ExperimentStorage, files: TrialFiles
 ) -> None:
@@ -226,6 +246,43 @@ def test_a_configuration_that_changed_is_written_again(storage: ExperimentStorag
 
 
 # progress.csv.
+
+
+def test_text_that_spreadsheets_would_run_is_text(storage: ExperimentStorage, files: TrialFiles) -> None:
+    logger = CSVLoggerCallback(files)
+    texts = [
+        '=HYPERLINK("http://a")',
+        "+1+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "a=b",
+        "-0.5",
+        "-inf",
+    ]
+
+    for text in texts:
+        run(logger, a_trial(), a_result(1, note=text, change=-0.5, **{"=metric": -1}))
+    run(logger, a_trial(), a_result(1, note="=1", **{"@later": -2}))
+    end(logger, a_trial())
+
+    rows = csv_rows(storage)
+    assert [row["note"] for row in rows] == [*(f"'{text}" for text in texts[:5]), *texts[5:], "'=1"]
+    assert [row["change"] for row in rows] == ["-0.5"] * 8 + [""]
+    assert [row["'=metric"] for row in rows] == ["-1"] * 8 + [""]
+    assert [row["'@later"] for row in rows] == [""] * 8 + ["-2"]
+
+
+def test_column_with_the_name_of_a_formula_goes_on_in_a_new_process(
+    storage: ExperimentStorage, files: TrialFiles, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        files = TrialFiles(storage, tmp_path)
+        run(CSVLoggerCallback(files), a_trial(), a_result(number, **{"=metric": number}))
+        files.close()
+
+    assert [row["'=metric"] for row in csv_rows(storage)] == ["1", "2"]
+    assert text_of(storage, "progress.csv").count("=metric") == 1
 
 
 def test_records_are_flat_and_have_no_configuration(storage: ExperimentStorage, files: TrialFiles) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.trial import Status, Trial
+from tune_core.trial_files import TrialFiles
 
 STEPS = 6
 
@@ -222,6 +224,46 @@ def test_rows_that_files_lack_are_written_from_the_journal(path: Path) -> None:
     assert len(file.read_bytes().splitlines()) == STEPS + 1
     assert table.read_bytes() == b"".join(records)
     assert json.loads(Path(whole[1].path, "params.json").read_text()) == {"x": 2}
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+@pytest.mark.parametrize("after", [4, STEPS])
+def test_rows_of_files_that_somebody_removed_meanwhile_are_written_again(
+    how: str, after: int, path: Path
+) -> None:
+    class Remover(tune.Callback):
+        def setup(self, *args: Any, files: TrialFiles, **info: Any) -> None:
+            self._files = files
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Trial, result: Any, **info: Any
+        ) -> None:
+            if result["training_iteration"] == after:
+                self._files.flush(trial.dirname)
+                for name in ("result.json", "progress.csv"):
+                    file = path / trial.dirname / name
+                    file.unlink() if how == "removed" else file.write_bytes(b"")
+
+    results = begin(path, callbacks=[Remover()])
+
+    assert rows_of(results) == undisturbed(1, 2)
+    assert [row["config"] for row in results[1].rows] == [{"x": 2}] * STEPS
+    for result in results:
+        table = list(csv.DictReader(Path(result.path, "progress.csv").read_text().splitlines()))
+        assert [int(row["training_iteration"]) for row in table] == [*range(1, STEPS + 1)]
+
+
+def test_file_that_lacks_rows_in_its_middle_is_written_again_by_a_resume(path: Path) -> None:
+    whole = begin(path)
+    for name in ("result.json", "progress.csv"):
+        file = Path(whole[0].path, name)
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join([*lines[:1], *lines[3:]]))
+
+    results = fit(tune.Tuner.restore(path, count))
+
+    assert rows_of(results) == undisturbed(1, 2)
+    assert len(Path(whole[0].path, "progress.csv").read_text().splitlines()) == STEPS + 1
 
 
 def test_nothing_is_written_twice_where_nothing_lacks(path: Path) -> None:

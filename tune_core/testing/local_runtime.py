@@ -14,14 +14,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 from tune_core import messages
-from tune_core.callbacks import CallbackList
+from tune_core.callbacks import Callback, CallbackList
 from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
@@ -30,7 +30,7 @@ from tune_core.journal import Journal, claim, read_journal
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
-from tune_core.resume import Replay, complete_files, take_up, unreported
+from tune_core.resume import Replay, complete_files, put_back, take_up, unreported
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
 from tune_core.session import Report
@@ -118,7 +118,9 @@ class LocalRuntime:
                 on_failure=lambda _: None,  # `close` raises it
             )
             stack.callback(self._journal.close)
+            users = run.callbacks or ()
             files = self._files = TrialFiles(storage, self._directory)
+            stack.callback(self._put_back, users)
             stack.callback(files.close)
             loggers = default_loggers(files, users)
             self._callbacks = CallbackList([*users, *loggers])
@@ -220,6 +222,11 @@ class LocalRuntime:
             case messages.EndExperiment():
                 self._end = command
                 self._release()
+
+    def _put_back(self, users: Sequence[Callback]) -> None:
+        if self._files.lost:
+            self._journal.flush()
+            put_back(self._experiment.storage, self._files.lost, self._directory, users)
 
     def _work(self) -> None:
         keeper = Keeper()
