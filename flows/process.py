@@ -89,14 +89,14 @@ def _run(
 ) -> Ending:
     try:
         lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
+        directory = Path(working_directory(lease))
         trainable = keeper.begin(lease.reuse, pickled.load)
-    except TrainableError as error:
+    except (TrainableError, StorageError) as error:
         return Ending(Outcome.ERROR, describe_error(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
         return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None), retryable=False)
     if loaded is not None:
         loaded()
-    directory = Path(working_directory(lease))
     directory.mkdir(parents=True, exist_ok=True)
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with (

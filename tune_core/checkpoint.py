@@ -28,7 +28,7 @@ from tune_core.commit import (
 )
 from tune_core.errors import CheckpointCorrupted, CheckpointError, CheckpointNotFound
 from tune_core.filesystems import ProcessLocal, is_local, protocols, resolve
-from tune_core.sharing import fill_once, shared_directory
+from tune_core.sharing import fill_once, private_directory, shared_directory
 from tune_core.transfer import exists, explain, read_bytes, write_bytes
 
 _TEMPORARY = "checkpoint_tmp_"
@@ -144,7 +144,10 @@ class Checkpoint:
 
         def fill() -> None:
             is_new = not target.exists()
-            target.mkdir(mode=0o777 if path is not None else 0o700, parents=True, exist_ok=True)
+            if path is None:
+                private_directory(target)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
             try:
                 self._download(marker, target)
             except BaseException:

@@ -33,6 +33,7 @@ from tune_core.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
 from tune_core.outbox import Outbox
 from tune_core.resources import PlacementGroupFactory
+from tune_core.sharing import private_directory
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage, staged_copy
 from tune_core.trial import checkpoint_name
@@ -527,6 +528,10 @@ def current_session() -> Session | None:
 
 
 def working_directory(lease: Lease) -> str:
-    """Return the local directory that a lease runs in, on this node."""
-    root = Path(tempfile.gettempdir(), f"prefect-tune-{os.getuid()}")
+    """Return the local directory that a lease runs in, on this node, below one that is this user's alone.
+
+    Raises:
+        StorageError: Somebody else has taken the name of that.
+    """
+    root = private_directory(Path(tempfile.gettempdir(), f"prefect-tune-{os.getuid()}"))
     return str(root / lease.experiment_name / lease.dirname)

@@ -1,4 +1,4 @@
-"""Lets the processes of one machine share a directory that somebody has to fill first.
+"""Directories of one machine: shared by processes, after somebody has filled them, and by no other user.
 
 Owns the file locks for that. The kernel drops them when a process dies, so nothing waits for
 the dead; a directory is seen only when it is complete.
@@ -6,6 +6,7 @@ the dead; a directory is seen only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -16,7 +17,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tune_core.errors import CheckpointError
+from tune_core.errors import CheckpointError, StorageError
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that no other user can read or put anything into, or make sure that it is one.
+
+    Names in a directory like `/tmp`, which all users write to, can be taken by anybody first: with a link,
+    what is written would go where the link leads.
+
+    Raises:
+        StorageError: Something else has the name: a link, a file, or another user's directory.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise StorageError(_not_private(path, error.strerror or str(error))) from error
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.getuid():
+            raise StorageError(_not_private(path, f"it belongs to user {found.st_uid}"))
+        if found.st_mode & 0o077:
+            os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def _not_private(path: Path, why: str) -> str:
+    return f"{path} is no directory of this user's own ({why}): remove it, or set TMPDIR to a directory of your own"
 
 
 def fill_once(target: Path, fill: Callable[[], None]) -> None:
@@ -79,7 +110,10 @@ def _ensure(target: Path, fill: Callable[[Path], None]) -> None:
         return
     partial = _beside(target, ".part")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that died
-    partial.mkdir(mode=0o700)
+    try:
+        partial.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise CheckpointError(_not_private(partial, "it could not be emptied")) from error
     fill(partial)
     partial.rename(target)
 

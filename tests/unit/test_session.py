@@ -6,6 +6,7 @@ import contextvars
 import logging
 import math
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import tune_core as tune
 from tune_core import context as context_module
 from tune_core import session as session_module
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import CheckpointError, ConfigError, MetricMissing
+from tune_core.errors import CheckpointError, ConfigError, MetricMissing, StorageError
 from tune_core.messages import Decision
 from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
@@ -820,11 +821,26 @@ def test_files_go_along_with_a_checkpoint_if_they_are_asked_to(
     assert local.exists("trial_0/plot.txt") is expected
 
 
-def test_working_directory_is_the_users_own_and_one_per_trial(local: ExperimentStorage) -> None:
+def test_working_directory_is_the_users_own_and_one_per_trial(
+    local: ExperimentStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
     path = Path(working_directory(a_lease(local)))
 
     assert path.parts[-2:] == ("experiment", "trial_0")
     assert path.parts[-3] == f"prefect-tune-{os.getuid()}"
+
+
+def test_working_directory_is_not_where_a_link_of_another_user_leads(
+    local: ExperimentStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"prefect-tune-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(StorageError, match="set TMPDIR to a directory of your own"):
+        working_directory(a_lease(local))
 
 
 # The public functions, inside and outside of a trial.
