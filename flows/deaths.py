@@ -33,6 +33,12 @@ _THREADS = 4
 
 #: Ends after which the storage may know more of an attempt than was heard of it.
 UNHEARD = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.LOST})
+#: How the error of an attempt begins that could not say itself how it ended.
+WHAT_HAPPENED = {
+    Outcome.CRASHED: "the trial's process died",
+    Outcome.TIMED_OUT: "the trial was killed",
+    Outcome.LOST: "the trial's process was lost with what it ran on",
+}
 
 #: Errors by which Ray says that it was not the process's own doing.
 _LOSSES = (

@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
 from flows.channel import Message
-from flows.deaths import UNHEARD, Ended, Recovered
+from flows.deaths import UNHEARD, WHAT_HAPPENED, Ended, Recovered
 from flows.history import OwnState, take_in_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
@@ -43,6 +43,7 @@ from tune_core.messages import (
     LeaseStarted,
     MoveRequested,
     Outcome,
+    SearchRetried,
     SlotsHeld,
     SpecRecorded,
     StartLease,
@@ -56,6 +57,7 @@ from tune_core.messages import (
 from tune_core.resume import Replay, take_up
 from tune_core.reuse import Leftover
 from tune_core.session import WINDOW
+from tune_core.steering import SearchPauses
 from tune_core.trial import LeasePhase, Trial
 
 #: How long the loop sleeps at most, so that timers are looked at.
@@ -81,12 +83,6 @@ _URGENT = (
     StopRequested,
     Steered,
 )
-
-_WHAT_HAPPENED = {
-    Outcome.CRASHED: "the trial's process died",
-    Outcome.TIMED_OUT: "the trial was killed",
-    Outcome.LOST: "the trial's process was lost with what it ran on",
-}
 
 _CONTINUE = str(Decision.CONTINUE)
 
@@ -115,7 +111,7 @@ class Driver:
         self._placement = Placement(parts, self._begin_attempt, self._lease_ended)
         self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
         self._held_due = parts.clock() + NOTE_HELD_EVERY_S
-        self._own_state = OwnState(parts.steering)
+        self._own_state, self._search_pauses = OwnState(parts.steering), SearchPauses()
         self._num_finished = 0
         self._has_news = False
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
@@ -364,7 +360,7 @@ class Driver:
             self._force_state(attempt, outcome, text)
         if not attempt.has_ended:
             unused = attempt if may_be_unused else None
-            error = f"{_WHAT_HAPPENED[outcome]}: {text}"
+            error = f"{WHAT_HAPPENED[outcome]}: {text}"
             self._lease_ended(Ended(*key, outcome, error, nodes=attempt.slot.nodes, unused=unused))
         self._placement.grant()
 
@@ -534,6 +530,8 @@ class Driver:
                 self._out_of_patience(key, attempt)
             elif attempt.overrun(now, self._experiment.run_config):
                 self._overrun(key, attempt)
+        if self._search_pauses.is_over(self._controller.waits_for_search, now):
+            self.apply(SearchRetried(parts.wall_clock()))
         if now >= self._held_due:
             self._note_held(now)
         if now >= self._upkeep_due:

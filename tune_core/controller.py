@@ -31,6 +31,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SearchRetried,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
@@ -96,8 +97,9 @@ class Controller:
             SegmentsGivenUp: self._on_given_up,
             CapacityChanged: self._on_capacity,
             TrialSuggested: self._on_suggested,
-            SuggestionDeferred: self._on_deferred,
-            SearchEnded: self._on_search_ended,
+            SuggestionDeferred: self._on_no_suggestion,
+            SearchRetried: self._on_search_retried,
+            SearchEnded: self._on_no_suggestion,
             LeaseStarted: self._on_lease_started,
             TrialReported: self._on_reported,
             CheckpointSaved: self._on_checkpoint_saved,
@@ -131,6 +133,12 @@ class Controller:
     def is_interrupted(self) -> bool:
         """Whether it was told to stop in a way that leaves unfinished trials able to go on."""
         return self.stop_request is not None and self.stop_request.cause in _RESUMABLE
+
+    @property
+    def waits_for_search(self) -> bool:
+        """Whether nothing can happen until the searcher, which had nothing to suggest, is asked again."""
+        is_over = self.has_ended or self.stop_request is not None or self.is_paused
+        return self._search == "deferred" and not is_over and not self._live()
 
     @property
     def unfinished(self) -> list[Trial]:
@@ -236,22 +244,20 @@ class Controller:
             return self._next_steps()
         return [*self._go_on(trial, event), *self._next_steps()]
 
-    def _on_deferred(self, _: SuggestionDeferred) -> list[Command]:
-        self._search = "deferred"
+    def _on_search_retried(self, _: SearchRetried) -> list[Command]:
+        if self.waits_for_search:
+            self._ask_again()
         return self._next_steps()
 
-    def _on_search_ended(self, _: SearchEnded) -> list[Command]:
-        self._search = "ended"
+    def _on_no_suggestion(self, event: SuggestionDeferred | SearchEnded) -> list[Command]:
+        self._search = "deferred" if isinstance(event, SuggestionDeferred) else "ended"
         return self._next_steps()
 
     def _on_lease_started(self, event: LeaseStarted) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is None:
             return []
-        trial.move_to(Status.RUNNING, because=event)
-        trial.worker = {"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}
-        if trial.phase is LeasePhase.STARTING:
-            trial.phase = LeasePhase.RUNNING
+        trial.begin(event)
         return self._next_steps()
 
     def _on_reported(self, event: TrialReported) -> list[Command]:
@@ -481,18 +487,14 @@ class Controller:
             if commands is not None:
                 return commands
         trial.error, trial.traceback = event.error or str(event.outcome), event.traceback
-        if event.outcome is Outcome.LOST:
-            trial.num_losses += 1
-            trial.num_losses_in_row += 1
-            count, limit = trial.num_losses_in_row, self.rules.max_infrastructure_failures
-        else:
-            trial.num_failures += 1
-            count, limit = trial.num_failures, self.rules.max_failures
+        is_lost, rules = event.outcome is Outcome.LOST, self.rules
+        limit = rules.max_infrastructure_failures if is_lost else rules.max_failures
+        count = trial.count_failure(is_lost=is_lost)
         may_retry = limit < 0 or count <= limit
         if event.retryable and may_retry and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
             return self._go_on(trial, event)
-        if event.outcome is Outcome.LOST and not may_retry:
+        if is_lost and not may_retry:
             trial.error += f" (loss {count} in a row, max_infrastructure_failures={limit})"
         return self._fail_for_good(trial, event)
 
@@ -551,6 +553,8 @@ class Controller:
         if self.stop_request is None and self._unfinished:
             is_waiting = any(trial.is_held for trial in self._unfinished.values())
             return [] if is_waiting else self._give_up_paused()
+        if self.waits_for_search:
+            return []
         self.has_ended = True
         return [self.ending()]
 
@@ -591,8 +595,6 @@ class Controller:
         if self.stop_request is not None:
             return EndExperiment(self.stop_request.reason)
         reason = "every trial is finished"
-        if self._search == "deferred":
-            reason = "the searcher waits, but no trial runs that it could wait for"
         if self._given_up:
             reason += (
                 f"; {self._given_up} of them were paused, and the scheduler chose none of these to go on"

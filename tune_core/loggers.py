@@ -7,6 +7,7 @@ the rows of its earlier attempts, and each row names the attempt (`lease`) that 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -241,11 +242,16 @@ def _date() -> str:
 def default_loggers(files: TrialFiles, given: Iterable[Callback] = ()) -> list[LoggerCallback]:
     """Return the loggers that every experiment has, in the order to call them.
 
+    With `TUNE_DISABLE_AUTO_CALLBACK_LOGGERS=1` in the environment these are no more `result.json`,
+    `params.json` and `progress.csv`, as in Ray Tune; the journal has every report all the same.
+
     Args:
         files: Where they write.
         given: The user's callbacks: a logger of a kind that is among them is left out, so that no
             row is written twice. Call their `setup` with `files=files`.
     """
-    loggers = (ErrorLoggerCallback(files), CSVLoggerCallback(files), JsonLoggerCallback(files))
+    loggers: tuple[LoggerCallback, ...] = (ErrorLoggerCallback(files),)
+    if os.environ.get("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS") != "1":
+        loggers += (CSVLoggerCallback(files), JsonLoggerCallback(files))
     users = tuple(given)
     return [logger for logger in loggers if not any(isinstance(user, type(logger)) for user in users)]

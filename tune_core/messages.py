@@ -194,6 +194,11 @@ class SuggestionDeferred(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SearchRetried(Event):
+    """Nothing runs that the searcher could wait for: it is asked again after a while."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchEnded(Event):
     """The searcher has no more configurations."""
 
@@ -413,6 +418,7 @@ _EVENTS: dict[str, type[Event]] = {
         CapacityChanged,
         TrialSuggested,
         SuggestionDeferred,
+        SearchRetried,
         SearchEnded,
         LeaseStarted,
         TrialReported,

@@ -48,7 +48,7 @@ from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
 from tune_core.rules import Rules
 from tune_core.runtime import Continuation, Experiment
-from tune_core.spec import resolve_objects
+from tune_core.spec import is_kind_of, resolve_objects
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
@@ -187,6 +187,9 @@ class Replay:
         steering = self.steering
         if steering is None:
             return
+        if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
+            before = event.spec["tune_config"]["search_alg"]
+            steering.is_other_searcher = not is_kind_of(before, steering.searcher)
         if isinstance(event, StateSaved):
             self.has_state = steering.set_state(event)
         elif isinstance(event, TrialSuggested):

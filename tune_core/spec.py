@@ -231,6 +231,19 @@ def rebuild_run_config(data: Mapping[str, Any], **changes: Any) -> RunConfig:
     return RunConfig(**values)
 
 
+def is_kind_of(described: Any, value: object) -> bool:
+    """Return whether this part of a description may be of an object of the same class.
+
+    Example:
+        >>> is_kind_of({"$object": "Repeater", "arguments": {}}, search.BasicVariantGenerator())
+        False
+    """
+    own = _described(value)
+    if not isinstance(described, Mapping) or not isinstance(own, Mapping):
+        return False
+    return any(key in described and described[key] == own.get(key) for key in (_OBJECT, _UNDESCRIBED))
+
+
 # Writing.
 
 

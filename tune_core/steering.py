@@ -8,6 +8,7 @@ return values.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from tune_core.metrics import flatten, lookup
 from tune_core.resources import resources_of
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
+from tune_core.search.searcher import note_asked
 from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
 from tune_core.stoppers import Stopper, resolve_stop
 from tune_core.trial import Status, Trial
@@ -40,6 +42,44 @@ from tune_core.trial import Status, Trial
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
 
 _logger = logging.getLogger(__name__)
+
+
+#: How long a searcher that has nothing to suggest is left alone while nothing runs, in seconds: at first, and
+#: at most. Each time it is twice as long.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+
+
+class SearchPauses:
+    """Says when a searcher that had nothing to suggest while nothing ran is asked again.
+
+    Example:
+        >>> pauses = SearchPauses()
+        >>> [pauses.is_over(True, now) for now in (5.0, 5.05, 5.15)]
+        [False, False, True]
+    """
+
+    def __init__(self) -> None:
+        self._pause_s, self._due, self._has_warned = FIRST_PAUSE_S, math.inf, False
+
+    def is_over(self, waits: bool, now: float) -> bool:
+        """Return whether it is time; the log says once that the experiment waits.
+
+        Args:
+            waits: Whether nothing can happen until it is asked again.
+            now: Seconds, on a clock that does not go back.
+        """
+        if not waits:
+            self._pause_s, self._due = FIRST_PAUSE_S, math.inf
+        elif self._due == math.inf:
+            self._due = now + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        elif now >= self._due:
+            self._due = math.inf
+            if not self._has_warned:
+                _logger.warning("nothing runs, and the searcher suggests nothing: it is asked until it does")
+            self._has_warned = True
+            return True
+        return False
 
 
 class Steering:
@@ -75,6 +115,9 @@ class Steering:
         self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
         self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
         self._param_space = param_space
+        limit = tune_config.max_concurrent_trials
+        #: Whether the searcher keeps to `max_concurrent_trials` by itself.
+        self._searcher_limits = bool(limit) and self.searcher.set_max_concurrency(limit or 0)
         self._draws = draws = self.searcher.set_search_properties(
             tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
         )
@@ -89,6 +132,8 @@ class Steering:
                 f"metric and mode {own} already; give them in one place, and each experiment its own scheduler"
             )
         self._saves_on_request = saves_on_request
+        #: Whether the searcher has taken the place of one of another class, which suggested what is replayed.
+        self.is_other_searcher = False
         self._has_warned = False
         #: Trials whose end the searcher knows: one that is reopened ends twice.
         self._completed: set[str] = set()
@@ -123,8 +168,9 @@ class Steering:
 
     @property
     def max_concurrent(self) -> int | None:
-        """The tighter of `TuneConfig.max_concurrent_trials` and the searcher's own limit."""
-        limits = (self._config.max_concurrent_trials, getattr(self.searcher, "max_concurrent", None))
+        """The tighter of `TuneConfig.max_concurrent_trials`, unless the searcher sees to that, and its own limit."""
+        ours = None if self._searcher_limits else self._config.max_concurrent_trials
+        limits = (ours, getattr(self.searcher, "max_concurrent", None))
         return min((limit for limit in limits if limit), default=None)
 
     def suggest(self, trial_id: str, number: int) -> Event:
@@ -134,6 +180,7 @@ class Steering:
         if is_counted and number - len(self._added) >= self._config.num_samples:
             return SearchEnded(now)
         answer = self.searcher.suggest(trial_id)
+        note_asked(self.searcher, trial_id)
         if answer is None:
             return SuggestionDeferred(now)
         if answer == Searcher.FINISHED:
@@ -267,6 +314,9 @@ class Steering:
             self._note_added(event, is_told=is_told)
             return
         self._dirnames.add(event.dirname)
+        asks_again = type(self.searcher).on_suggestion_replayed is Searcher.on_suggestion_replayed
+        if asks_again and self.is_other_searcher:
+            return
         self.searcher.on_suggestion_replayed(event.trial_id, event.config)
 
     def replay_report(
@@ -390,6 +440,7 @@ class Steering:
         result = trial.last_result or None
         metric = self._config.metric
         has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
+        has_metric = has_metric and not failed
         is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
         self._completed.add(trial.trial_id)
         if is_news:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from tune_core.errors import IllegalTransition
-from tune_core.messages import Decision, ExploitChoice
+from tune_core.messages import Decision, ExploitChoice, LeaseStarted
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 
 
@@ -211,11 +211,27 @@ class Trial:
         released, self.borrowed = self.borrowed, None
         return released
 
+    def begin(self, event: LeaseStarted) -> None:
+        """Take up that the trainable runs."""
+        self.move_to(Status.RUNNING, because=event)
+        self.worker = {"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}
+        if self.phase is LeasePhase.STARTING:
+            self.phase = LeasePhase.RUNNING
+
     def take_report(self, iteration: int, row: dict[str, Any]) -> None:
         """Take up a report."""
         self.iteration, self.last_row = iteration, row
         if iteration > self.highest_iteration:
             self.highest_iteration, self.num_fruitless = iteration, 0
+
+    def count_failure(self, *, is_lost: bool) -> int:
+        """Count an attempt that failed, or was lost; return how many did so, of losses those in a row."""
+        if not is_lost:
+            self.num_failures += 1
+            return self.num_failures
+        self.num_losses += 1
+        self.num_losses_in_row += 1
+        return self.num_losses_in_row
 
     @property
     def turn(self) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SearchRetried,
     SpecRecorded,
     StartLease,
     Steer,
@@ -1519,10 +1520,24 @@ def test_paused_trial_wakes_while_the_searcher_waits() -> None:
     assert controller.handle(chosen()) == [start_lease(2)]
 
 
-def test_searcher_that_waits_for_nothing_ends_the_experiment() -> None:
-    commands = after_last([started(), SuggestionDeferred(1.0)])
+def test_searcher_that_waits_for_nothing_is_asked_again() -> None:
+    controller = controller_after([started(), SuggestionDeferred(1.0)])
+    assert controller.waits_for_search
 
-    assert commands == [EndExperiment("the searcher waits, but no trial runs that it could wait for")]
+    assert controller.handle(SearchRetried(2.0)) == [Suggest(tid(0))]
+    assert controller.handle(SearchRetried(2.5)) == []
+    assert controller.handle(SearchEnded(3.0)) == [EndExperiment("every trial is finished")]
+    assert not controller.waits_for_search
+
+
+def test_searcher_that_waits_is_not_asked_while_a_trial_runs_or_all_is_to_end() -> None:
+    controller = controller_after([started(2), suggested(), SuggestionDeferred(1.0), running()])
+    assert not controller.waits_for_search
+    assert controller.handle(SearchRetried(2.0)) == []
+
+    waiting = controller_after([started(), SuggestionDeferred(1.0)])
+    request = StopRequested(2.0, StopCause.REQUEST, "enough")
+    assert waiting.handle(request) == [EndExperiment("enough")]
 
 
 def test_only_one_question_is_open_at_a_time() -> None:

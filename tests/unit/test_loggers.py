@@ -376,3 +376,13 @@ def test_nothing_is_remembered_of_trials_that_ended(files: TrialFiles) -> None:
         callbacks.on_trial_error(1, [trial], trial)
 
     assert files.num_open == 0
+
+
+def test_loggers_of_rays_own_are_left_out_where_the_environment_says_so(
+    files: TrialFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+    assert [type(logger) for logger in default_loggers(files)] == [ErrorLoggerCallback]
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    assert len(default_loggers(files)) == 3

@@ -33,6 +33,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SearchRetried,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
@@ -68,6 +69,7 @@ EVENTS: list[Event] = [
     CapacityChanged(1.0, 0),
     SUGGESTED,
     SuggestionDeferred(2.0),
+    SearchRetried(2.5),
     SearchEnded(3.0),
     LeaseStarted(4.0, "a1b2c_00000", 1, 4711, "host", "127.0.0.1"),
     TrialReported(5.0, "a1b2c_00000", 1, 1, {"loss": 0.5, "nested": {"x": math.inf}}),
@@ -155,7 +157,7 @@ def test_events_of_any_content_survive_the_journal(event: Event) -> None:
 
 
 def test_enums_come_back_as_enums() -> None:
-    back = event_from_dict(loads(dumps(event_to_dict(EVENTS[7]))))
+    back = event_from_dict(loads(dumps(event_to_dict(EVENTS[8]))))
 
     assert isinstance(back, TrialReported)
     assert back.decision is Decision.PAUSE

@@ -19,7 +19,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
-from tune_core.search import BasicVariantGenerator, Searcher, Suggestion
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, Suggestion
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
 from tune_core.trial import CheckpointRecord, StartPoint, Status, Trial
@@ -326,6 +326,46 @@ def test_fifo_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decide(a_steering())[0] is Decision.CONTINUE
 
 
+def test_subclass_of_fifo_that_answers_itself_is_asked() -> None:
+    class Strict(FIFOScheduler):
+        def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+            return self.STOP
+
+    class Quiet(FIFOScheduler):
+        """Writes something else."""
+
+        def debug_string(self) -> str:
+            return "quiet"
+
+    patched = FIFOScheduler()
+    patched.on_trial_result = lambda *_: FIFOScheduler.STOP  # type: ignore[method-assign]
+    assert decide(a_steering(scheduler=Strict()))[0] is Decision.STOP
+    assert a_steering(scheduler=Strict()).waits_for_decisions
+    assert decide(a_steering(scheduler=patched))[0] is Decision.STOP
+    assert not a_steering(scheduler=Quiet()).waits_for_decisions
+
+
+class Batches(NotingSearcher):
+    """Keeps to a limit by itself."""
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        self.told.append(("limit", max_concurrent))
+        return True
+
+
+def test_searcher_is_told_how_many_trials_may_run_at_once() -> None:
+    searcher, inner = Batches(), Batches({"x": 1}, {"x": 2})
+    steering = a_steering(search_alg=searcher, max_concurrent_trials=3)
+    assert searcher.told[0] == ("limit", 3)
+    assert steering.max_concurrent is None
+    assert a_steering(search_alg=NotingSearcher(), max_concurrent_trials=3).max_concurrent == 3
+
+    limiter = ConcurrencyLimiter(inner, 1)
+    assert a_steering(search_alg=limiter, max_concurrent_trials=4).max_concurrent == 1
+    assert inner.told[0] == ("limit", 1)
+    assert [limiter.suggest(name) for name in ("t0", "t1")] == [{"x": 1}, {"x": 2}]
+
+
 def test_report_that_is_done_stops_without_asking_anybody() -> None:
     scheduler, searcher = NotingScheduler(), NotingSearcher()
 
@@ -587,7 +627,7 @@ def test_failed_trial_is_told_as_failed() -> None:
 
     a_steering(search_alg=searcher, scheduler=scheduler).complete([trial], trial)
 
-    assert searcher.told[-1] == ("complete", "t0", trial.last_result, True)
+    assert searcher.told[-1] == ("complete", "t0", None, True)  # what it reported before is no result
     assert scheduler.told == [("error", "t0")]
 
 

@@ -79,8 +79,6 @@ class TrialScheduler(RecordsArguments, ABC):
     #: Stop for good.
     STOP: ClassVar[str] = Decision.STOP
 
-    #: Whether every answer is CONTINUE, whatever is reported: then no report waits for it.
-    always_continues: ClassVar[bool] = False
     #: Whether it works with a metric only, which it or `TuneConfig` has to be given.
     needs_metric: ClassVar[bool] = False
 
@@ -88,6 +86,15 @@ class TrialScheduler(RecordsArguments, ABC):
     mode: str | None = None
     #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
     has_own_objective: bool = False
+
+    @property
+    def always_continues(self) -> bool:
+        """Whether every answer is CONTINUE, whatever is reported: then it is not asked, and no report waits for it.
+
+        A subclass may say so by an attribute of this name. Of `FIFOScheduler` it is true unless
+        somebody has written an `on_trial_result` of their own.
+        """
+        return False
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Take over what `TuneConfig` says to optimise.
@@ -185,7 +192,11 @@ class FIFOScheduler(TrialScheduler):
     Source: as Ray Tune 2.60.
     """
 
-    always_continues = True
+    @property
+    def always_continues(self) -> bool:
+        """Whether `on_trial_result` is the one below."""
+        own = type(self).on_trial_result is FIFOScheduler.on_trial_result
+        return own and "on_trial_result" not in vars(self)
 
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return CONTINUE."""

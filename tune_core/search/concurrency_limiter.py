@@ -46,13 +46,27 @@ class ConcurrencyLimiter(WrappingSearcher):
         #: The experiment keeps this limit as well.
         self.max_concurrent = max_concurrent
         self.batch = batch
+        #: Whether the searcher does not keep to the limit by itself.
+        self._limits = True
         #: Trials that have not been told of; with `batch`, some of them are over.
         self._live: dict[str, None] = {}
         self._over: dict[str, tuple[dict[str, Any] | None, bool]] = {}
 
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Keep to the tighter of both limits; return True."""
+        self.max_concurrent = min(self.max_concurrent, max_concurrent)
+        return True
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Tell the searcher of the limit, which it may keep to by itself; pass the rest on."""
+        self._limits = not self.searcher.set_max_concurrency(self.max_concurrent)
+        return super().set_search_properties(metric, mode, config, **spec)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | Suggestion | str | None:
         """Return the searcher's next configuration; None while as many trials run as may."""
-        if len(self._live) >= self.max_concurrent:
+        if self._limits and len(self._live) >= self.max_concurrent:
             return None
         answer = self.searcher.suggest(trial_id)
         if answer is not None and answer != Searcher.FINISHED:

@@ -109,7 +109,7 @@ class Repeater(WrappingSearcher):
             return
         group.is_over.append(error)
         value = comparable(lookup(result or {}, str(self.metric)))
-        if value is not None and not math.isnan(value):
+        if value is not None and not math.isnan(value) and not error:
             group.scores.append(value)
         if len(group.is_over) < self.repeat:
             return

@@ -7,12 +7,19 @@ cannot change the past, and is told of it instead.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from tune_core.arguments import RecordsArguments
+from tune_core.encoding import dumps
 from tune_core.faults import Faults, shorten
+
+_ASKED = "_asked_in_this_process"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Suggestion:
 class Searcher(RecordsArguments, ABC):
     """Chooses configurations; subclass it and write `suggest` and, to learn, `on_trial_complete`.
 
-    Suggestions are journaled: an experiment that is resumed applies those of its journal and
-    never asks for them again. The new searcher object is told of them, in their order, by
+    Suggestions are journaled: an experiment that is resumed applies those of its journal, whatever
+    is suggested now. The new searcher object is told of them, in their order, by
     `on_suggestion_replayed`, and of all results. So what a searcher suggests must follow from its
     arguments and from what it was told, not from the clock or from when it is asked. All methods
     are called from one thread, and must not block.
@@ -74,6 +81,7 @@ class Searcher(RecordsArguments, ABC):
     # On the class, so that a subclass without super().__init__() works.
     _metric: str | list[str] | None = None
     _mode: str | list[str] | None = None
+    _has_warned = False
 
     def __init__(self, metric: str | list[str] | None = None, mode: str | list[str] | None = None) -> None:
         faults = Faults(type(self).__name__)
@@ -113,6 +121,18 @@ class Searcher(RecordsArguments, ABC):
             self._mode = mode
         return False
 
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Take note of how many trials may run at once; called before `set_search_properties`.
+
+        Args:
+            max_concurrent: `TuneConfig.max_concurrent_trials`, or the limit of a `ConcurrencyLimiter`
+                around this searcher.
+
+        Returns:
+            Whether the searcher keeps to it by itself. The default returns False: who calls keeps it.
+        """
+        return False
+
     @abstractmethod
     def suggest(self, trial_id: str) -> dict[str, Any] | Suggestion | str | None:
         """Return the configuration of a new trial.
@@ -141,15 +161,37 @@ class Searcher(RecordsArguments, ABC):
 
         Args:
             trial_id: The trial's name; may be of a replayed suggestion.
-            result: Its last report; None if there is none, or it lacks the metric.
+            result: Its last report; None if there is none, if it lacks the metric, or if the trial has failed.
             error: Whether the trial failed for good.
         """
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
-        """Take note of a suggestion of an earlier session, as the journal has it. The default does nothing.
+        """Take note of a suggestion of an earlier session, as the journal has it.
 
-        Called before the first `suggest`, once for each suggestion, in their order.
+        Called before the first `suggest`, once for each suggestion, in their order. The default asks
+        `suggest` again and drops the answer, so that what follows is what would have followed; if the answer
+        is not the suggestion, the log says so once. Write this method if to suggest takes long, or if it does
+        not follow from what the searcher was told.
         """
+        if trial_id in vars(self).get(
+            _ASKED, ()
+        ):  # this very object has suggested it: its run is tried again
+            return
+        answer = self.suggest(trial_id)
+        given = answer.config if isinstance(answer, Suggestion) else answer
+        is_same = isinstance(given, Mapping) and all(
+            name in config and dumps(config[name]) == dumps(value) for name, value in given.items()
+        )
+        if not is_same and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "%s, asked again for trial %s after a resume, answers %s, but it had suggested %s: write its "
+                "on_suggestion_replayed, or get_state and set_state (said once)",
+                type(self).__name__,
+                trial_id,
+                shorten(given),
+                shorten(config),
+            )
 
     def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
         """Take note of a trial that somebody has added to the experiment; the default does not.
@@ -184,6 +226,14 @@ class Searcher(RecordsArguments, ABC):
         Args:
             state: What `get_state` returned. The searcher knows the search space already.
         """
+
+
+def note_asked(searcher: Searcher, trial_id: str) -> None:
+    """Remember that this object, and what it may wrap, was asked for this trial in this process."""
+    owner: Any = searcher
+    while isinstance(owner, Searcher):
+        vars(owner).setdefault(_ASKED, set()).add(trial_id)
+        owner = getattr(owner, "searcher", None)
 
 
 def _check_objective(faults: Faults, metric: Any, mode: Any) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from tune_core import messages
 from tune_core.callbacks import Callback, CallbackList
@@ -34,6 +34,7 @@ from tune_core.resume import Replay, complete_files, put_back, take_up, unreport
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
 from tune_core.session import Report
+from tune_core.steering import SearchPauses
 from tune_core.trial import Trial
 
 
@@ -73,6 +74,7 @@ class LocalRuntime:
         self._stopping: set[tuple[str, int]] = set()
         self._failure: Exception | None = None
         self._turn = 0
+        self._pauses = SearchPauses()
         self._end = messages.EndExperiment("")
 
     def run(self, experiment: Experiment) -> ResultGrid:
@@ -236,7 +238,7 @@ class LocalRuntime:
             keeper.clean_up()
 
     def _serve(self, keeper: Keeper) -> None:
-        while (order := self._orders.get()) is not None:
+        while (order := self._next_order()) is not None:
             trial, ending = self.controller.trials[order.trial_id], Ending(Outcome.STOPPED)
             uplink = _LocalUplink(self, trial, order.lease)
             if uplink.stop_cause is None:
@@ -253,6 +255,16 @@ class LocalRuntime:
                     keeper.clean_up()
             with self._guarded():
                 self._finish(trial, order, ending)
+
+    def _next_order(self) -> StartLease | None:
+        """Wait for an order, or for the end; meanwhile the searcher is asked again if nothing else can happen."""
+        while True:
+            try:
+                return self._orders.get(timeout=0.05 if self.controller.waits_for_search else None)
+            except Empty:
+                with self._guarded():
+                    if self._pauses.is_over(self.controller.waits_for_search, time.monotonic()):
+                        self._apply(messages.SearchRetried(self._wall_clock()))
 
     def _start(self, trial: Trial, order: StartLease) -> None:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")

@@ -26,7 +26,7 @@ from tune_core.rules import Rules
 from tune_core.runtime import rules_of
 from tune_core.search import BasicVariantGenerator
 from tune_core.spec import describe
-from tune_core.steering import Steering
+from tune_core.steering import LONGEST_PAUSE_S, Steering
 from tune_core.stoppers import DictStopper
 from tune_core.trial import Trial, checkpoint_name
 from tune_core.watchers import Watchers
@@ -229,6 +229,7 @@ class _Simulation:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._reason: str | None = None
+        self._asks_later = False
 
     def run(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> SimulatedRun:
         spent = self.resume(journal) if journal else self.begin_experiment()
@@ -241,6 +242,9 @@ class _Simulation:
             self.now, _, action = heapq.heappop(self._due)
             action()
             self.save_counts()
+            if self.controller.waits_for_search and not self._asks_later:
+                self._asks_later = True
+                self.later(LONGEST_PAUSE_S, self.ask_searcher_again)
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
 
@@ -255,6 +259,11 @@ class _Simulation:
         state = self.steering.state()
         if state is not None:
             self.apply(state)
+
+    def ask_searcher_again(self) -> None:
+        self._asks_later = False
+        if self.controller.waits_for_search:
+            self.apply(messages.SearchRetried(self.now))
 
     def save_counts(self) -> None:
         counts = self.watchers.news() if self._reason is None else None

@@ -180,7 +180,7 @@ def test_results_become_values_and_intermediate_values() -> None:
         ({"other": 1}, True, TrialState.FAIL),
         ({"loss": "low"}, False, TrialState.PRUNED),
         ({"loss": math.inf}, False, TrialState.COMPLETE),
-        ({"loss": 1}, True, TrialState.COMPLETE),
+        ({"loss": 1}, True, TrialState.FAIL),
     ],
 )
 def test_trial_without_a_value_was_pruned_or_has_failed(result: Any, error: bool, state: TrialState) -> None:
@@ -361,15 +361,117 @@ def test_replay_of_trials_that_overlapped_gives_the_same_study() -> None:
     assert [trial.params for trial in second.study.trials] == [trial.params for trial in first.study.trials]
 
 
-def test_replayed_value_that_is_in_the_space_no_more_is_left_to_optuna(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("space", "before"),
+    [
+        ({"layers": tune.choice([[1], [2]])}, {"layers": [7]}),
+        ({"layers": tune.choice(["a", "b"])}, {"layers": "c"}),
+        ({"layers": tune.uniform(0, 1)}, {"layers": 1.5}),
+        ({"layers": tune.randint(0, 3)}, {}),
+    ],
+)
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler])
+def test_replayed_value_that_is_in_the_space_no_more_is_not_learnt_from(
+    space: dict[str, Any], before: dict[str, Any], sampler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    search = a_search({"layers": tune.choice([[1], [2]])})
+    search = a_search(space, **({} if sampler is None else {"sampler": sampler(seed=1), "seed": None}))
 
-    search.on_suggestion_replayed("t0", {"layers": [7]})
+    search.on_suggestion_replayed("t0", before)
+    search.on_trial_complete("t0", {"loss": 1.0})
 
     assert "trial t0: 'layers' of its configuration is not in the search space any more" in caplog.text
-    assert len(search.study.trials) == 1
+    assert [trial for trial in search.study.trials if trial.state == TrialState.COMPLETE] == []
+    assert search.suggest("t1")
+
+
+def test_function_that_has_a_category_no_more_does_not_learn_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    search = a_search({}, space=lambda trial: {"kind": trial.suggest_categorical("kind", ["a", "b"])})
+
+    search.on_suggestion_replayed("t0", {"kind": "c"})
+    search.on_trial_complete("t0", {"loss": 1.0})
+
+    assert "trial t0" in caplog.text
+    assert [trial.state for trial in search.study.trials] == [TrialState.FAIL]
+    assert config_of(search.suggest("t1"))["kind"] in ("a", "b")
+
+
+SAMPLERS = {
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "TPE": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=3),
+    "grid": lambda seed: optuna.samplers.GridSampler({"x": [1, 2, 3, 4], "k": [5, 6]}, seed=seed),
+    "quasi-random": lambda seed: optuna.samplers.QMCSampler(seed=seed),
+}
+SMALL = {"x": tune.randint(0, 100), "k": tune.randint(1, 10)}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_that_was_passed_with_a_seed_goes_on_after_a_resume(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make(seed: int = 7) -> OptunaSearch:
+        points = [{"x": 50, "k": 5}] if name != "grid" else None
+        return a_search(SMALL, sampler=SAMPLERS[name](seed), seed=None, points_to_evaluate=points)
+
+    first, second = make(), make()
+    known = {f"t{number}": step(first, number) for number in range(5)}
+    for trial_id, config in known.items():
+        second.on_suggestion_replayed(trial_id, dict(config))
+        second.on_trial_result(trial_id, {"loss": 100.0, "training_iteration": 1})
+        second.on_trial_complete(trial_id, {"loss": config["x"] ** 2, "training_iteration": 2})
+
+    assert [step(second, number) for number in (5, 6, 7)] == [step(first, number) for number in (5, 6, 7)]
+    assert "suggests otherwise" not in caplog.text
+
+
+def test_sampler_with_another_seed_goes_on_from_what_was_found_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = a_search(sampler=optuna.samplers.RandomSampler(seed=7), seed=None)
+    known = {f"t{number}": step(first, number) for number in range(3)}
+    second = a_search(sampler=optuna.samplers.RandomSampler(seed=8), seed=None)
+
+    for trial_id, config in known.items():
+        second.on_suggestion_replayed(trial_id, config)
+        second.on_trial_complete(trial_id, {"loss": config["x"] ** 2})
+
+    assert caplog.text.count("RandomSampler suggests otherwise for trial t0 than it did") == 1
+    complete = [trial for trial in second.study.trials if trial.state == TrialState.COMPLETE]
+    assert [trial.params["x"] for trial in complete] == [config["x"] for config in known.values()]
+
+
+def test_sampler_does_not_draw_again_what_is_in_a_storage() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    first = a_search(storage=storage, sampler=optuna.samplers.RandomSampler(seed=7), seed=None)
+    known = {f"t{number}": step(first, number) for number in range(3)}
+    second = a_search(storage=storage, sampler=optuna.samplers.RandomSampler(seed=7), seed=None)
+    for trial_id, config in known.items():
+        second.on_suggestion_replayed(trial_id, config)
+
+    assert step(second, 3)["x"] not in [config["x"] for config in known.values()]
+
+
+def test_sampler_that_ends_its_study_ends_the_search() -> None:
+    def run(config: dict[str, Any]) -> None:
+        tune.report({"loss": config["x"]})
+
+    sampler = optuna.samplers.GridSampler({"x": [1, 2, 3]})
+    search = OptunaSearch(sampler=sampler)
+    tuner = tune.Tuner(
+        run,
+        param_space={"x": tune.randint(0, 10)},
+        tune_config=tune.TuneConfig(
+            metric="loss", mode="min", search_alg=search, num_samples=9, max_concurrent_trials=1
+        ),
+        run_config=tune.RunConfig(storage_path="memory://grid-sampler"),
+    )
+
+    results = LocalRuntime().run(tuner.experiment())
+
+    assert sorted(result.config["x"] for result in results) == [1, 2, 3]
+    assert search.suggest("another") == OptunaSearch.FINISHED
 
 
 def test_study_in_a_storage_goes_on_and_a_replay_does_not_double_it() -> None:

@@ -62,6 +62,17 @@ def test_configuration_without_any_result_has_failed_if_all_its_trials_have(
     assert searcher.told == [("a", None, error)]
 
 
+def test_what_a_trial_reported_before_it_failed_is_not_in_the_mean() -> None:
+    repeater, searcher = a_repeater(2)
+    for name in "ab":
+        repeater.suggest(name)
+
+    repeater.on_trial_complete("a", {"loss": 100.0}, error=True)
+    repeater.on_trial_complete("b", {"loss": 2.0})
+
+    assert searcher.told == [("a", {"loss": 2.0}, False)]
+
+
 def test_replayed_trials_are_repetitions_too() -> None:
     repeater, searcher = a_repeater(2)
 

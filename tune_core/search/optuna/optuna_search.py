@@ -1,8 +1,9 @@
 """Configurations from Optuna's samplers, through ask and tell.
 
-Owns one study, in memory unless a storage is given. Never runs anything. Invariant: with a seed and
-the default sampler, the n-th suggestion follows from the seed, from n, and from what was suggested
-and told before; so a searcher to which a journal is replayed goes on as the one that wrote it.
+Owns one study, in memory unless a storage is given. Never runs anything. Invariant: with the default
+sampler, the n-th suggestion follows from the seed, from n, and from what was suggested and told before;
+so a searcher to which a journal is replayed goes on as the one that wrote it. A sampler that was passed
+has a state of its own, which only asking changes: a replay asks it again, in the same order.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ class OptunaSearch(Searcher):
     """Chooses configurations by Optuna, from the search space of the `Tuner` or one of its own.
 
     Every sampler of `tune` but grids and `randn` is understood; `sample_from` functions are called
-    once Optuna has decided the rest. A suggestion that is resumed is told to a new study.
+    once Optuna has decided the rest. A sampler that ends its study, as `GridSampler` does, ends the search.
+
+    A resumed experiment goes on as if nothing had been, with a new study in memory: with the default
+    sampler, and with one that is passed again with the seed that it had and suggests the same if it is asked
+    and told the same. With another one, the log says so, and the search goes on from what was found, with
+    other draws; so it does with a storage, which keeps trials and no sampler. A configuration that is no
+    longer in the search space is not told to Optuna, and the log says so.
 
     Args:
         space: None: the Tuner's `param_space`. A dict with samplers, or with Optuna's distributions
@@ -71,7 +78,7 @@ class OptunaSearch(Searcher):
 
     Source: as Ray Tune 2.60, for Optuna 5. Differs: constants of the search space, lists, log scales
         with steps, and `sample_from` work; points may be parts; several metrics may have rewards;
-        what follows a resume is what would have followed without it.
+        a resume, as above.
     """
 
     def __init__(
@@ -110,6 +117,8 @@ class OptunaSearch(Searcher):
         self._sampler, self._storage, self._study_name = sampler, storage, study_name or "optuna"
         self._seed = str(seed) if seed is not None else global_seed()
         self._study: Study | None = None
+        #: Whether the sampler has ended the study, and whether a replay asks it again.
+        self._has_stopped, self._asks_again = False, sampler is not None
         self._num_asked = self._num_added = 0
         self._trials: dict[str, Trial] = {}
         self._steps: dict[str, int] = {}
@@ -145,36 +154,88 @@ class OptunaSearch(Searcher):
         # What is left of an experiment before, or of a run that is tried again.
         self._num_asked = self._num_added = 0
         self._trials, self._steps = {}, {}
+        self._has_stopped, self._asks_again = False, self._sampler is not None
         return not self._has_own_space
 
-    def suggest(self, trial_id: str) -> Suggestion | dict[str, Any]:
-        """Return what Optuna suggests; the points that were given come first."""
+    def suggest(self, trial_id: str) -> Suggestion | dict[str, Any] | str:
+        """Return what Optuna suggests, the points that were given first; FINISHED once its sampler ends the study."""
+        return self.FINISHED if self._has_stopped else self._suggest_next(trial_id)
+
+    def _suggest_next(self, trial_id: str) -> Suggestion | dict[str, Any]:
         points = [] if self._rewards else self._points
         number = self._num_asked - self._num_added
         return self._ask(trial_id, self._fixed(points[number], number) if number < len(points) else {})
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
-        """Tell the study of a suggestion of an earlier session."""
+        """Tell the study of a suggestion of an earlier session; a sampler that was passed is asked again."""
+        if self._known_trial(trial_id) is not None or not self._asks_again:
+            self._take(trial_id, config)
+            return
+        self._suggest_next(trial_id)
+        trial = self._trials[trial_id]
+        if trial.params == self._params_of(config, trial):
+            return
+        self._asks_again = False
+        logger.warning(
+            "OptunaSearch: asked again, %s suggests otherwise for trial %s than it did: it has another seed or none, "
+            "or the search space is another. The search goes on from what was found so far, with other draws",
+            type(self._sampler).__name__,
+            trial_id,
+        )
+        self._num_asked -= 1
+        self._forget(trial_id)
+        self._take(trial_id, config)
+
+    def _params_of(self, config: dict[str, Any], trial: Trial) -> dict[str, Any] | None:
+        """What Optuna would call a configuration of the journal; None if it is not of this space."""
+        if self._function is not None:
+            flat = flatten(config)
+            return {name: flat.get(name, _MISSING) for name in trial.params}
+        fixed = {each.name: _possible(each, config) for each in self._parameters}
+        return None if _MISSING in fixed.values() else fixed
+
+    def _take(self, trial_id: str, config: dict[str, Any]) -> None:
+        """Have the study know a configuration that is given."""
         known = self._known_trial(trial_id)
         if known is not None:  # the storage has kept it
             self._num_asked += 1
             self._trials[trial_id] = known
+            if self._asks_again and self._sampler is not None:
+                self._asks_again = False
+                self._sampler.reseed_rng()  # it would draw again what it has drawn before
             return
         if self._function is not None:
-            flat = flatten(config)
-            self._ask(trial_id, {name: value for name, value in flat.items() if _is_scalar(value)})
+            self._take_of_function(trial_id, config)
             return
-        fixed = {}
-        for parameter in self._parameters:
-            try:
-                fixed[parameter.name] = parameter.encode(_value_at(config, parameter))
-            except (LookupError, TypeError, ValueError):
-                logger.warning(
-                    "trial %s: %r of its configuration is not in the search space any more",
-                    trial_id,
-                    parameter.name,
-                )
+        fixed = {each.name: _possible(each, config) for each in self._parameters}
+        lacking = [name for name, value in fixed.items() if value is _MISSING]
+        if lacking:
+            self._num_asked += 1
+            self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)))
+            return
         self._ask(trial_id, fixed)
+
+    def _take_of_function(self, trial_id: str, config: dict[str, Any]) -> None:
+        flat = flatten(config)
+        try:
+            self._ask(trial_id, {name: value for name, value in flat.items() if _is_scalar(value)})
+        except ValueError as error:  # of Optuna: the function asks for other values now
+            self._forget(trial_id)
+            self._warn_of_outsider(trial_id, str(error))
+
+    def _warn_of_outsider(self, trial_id: str, what: str) -> None:
+        logger.warning(
+            "trial %s: %s of its configuration is not in the search space any more: OptunaSearch does not learn from "
+            "it",
+            trial_id,
+            what,
+        )
+
+    def _forget(self, trial_id: str) -> None:
+        from optuna.trial import TrialState
+
+        with _quiet_studies():
+            self.study.tell(self._trials.pop(trial_id), state=TrialState.FAIL)
 
     def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
         """Add it to the study; return True.
@@ -188,7 +249,7 @@ class OptunaSearch(Searcher):
             if missing:
                 raise ConfigError(f"config: {', '.join(missing)} is missing: OptunaSearch chooses it")
             self._refuse_impossible(chosen)
-        self.on_suggestion_replayed(trial_id, config)
+        self._take(trial_id, config)
         self._num_added += 1
         return True
 
@@ -216,7 +277,7 @@ class OptunaSearch(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study of the last value: without one the trial was pruned, or has failed."""
+        """Tell the study of the last value; without one the trial was pruned. One that ended by an error has failed."""
         from optuna.trial import TrialState
 
         trial = self._trials.pop(trial_id, None)
@@ -227,7 +288,7 @@ class OptunaSearch(Searcher):
         values = [_number(lookup(result or {}, name)) for name in metrics]
         complete = [value for value in values if value is not None]
         with _quiet_studies():
-            if len(complete) == len(values):
+            if len(complete) == len(values) and not error:
                 self.study.tell(trial, complete, TrialState.COMPLETE, skip_if_finished=True)
             else:
                 state = TrialState.FAIL if error or len(values) > 1 else TrialState.PRUNED
@@ -293,11 +354,15 @@ class OptunaSearch(Searcher):
                 load_if_exists=True,
                 directions=[_DIRECTIONS[mode] for mode in modes],
             )
+        study.stop = self._note_stop  # type: ignore[method-assign] # its own is for `optimize` only, and raises
         for number, point in enumerate(self._points):
             self._fixed(point, number)  # every point is checked before the first trial
             if self._rewards and not study.get_trials(deepcopy=False)[number:]:
                 self._add_point(study, point, self._rewards[number])
         return study
+
+    def _note_stop(self) -> None:
+        self._has_stopped = True
 
     def _ask(self, trial_id: str, fixed: dict[str, Any]) -> Suggestion | dict[str, Any]:
         study = self.study
@@ -506,6 +571,22 @@ def _part(config: Any, parameter: Parameter) -> Any:
         return _value_at(config, parameter)
     except (LookupError, TypeError):
         return _MISSING
+
+
+def _possible(parameter: Parameter, config: Any) -> Any:
+    """Return Optuna's value of a parameter; `_MISSING` if there is none, or if Optuna could not choose it."""
+    from optuna.trial import create_trial
+
+    value = _part(config, parameter)
+    if value is _MISSING:
+        return _MISSING
+    try:
+        encoded = parameter.encode(value)
+        params, distributions = {parameter.name: encoded}, {parameter.name: parameter.distribution}
+        create_trial(value=0.0, params=params, distributions=distributions)
+    except (TypeError, ValueError):
+        return _MISSING
+    return encoded
 
 
 def _unflattened(flat: Mapping[str, Any]) -> dict[str, Any]:
