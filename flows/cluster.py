@@ -26,6 +26,8 @@ from tune_core.storage import ExperimentStorage
 _NODES_TTL_S = 1.0
 #: How long a node may take to accept a connection before it counts as gone.
 _ANSWER_TIMEOUT_S = 2.0
+#: The address of a cluster, other than `auto` and its like.
+_ADDRESS = re.compile(r"(?P<host>\[[^]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 
 
 class _Nodes(NamedTuple):
@@ -50,6 +52,7 @@ def connect(run_config: RunConfig) -> None:
 
     Raises:
         ConfigError: The address, given, of the settings or in `RAY_ADDRESS`, is one of Ray Client.
+        TuneError: Nothing answers there, or Ray does not start.
     """
     with _connecting:
         _connect(run_config)
@@ -68,12 +71,26 @@ def _connect(run_config: RunConfig) -> None:
     if ray.is_initialized():
         return
     _nodes = _UNSEEN
+    if address and (place := _ADDRESS.fullmatch(address)):
+        _require_answer(address, place["host"].strip("[]"), int(place["port"]))
     with _kept_sigterm():
         try:
             _start(address)
         except Exception as error:  # Ray raises that itself when its processes do not start in time
             what = f"joined at {address!r}" if address else "started on this machine"
             raise TuneError(f"Ray cannot be {what}: {brief(error)}") from error
+
+
+def _require_answer(address: str, host: str, port: int) -> None:
+    """Find out whether anything listens at an address, to which Ray would try to connect for minutes."""
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise TuneError(
+            f"Ray cannot be joined at {address!r}: nothing answers there ({brief(error)}). Start it "
+            "(`ray start --head` prints its address), or correct RunConfig(ray_address=…), RAY_ADDRESS or "
+            "PREFECT_INTEGRATIONS_TUNE_RAY_ADDRESS, whichever is set; without any a Ray is started on this machine"
+        ) from error
 
 
 @contextmanager

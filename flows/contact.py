@@ -12,17 +12,23 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.server import client_options
+from tune_core.errors import TuneError
 
 #: How long the server may be silent once the last trial has ended, in seconds.
 SILENCE_S = 15.0
 #: How long after the last trial `fit()` returns at the latest, in seconds, if the server does not answer: `SILENCE_S`,
 #: a pause of Prefect's client, and the ends of the last processes.
 END_S = 30.0
+#: How long a server may take to accept a connection, and to say that it is well, when a run is about to begin.
+_CONNECT_S, _WELL_S = 2.0, 30.0
 #: What stands in front of a server that is away answers with these.
 _AWAY = frozenset({502, 503, 504})
 #: Of a request: when it was first sent.
@@ -33,6 +39,36 @@ logger = logging.getLogger("prefect.tune")
 
 class ServerSilent(httpx.TransportError):
     """The server does not answer, and is not asked again: Prefect's clients try again after other errors."""
+
+
+def require_answer(api_url: str) -> None:
+    """Find out whether the server that is configured answers, before anything is started.
+
+    Raises:
+        TuneError: It does not, or what answers is no Prefect API; the message says what to do.
+    """
+    options, shown = Contact(api_url).options(tries_for_s=3.0), _without_password(api_url)
+    options["timeout"] = httpx.Timeout(_WELL_S, connect=_CONNECT_S)
+    remedy = (
+        "Start it (`prefect server start`) or correct PREFECT_API_URL (in the environment or the Prefect profile), "
+        "which ends in /api. Without PREFECT_API_URL a server is started for the run"
+    )
+    try:
+        with get_client(sync_client=True, httpx_settings=options) as client:
+            answer = client.request("GET", "/health")
+    except httpx.TransportError as error:
+        reason = "" if isinstance(error, ServerSilent) else f" ({error})"
+        raise TuneError(f"the Prefect server at {shown} does not answer{reason}. {remedy}") from None
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            return  # it is there, and says better what is wrong when it is asked for something
+        raise TuneError(f"there is no Prefect API at {shown}: it has no {shown}/health. {remedy}") from None
+    if "text/html" in answer.headers.get("content-type", ""):
+        raise TuneError(f"there is no Prefect API at {shown}: what answers is a page. {remedy}")
+
+
+def _without_password(url: str) -> str:
+    return str(httpx.URL(url).copy_with(userinfo=b""))
 
 
 class Contact:
@@ -48,6 +84,7 @@ class Contact:
 
     def __init__(self, api_url: str | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._api_url, self._clock = api_url, clock
+        self._shown = _without_password(api_url or "")
         self._ended = math.inf
         #: When the oldest of the requests was sent that the server has not answered since it last answered one.
         self._asking_since: float | None = None
@@ -90,7 +127,7 @@ class Contact:
             "the Prefect server at %s does not answer (%s). Training does not need it: results are on the storage, "
             "and what the server has missed is sent when it answers again. If it stays away, fit() returns within "
             "%.0f s of the last trial, and Prefect goes on showing what it knew last",
-            self._api_url,
+            self._shown,
             str(error) or type(error).__name__,
             END_S,
         )
@@ -110,13 +147,14 @@ class Contact:
         """
 
         def before(request: httpx.Request) -> None:
-            began = request.extensions.setdefault(_BEGAN, self._clock())
+            now = self._clock()
+            began = request.extensions.setdefault(_BEGAN, now)
             self.asked()
-            left_s, tried_s = self.left_s, self._clock() - began
+            left_s, tried_s = self.left_s, now - began
             # The pauses between tries double: the next one is about as long as all before it.
             if left_s <= 0.0 or tried_s > min(left_s, tries_for_s):
-                silent_s = self._clock() - (self._asking_since or began)
-                raise ServerSilent(f"{self._api_url} has not answered for {silent_s:.0f} s", request=request)
+                silent_s = now - (self._asking_since or began)
+                raise ServerSilent(f"{self._shown} has not answered for {silent_s:.0f} s", request=request)
             if left_s < math.inf:
                 limits = request.extensions.get("timeout") or {}
                 capped = {name: min(left_s, limit or math.inf) for name, limit in limits.items()}

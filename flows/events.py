@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -82,7 +82,7 @@ class Events:
 
     def close(self) -> None:
         """Send what waits; give up after `CLOSE_TIMEOUT_S`, or with the server."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
+        self._post(None)
         self._thread.join(min(CLOSE_TIMEOUT_S, self._contact.left_s))
         self._is_given_up = True
 
@@ -102,13 +102,20 @@ class Events:
 
     def _put(self, found: Sequence[Announcement]) -> None:
         for announcement in found:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, announcement)
+            self._post(announcement)
+
+    def _post(self, item: Announcement | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the thread has ended, and has said why
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     # In the thread.
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._send_all())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._send_all())
+        except Exception as error:  # noqa: BLE001 - as it ends: the connection may be broken
+            logger.log(logging.DEBUG if self._contact.is_lost else logging.WARNING, "events: %s", error)
 
     async def _send_all(self) -> None:
         #: Attempts that have just begun, and until when that waits.

@@ -33,7 +33,7 @@ from flows import cluster
 from flows.artifacts import ArtifactWriter
 from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
-from flows.contact import Contact
+from flows.contact import Contact, require_answer
 from flows.deaths import Recovery
 from flows.deletions import Deletions
 from flows.driver import Driver
@@ -145,6 +145,8 @@ def experiment_flow() -> ExperimentFlow:
 def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultGrid:
     """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
     run = live_experiment.run_config
+    with quiet_console(run.verbose), unlogged_requests(PREFECT_API_URL.value()):
+        _try_first(live_experiment)
     with ThreadPoolExecutor(1, "tune-start") as starter, quiet_console(run.verbose):
         # Both take seconds: the server, a process of its own, starts while Ray does.
         starting = None if _has_server() else starter.submit(prefect_server)
@@ -324,6 +326,7 @@ def _deployed(form: ExperimentForm, run: FlowRun) -> _Live:
     if wanted != set(run.tags):
         with get_client(sync_client=True) as client:
             client.update_flow_run(run.id, tags=sorted(wanted))
+    _try_first(current)
     cluster.connect(current.run_config)
     return _Live(current, prefect_server())
 
@@ -566,6 +569,19 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: _Live) -> Stat
     if trials and len(failed) == len(trials):
         return Failed(message=f"All {counts}{why}")
     return Completed(message=f"{counts}: {ended.reason}{why}", data=live.results)
+
+
+def _try_first(current: Experiment) -> None:
+    """Find out within seconds what would come to nothing after Ray and perhaps a server have been started.
+
+    Raises:
+        StorageError: The storage cannot be used.
+        TuneError: The Prefect server that is configured does not answer.
+    """
+    if (url := PREFECT_API_URL.value()) and FlowRunContext.get() is None:
+        require_answer(url)
+    if not (ray.is_initialized() or current.storage.is_local):
+        current.storage.probe()
 
 
 def _own_log(live: _Live) -> AbstractContextManager[None]:

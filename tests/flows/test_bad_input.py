@@ -8,16 +8,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows import cluster as ray_cluster
 from tests.flows.conftest import Recorded, wait_for
-from tune_core.errors import ExperimentConflict, PlacementError, StorageError
+from tune_core.errors import ExperimentConflict, PlacementError, StorageError, TuneError
 
 
 def free_port() -> int:
@@ -134,6 +137,91 @@ def test_storage_that_cannot_be_used_fails_at_the_start_and_is_named(
     assert "not-the-secret" not in str(raised.value)
     assert s3.secret not in str(raised.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is not there yet, and what would start it, or a server, fails the test."""
+
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("something is started")
+
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", start)
+    monkeypatch.setattr("flows.server.start_own_server", start)
+
+
+@pytest.mark.usefixtures("nothing_is_started")
+def test_wrong_credentials_are_found_out_before_anything_is_started(
+    run_config: Callable[..., tune.RunConfig], s3: S3Server
+) -> None:
+    wrong = {**s3.storage_options, "secret": "wrong"}
+    config = run_config(storage_path=f"s3://{s3.bucket}/x", storage_options=wrong)
+
+    with pytest.raises(StorageError, match="check the credentials"):
+        tune.Tuner(lambda config: {"x": 1}, run_config=config).fit()
+
+
+@pytest.mark.usefixtures("nothing_is_started")
+def test_ray_address_where_nothing_answers_is_named_with_what_to_do(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+
+    with pytest.raises(TuneError, match=f"{address}': nothing answers there .*refused.*ray start --head"):
+        tune.Tuner(lambda config: {"x": 1}, run_config=run_config(ray_address=address)).fit()
+
+
+class Page(BaseHTTPRequestHandler):
+    """A server of pages, such as Prefect's own without /api: whatever is asked for, there is the UI."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class NotThere(Page):
+    status = 404
+
+
+class Away(Page):
+    status = 503
+
+
+@pytest.mark.usefixtures("nothing_is_started")
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (None, r"does not answer \(.*refused"),
+        (Page, "no Prefect API at .*: what answers is a page"),
+        (NotThere, "no Prefect API at .*: it has no "),
+        (Away, "does not answer"),
+    ],
+    ids=["nobody", "page", "not there", "away"],
+)
+def test_prefect_server_that_does_not_answer_is_named_with_what_to_do(
+    run_config: Callable[..., tune.RunConfig],
+    handler: type[Page] | None,
+    reason: str,
+) -> None:
+    with ExitStack() as stack:
+        port = free_port()
+        if handler is not None:
+            server = stack.enter_context(HTTPServer(("127.0.0.1", port), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+        stack.enter_context(temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}"}))
+
+        with pytest.raises(TuneError, match=rf"{reason}.*prefect server start") as raised:
+            tune.Tuner(lambda config: {"x": 1}, run_config=run_config()).fit()
+
+    assert len(str(raised.value)) < 500
 
 
 def test_a_local_directory_that_cannot_be_written_fails_at_the_start_and_is_named(
