@@ -116,6 +116,17 @@ def start_own_server() -> PrefectServer:
     with _own_lock:
         if _own is not None and _own[1].poll() is None:
             return _own[0]
+        server, process, output = _started()
+        _own = (server, process, output)
+        return server
+
+
+def _started() -> tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]]:
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    from flows.migrations import migrations_apart
+
+    with migrations_apart(PREFECT_HOME.value(), PREFECT_API_DATABASE_CONNECTION_URL.value()):
         port = _free_port()
         output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         process = subprocess.Popen(
@@ -149,8 +160,7 @@ def start_own_server() -> PrefectServer:
                 raise TuneError(f"{error}; its output ends in: {text}") from None
             raise
         server = PrefectServer(f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{port}", is_ours=True)
-        _own = (server, process, output)
-        return server
+        return server, process, output
 
 
 def is_own_server(api_url: str | None) -> bool:

@@ -77,6 +77,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.store",),
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
+    ("flows.migrations",),
     ("flows.server", "flows.staging", "flows.tables", "flows.imports"),
     ("flows.contact", "flows.context", "flows.task_run_ends"),
     ("flows.server_process",),
