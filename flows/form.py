@@ -343,7 +343,7 @@ class Bundle(FormModel):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "number"}})
     __pydantic_extra__: dict[str, float] = Field(init=False)
-    CPU: float | None = Field(default=None, title="CPUs", ge=0, json_schema_extra={"default": 1})
+    CPU: float | None = Field(default=None, title="CPUs", ge=0, description="Empty: none.")
     GPU: float | None = Field(
         default=None, title="GPUs", ge=0, description="A share, such as 0.5, or whole ones."
     )

@@ -4,8 +4,9 @@ Both of Prefect's UIs draw a form from the parameters' JSON schema, and the serv
 what is sent. Seen in them (Prefect 3.8): `anyOf` becomes tabs in both, `oneOf` a box for JSON in V1, and the
 wrong tab in V2; `anyOf` with null adds a tab "None" to each field that may stay empty; items of a list are
 drawn if they are one model, not if they are `anyOf`. Which tab a value belongs to, both guess by the names of its
-keys, so a choice is written `{"asha": {"max_t": 20}}`: with a key of its own. Hence the schemas differ from
-pydantic's own.
+keys, so a choice is written `{"asha": {"max_t": 20}}`: with a key of its own. If no key says it, V1 takes the first
+tab, V2 the one of an object without properties. A value that lands on the wrong tab is lost as soon as the page is
+drawn. Hence the schemas differ from pydantic's own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ from pydantic_core.core_schema import no_info_before_validator_function
 from flows.yaml12 import read_list
 
 #: One value of a list or a constant: whatever JSON has. Tabs, since a text field would turn 16 into "16".
-_ANY_VALUE = [{"type": kind} for kind in ("number", "string", "boolean", "array", "object")]
+_ANY_VALUE = [
+    *({"type": kind} for kind in ("number", "string", "boolean")),
+    {"type": "array", "minItems": 0},  # unless that is said, V2 drops an empty list where a value is required
+    {"type": "object"},
+    {"type": "null", "title": "None"},
+]
 #: Arguments of several samplers that their docstrings need not repeat.
 _DESCRIBED = {
     "lower": "Smallest value.",
@@ -257,10 +263,19 @@ class Entries:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Return tabs: the list as a form, the mapping as JSON."""
-        schema = handler(core_schema)
-        mapping = {"type": "object", "title": "JSON", "additionalProperties": dict(self.mapping_schema)}
-        return {"anyOf": [{"title": "Form", **schema}, mapping]}
+        """Return tabs: the mapping as JSON, the list as a form. Each UI returns either as it was given.
+
+        The mapping comes first since V1 opens the first tab for keys that it does not know. The `allOf` changes
+        nothing but that V2 draws an editor: of a plain object without properties it draws nothing inside a tab.
+        The default has both open the form where nothing was given.
+        """
+        mapping = {
+            "type": "object",
+            "title": "JSON",
+            "additionalProperties": dict(self.mapping_schema),
+            "allOf": [{"type": "object"}],
+        }
+        return {"anyOf": [mapping, {"title": "Form", **handler(core_schema)}], "default": []}
 
 
 class _ValueList:

@@ -119,7 +119,7 @@ def deployments_for_a_test(path: Path) -> Path:
         if deployment["name"] == "steer":
             continue
         parameters = deployment["parameters"]
-        parameters["param_space"] |= {"epochs": 3}
+        parameters["param_space"] = with_constants(parameters["param_space"], epochs=3)
         parameters["tune_config"] |= {"num_samples": 2, "max_concurrent_trials": 2}
         deployment["schedules"] = []
         if deployment["name"] == "digits-nightly":
@@ -127,6 +127,14 @@ def deployments_for_a_test(path: Path) -> Path:
             deployment["schedules"] = [{"interval": 10, "anchor_date": soon.isoformat()}]
     path.write_text(yaml.safe_dump(text))
     return path
+
+
+def with_constants(space: list[dict[str, Any]], **constants: Any) -> list[dict[str, Any]]:
+    """Return a search space with other constants in it."""
+    others = [each for each in space if each["name"] not in constants]
+    return others + [
+        {"name": name, "sampler": {"constant": {"value": value}}} for name, value in constants.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +241,7 @@ def start_run(client: SyncPrefectClient, *, store: str = STORE, **space: Any) ->
     return client.create_flow_run_from_deployment(
         deployment.id,
         parameters={
-            "param_space": {**given["param_space"], **space},
+            "param_space": with_constants(given["param_space"], **space),
             "run_config": {**given["run_config"], "store": store},
         },
     )

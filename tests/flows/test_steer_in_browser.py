@@ -7,16 +7,14 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 
 import tune_core as tune
 from flows.steer import steer
-from tests.flows.conftest import wait_for
 from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
-from tests.support.forms import browser_page, choose, in_browser, picture, write
+from tests.support.forms import browser_page, choose, in_browser, picture, submit, write
 from tune_core.inbox import StopExperiment
 
 pytestmark = in_browser
@@ -36,14 +34,8 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
     root = api.removesuffix("/api") + ("/v2" if ui == "v2" else "")
     assert config.name is not None
 
-    def submit(trial: str, count: int) -> FlowRun:
+    def ask_to_stop(trial: str) -> FlowRun:
         """Fill the form in, and run what it makes."""
-        of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
-
-        def found() -> list[FlowRun]:
-            runs = client.read_flow_runs(flow_run_filter=of_this)
-            return [run for run in runs if run.state_name == "Scheduled"] if len(runs) == count else []
-
         with browser_page() as page:
             page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
             whole = page.locator("body")
@@ -51,10 +43,9 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
             choose(whole, "request", "stop trial")
             write(whole, "Trial id", trial)
             picture(page, f"steer-form-{ui}")
-            page.get_by_role("button", name="Submit").click()
-            (run,) = wait_for(found, what="the flow run")
-        run_flow(steer, flow_run=run, return_type="state")
-        return client.read_flow_run(run.id)
+            made = submit(page)
+        run_flow(steer, flow_run=client.read_flow_run(made), return_type="state")
+        return client.read_flow_run(made)
 
     def look(run: FlowRun, text: str, name: str) -> None:
         with browser_page() as page:
@@ -65,10 +56,10 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
     with running(tuned(train, [0, 1], config), path_of(config)) as experiment:
         experiment.wait_for(RUNNING, RUNNING)
 
-        refused = submit("5", 1)
+        refused = ask_to_stop("5")
         assert refused.state_name == "Failed"
         look(refused, "Failed", "steer-refused")
-        accepted = submit("1", 2)
+        accepted = ask_to_stop("1")
         assert accepted.state_name == "Completed"
         look(accepted, f"stop trial · {config.name}", "steer-accepted")
 

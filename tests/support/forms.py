@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -72,6 +73,15 @@ def select(page: playwright.Page, name: str, option: str, ui: str) -> None:
         else:
             return
     raise AssertionError(f"{name} cannot be set to {option}: {chosen.inner_text()!r}")
+
+
+def submit(page: playwright.Page) -> UUID:
+    """Press Submit; return the id of the flow run that the server has made of the form."""
+    with page.expect_response(lambda response: response.url.endswith("/create_flow_run")) as answer:
+        page.get_by_role("button", name="Submit").click()
+    made = answer.value
+    assert made.ok, f"the form was refused: {made.text()}"
+    return UUID(made.json()["id"])
 
 
 def picture(page: playwright.Page, name: str) -> None:

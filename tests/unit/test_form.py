@@ -460,7 +460,9 @@ def test_values_are_read_as_they_are_written() -> None:
 def test_a_bundle_has_what_was_given_and_no_cpu_besides() -> None:
     assert Bundle.model_validate({"gpu": 1}).resources() == {"GPU": 1.0}
     assert ResourcesForm.model_validate({"gpu": 1}).make() == PlacementGroupFactory([{"GPU": 1}])
-    assert Bundle.model_json_schema()["properties"]["CPU"]["default"] == 1
+    assert "default" not in Bundle.model_json_schema()["properties"]["CPU"], (
+        "both UIs would add it to {GPU: 1}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -505,6 +507,35 @@ def test_the_example_of_the_documentation_is_such_a_file(tmp_path: Path) -> None
     assert form.space()["optimizer"] == {"momentum": tune.grid_search([0.5, 0.9])}
     assert form.run_config.make().stop == {"training_iteration": 20}
     assert find_trainable(form.trainable).__name__ == "train_digits"
+
+
+@pytest.mark.parametrize(("model", "field"), [(ExperimentForm, "param_space"), (RunForm, "stop")])
+def test_what_is_a_list_or_a_mapping_has_a_tab_for_each_that_no_ui_mistakes(
+    model: type[FormModel], field: str
+) -> None:
+    schema = model.model_json_schema()["properties"][field]
+    mapping, listed = schema["anyOf"]
+
+    assert schema["default"] == [], "both UIs open the form where nothing is given"
+    assert mapping["type"] == "object", "V1 opens the first tab for a mapping, whose keys it cannot know"
+    assert "properties" not in mapping, "V2 looks for an object without any"
+    assert mapping["allOf"] == [{"type": "object"}], "else V2 draws nothing"
+    assert (listed["title"], listed["type"]) == ("Form", "array")
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "", False, [1, None, {"a": []}], {"a": {"b": None}}])
+def test_the_list_form_takes_any_value_that_json_has(value: Any) -> None:
+    given = {
+        "trainable": "math:sqrt",
+        "param_space": [
+            {"name": "x", "sampler": {"constant": {"value": value}}},
+            {"name": "y", "sampler": {"choice": {"categories": [value, 1]}}},
+        ],
+    }
+
+    jsonschema.validate(given, ExperimentForm.model_json_schema())  # as the server does
+
+    assert ExperimentForm.read(given).space() == {"x": value, "y": tune.choice([value, 1])}
 
 
 def test_a_choice_is_drawn_as_tabs_where_it_is_a_parameter_of_a_flow_too() -> None:

@@ -12,6 +12,7 @@ import yaml
 from prefect.schedules import Cron
 
 from flows.form import ExperimentForm
+from tune_core.resources import PlacementGroupFactory
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
@@ -31,6 +32,27 @@ def test_each_deployment_is_an_experiment_with_a_limit_and_schedules_of_a_time_z
     assert deployment["concurrency_limit"]["limit"] == 1
     for schedule in deployment.get("schedules", []):
         Cron(schedule["cron"], timezone=ZoneInfo(schedule["timezone"]).key)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
+def test_spaces_and_bounds_are_lists_which_prefects_form_draws_as_fields(deployment: dict[str, Any]) -> None:
+    given = deployment["parameters"]
+
+    assert {type(given["param_space"]), type(given["run_config"].get("stop", []))} == {list}
+
+
+def test_the_example_of_the_documentation_is_a_deployment_that_a_server_takes() -> None:
+    page = (ROOT / "docs" / "deployments.md").read_text(encoding="utf-8")
+    (described,) = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["deployments"]
+    given = described["parameters"]
+
+    jsonschema.validate(given, ExperimentForm.model_json_schema())
+    form = ExperimentForm.read(given)
+
+    assert set(form.space()) == {"lr", "layers", "optimizer", "epochs"}
+    assert form.run_config.make().stop == {"training_iteration": 100}
+    assert form.resources.make() == PlacementGroupFactory([{"CPU": 2, "GPU": 1}])
+    assert (type(given["param_space"]), type(given["run_config"]["stop"])) == (list, list)
 
 
 def test_one_is_for_the_night_one_larger_for_the_week_and_one_for_when_somebody_asks() -> None:
@@ -54,7 +76,7 @@ def test_what_runs_can_be_steered_while_no_other_experiment_may_run() -> None:
 def test_what_deployments_share_is_written_once() -> None:
     for once in (
         "flows.experiment.experiment",
-        "loguniform, lower: 0.003",
+        "lower: 0.003",
         "work_queue_name: experiments",
         "collision_strategy:",
     ):
