@@ -35,6 +35,8 @@ from tune_core.trainable import (
     trainable_name,
 )
 
+#: Whether a trial works in its own directory; Ray Tune's, and as there the driver's counts before that of the process.
+CHANGES_DIRECTORY = "RAY_CHDIR_TO_TRIAL_DIR"
 #: Where the process was before the first trial changed its directory; as Ray Tune names it.
 ORIGINAL_DIRECTORY = "TUNE_ORIG_WORKING_DIR"
 #: Stops after which a trial goes on later: its object is saved if it can be.
@@ -107,7 +109,7 @@ def _run(
         session = Session(lease, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
         session.trial_dir = str(directory)
         start = session.checkpoint
-        with _working_directory(session.trial_dir), bind(session), session.finishing_upload():
+        with _working_directory(lease, session.trial_dir), bind(session), session.finishing_upload():
             if start is not None:
                 start.check()
             session.restart_clock()
@@ -265,12 +267,22 @@ def _keeping(row: dict[str, Any], session: Session) -> Iterator[None]:
         raise
 
 
+def changes_directory() -> bool | None:
+    """Return whether the environment has trials work in their own directories; None: it says nothing."""
+    said = os.environ.get(CHANGES_DIRECTORY)
+    return None if said is None else said != "0"
+
+
 @contextmanager
-def _working_directory(directory: str) -> Iterator[None]:
+def _working_directory(lease: Lease, directory: str) -> Iterator[None]:
     """Work in a directory that is made for it, and that goes again if the trainable left nothing in it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault(ORIGINAL_DIRECTORY, str(Path.cwd()))
+    wanted = lease.changes_directory
+    if wanted is None:
+        wanted = changes_directory() is not False
     try:
-        if os.environ.get("RAY_CHDIR_TO_TRIAL_DIR", "1") == "0":
+        if not wanted:
             yield
         else:
             with _changed_directory(directory):
@@ -283,7 +295,6 @@ def _working_directory(directory: str) -> Iterator[None]:
 @contextmanager
 def _changed_directory(directory: str) -> Iterator[None]:
     before = str(Path.cwd())
-    os.environ.setdefault(ORIGINAL_DIRECTORY, before)
     os.chdir(directory)
     try:
         yield

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.errors import TuneError
+from tune_core.execution import changes_directory
 from tune_core.messages import StartLease
 from tune_core.ranking import Objective
 from tune_core.resources import is_fixed, resources_of
@@ -182,6 +183,7 @@ class Experiment:
             reuse=self._reuse_rule(trial),
             async_upload=checkpoints.async_upload,
             checkpoint_at_end=saves and checkpoints.checkpoint_at_end is not False,
+            changes_directory=changes_directory(),
         )
 
     def _reuse_rule(self, trial: Trial) -> ReuseRule | None:

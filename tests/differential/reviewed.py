@@ -52,8 +52,10 @@ EVERYWHERE: dict[str, Difference] = {
 REVIEWED: tuple[Difference, ...] = (
     Difference(
         "`get_trial_dir()`",
-        "the trial's working directory",
-        "there it is a directory of the driver at first, of the worker later",
+        "the trial's working directory; what is left in it stays on that node, unless "
+        "`SyncConfig(sync_artifacts=True)`",
+        "there it is a directory of the driver at first, which gets to the storage only if the trial runs on the "
+        "driver's machine, and of the worker later",
     ),
     Difference(
         "`verbose=0`",

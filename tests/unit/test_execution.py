@@ -495,7 +495,19 @@ def test_trial_can_stay_in_the_current_directory(
     run(lambda config: seen.append((Path.cwd(), tune.get_context().get_trial_dir())))
 
     assert seen == [(tmp_path / "home", str(tmp_path / "work"))]
-    assert ORIGINAL_DIRECTORY not in os.environ
+    assert os.environ[ORIGINAL_DIRECTORY] == str(tmp_path / "home")
+
+
+@pytest.mark.parametrize(("of_driver", "of_process"), [(False, "1"), (True, "0"), (None, "0")])
+def test_environment_of_the_driver_says_where_a_trial_works_else_that_of_its_process(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, of_driver: bool | None, of_process: str
+) -> None:
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", of_process)
+    seen = []
+
+    run(lambda config: seen.append(Path.cwd()), changes_directory=of_driver)
+
+    assert seen == [tmp_path / ("work" if of_driver else "home")]
 
 
 @pytest.mark.parametrize("function", [lambda config: None, lambda config: 1 / 0])
