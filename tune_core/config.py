@@ -274,7 +274,9 @@ class TuneConfig:
         reuse_actors: Whether a trainable object, or a loaded function, goes on to the next trial of equal
             bundles in its process: an object by `reset_config`, else a fresh one is made.
         trial_name_creator: Called with a Trial; its result is what the trial is shown as.
-        trial_dirname_creator: Called with a Trial; its result names the trial's directory.
+        trial_dirname_creator: Called with a Trial; its result names the trial's directory, and no other's: neither
+            another trial's nor that of an earlier experiment of the name, nor what the experiment itself
+            keeps, such as `journal`.
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
             where the trial has GPUs, since a process can initialise CUDA only once, or more than
             one bundle, since what it started there ends with its process; no with `reuse_actors`. Such a

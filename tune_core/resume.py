@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -51,7 +50,7 @@ from tune_core.runtime import Continuation, Experiment
 from tune_core.spec import is_kind_of, resolve_objects
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
-from tune_core.storage import ExperimentStorage
+from tune_core.storage import RESTARTED, ExperimentStorage
 from tune_core.transfer import in_parallel
 from tune_core.trial import LeasePhase, Status, Trial, checkpoint_name
 from tune_core.trial_files import TrialFiles
@@ -63,8 +62,6 @@ SETTLED_S = 600.0
 Records = Iterable[tuple[Event, Sequence[str]]]
 #: Called with each report that counts, after the controller has taken it.
 Observer = Callable[[Trial, TrialReported], None]
-
-_ATTEMPT = re.compile(r"_attempt_\d+$")
 
 
 @dataclass(slots=True)
@@ -244,6 +241,8 @@ def take_up(
     if state is not None:
         apply(state)
     if recorded is None:
+        if experiment.tune_config.trial_dirname_creator is not None:
+            steering.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
         apply(ExperimentStarted(clock(), capacity))
         return
     steering.resume(replay.trials, resumed)
@@ -329,7 +328,7 @@ def resumption(
         else:
             wanted = config.errored if trial.status is Status.ERROR else config.finished
         if wanted is kinds.RESTART:
-            restarted[trial.trial_id] = f"{_ATTEMPT.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
+            restarted[trial.trial_id] = f"{RESTARTED.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
         elif not trial.is_finished:
             skipped += [trial.trial_id] if wanted is kinds.SKIP else []
         elif wanted is kinds.RESUME or (trial.status is Status.TERMINATED and may_go_on(trial)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from tune_core.config import TuneConfig
 from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import shorten
-from tune_core.filesystems import check_name
 from tune_core.messages import (
     Decision,
     Event,
@@ -37,6 +36,7 @@ from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_i
 from tune_core.search.searcher import note_asked
 from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
 from tune_core.stoppers import Stopper, resolve_stop
+from tune_core.storage import check_trial_dirname
 from tune_core.trial import Status, Trial
 
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
@@ -242,7 +242,8 @@ class Steering:
         name, dirname = self._names(trial_id, number, answer.config, tag, date)
         if dirname in self._dirnames:
             raise ConfigError(
-                f"trial_dirname_creator returned {dirname!r} for trial {trial_id} too: expected another name for each "
+                f"trial_dirname_creator returned {dirname!r} for trial {trial_id} too: another trial of this "
+                "experiment, or an earlier experiment of its name, has that directory. Expected another name for each "
                 "trial, such as one with its trial_id in it"
             )
         return TrialSuggested(
@@ -256,6 +257,10 @@ class Steering:
             name,
             request_id,
         )
+
+    def refuse_dirnames(self, names: Iterable[str]) -> None:
+        """Let no trial have a directory of one of these names, which exist already."""
+        self._dirnames.update(names)
 
     def add(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Tell the scheduler of a new trial."""
@@ -514,7 +519,7 @@ class Steering:
             return trial.name, usual
         dirname: Any = self._config.trial_dirname_creator(trial)
         try:
-            return trial.name, check_name(dirname, "trial", nested=False)
+            return trial.name, check_trial_dirname(dirname)
         except StorageError as error:
             raise ConfigError(f"trial_dirname_creator, for trial {trial_id}: {error}") from None
 

@@ -67,6 +67,8 @@ logger = logging.getLogger(__name__)
 RETRY_FOR_S = 300.0
 #: Where experiments go when RunConfig names no storage_path; as Ray Tune 2.60.
 DEFAULT_STORAGE_PATH = "~/ray_results"
+#: What lies beside the trials' directories, in small letters: some disks do not tell `Journal` from `journal`.
+RESERVED_NAMES = frozenset({"journal", "inbox", "experiment.json", "report.html"})
 #: Longest time that committing one checkpoint may take on a remote storage, in seconds.
 COMMIT_TIMEOUT_S = 600.0
 #: When nothing of an attempt that was thought dead is under way any more, in seconds.
@@ -76,8 +78,29 @@ _MAX_TAKEN = 1000
 #: Markers that are remembered, so that `committed` reads each only once.
 _MAX_REMEMBERED = 256
 _NUMBERED = re.compile(r"(.*[^/])@([1-9][0-9]*)/*", re.DOTALL)
+#: The end of the name of a directory in which a trial was started over.
+RESTARTED = re.compile(r"_attempt_\d+$")
 _MARKER_PATH = re.compile(rf"checkpoint_\d{{6,}}/{re.escape(COMMIT)}")
 _CHECKPOINT_FILE = re.compile(r"checkpoint_(\d{6,})/(.+)", re.DOTALL)
+
+
+def check_trial_dirname(name: object) -> str:
+    """Return the name if a trial's directory may have it, whatever else is kept of the experiment.
+
+    Raises:
+        StorageError: It is no plain name, or is of use otherwise.
+    """
+    checked = check_name(name, "trial", nested=False)
+    fault = None
+    if checked.casefold() in RESERVED_NAMES:
+        fault = "the experiment keeps its own there"
+    elif checked.startswith("."):
+        fault = "names with a dot in front are for what is not finished"
+    elif RESTARTED.search(checked):
+        fault = "a trial that is restarted gets such a name"
+    if fault is not None:
+        raise StorageError(f"trial name {checked!r} cannot be used: {fault}; give a plain relative name")
+    return checked
 
 
 class ExperimentStorage(ObjectStore):

@@ -397,3 +397,20 @@ def test_ctrl_c_in_a_trial_stops_the_experiment_in_order(tmp_path: Path) -> None
     assert {result.status for result in results} == {Status.PAUSED}
     assert runtime.controller.stop_request is not None
     assert runtime.controller.stop_request.reason == "stopped by Ctrl-C"
+
+
+def test_trials_do_not_write_over_those_of_an_earlier_experiment_of_the_same_name(tmp_path: Path) -> None:
+    def run_once() -> None:
+        LocalRuntime().run(
+            an_experiment(report_x, tmp_path, trial_dirname_creator=lambda trial: f"trial-{trial.number}")
+        )
+
+    run_once()
+    written = (tmp_path / "storage" / "experiment" / "trial-0" / "result.json").read_bytes()
+
+    with pytest.raises(
+        ConfigError, match=r"'trial-0' for trial \w+_00000 too: .*earlier experiment of its name"
+    ):
+        run_once()
+
+    assert (tmp_path / "storage" / "experiment" / "trial-0" / "result.json").read_bytes() == written

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core import inbox, journal
 from tune_core.config import TuneConfig
 from tune_core.errors import ConfigError
+from tune_core.html_report import REPORT_FILE
 from tune_core.messages import (
     Decision,
     ExploitChoice,
@@ -18,10 +20,12 @@ from tune_core.messages import (
     SuggestionDeferred,
     TrialSuggested,
 )
+from tune_core.runtime import SPEC_FILE
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, Suggestion
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
+from tune_core.storage import RESERVED_NAMES
 from tune_core.trial import CheckpointRecord, StartPoint, Status, Trial
 
 NOW = 1_700_000_000.0
@@ -207,6 +211,20 @@ def test_name_that_is_no_directory_is_refused(name: Any) -> None:
         ConfigError, match=r"trial_dirname_creator, for trial t0: trial name .*plain relative name"
     ):
         steering.suggest("t0", 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["journal", "inbox", "experiment.json", "report.html", "Journal", ".hidden", "x_attempt_2"]
+)
+def test_name_that_the_experiment_needs_itself_is_refused(name: str) -> None:
+    steering = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
+
+    with pytest.raises(ConfigError, match=rf"trial_dirname_creator, for trial t0: trial name '{name}'"):
+        steering.suggest("t0", 0)
+
+
+def test_reserved_names_are_those_that_are_written() -> None:
+    assert {journal.DIRECTORY, inbox.DIRECTORY, SPEC_FILE, REPORT_FILE} == RESERVED_NAMES
 
 
 # What the searcher and the scheduler are given.
