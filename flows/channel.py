@@ -6,6 +6,9 @@ signals) is posted to the same poll. Frames are encrypted and both sides are aut
 (CURVE): the keys are made per experiment and travel inside the lease. A connection that
 breaks may take messages with it: a trial that has got a new one says everything again that is
 not known to be journaled, and the flow ignores what it has heard.
+
+A trial's own code may be interrupted anywhere, by a signal handler that raises. So each change of
+state here is one step of the interpreter, and what follows from it is made up for by whatever comes next.
 """
 
 from __future__ import annotations
@@ -17,13 +20,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
+from flows.spool import Spool, SpoolPlace
 from tune_core.encoding import dumps, loads
 from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
@@ -48,6 +54,7 @@ GATHER_S, _GATHERED = 0.005, 64
 _PEERS = 1024
 #: By their names: to call the enum takes ten times as long.
 _DECISIONS = {str(decision): decision for decision in Decision}
+_CONTINUE = str(Decision.CONTINUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,14 @@ class ChannelAddress:
         server_key: The flow's public key.
         public_key: The experiment's trials' public key.
         secret_key: And their secret key.
+        spool: Where a trial keeps rows on its node until they are journaled.
     """
 
     url: str
     server_key: bytes
     public_key: bytes
     secret_key: bytes
+    spool: SpoolPlace
 
     def __repr__(self) -> str:
         return f"ChannelAddress({self.url!r})"
@@ -108,7 +117,8 @@ class Channel:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         shown = f"[{host}]" if ":" in host else host
         port = self._socket.bind_to_random_port(f"tcp://{shown}")
-        self.address = ChannelAddress(f"tcp://{shown}:{port}", server_public, trial_public, trial_secret)
+        keys = (server_public, trial_public, trial_secret)
+        self.address = ChannelAddress(f"tcp://{shown}:{port}", *keys, SpoolPlace.fresh())
         self._arrivals: list[tuple[Any, int]] = [(self._socket, _POLLIN), (self._wake_read.fileno(), _POLLIN)]
 
     def post(self, item: Any) -> None:
@@ -155,6 +165,7 @@ class Channel:
         self._context.term()
         self._wake_read.close()
         self._wake_write.close()
+        self.address.spool.remove()
 
     def _messages(self) -> Iterator[Message]:
         for _ in range(_BATCH):
@@ -186,6 +197,27 @@ def _process_context() -> zmq.Context[zmq.Socket[bytes]]:
     return zmq.Context()
 
 
+@functools.cache
+def _late_rows() -> queue.SimpleQueue[ChannelUplink]:
+    """Return where uplinks wait for this process's thread that sends rows late, which runs from now on.
+
+    It is there before any code of a trial runs: a thread's start cannot be interrupted without harm.
+    """
+    uplinks: queue.SimpleQueue[ChannelUplink] = queue.SimpleQueue()
+    threading.Thread(target=_send_late, args=(uplinks,), name="tune-rows", daemon=True).start()
+    return uplinks
+
+
+def _send_late(uplinks: queue.SimpleQueue[ChannelUplink]) -> None:
+    """Send the rows that wait, every `GATHER_S`, of each uplink until in such a time it had none."""
+    gathering: set[ChannelUplink] = set()
+    while True:
+        with suppress(queue.Empty):
+            gathering.add(uplinks.get(timeout=GATHER_S if gathering else None))
+            continue
+        gathering = {uplink for uplink in gathering if uplink.send_late()}
+
+
 class ChannelUplink:
     """A trial's end of the channel: the `Uplink` of its session.
 
@@ -206,13 +238,16 @@ class ChannelUplink:
         self._look_due = 0.0
         #: What is said again over a new connection, in this order.
         self._hello = self._last_checkpoint = self._last_words = b""
-        self._unjournaled: deque[tuple[int, bytes]] = deque()
-        #: Rows that wait for others, until the thread that a row before them has woken sends them.
-        self._gathered: list[bytes] = []
+        self._must_say_again = False
+        #: Rows that are not known to be journaled; those after `_sent` wait for others, to be sent with them.
+        self._rows: deque[tuple[int, bytes]] = deque()
+        self._sent = 0
+        self._spool = Spool(partial(address.spool.path, trial_id, lease))
+        self._arrived: deque[bytes] = deque()
         self._has_sent = self._is_gathering = False
-        self._has_begun_to_gather, self._closing = threading.Event(), threading.Event()
-        self._sender: threading.Thread | None = None
-        self._lock = threading.Lock()  # held by whoever uses the socket while rows may wait
+        self._is_closed = False
+        self._late = _late_rows()
+        self._lock = threading.RLock()  # held by whoever uses the socket while rows may wait
         self._last_iteration, self._last_index = 0, -1
         self._awaited = 0
         self._socket: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
@@ -246,25 +281,37 @@ class ChannelUplink:
         A row that follows another within `GATHER_S` waits so long for more, unless it has to be answered; but
         not the second: of many trials the first row is the only one, and needs no thread.
         """
-        row = dumps([report.iteration, report.checkpoint, report.wants_decision, report.row])
         with self._lock:
-            self._last_iteration = report.iteration
-            self._awaited = report.iteration if report.wants_decision else 0
-            self._unjournaled.append((report.iteration, row))
-            self._gathered.append(row)
-            if self._is_gathering and not report.wants_decision and len(self._gathered) < _GATHERED:
-                return
-            self._send_gathered()
-            if self._has_sent and not (self._is_gathering or report.wants_decision):
-                self._begin_to_gather()
-            self._has_sent = True
+            if report.iteration > self._last_iteration:
+                row = _row(report)
+                self._awaited = report.iteration if report.wants_decision else 0
+                self._rows.append((report.iteration, row))
+                self._last_iteration = report.iteration
+            self._send_or_gather(waits=report.wants_decision)
+
+    def keep(self, report: Report) -> None:
+        """See `tune_core.session.Uplink`."""
+        self._spool.add(report.iteration, _row(report), self._journaled)
+
+    def _send_or_gather(self, *, waits: bool) -> None:
+        if waits:
+            self._send_rows()  # with its answer the driver says that it has them
+            return
+        for iteration, row in self._rows_after(self._spool.until):
+            self._spool.add(iteration, row, self._journaled)
+        if self._is_gathering and self._last_iteration - self._sent < _GATHERED:
+            return
+        self._send_rows()
+        if self._has_sent and not self._is_gathering:
+            self._late.put(self)
+            self._is_gathering = True  # not before it is sure that they are sent
+        self._has_sent = True
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         """See `tune_core.session.Uplink`."""
         with self._lock:
-            self._send_gathered()
-            self._last_checkpoint = dumps(["checkpoint", iteration, index])
-            self._last_index = index
+            self._send_rows()
+            self._last_checkpoint, self._last_index = dumps(["checkpoint", iteration, index]), index
             self._socket.send(self._last_checkpoint)
 
     def wait_for_decision(self, iteration: int) -> Decision:
@@ -284,7 +331,7 @@ class ChannelUplink:
             if time.monotonic() >= self._look_due:
                 self._look_at_connection()
             while _has_messages(self._socket):
-                self._take(self._socket.recv())
+                self._receive()
         return self.stop_cause is not None
 
     def end(self, ending: Ending, timeout_s: float = 30.0) -> None:
@@ -293,55 +340,68 @@ class ChannelUplink:
         heard_before = [self._last_iteration, self._last_index]
         self._last_words = dumps([*last_words, str(ending.leaves), *heard_before])
         with self._lock:
-            self._send_gathered()
+            self._send_rows()
             self._socket.send(self._last_words)
         deadline = time.monotonic() + timeout_s
         while not self._is_released and time.monotonic() < deadline:
             if self._socket.poll(200):
-                self._take(self._socket.recv())
+                self._receive()
             self._look_at_connection()
 
     def close(self) -> None:
         """Leave the channel."""
-        self._closing.set()
-        self._has_begun_to_gather.set()
-        if self._sender is not None:
-            self._sender.join()
-        self._send_gathered()
+        with self._lock:
+            self._send_rows()
+            self._is_closed = True
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=1000)
+        self._spool.remove()
 
-    def _begin_to_gather(self) -> None:
-        self._is_gathering = True
-        if self._sender is None:
-            self._sender = threading.Thread(target=self._send_late, name="tune-rows", daemon=True)
-            self._sender.start()
-        self._has_begun_to_gather.set()
+    def send_late(self) -> bool:
+        """Send the rows that wait; return whether there were any, so that more may come."""
+        with self._lock:
+            self._is_gathering = self._sent < self._last_iteration and not self._is_closed
+            if self._is_gathering:
+                self._send_rows()
+            return self._is_gathering
 
-    def _send_late(self) -> None:
-        """Send what was gathered, every `GATHER_S`, until in such a time there was nothing."""
-        while self._has_begun_to_gather.wait() and not self._closing.is_set():
-            self._has_begun_to_gather.clear()
-            while self._is_gathering:
-                self._closing.wait(GATHER_S)
-                with self._lock:
-                    self._is_gathering = bool(self._gathered) and not self._closing.is_set()
-                    if self._is_gathering:
-                        self._send_gathered()
+    def _rows_after(self, iteration: int) -> list[tuple[int, bytes]]:
+        """Return the rows after an iteration; they are the last ones."""
+        rows: list[tuple[int, bytes]] = []
+        for row in reversed(self._rows):
+            if row[0] <= iteration:
+                break
+            rows.append(row)
+        return rows[::-1]
 
-    def _send_gathered(self) -> None:
-        if self._gathered:
-            rows, self._gathered = self._gathered, []
-            self._socket.send(_together(rows))
+    def _send_rows(self) -> None:
+        """Send the rows that were not sent."""
+        rows = self._rows_after(self._sent)
+        for at in range(0, len(rows), _GATHERED):
+            some = rows[at : at + _GATHERED]
+            self._socket.send(_together([row for _, row in some]))
+            self._sent = some[-1][0]
+
+    def _receive(self) -> None:
+        """Take in a message, waiting for it for `_LOOK_S`.
+
+        Raises:
+            zmq.Again: None came.
+        """
+        # In one call into C, in which no exception can come between the socket and the queue.
+        self._arrived.extend(map(self._socket.recv, (0,)))
+        while self._arrived:
+            self._take(self._arrived[0])
+            self._arrived.popleft()
 
     def _wait(self, is_over: Callable[[], bool]) -> None:
         """Wait with nothing gathered, so that the socket is this thread's alone."""
         with self._lock:
-            self._send_gathered()
+            self._send_rows()
         while not is_over():
             try:
-                self._take(self._socket.recv())  # for `_LOOK_S` at most
+                self._receive()
             except zmq.Again:
                 self._look_due = 0.0  # nothing came: the connection may be lost
             if time.monotonic() >= self._look_due:
@@ -355,24 +415,28 @@ class ChannelUplink:
     def _look_at_connection(self) -> None:
         """Learn whether the connection is lost; say again over a new one what may have been lost with the old."""
         self._look_due = time.monotonic() + _LOOK_S
-        is_renewed = False
         while self._monitor.poll(0):
             if parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED:
                 self._lost_since = self._lost_since or time.monotonic()
             else:
                 self._lost_since = None
-                is_renewed = self._was_connected
+                self._must_say_again = self._must_say_again or self._was_connected
                 self._was_connected = True
-        if is_renewed:
-            self._gathered.clear()  # they are among the unjournaled
-            rows = [row for _, row in self._unjournaled]
-            batches = (_together(rows[at : at + _GATHERED]) for at in range(0, len(rows), _GATHERED))
-            for payload in filter(None, (self._hello, *batches, self._last_checkpoint, self._last_words)):
-                self._socket.send(payload)
+        if self._must_say_again:
+            self._send_if_said(self._hello)
+            self._sent = 0
+            self._send_rows()
+            self._send_if_said(self._last_checkpoint)
+            self._send_if_said(self._last_words)
+            self._must_say_again = False
+
+    def _send_if_said(self, payload: bytes) -> None:
+        if payload:
+            self._socket.send(payload)
 
     def _forget_journaled(self) -> None:
         """Forget what need not be said again: not a row whose answer may be lost, journaled or not."""
-        rows = self._unjournaled
+        rows = self._rows
         while rows and rows[0][0] <= self._journaled and rows[0][0] != self._awaited:
             rows.popleft()
 
@@ -381,6 +445,8 @@ class ChannelUplink:
         if kind == "decision":
             iteration, decision = content
             self._decisions[iteration] = _DECISIONS[decision]
+            if decision != _CONTINUE:  # whoever waited for it may have been interrupted
+                self.stop_cause = self.stop_cause or decision
         elif kind == "journaled":
             self._journaled = max(self._journaled, content[0])
             self._forget_journaled()
@@ -395,6 +461,10 @@ class ChannelUplink:
 def _has_messages(zmq_socket: zmq.Socket[bytes]) -> bool:
     """Ask in the way that takes least: half of what `zmq.EVENTS` does, a quarter of an exception that says no."""
     return bool(zmq.zmq_poll([(zmq_socket, _POLLIN)], 0))
+
+
+def _row(report: Report) -> bytes:
+    return dumps([report.iteration, report.checkpoint, report.wants_decision, report.row])
 
 
 def _together(rows: Sequence[bytes]) -> bytes:

@@ -9,13 +9,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 from ray._private import ray_logging
 from ray._private.state import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.settings import tune_settings
 from tune_core.config import RunConfig
@@ -28,6 +29,10 @@ _NODES_TTL_S = 1.0
 _ANSWER_TIMEOUT_S = 2.0
 #: The address of a cluster, other than `auto` and its like.
 _ADDRESS = re.compile(r"(?P<host>\[[^]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
+#: How long a call on another node may take, with the start of a process there.
+_CALL_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
 
 
 class _Nodes(NamedTuple):
@@ -173,6 +178,29 @@ def _answers(node: dict[str, Any]) -> bool:
     except OSError:
         return False
     return True
+
+
+def call_on(node_id: str, function: Callable[..., T], *args: Any, runtime_env: Any = None) -> T:
+    """Call a function in a process of a node, which needs nothing of its resources; in this one on this node.
+
+    Args:
+        node_id: Ray's id of the node.
+        function: A function of a module that its processes can import.
+        *args: Its arguments.
+        runtime_env: Ray's runtime environment for that process.
+
+    Raises:
+        RayError: That node has no process for it within `_CALL_TIMEOUT_S`.
+    """
+    if node_id == ray.get_runtime_context().get_node_id():
+        return function(*args)
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+    if runtime_env:
+        options["runtime_env"] = runtime_env
+    called = ray.remote(function).options(**options).remote(*args)
+    result: T = ray.get(called, timeout=_CALL_TIMEOUT_S)
+    return result
 
 
 def total_resources() -> dict[str, float]:

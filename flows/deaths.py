@@ -6,17 +6,19 @@ away must not keep the other trials waiting. The loop learns the outcome as `Rec
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ray import exceptions
 
 from flows import cluster
+from flows.spool import SpoolPlace, left_behind, rows_of
 from tune_core.commit import CheckpointMarker
 from tune_core.errors import CheckpointCorrupted, StorageError
 from tune_core.messages import Outcome
@@ -59,6 +61,9 @@ _LOSS_TEXTS = (
     "the node was running low on memory",
     "NODE_OUT_OF_MEMORY",
 )
+
+
+logger = logging.getLogger("prefect.tune")
 
 
 class ProcessDied(Exception):
@@ -130,10 +135,42 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was found out about an attempt: how it ended, and all that it and earlier ones have committed."""
+    """What was found out about an attempt: how it ended, and all that it and earlier ones have committed.
+
+    Attributes:
+        rows: What its process had reported when it died and the journal need not have, by iteration.
+    """
 
     ended: Ended
     markers: Sequence[CheckpointMarker]
+    rows: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+
+
+def rows_left_behind(
+    place: SpoolPlace, runtime_env: dict[str, Any] | None, ended: Ended
+) -> Mapping[int, dict[str, Any]]:
+    """Return the rows that the dead process of an attempt has left on its node, wherever of its nodes that was.
+
+    Args:
+        place: Where the trials of the experiment keep rows.
+        runtime_env: Ray's runtime environment of trials.
+        ended: The attempt.
+    """
+    parts: list[bytes] = []
+    for node in ended.nodes:
+        try:
+            arguments = (place, ended.trial_id, ended.lease)
+            parts += cluster.call_on(node, left_behind, *arguments, runtime_env=runtime_env)
+        except (exceptions.RayError, OSError) as error:
+            if ended.outcome is not Outcome.LOST:  # a node that is gone has taken them along
+                logger.warning(
+                    "trial %s: what its dead process has left on node %s cannot be read, so that the rows of its "
+                    "last milliseconds may be missing: %s",
+                    ended.trial_id,
+                    node,
+                    error,
+                )
+    return rows_of(parts)
 
 
 class Recovery:
@@ -143,6 +180,7 @@ class Recovery:
         storage: The experiment's storage.
         post: Called from its threads with a `Recovered` for each attempt.
         fail: Called instead if the storage does not answer for `RETRY_FOR_S`.
+        rows_left: Returns the rows that the dead process of an attempt has left behind.
         lost_nodes: Tells which of these nodes are gone.
     """
 
@@ -152,10 +190,12 @@ class Recovery:
         post: Callable[[Recovered], None],
         fail: Callable[[Exception], None],
         *,
+        rows_left: Callable[[Ended], Mapping[int, dict[str, Any]]] = lambda ended: {},
         lost_nodes: Callable[[Iterable[str]], set[str]] = cluster.lost_nodes,
         pause_s: float = 0.5,
     ) -> None:
         self._storage, self._post, self._fail = storage, post, fail
+        self._rows_left = rows_left
         self._lost_nodes, self._pause_s = lost_nodes, pause_s
         self._closing = threading.Event()
         self._threads = ThreadPoolExecutor(_THREADS, "tune-recovery")
@@ -178,11 +218,12 @@ class Recovery:
         try:
             ended = self._with_lost_nodes(ended)
             found = self._markers(dirname)
+            rows = {} if ended.outcome is Outcome.ERROR else self._rows_left(ended)
         except Exception as error:  # noqa: BLE001 - handed to the driver's loop, which stops the experiment
             self._fail(error)
         else:
             if found is not None:
-                self._post(Recovered(ended, found))
+                self._post(Recovered(ended, found, rows))
 
     def _with_lost_nodes(self, ended: Ended) -> Ended:
         """An attempt that failed because a node of its group went away was lost, whatever it raised."""

@@ -400,12 +400,12 @@ class Driver:
         if trial is None:
             return
         if ended.unused is not None:
-            has_begun = any(marker.lease == trial.lease for marker in item.markers)
+            has_begun = item.rows or any(marker.lease == trial.lease for marker in item.markers)
             if not has_begun and trial.phase is not LeasePhase.STOPPING:
                 self._placement.order(ended.unused.order)  # it never began, so it costs nothing
                 return
             self._force_state(ended.unused, ended.outcome, ended.error or "")
-        self._reports.recover(trial, item.markers)
+        self._reports.recover(trial, item.markers, item.rows)
         self._end_lease(trial, ended)
 
     def _end_lease(self, trial: Trial, ended: Ended) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -34,7 +35,7 @@ from flows.artifacts import ArtifactWriter
 from flows.cancellation import StopSignals, cancellation_watched
 from flows.channel import Channel
 from flows.contact import Contact, require_answer
-from flows.deaths import Recovery
+from flows.deaths import Recovery, rows_left_behind
 from flows.deletions import Deletions
 from flows.driver import Driver
 from flows.events import Events
@@ -463,7 +464,10 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         on_failure=lambda error: channel.post(ShellFailed(error)),
     )
     stack.callback(journal.close)
-    recovery = Recovery(current.storage, channel.post, lambda error: channel.post(ShellFailed(error)))
+    rows_left = partial(rows_left_behind, channel.address.spool, run.runtime_env)
+    recovery = Recovery(
+        current.storage, channel.post, lambda error: channel.post(ShellFailed(error)), rows_left=rows_left
+    )
     stack.callback(recovery.close)
     loggers = default_loggers(files, users.callbacks)
     parts = Parts(

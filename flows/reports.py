@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flows.parts import Parts
@@ -85,13 +85,26 @@ class Reports:
         storage = self._parts.experiment.storage
         self.recover(trial, storage.committed(trial.dirname, skip_damaged=True))
 
-    def recover(self, trial: Trial, markers: Sequence[CheckpointMarker]) -> None:
-        """Take up what these markers carry and nobody has heard of."""
+    def recover(
+        self,
+        trial: Trial,
+        markers: Sequence[CheckpointMarker],
+        rows: Mapping[int, dict[str, Any]] | None = None,
+    ) -> None:
+        """Take up what these markers carry and nobody has heard of, and rows without a checkpoint between them."""
         for iteration, index, row in unreported(markers, trial):
+            self._recover_rows(trial, rows or {}, until=iteration)
             if row is not None:
                 self.show(trial, index, *self.take(trial, iteration, index, row))
             elif index is not None:
                 self.add_checkpoint(trial.trial_id, trial.lease, iteration, index)
+        self._recover_rows(trial, rows or {})
+
+    def _recover_rows(
+        self, trial: Trial, rows: Mapping[int, dict[str, Any]], until: int | None = None
+    ) -> None:
+        while (iteration := trial.iteration + 1) in rows and iteration != until:
+            self.show(trial, None, *self.take(trial, iteration, None, rows[iteration]))
 
     def look_at_stop_all(self) -> None:
         """Stop the experiment if a stopper says so."""

@@ -79,10 +79,10 @@ class Counters:
 
     def snapshot(self) -> Snapshot:
         """Return the state, for `put_back`."""
-        return Snapshot(self.iteration, self._last_time, {**self.totals}, {**self.since_restore})
+        return Snapshot(self.iteration, self._last_time, self.totals, self.since_restore)
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """Forget what was counted since a snapshot was taken."""
+        """Forget what was counted since a snapshot was taken; it can be put back again."""
         self.iteration, self._last_time, self.totals, self.since_restore = snapshot
 
     def fill(self, metrics: Mapping[str, Any], *, keeps_timestamp: bool = False) -> dict[str, Any]:
@@ -97,14 +97,15 @@ class Counters:
         spent: Any = taken if taken is not None and isinstance(taken, Real) else now - self._last_time
         self._last_time = now
         self.iteration += 1
-        here = self.since_restore
+        # Copies: a snapshot keeps what was.
+        self.totals, self.since_restore = totals, here = {**self.totals}, {**self.since_restore}
         here["iterations"] += 1
         here["time"] += spent
-        self.totals["time_total_s"] += spent
+        totals["time_total_s"] += spent
         row = {
             **metrics,
             "time_this_iter_s": spent,
-            "time_total_s": self.totals["time_total_s"],
+            "time_total_s": totals["time_total_s"],
             "time_since_restore": here["time"],
             "iterations_since_restore": here["iterations"],
             "timestamp": self.timestamp(metrics.get("timestamp") if keeps_timestamp else None),
@@ -114,10 +115,10 @@ class Counters:
         for name, this_iter, total in _COUNTED:
             added: Any = metrics.get(this_iter)
             if added is not None and isinstance(added, Real):
-                self.totals[total] = self.totals.get(total, 0) + added
+                totals[total] = totals.get(total, 0) + added
                 here[name] = here.get(name, 0) + added
-            if total in self.totals:
-                row.setdefault(total, self.totals[total])
+            if total in totals:
+                row.setdefault(total, totals[total])
         if here["timesteps"]:
             row["timesteps_since_restore"] = here["timesteps"]
         return row

@@ -1,6 +1,8 @@
 """What a trial has to say, in order, some of it only after an upload in the background.
 
-Owns that thread and what is held back for it. It knows neither rows nor checkpoints.
+Owns that thread and what is held back for it. It knows neither rows nor checkpoints. An exception
+that a signal handler or another thread raises in here tears nothing: what was put is sent, at the
+latest with what is put next, and what may have been sent already is sent again.
 """
 
 from __future__ import annotations
@@ -13,11 +15,46 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
+class Upload(Generic[Item]):
+    """Work in a thread, and what is to be sent when it is over.
+
+    Args:
+        work: Returns that and, if it failed, its error. It raises nothing.
+
+    Attributes:
+        result: What it returned; None while it is under way.
+    """
+
+    def __init__(self, work: Callable[[], tuple[Item, BaseException | None]]) -> None:
+        self._work = work
+        self._is_taken = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.result: tuple[Item, BaseException | None] | None = None
+
+    def begin(self, over: Callable[[], None]) -> None:
+        """Have it done, once, however often this is called; `over` is called when it is."""
+
+        def run() -> None:
+            if self._is_taken.acquire(blocking=False):
+                self.result = self._work()
+                over()
+
+        if not self._is_taken.locked():
+            self._thread = threading.Thread(target=run, name="tune-upload", daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait until it is over."""
+        if self._thread is not None:
+            self._thread.join()
+
+
 class Outbox(Generic[Item]):
     """Sends items in the order in which they were put, from whichever thread is at hand.
 
     Args:
-        send: Sends one; called with `lock` held.
+        send: Sends one; called with `lock` held. One that was sent before is to be ignored.
+        keep: Called instead, before, with one that has to wait for an upload.
 
     Attributes:
         lock: Held by whoever uses what items are sent over.
@@ -26,7 +63,7 @@ class Outbox(Generic[Item]):
         >>> sent = []
         >>> outbox = Outbox(sent.append)
         >>> uploaded = threading.Event()
-        >>> outbox.put_after(lambda: ("first", None) if uploaded.wait(5) else ("too late", None))
+        >>> outbox.put(Upload(lambda: ("first", None) if uploaded.wait(5) else ("too late", None)))
         >>> outbox.put("second")
         >>> uploaded.set()
         >>> outbox.wait()
@@ -34,53 +71,57 @@ class Outbox(Generic[Item]):
         ['first', 'second']
     """
 
-    def __init__(self, send: Callable[[Item], None]) -> None:
+    def __init__(
+        self, send: Callable[[Item], None], keep: Callable[[Item], None] = lambda item: None
+    ) -> None:
         self.lock = threading.RLock()
-        self._idle = threading.Condition(self.lock)
-        self._send = send
-        self._is_uploading = False
-        self._held: deque[Item] = deque()
+        self._send, self._keep = send, keep
+        self._waiting: deque[Item | Upload[Item]] = deque()
         self._failure: BaseException | None = None
 
-    def put(self, item: Item) -> None:
-        """Send an item; while an upload is under way, after that."""
+    def put(self, item: Item | Upload[Item]) -> None:
+        """Send an item; while an upload is under way, after that. Of an upload, send what it returns."""
         with self.lock:
-            if self._is_uploading:
-                self._held.append(item)
-            else:
+            is_first = not self._waiting
+            self._waiting.append(item)
+            if isinstance(item, Upload):
+                self.flush()
+            elif is_first:
                 self._send(item)
+                self._waiting.popleft()
+            else:
+                self._keep(item)
+                self.flush()
 
-    def put_after(self, upload: Callable[[], tuple[Item, BaseException | None]]) -> None:
-        """Upload in a thread, then send what that returns and what was put since; return at once.
-
-        Args:
-            upload: Returns the item and, if it failed, its error. It raises nothing.
-        """
+    def flush(self) -> None:
+        """Send what does not have to wait for an upload."""
         with self.lock:
-            self._idle.wait_for(lambda: not self._is_uploading)
-            self._is_uploading = True
-
-        def run() -> None:
-            item, failure = upload()
-            with self.lock:
-                try:
-                    for each in (item, *self._held):
-                        self._send(each)
-                except Exception as error:  # noqa: BLE001 - whoever puts next is told
-                    failure = failure or error
-                self._held.clear()
-                self._failure, self._is_uploading = failure, False
-                self._idle.notify_all()
-
-        threading.Thread(target=run, name="tune-upload", daemon=True).start()
+            while self._waiting:
+                item = self._waiting[0]
+                if isinstance(item, Upload):
+                    if item.result is None:
+                        item.begin(self._flush_after_upload)
+                        return
+                    item, self._failure = item.result
+                self._send(item)
+                self._waiting.popleft()
 
     def wait(self) -> None:
         """Wait until nothing is held back."""
-        with self.lock:
-            self._idle.wait_for(lambda: not self._is_uploading)
+        while self._waiting:
+            self.flush()
+            for item in [*self._waiting][:1]:
+                if isinstance(item, Upload):
+                    item.join()
 
     def take_failure(self) -> BaseException | None:
         """Return the error of the latest upload, once; None if it went well or is under way."""
         with self.lock:
             failure, self._failure = self._failure, None
             return failure
+
+    def _flush_after_upload(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - whoever puts next is told
+            self._failure = self._failure or error

@@ -3,6 +3,8 @@
 A `Session` turns metrics into a report row, commits the checkpoint before the row is sent,
 and stops the trainable when it is told to. It keeps the rows that the driver has not yet
 journaled, so that a commit marker can carry them. It knows the driver only as an `Uplink`.
+A report counts once it is in that list, which is one step: an exception that a signal handler
+or another thread raises comes before it, and nothing has happened, or after it, and the row is sent.
 Uploads in the background: docs/design/007-asynchronous-checkpoints.md.
 """
 
@@ -25,13 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
-from tune_core.autofill import Counters
+from tune_core.autofill import Counters, Snapshot
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, MetricMissing
 from tune_core.filesystems import brief
 from tune_core.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
-from tune_core.outbox import Outbox
+from tune_core.outbox import Outbox, Upload
 from tune_core.resources import PlacementGroupFactory
 from tune_core.sharing import private_directory
 from tune_core.stoppers import DictStopper
@@ -141,11 +143,31 @@ class Report(NamedTuple):
 _Uploaded = tuple[Report, CheckpointError | None]
 
 
+class _HandedOver(NamedTuple):
+    """A report that counts.
+
+    Attributes:
+        said: What goes to the driver, at once or after an upload.
+        counters: As they are with it.
+    """
+
+    iteration: int
+    row: dict[str, Any]
+    said: Report | Upload[Report]
+    counters: Snapshot
+
+
 class Uplink(Protocol):
     """The way from a session to the experiment's driver and back."""
 
     def send(self, report: Report) -> None:
-        """Hand a report over. Returns at once; order is kept."""
+        """Hand a report over. Returns at once; order is kept; one that was handed over before is ignored.
+
+        When this returns, the death of this process does not take it along.
+        """
+
+    def keep(self, report: Report) -> None:
+        """Put a report that is sent later where the death of this process does not take it along."""
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         """Say that a checkpoint was committed after the report of that iteration. Returns at once.
@@ -216,13 +238,16 @@ class Session:
         self.takes_reports = takes_reports
         self._refused: set[str] = set()
         self._uplink = uplink
-        self._outbox: Outbox[Report] = Outbox(uplink.send)
+        self._outbox: Outbox[Report] = Outbox(uplink.send, uplink.keep)
         self._lock = threading.RLock()
         self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
-        self._last_row: dict[str, Any] = {}
+        self._is_reporting = False
+        self._begun = self._counters.snapshot()
+        #: What the driver may not have journaled, and the latest in any case: it says what counts.
+        self._handed_over: deque[_HandedOver] = deque()
+        self._iteration_sent = 0
         self._saved_iteration = lease.iteration
         self._next_index = lease.highest_index + 1
-        self._unjournaled: deque[tuple[int, dict[str, Any]]] = deque()
         self._kept: dict[Path, tuple[int, int]] = {}
         self._stop_rules = DictStopper(lease.stop)
         self._heard_rules: dict[str, float] | None = None
@@ -239,7 +264,11 @@ class Session:
     @property
     def iteration(self) -> int:
         """`training_iteration` of the latest report."""
-        return self._counters.iteration
+        return self._counted.iteration
+
+    @property
+    def _counted(self) -> Snapshot:
+        return self._handed_over[-1].counters if self._handed_over else self._begun
 
     @property
     def has_unsaved_progress(self) -> bool:
@@ -249,21 +278,37 @@ class Session:
     def restart_clock(self) -> None:
         """Start measuring the first iteration now, when the trainable is about to run."""
         self._counters.restart_clock()
+        self._begun = self._counters.snapshot()
 
     def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
         """See `tune_core.report`."""
         with self._lock:
-            self.check_stop()
-            user_metrics = validate_metrics(metrics)
-            _require_checkpoint(checkpoint)
-            before = self._counters.snapshot()
+            self._begin_report()
             try:
+                self._is_reporting = True
+                self.check_stop()
+                user_metrics = validate_metrics(metrics)
+                _require_checkpoint(checkpoint)
                 row = self._resolve_done(self._counters.fill(user_metrics))
-                commit = self._commit(checkpoint, row)
-            except BaseException:
-                self._counters.put_back(before)  # no row is sent: see `publish`
-                raise
-            self._send(row, commit)
+                self._send(row, self._commit(checkpoint, row))
+            finally:
+                self._is_reporting = False
+
+    def _begin_report(self) -> None:
+        """Count on from the latest report that was handed over: what others have counted came to nothing.
+
+        Raises:
+            RuntimeError: A signal handler has interrupted a report, and makes one of its own.
+        """
+        if self._is_reporting:
+            raise RuntimeError(
+                "report was called inside of report, by a signal handler that interrupted it: note in the "
+                "handler what is to be reported, and report it from the training loop"
+            )
+        counted = self._counted
+        self._counters.put_back(counted)
+        if self._iteration_sent != counted.iteration:
+            self._hand_over()
 
     def check_stop(self) -> None:
         """Return if the trial may go on.
@@ -299,15 +344,14 @@ class Session:
             CheckpointError: The checkpoint cannot be stored; no row is sent.
         """
         with self._lock:
-            before = self._counters.snapshot()
+            self._begin_report()
             try:
+                self._is_reporting = True
+                # If no row is sent, its number stays free: rows in a marker are counted back from its own.
                 self._counters.iteration += 1
-                commit = self._commit(checkpoint, row)
-            except BaseException:
-                # No row is sent, so its number stays free: rows in a marker are counted back from its own.
-                self._counters.put_back(before)
-                raise
-            self._send(row, commit)
+                self._send(row, self._commit(checkpoint, row))
+            finally:
+                self._is_reporting = False
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Commit a checkpoint after the report that it belongs to, the latest one, was sent.
@@ -319,9 +363,8 @@ class Session:
         """
         with self._lock:
             self.finish_upload()
-            self._forget_journaled()
-            rows = [row for _, row in self._unjournaled]
-            index = self._store(checkpoint, rows, self._last_row, self.iteration)
+            last = self._handed_over[-1].row if self._handed_over else {}
+            index = self._store(checkpoint, self._unjournaled_rows(), last, self.iteration)
             self._uplink.send_checkpoint(self.iteration, index)
 
     def finish_upload(self) -> None:
@@ -330,6 +373,7 @@ class Session:
         Raises:
             CheckpointError: It could not be stored; this is said once.
         """
+        self._hand_over()
         self._outbox.wait()
         self._raise_failure()
 
@@ -342,6 +386,7 @@ class Session:
             self.finish_upload()
             raise
         except BaseException:
+            self._hand_over()
             self._outbox.wait()
             if (failure := self._outbox.take_failure()) is not None:
                 logger.warning("%s, besides what follows", failure)
@@ -353,21 +398,33 @@ class Session:
         if failure is not None:
             raise failure
 
-    def _send(self, row: dict[str, Any], commit: int | Callable[[], _Uploaded] | None) -> None:
+    def _send(self, row: dict[str, Any], commit: int | Upload[Report] | None) -> None:
+        counters = self._counters.snapshot()
+        iteration = counters.iteration
         index = commit if isinstance(commit, int) else None
-        report = Report(self.iteration, row, index, self.lease.waits_for_decisions and not row["done"])
-        self._unjournaled.append((self.iteration, row))
-        self._last_row = row
-        if callable(commit):
-            self._outbox.put_after(commit)
-        else:
-            self._outbox.put(report)
+        report = Report(iteration, row, index, self.lease.waits_for_decisions and not row["done"])
+        said = commit if isinstance(commit, Upload) else report
+        # The one step that nothing tears: from here on the report counts, and is sent whatever happens.
+        self._handed_over.append(_HandedOver(iteration, row, said, counters))
+        self._hand_over()
         if commit is not None and self.lease.keeps_artifacts == "always":
             self.keep_artifacts()
         self._require_metric(row)
         if row["done"]:
             self._stop("done")
         self._await_answer(report)
+
+    def _hand_over(self) -> None:
+        """Send the reports that count and were not sent; what interrupts this has them sent by the next call."""
+        behind: list[_HandedOver] = []
+        for each in reversed(self._handed_over):
+            if each.iteration <= self._iteration_sent:
+                break
+            behind.append(each)
+        while behind:
+            each = behind.pop()
+            self._outbox.put(each.said)
+            self._iteration_sent = each.iteration
 
     def _await_answer(self, report: Report) -> None:
         if report.wants_decision:
@@ -376,14 +433,19 @@ class Session:
                 told = self._uplink.stop_cause if decision is Decision.STOP else None
                 self._stop(told or str(decision))
         self._forget_journaled()
-        if len(self._unjournaled) >= WINDOW:
+        if len(self._handed_over) >= WINDOW:
             self._outbox.wait()  # what is held back is not on its way to the journal
-            self._uplink.wait_for_journal(self._unjournaled[WINDOW // 2][0])
+            self._uplink.wait_for_journal(self._handed_over[WINDOW // 2].iteration)
             self._forget_journaled()
 
     def _forget_journaled(self) -> None:
-        while self._unjournaled and self._unjournaled[0][0] <= self._uplink.journaled:
-            self._unjournaled.popleft()
+        reports = self._handed_over
+        while len(reports) > 1 and reports[0].iteration <= self._uplink.journaled:
+            reports.popleft()
+
+    def _unjournaled_rows(self) -> list[dict[str, Any]]:
+        journaled = self._uplink.journaled
+        return [each.row for each in self._handed_over if each.iteration > journaled]
 
     def _stop(self, cause: str) -> NoReturn:
         self.stopped_by = self.stopped_by or cause
@@ -414,23 +476,20 @@ class Session:
         row["checkpoint_dir_name"] = None
         return row
 
-    def _commit(
-        self, checkpoint: Checkpoint | None, row: dict[str, Any]
-    ) -> int | Callable[[], _Uploaded] | None:
+    def _commit(self, checkpoint: Checkpoint | None, row: dict[str, Any]) -> int | Upload[Report] | None:
         """Commit what comes with a row; return its index, or what commits a private copy of it in the background."""
         if checkpoint is None:
             self._raise_failure()
             return None
         self.finish_upload()
-        self._forget_journaled()
         row["should_checkpoint"] = True
         row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
-        rows = [*(earlier for _, earlier in self._unjournaled), row]
+        rows, iteration = [*self._unjournaled_rows(), row], self._counters.iteration
         if self.lease.async_upload and not self.lease.waits_for_decisions and not row["done"]:
             staged = _staged(checkpoint)
             if staged is not None:
-                return partial(self._upload, staged, rows, self.iteration)
-        index = self._store(checkpoint, rows, row, self.iteration)
+                return Upload(partial(self._upload, staged, rows, iteration))
+        index = self._store(checkpoint, rows, row, iteration)
         row["checkpoint_dir_name"] = checkpoint_name(index)
         return index
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,7 @@ def test_trial_that_never_reached_its_driver_notices(
     monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        keys = channel.address
-        address = ChannelAddress(
-            f"tcp://127.0.0.1:{closed.getsockname()[1]}", keys.server_key, keys.public_key, keys.secret_key
-        )
+        address = replace(channel.address, url=f"tcp://127.0.0.1:{closed.getsockname()[1]}")
         uplink = ChannelUplink(address, "trial", 1)
 
         with pytest.raises(ChannelLost, match="has been unreachable"):
@@ -303,15 +301,20 @@ def test_rows_that_follow_fast_arrive_in_order_though_nothing_comes_after_them(c
     assert {message.kind for message in heard} == {"row"}
 
 
-def test_trial_that_reports_once_starts_no_thread(channel: Channel) -> None:
-    uplink = ChannelUplink(channel.address, "trial", 1)
+def test_process_has_one_thread_for_rows_that_are_sent_late(channel: Channel) -> None:
+    uplinks = [ChannelUplink(channel.address, f"trial_{number}", 1) for number in range(3)]
 
-    uplink.send(row(1))
-    heard = received(channel, 1)
+    for iteration in range(1, 11):
+        for uplink in uplinks:
+            uplink.send(row(iteration))
+    heard = received(channel, 30)
 
-    assert [message.content[0] for message in heard] == [1]
-    assert "tune-rows" not in {thread.name for thread in threading.enumerate()}
-    uplink.close()
+    for number in range(3):
+        of_one = [message.content[0] for message in heard if message.trial_id == f"trial_{number}"]
+        assert of_one == [*range(1, 11)]
+    assert [thread.name for thread in threading.enumerate()].count("tune-rows") == 1
+    for uplink in uplinks:
+        uplink.close()
 
 
 @pytest.mark.parametrize("ends", ["answer", "checkpoint", "end", "journal", "close"])
@@ -357,7 +360,7 @@ class Relay:
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.address = ChannelAddress(url, address.server_key, address.public_key, address.secret_key)
+        self.address = replace(address, url=url)
         self.is_silent = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
 
@@ -444,20 +447,23 @@ def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
 # Order and counts.
 
 
+def a_session(uplink: ChannelUplink, tmp_path: Path, **changes: Any) -> Session:
+    arguments: dict[str, Any] = {
+        "experiment_name": "e",
+        "trial_id": "trial",
+        "trial_name": "trial",
+        "dirname": "trial",
+        "lease": 1,
+        "config": {},
+        "resources": PlacementGroupFactory([{"CPU": 1}]),
+        "storage": ExperimentStorage.open(tmp_path / "storage", "e"),
+    }
+    return Session(Lease(**arguments | changes), uplink)
+
+
 def test_rows_behind_uploads_in_the_background_arrive_in_order(channel: Channel, tmp_path: Path) -> None:
     uplink = ChannelUplink(channel.address, "trial", 1)
-    lease = Lease(
-        experiment_name="e",
-        trial_id="trial",
-        trial_name="trial",
-        dirname="trial",
-        lease=1,
-        config={},
-        resources=PlacementGroupFactory([{"CPU": 1}]),
-        storage=ExperimentStorage.open(tmp_path / "storage", "e"),
-        async_upload=True,
-    )
-    session = Session(lease, uplink)
+    session = a_session(uplink, tmp_path, async_upload=True)
     model = tmp_path / "model"
     model.mkdir()
 

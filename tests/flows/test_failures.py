@@ -272,6 +272,28 @@ def test_checkpoint_that_was_half_uploaded_when_its_writer_died_is_never_offered
     assert step_of(result.checkpoint) == 3
 
 
+def test_rows_that_report_has_returned_for_survive_the_kill_of_the_trial(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        if (first := step_of(tune.get_checkpoint()) + 1) == 1:
+            for step in range(1, 40):
+                tune.report({"step": step})
+            report_step(40)
+            for step in range(41, 51):
+                tune.report({"step": step})
+            os.kill(os.getpid(), signal.SIGKILL)
+        tune.report({"step": first})
+
+    config = run_config(failure_config=tune.FailureConfig(max_failures=1))
+
+    (result,) = tune.Tuner(train, run_config=config).fit()
+
+    assert result.error is None
+    reported = [(row["lease"], row["step"]) for row in rows_of(result)]
+    assert reported == [*((1, step) for step in range(1, 51)), (2, 41)]
+
+
 def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_rows(
     run_config: Callable[..., tune.RunConfig],
 ) -> None:

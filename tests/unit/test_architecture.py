@@ -78,7 +78,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
     ("flows.migrations",),
-    ("flows.server", "flows.staging", "flows.tables", "flows.imports"),
+    ("flows.server", "flows.staging", "flows.tables", "flows.imports", "flows.spool"),
     ("flows.contact", "flows.context", "flows.task_run_ends"),
     ("flows.server_process",),
     (

@@ -39,6 +39,9 @@ class Uplink:
     def send(self, report: Report) -> None:
         self.reports.append(report)
 
+    def keep(self, report: Report) -> None:
+        return
+
     def send_checkpoint(self, iteration: int, index: int) -> None: ...
 
     def wait_for_decision(self, iteration: int) -> Decision:

@@ -32,6 +32,9 @@ class NotingUplink:
         self.stop_cause: str | None = None
         self.stop_rules: dict[str, float] | None = None
 
+    def keep(self, report: Report) -> None:
+        return
+
     def send_checkpoint(self, iteration: int, index: int) -> None:
         raise AssertionError("a function has no late checkpoints")
 

@@ -57,6 +57,9 @@ class FakeUplink:
         self.on_send(report)
         self.reports.append(report)
 
+    def keep(self, report: Report) -> None:
+        return
+
     def send_checkpoint(self, iteration: int, index: int) -> None:
         self.checkpoints.append((iteration, index))
 

@@ -337,8 +337,13 @@ class _LocalUplink:
         self.stop_rules: dict[str, float] | None = None
 
     def send(self, report: Report) -> None:
+        if report.iteration <= self._trial.iteration:
+            return  # an interruption came after it had been heard
         self._decision = self._runtime.report(self._trial, self._lease, report)
         self.journaled = report.iteration
+
+    def keep(self, report: Report) -> None:
+        return
 
     def wait_for_decision(self, iteration: int) -> Decision:
         return self._decision
