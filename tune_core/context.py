@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from tune_core.binding import current_session
 from tune_core.checkpoint import Checkpoint
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Session, current_session
+from tune_core.session import Session
 from tune_core.storage import ExperimentStorage
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ def report(metrics: Mapping[str, Any], *, checkpoint: Checkpoint | None = None) 
         CheckpointError: The checkpoint cannot be stored; no row is sent. With `async_upload` also: the one
             before could not be stored; its row was sent without it.
         MetricMissing: `TuneConfig(metric=…)` is not among the metrics; the row is kept.
+        NotInTrial: It is called by a thread of a trial that has ended, or in a process that the trial has forked.
 
     Example:
         >>> import tune_core as tune

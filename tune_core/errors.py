@@ -141,6 +141,10 @@ class IllegalTransition(TuneError):
     """The controller met an event that cannot happen in the trial's state: a defect of prefect-tune."""
 
 
+class NotInTrial(TuneError, RuntimeError):
+    """Something reported that does not belong to a running trial: a thread of an earlier one, or a forked process."""
+
+
 class MetricMissing(TuneError):
     """A report lacks the metric that the experiment is tuned for."""
 

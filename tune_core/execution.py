@@ -20,11 +20,12 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tune_core.binding import bind
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
 from tune_core.messages import Decision, Outcome, StopCause
 from tune_core.reuse import Keeper, Leftover
-from tune_core.session import Lease, Session, StopTrial, Uplink, bind
+from tune_core.session import Lease, Session, StopTrial, Uplink
 from tune_core.trainable import (
     Trainable,
     TrainingResult,

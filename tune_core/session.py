@@ -20,7 +20,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -29,7 +28,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 from tune_core.autofill import Counters, Snapshot
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import CheckpointError, MetricMissing
+from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
 from tune_core.filesystems import brief
 from tune_core.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
@@ -241,7 +240,8 @@ class Session:
         self._outbox: Outbox[Report] = Outbox(uplink.send, uplink.keep)
         self._lock = threading.RLock()
         self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
-        self._is_reporting = False
+        self._is_reporting = self._has_ended = False
+        self._process = os.getpid()
         self._begun = self._counters.snapshot()
         #: What the driver may not have journaled, and the latest in any case: it says what counts.
         self._handed_over: deque[_HandedOver] = deque()
@@ -280,8 +280,21 @@ class Session:
         self._counters.restart_clock()
         self._begun = self._counters.snapshot()
 
+    def end(self) -> None:
+        """Take no more reports; when this returns, none is under way."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._has_ended = True
+
     def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
         """See `tune_core.report`."""
+        if os.getpid() != self._process:  # first: another thread may have held the lock when it was forked
+            raise NotInTrial(
+                f"report was called in process {os.getpid()}, which was forked from that of trial "
+                f"{self.lease.trial_id}, {self._process}: only that one reports. Send what the child has to say "
+                "there, by a multiprocessing.Queue for example, or start it with the method 'spawn' and return "
+                "its results"
+            )
         with self._lock:
             self._begin_report()
             try:
@@ -298,8 +311,17 @@ class Session:
         """Count on from the latest report that was handed over: what others have counted came to nothing.
 
         Raises:
+            NotInTrial: The attempt is over, and a thread of it is not.
+            StopTrial: The same, of a trial that was stopped.
             RuntimeError: A signal handler has interrupted a report, and makes one of its own.
         """
+        if self._has_ended:
+            if self.stopped_by is not None:  # so that its threads end without a word, as it did
+                self._stop(self.stopped_by)
+            raise NotInTrial(
+                f"trial {self.lease.trial_id} has ended, and this thread still reports to it: end threads before "
+                "the trainable returns"
+            )
         if self._is_reporting:
             raise RuntimeError(
                 "report was called inside of report, by a signal handler that interrupted it: note in the "
@@ -559,34 +581,6 @@ def _require_checkpoint(checkpoint: Any) -> None:
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
         raise TypeError(message + "Checkpoint.from_directory(path)")
-
-
-_bound: ContextVar[Session | None] = ContextVar("tune_session", default=None)
-#: Sessions bound in this process, for threads that a trainable starts: their context is empty.
-_in_process: list[Session] = []
-
-
-@contextmanager
-def bind(session: Session) -> Iterator[None]:
-    """Make `report` and its like mean this session, in this context and in threads started from it."""
-    token = _bound.set(session)
-    _in_process.append(session)
-    try:
-        yield
-    finally:
-        _bound.reset(token)
-        _in_process.remove(session)
-
-
-def current_session() -> Session | None:
-    """Return the session of the calling trainable; None outside one.
-
-    A thread that a trainable started has it too, unless several trials share the process.
-    """
-    bound = _bound.get()
-    if bound is None and len(_in_process) == 1:
-        return _in_process[0]
-    return bound
 
 
 def working_directory(lease: Lease) -> str:

@@ -14,7 +14,7 @@ import pytest
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tune_core.session import current_session
+from tune_core.binding import current_session
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,9 @@ from prefect.client.schemas.objects import TaskRun
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from tests.flows.conftest import Recorded, logs_of, wait_for
+from tune_core.binding import current_session
 from tune_core.errors import TrialError
-from tune_core.session import Session, current_session
+from tune_core.session import Session
 
 
 def step_of(checkpoint: tune.Checkpoint | None) -> int:

@@ -59,6 +59,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.progress",
         "tune_core.spec",
     ),
+    ("tune_core.binding",),
     ("tune_core.trainable", "tune_core.context"),
     ("tune_core.reuse",),
     ("tune_core.execution",),

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import tune_core as tune
+from tune_core.binding import current_session
 from tune_core.errors import ChannelLost
 from tune_core.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_lease
 from tune_core.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report, current_session
+from tune_core.session import Lease, Report
 from tune_core.storage import ExperimentStorage
 
 

@@ -20,8 +20,9 @@ import pytest
 import tune_core as tune
 from tune_core import context as context_module
 from tune_core import session as session_module
+from tune_core.binding import bind, current_session
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import CheckpointError, ConfigError, MetricMissing, StorageError
+from tune_core.errors import CheckpointError, ConfigError, MetricMissing, NotInTrial, StorageError
 from tune_core.messages import Decision
 from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
@@ -30,8 +31,6 @@ from tune_core.session import (
     Report,
     Session,
     StopTrial,
-    bind,
-    current_session,
     working_directory,
 )
 from tune_core.storage import ExperimentStorage
@@ -745,6 +744,75 @@ def test_thread_that_a_trainable_starts_reports_to_its_trial(
 def in_thread(call: Callable[[], Any]) -> Any:
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call).result()
+
+
+def test_thread_that_was_left_behind_reports_to_no_later_trial(local: ExperimentStorage) -> None:
+    uplinks = FakeUplink(), FakeUplink()
+    with ThreadPoolExecutor(1) as left_behind, ThreadPoolExecutor(1) as unused:
+        with bind(a_session(local, uplinks[0])):
+            left_behind.submit(tune.report, {"loss": 1}).result()
+            unused.submit(int).result()  # it lives, and has not asked for its session
+        with bind(a_session(local, uplinks[1], trial_id="next")):
+            with pytest.raises(
+                NotInTrial, match="trial a1b2c_00000 has ended, and this thread still reports"
+            ):
+                left_behind.submit(tune.report, {"loss": 2}).result()
+            with pytest.raises(NotInTrial, match="was started before trial next began"):
+                unused.submit(tune.report, {"loss": 2}).result()
+            assert left_behind.submit(lambda: tune.get_context().get_trial_id()).result() == "a1b2c_00000"
+            tune.report({"loss": 3})
+        with pytest.raises(NotInTrial, match="has ended"):
+            left_behind.submit(tune.report, {"loss": 4}).result()
+
+    assert [[row["loss"] for row in uplink.rows] for uplink in uplinks] == [[1], [3]]
+
+
+def test_end_waits_for_a_report_that_is_under_way(local: ExperimentStorage, uplink: FakeUplink) -> None:
+    is_sending, may_send = threading.Event(), threading.Event()
+
+    def send_slowly(_: Report) -> None:
+        is_sending.set()
+        assert may_send.wait(10)
+
+    uplink.on_send = send_slowly
+    session = a_session(local, uplink)
+    reporting = threading.Thread(target=session.report, args=({"loss": 1},))
+    reporting.start()
+    assert is_sending.wait(10)
+    ending = threading.Thread(target=session.end)
+    ending.start()
+    may_send.set()
+    ending.join(10)
+    reporting.join(10)
+
+    assert len(uplink.rows) == 1
+    with pytest.raises(NotInTrial):
+        session.report({"loss": 2})
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_forked_process_is_told_that_it_cannot_report(local: ExperimentStorage, uplink: FakeUplink) -> None:
+    session = a_session(local, uplink)
+    read, write = os.pipe()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(session._lock.acquire).result()
+        child = os.fork()
+        if child == 0:
+            try:
+                session.report({"loss": 1})
+            except NotInTrial as error:
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        other.submit(session._lock.release).result()
+    os.close(write)
+    said = b"".join(iter(lambda: os.read(read, 4096), b"")).decode()
+    os.close(read)
+    os.waitpid(child, 0)
+
+    assert f"in process {child}, which was forked from that of trial a1b2c_00000, {os.getpid()}" in said
+    assert "Queue" in said
+    assert uplink.rows == []
 
 
 def test_thread_without_context_belongs_to_no_trial_where_there_are_several(
