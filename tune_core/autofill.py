@@ -74,7 +74,8 @@ class Counters:
 
     def timestamp(self, given: object = None) -> Any:
         """Return the time that was given, if it is a date in seconds since the epoch, else that of now."""
-        is_date = given is not None and isinstance(given, Real) and 0 < float(given) <= _LAST_TIMESTAMP
+        date: Any = given  # it may be an integer beyond floats
+        is_date = given is not None and isinstance(given, Real) and 0 < date <= _LAST_TIMESTAMP
         return given if is_date else int(self._wall_clock())
 
     def snapshot(self) -> Snapshot:

@@ -39,14 +39,15 @@ def report(metrics: Mapping[str, Any], *, checkpoint: Checkpoint | None = None) 
     `finally` blocks run.
 
     Args:
-        metrics: A dict of metrics; nested dicts are fine, names are strings. numpy scalars become
-            numbers. NaN and infinities are kept.
+        metrics: A dict of metrics; nested dicts are fine. numpy scalars become numbers, names that are no
+            strings `str(name)`, other objects their `repr`. NaN and infinities are kept.
         checkpoint: A directory to keep, by `Checkpoint.from_directory(path)`; it is uploaded
             before this call returns, so the directory may be removed afterwards.
 
     Raises:
         TypeError: `metrics` is no dict, or `checkpoint` no `Checkpoint`.
-        ValueError: A torch tensor is among the metrics.
+        InvalidMetric: A torch tensor is among the metrics, an integer larger than any float, something nested more
+            than 100 levels deep, or an object that cannot be shown. No row is sent.
         CheckpointError: The checkpoint cannot be stored; no row is sent. With `async_upload` also: the one
             before could not be stored; its row was sent without it.
         MetricMissing: `TuneConfig(metric=…)` is not among the metrics; the row is kept.

@@ -145,6 +145,10 @@ class NotInTrial(TuneError, RuntimeError):
     """Something reported that does not belong to a running trial: a thread of an earlier one, or a forked process."""
 
 
+class InvalidMetric(TuneError, ValueError):
+    """A metric was reported that cannot be kept: nothing could write it, compare it or read it again."""
+
+
 class MetricMissing(TuneError):
     """A report lacks the metric that the experiment is tuned for."""
 

@@ -143,9 +143,33 @@ def is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value != ""
 
 
+def safe_repr(value: object) -> str:
+    """Return the `repr` of a value, or that it has none: a message about it must not fail for it.
+
+    Example:
+        >>> class Broken:
+        ...     def __repr__(self):
+        ...         raise RuntimeError("no")
+        >>> safe_repr(Broken())
+        '<Broken, whose repr() raised RuntimeError>'
+    """
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - of any kind: it is the user's code
+        return f"<{type(value).__qualname__}, whose repr() raised {type(error).__name__}>"
+
+
+def safe_str(error: BaseException) -> str:
+    """Return the text of an exception, or that it has none."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - as above
+        return f"<its str() raised {type(failure).__name__}>"
+
+
 def shorten(value: object, limit: int = 120) -> str:
     """Return the `repr` of a value without the credentials of URLs in it, cut to `limit` characters."""
-    text = masked(repr(value))
+    text = masked(safe_repr(value))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -88,6 +88,7 @@ def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _iteration(row: dict[str, Any]) -> float | None:
     """The row's iteration; None if the user's own value of that name is no number."""
     iteration = row.get("training_iteration")
+    # An integer may be beyond what `isnan` takes.
     is_number = isinstance(iteration, int) or (isinstance(iteration, float) and not math.isnan(iteration))
     return iteration if is_number else None
 

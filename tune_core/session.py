@@ -346,8 +346,7 @@ class Session:
         """Return the row for what `Trainable.train` returned; its `done` says whether a stop rule was hit.
 
         Raises:
-            TypeError: It has names that are no strings.
-            ValueError: A torch tensor is in it.
+            InvalidMetric: Something in it cannot be reported, see `validate_metrics`.
         """
         kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
         kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))

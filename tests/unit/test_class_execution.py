@@ -231,9 +231,12 @@ def test_step_without_a_dict_is_an_error_of_the_trial(returned: Any, run: Run, d
 
 
 def test_metrics_that_are_none_are_an_error_of_the_trial(run: Run) -> None:
-    ending = run(Model, {"metrics": {"nested": {1: 2}}})
+    ending = run(Model, {"metrics": {"nested": {1: 10**400}}})
 
-    assert ending.error == "TypeError: report: metric names are strings; got 1 at nested"
+    assert ending.error == (
+        "InvalidMetric: metric 'nested/1' is an integer of about 401 digits, larger than any float, so that "
+        "nothing could compare or plot it: report its logarithm, or str(…) of it if it is no quantity"
+    )
 
 
 def test_missing_metric_would_be_missing_again(run: Run, driver: Driver) -> None:

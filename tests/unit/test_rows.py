@@ -28,6 +28,12 @@ def test_rows_of_one_attempt_with_equal_iterations_all_stay() -> None:
     assert newest_rows(rows) == rows
 
 
+def test_iteration_beyond_floats_is_one_like_others() -> None:
+    rows = [{"training_iteration": 10**400, "lease": lease} for lease in (1, 2)]
+
+    assert newest_rows(rows) == rows[1:]
+
+
 def test_row_that_was_written_twice_counts_once() -> None:
     rows = [
         a_row(1, 1, iterations_since_restore=1, loss=float("nan")),

@@ -6,11 +6,14 @@ import contextvars
 import logging
 import math
 import os
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,15 @@ from tune_core import context as context_module
 from tune_core import session as session_module
 from tune_core.binding import bind, current_session
 from tune_core.checkpoint import Checkpoint
-from tune_core.errors import CheckpointError, ConfigError, MetricMissing, NotInTrial, StorageError
+from tune_core.encoding import Opaque, dumps, loads
+from tune_core.errors import (
+    CheckpointError,
+    ConfigError,
+    InvalidMetric,
+    MetricMissing,
+    NotInTrial,
+    StorageError,
+)
 from tune_core.messages import Decision
 from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
@@ -333,17 +344,94 @@ class Tensor:
     def detach(self) -> None: ...
 
 
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+def listed(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_what_json_lacks_is_reported_as_what_it_is_written_as(
+    local: ExperimentStorage, uplink: FakeUplink
+) -> None:
+    class Level(IntEnum):
+        LOW = 1
+
+    metrics = {
+        "recall": {0: 0.9, None: 0.5, (1, 2): {True: 1}},
+        3: 1,
+        "level": Level.LOW,
+        "third": Fraction(1, 4),
+        "at": [Path("/a")],
+        "largest": int(sys.float_info.max),
+    }
+
+    a_session(local, uplink).report(metrics)
+
+    (row,) = uplink.rows
+    assert row["recall"] == {"0": 0.9, "None": 0.5, "(1, 2)": {"True": 1}}
+    assert (row["3"], row["third"], row["largest"]) == (1, 0.25, int(sys.float_info.max))
+    assert type(row["level"]) is int
+    assert row["at"] == [Opaque("PosixPath('/a')")]
+    assert loads(dumps(row)) == row
+
+
 @pytest.mark.parametrize(
     ("metrics", "error", "text"),
     [
         (7, TypeError, r"expects a dict of metrics, such as .*; got 7 \(int\)"),
         (None, TypeError, r"got None \(NoneType\)"),
         ([("loss", 1)], TypeError, r"got \[\('loss', 1\)\] \(list\)"),
-        ({1: 2}, TypeError, "metric names are strings; got 1 at the top"),
-        ({"a": {"b": {None: 2}}}, TypeError, "got None at a/b"),
-        ({"a": [{2: 3}]}, TypeError, "got 2 at a"),
-        ({"loss": Tensor()}, ValueError, r"metric 'loss' is a torch tensor: report a number, loss.item\(\)"),
-        ({"a": {"b": [1, (Tensor(),)]}}, ValueError, "metric 'a/b' is a torch tensor"),
+        ({1: 2, "1": 3}, InvalidMetric, "two metrics have the name '1', since names are written as strings"),
+        (
+            {"a": {"b": {Broken(): 2}}},
+            InvalidMetric,
+            "metric 'a/b' cannot be written, .* raised RuntimeError: no",
+        ),
+        (
+            {"a": Broken()},
+            InvalidMetric,
+            r"'a' cannot be written, since this object of .*\.Broken raised Run.*: no:",
+        ),
+        (
+            {"n": 10**400},
+            InvalidMetric,
+            "metric 'n' is an integer of about 401 digits, larger than any float",
+        ),
+        ({"a": {"n": -(10**5000)}}, InvalidMetric, "metric 'a/n' is an integer of about 5,001 digits"),
+        ({"a": np.array([10**400])}, InvalidMetric, "metric 'a' is an integer of about 401 digits"),
+        ({"a": Fraction(10**400)}, InvalidMetric, "metric 'a' cannot be written, .* OverflowError"),
+        (
+            {"training_iteration": 10**400},
+            InvalidMetric,
+            "metric 'training_iteration' is an integer of about",
+        ),
+        ({"time_this_iter_s": 10**400}, InvalidMetric, "metric 'time_this_iter_s' is an integer of about"),
+        ({"deep": nested(1500)}, InvalidMetric, "is nested more than 100 levels deep, or contains itself"),
+        ({"deep": listed(1500)}, InvalidMetric, "is nested more than 100 levels deep, or contains itself"),
+        (
+            Broken(),
+            TypeError,
+            r"expects a dict .*; got <Broken, whose repr\(\) raised RuntimeError> \(Broken\)",
+        ),
+        (
+            {"loss": Tensor()},
+            InvalidMetric,
+            r"metric 'loss' is a torch tensor: report a number, loss.item\(\)",
+        ),
+        ({"a": {"b": [1, (Tensor(),)]}}, InvalidMetric, "metric 'a/b' is a torch tensor"),
     ],
 )
 def test_metrics_that_cannot_be_reported_are_named(metrics: Any, error: type[Exception], text: str) -> None:
@@ -354,8 +442,9 @@ def test_metrics_that_cannot_be_reported_are_named(metrics: Any, error: type[Exc
 def test_refused_report_leaves_no_trace(local: ExperimentStorage, uplink: FakeUplink) -> None:
     session = a_session(local, uplink)
 
-    with pytest.raises(TypeError):
-        session.report({1: 2})
+    for value in (Broken(), 10**400, nested(1500)):
+        with pytest.raises(InvalidMetric, match="metric"):
+            session.report({"loss": value})
     with pytest.raises(
         TypeError, match=r"checkpoint='/tmp/x': report expects a tune_core.Checkpoint, such as"
     ):
