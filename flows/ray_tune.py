@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 from flows.imports import after_import
 from tune_core import context
+from tune_core.binding import current_session
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import TrainableError
 from tune_core.faults import ray_origin
-from tune_core.session import current_session
 
 #: What Ray's deprecated `ray.air.session` has of the context.
 _OF_CONTEXT = (
