@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -29,6 +28,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flows.actor import TaskActor
 from flows.cluster import nodes, total_resources
+from flows.nested_groups import new_name, remove_groups_inside
 from flows.process import ASIDES, TrialProcess
 from tune_core.resources import PlacementGroupFactory
 
@@ -214,6 +214,7 @@ class SlotPool:
         if leaving := slot.process or slot.actor:
             # In order: Prefect, if it was imported, sends the last states and logs as the process ends.
             leaving.__ray_terminate__.remote()
+            remove_groups_inside(slot.group)
             self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, leaving))
         slot.is_ready = slot.is_ending = slot.is_returning = False
         if slot.process is not None:
@@ -385,6 +386,7 @@ class SlotPool:
     def _remove(self, slot: Slot) -> None:
         self._count_held(slot, self._held)
         self._slots[slot.resources].remove(slot)
+        was_at_work = slot.is_ready and slot not in self._idle
         if slot in self._idle:
             self._idle.remove(slot)
         if slot.keeps_object:
@@ -392,6 +394,8 @@ class SlotPool:
             self._retiring.append((slot, slot.actor.clean_up.remote(), deadline))
         else:
             _end(slot)
+            if was_at_work:
+                remove_groups_inside(slot.group)
 
     def _clean_up(self, slots: Sequence[Slot]) -> None:
         """Have these slots end what they keep; remove those that take too long."""
@@ -483,8 +487,7 @@ def _end(slot: Slot) -> None:
 def _group_arguments(resources: PlacementGroupFactory) -> dict[str, Any]:
     """Return the arguments of Ray's `placement_group` for one more group of this shape."""
     options = resources.options
-    # Ray refuses a name that another group of the namespace has, be it another driver's.
-    options["name"] = f"{options.get('name', 'prefect-tune')}-{secrets.token_hex(6)}"
+    options["name"] = new_name(options.get("name", "prefect-tune"))
     # It refuses empty bundles too. A trial's own bundle stays the first.
     filled = [number for number, bundle in enumerate(resources.bundles) if bundle]
     if labels := options.get("bundle_label_selector"):

@@ -92,6 +92,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.artifacts",
         "flows.hosting",
         "flows.inbox",
+        "flows.nested_groups",
         "flows.output",
         "flows.parameters",
         "flows.ray_tune",
