@@ -44,6 +44,7 @@ from flows.form_fields import FormModel
 from flows.history import save_counts
 from flows.hosting import hosted
 from flows.inbox import InboxWatch
+from flows.nested_groups import shortfall_inside
 from flows.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
 from flows.pages import Pages
 from flows.parameters import SharedParameters
@@ -552,6 +553,7 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
         return max(1, copies_that_fit(ONE_CPU, cluster.total_resources()))
     shape = resources_of(current.trainable, {})
     reason = shortfall(shape, cluster.nodes())
+    reason = reason or shortfall_inside(shape, cluster.total_resources())
     if reason is not None and current.run_config.placement_timeout_s is None:
         raise PlacementError(
             f"the cluster can never give a trial its bundles: {reason}. Ask for less with tune.with_resources, "

@@ -8,7 +8,7 @@ So each group's name ends in the group that it was made in, and whoever removes 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,8 @@ from ray.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
+
+from tune_core.resources import PlacementGroupFactory
 
 _INSIDE = "-in-"
 
@@ -41,3 +43,36 @@ def remove_groups_inside(group: PlacementGroup) -> None:
             with suppress(ValueError):  # its own driver has just removed it
                 remove_placement_group(get_placement_group(name))
         outer = set(inner)
+
+
+def held_around() -> dict[str, float]:
+    """Return what the trial that this process runs holds, with the trials that it runs in; {} outside of trials."""
+    current = get_current_placement_group()
+    if current is None:
+        return {}
+    table, key = placement_group_table(), current.id.hex()
+    held: dict[str, float] = {}
+    while key in table:
+        for bundle in table[key]["bundles"].values():
+            for name, amount in bundle.items():
+                held[name] = held.get(name, 0.0) + amount
+        key = table[key]["name"].rpartition(_INSIDE)[2]
+    return held
+
+
+def shortfall_inside(resources: PlacementGroupFactory, total: Mapping[str, float]) -> str | None:
+    """Say why a Tuner in a trial can never get such a group: the trials around it hold what it needs.
+
+    Args:
+        resources: The group.
+        total: The sums of the cluster.
+    """
+    held = held_around()
+    for name, amount in resources.required_resources.items():
+        there, taken = total.get(name, 0.0), held.get(name, 0.0)
+        if taken and amount > there - taken + 1e-9:
+            return (
+                f"{name}: {amount:g} needed, but of {there:g} that the cluster has, the trials that this Tuner runs in "
+                f"hold {taken:g}"
+            )
+    return None

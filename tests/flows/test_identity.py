@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from prefect.deployments import run_deployment
 from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run, task_run
+from ray.util import placement_group_table
 
 import tune_core as tune
+from flows.parking import parked_slots
 from tests.flows.test_interrupt import start_script
 from tests.flows.test_resume import FailAt, count, events, rows_of, undisturbed
 from tune_core.errors import ExperimentConflict
@@ -128,6 +131,41 @@ def test_a_tuner_in_each_of_two_trials_has_its_own_experiment(
 
     assert [result.metrics["score"] for result in results] == [3, 27]
     assert len(list(Path(inner).iterdir())) == 2
+
+
+def test_a_trial_that_dies_while_it_tunes_leaves_no_slots_of_its_own(
+    cluster: None, run_config: Callable[..., tune.RunConfig], tmp_path: Path
+) -> None:
+    def inner(config: dict[str, Any]) -> dict[str, Any]:
+        if config["dies"]:
+            os.kill(config["tuner"], signal.SIGKILL)
+        return {"score": config["x"]}
+
+    def outer(config: dict[str, Any]) -> dict[str, Any]:
+        dies = not (tmp_path / "died").exists()
+        (tmp_path / "died").touch()
+        space = {"x": 7, "dies": dies, "tuner": os.getpid()}
+        run = tune.RunConfig(storage_path=str(tmp_path / "inner"), verbose=0)
+        return {"score": tune.Tuner(inner, param_space=space, run_config=run).fit()[0].metrics["score"]}
+
+    run = run_config(failure_config=tune.FailureConfig(max_failures=1, max_infrastructure_failures=1))
+    tuner = tune.Tuner(outer, tune_config=tune.TuneConfig(fresh_process=True), run_config=run)
+    result = tuner.fit()[0]
+
+    assert result.metrics["score"] == 7
+    groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+    assert len(groups) == len(parked_slots())
+
+
+def test_a_tuner_that_the_trials_around_it_leave_no_room_is_refused(
+    cluster: None, run_config: Callable[..., tune.RunConfig], tmp_path: Path
+) -> None:
+    def outer(config: dict[str, Any]) -> dict[str, Any]:
+        return {"score": fit(1, str(tmp_path / "inner"))[0]}
+
+    result = tune.Tuner(tune.with_resources(outer, {"cpu": 8}), run_config=run_config()).fit()[0]
+
+    assert "the trials that this Tuner runs in hold 8" in str(result.error)
 
 
 @pytest.mark.filterwarnings(

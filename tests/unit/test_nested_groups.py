@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import tune_core as tune
 from flows import nested_groups
-from flows.nested_groups import new_name, remove_groups_inside
+from flows.nested_groups import held_around, new_name, remove_groups_inside, shortfall_inside
 
 
 def group(key: str) -> Any:
@@ -33,7 +34,8 @@ class Cluster:
         """Make a group as a process in another group does."""
         self.current = inside
         name = new_name("mine")
-        self.table[key] = {"placement_group_id": key, "name": name, "state": "CREATED"}
+        bundles = {0: {"CPU": 1.0}, 1: {"CPU": 0.5, "GPU": 1.0}}
+        self.table[key] = {"placement_group_id": key, "name": name, "state": "CREATED", "bundles": bundles}
         return key
 
     def placement_group_table(self) -> dict[str, dict[str, Any]]:
@@ -79,6 +81,23 @@ def test_a_group_that_its_own_driver_removes_meanwhile_is_no_fault(monkeypatch: 
     remove_groups_inside(group("a0"))
 
     assert cluster.left() == ["a0"]
+
+
+def test_a_trial_knows_what_it_and_the_trials_around_it_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    inner = cluster.make("a1", inside=cluster.make("a0"))
+    cluster.make("b0")
+
+    cluster.current = inner
+    assert held_around() == {"CPU": 3.0, "GPU": 2.0}
+    shape = tune.PlacementGroupFactory([{"CPU": 1}])
+    assert shortfall_inside(shape, {"CPU": 4.0}) is None
+    assert shortfall_inside(shape, {"CPU": 3.5}) == (
+        "CPU: 1 needed, but of 3.5 that the cluster has, the trials that this Tuner runs in hold 3"
+    )
+    cluster.current = None
+    assert held_around() == {}
+    assert shortfall_inside(shape, {"CPU": 0.5}) is None  # that is for others to say
 
 
 def test_names_are_never_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
