@@ -20,6 +20,7 @@ from flows.driver import LAST_WORDS_TIMEOUT_S, Driver
 from flows.slots import Slot
 from tune_core.controller import Controller
 from tune_core.messages import ExperimentStarted, LeaseStarted, Outcome, StartLease
+from tune_core.overview import Overview
 from tune_core.resources import ONE_CPU
 from tune_core.reuse import Leftover
 from tune_core.testing.schedulers import AnsweringScheduler
@@ -37,7 +38,8 @@ def test_a_report_is_answered_once_it_waits_for_the_journal_and_before_its_files
     trial_id = suggest.trial_id  # type: ignore[attr-defined]
     controller.handle(steering.suggest(trial_id, 0))
     controller.handle(LeaseStarted(0.0, trial_id, 1, 1, "host", "127.0.0.1"))
-    parts = MagicMock(experiment=experiment, steering=steering, controller=controller)
+    overview = Overview(controller, tune_config.objective)
+    parts = MagicMock(experiment=experiment, steering=steering, controller=controller, overview=overview)
     parts.clock.return_value = parts.wall_clock.return_value = 0.0
     driver = Driver(parts)
 
