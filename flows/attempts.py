@@ -12,6 +12,7 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 from ray.exceptions import RayTaskError
 
+from flows.barrier import Fault
 from flows.channel import Channel
 from flows.deaths import ProcessDied
 from flows.parameters import SharedParameters
@@ -53,6 +54,7 @@ class Attempt:
         is_over: Whether Ray says that its task is over.
         is_recorded: Whether its task run has ended as Crashed by itself, though its process died.
         final_state: How the task run ended, if it did without the attempt's last word.
+        fault: Why the driver has failed it; None: it has not.
         is_leaving: Whether its node is about to go, and the controller knows.
         rules: The stop rules that its process knows.
         leaves: What it left in its process, a `Leftover`.
@@ -72,6 +74,7 @@ class Attempt:
     is_over: bool = False
     is_recorded: bool = False
     final_state: State[Any] | None = None
+    fault: Fault | None = None
     is_leaving: bool = False
     rules: dict[str, float] = field(default_factory=dict)
     leaves: str = Leftover.NOTHING
@@ -127,6 +130,13 @@ class Attempt:
         if isinstance(error, RayTaskError) and not isinstance(error, ProcessDied) and not self.is_connected:
             return Outcome.LOST, f"it could not begin: {death.text}"  # its process lives
         return death.outcome, death.text
+
+    def answer_again(self, trial: Trial, iteration: int, channel: Channel) -> None:
+        """A row that has been heard came again over a new connection: what was answered may be lost."""
+        if self.journaled >= iteration:
+            channel.send(trial.trial_id, trial.lease, "journaled", self.journaled)
+        if iteration == trial.iteration:
+            channel.send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
 
     def state_of_death(self, outcome: Outcome, text: str) -> State[Any]:
         """Return the state that its task run ends in if its process is gone."""

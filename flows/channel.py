@@ -52,6 +52,8 @@ _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLL
 GATHER_S, _GATHERED = 0.005, 64
 #: Attempts whose names are kept ready: seldom do more run at once.
 _PEERS = 1024
+#: The cause for which a trial stops whose message the flow could not handle.
+FAILED = "failed"
 #: By their names: to call the enum takes ten times as long.
 _DECISIONS = {str(decision): decision for decision in Decision}
 _CONTINUE = str(Decision.CONTINUE)
@@ -80,7 +82,10 @@ class ChannelAddress:
 
 
 class Message(NamedTuple):
-    """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content."""
+    """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content.
+
+    `unreadable` is what could not be decoded; its content is the error.
+    """
 
     trial_id: str
     lease: int
@@ -173,7 +178,11 @@ class Channel:
                 return
             identity, payload = self._socket.recv(_DONTWAIT), self._socket.recv(_DONTWAIT)
             trial_id, lease = _attempt(identity)
-            kind, *content = loads(payload)
+            try:
+                kind, *content = loads(payload)
+            except (ValueError, RecursionError) as error:
+                yield Message(trial_id, lease, "unreadable", [error])
+                continue
             if kind == "rows":
                 for row in content:
                     yield Message(trial_id, lease, "row", row)
@@ -229,6 +238,8 @@ class ChannelUplink:
 
     def __init__(self, address: ChannelAddress, trial_id: str, lease: int) -> None:
         self.stop_cause: str | None = None
+        #: Error and traceback, if the flow has failed the trial for what it said.
+        self.failure: tuple[str, str] | None = None
         self.stop_rules: dict[str, float] | None = None
         self._journaled = 0
         self._decisions: dict[int, Decision] = {}
@@ -452,6 +463,9 @@ class ChannelUplink:
             self._forget_journaled()
         elif kind == "stop":
             self.stop_cause = content[0]
+        elif kind == "fail":
+            self.failure = (content[0], content[1])
+            self.stop_cause = self.stop_cause or FAILED
         elif kind == "rules":
             self.stop_rules = content[0]
         elif kind == "released":

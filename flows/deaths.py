@@ -42,6 +42,13 @@ WHAT_HAPPENED = {
     Outcome.LOST: "the trial's process was lost with what it ran on",
 }
 
+#: What to say of them.
+WHAT_HAPPENED = {
+    Outcome.CRASHED: "the trial's process died",
+    Outcome.TIMED_OUT: "the trial was killed",
+    Outcome.LOST: "the trial's process was lost with what it ran on",
+}
+
 #: Errors by which Ray says that it was not the process's own doing.
 _LOSSES = (
     exceptions.NodeDiedError,

@@ -12,17 +12,19 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prefect.states import Cancelled
 
 from flows.attempts import Attempt, TaskEnded, start_attempt
+from flows.barrier import ended_after, fault_of, what_of
 from flows.channel import Message
 from flows.deaths import UNHEARD, WHAT_HAPPENED, Ended, Recovered
 from flows.history import OwnState, take_in_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
-from flows.parts import Journaled, Parts, ShellFailed
+from flows.parts import URGENT, Journaled, Parts, ShellFailed
 from flows.placement import Placement
 from flows.reports import Reports
 from flows.requests import Requests
@@ -37,8 +39,6 @@ from tune_core.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
-    ExperimentResumed,
-    ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
@@ -47,7 +47,6 @@ from tune_core.messages import (
     SlotsHeld,
     SpecRecorded,
     StartLease,
-    Steered,
     StopCause,
     StopLease,
     StopRequested,
@@ -72,17 +71,6 @@ NOTE_HELD_EVERY_S = 60.0
 TASK_END_TIMEOUT_S = 120.0
 #: How long the last words of a task that has ended may be on their way.
 LAST_WORDS_TIMEOUT_S = 10.0
-
-#: Events that are written at once: ends and beginnings, and trials, whose checkpoints count once they are known.
-_URGENT = (
-    ExperimentStarted,
-    ExperimentResumed,
-    SpecRecorded,
-    TrialSuggested,
-    LeaseEnded,
-    StopRequested,
-    Steered,
-)
 
 _CONTINUE = str(Decision.CONTINUE)
 
@@ -210,7 +198,7 @@ class Driver:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
         parts = self._parts
-        parts.journal.append(event, commands, urgent=isinstance(event, _URGENT))
+        parts.journal.append(event, commands, urgent=isinstance(event, URGENT))
         if isinstance(event, TrialSuggested):
             trial = self._controller.trials[event.trial_id]
             self._trials.append(trial)
@@ -256,6 +244,25 @@ class Driver:
             self._parts.channel.send(*key, "rules", rules)
 
     def _take_message(self, message: Message) -> None:
+        key = (message.trial_id, message.lease)
+        attempt = self._attempts.get(key)
+        if attempt is None or message.kind == "end":
+            self._handle(message)
+            return
+        if attempt.fault is None:
+            try:
+                self._handle(message)
+                return
+            except Exception as error:
+                attempt.fault = fault_of(error, what_of(message), self._parts.user_callbacks)
+                if attempt.fault is None or self._commands:  # what follows from a row is the experiment's
+                    raise
+            logger.error("trial %s: %s\n%s", message.trial_id, *attempt.fault)
+            attempt.deadline = self._parts.clock() + self._stop_timeout_s
+        # What it has said since does not count.
+        self._parts.channel.send(*key, "fail", *attempt.fault)
+
+    def _handle(self, message: Message) -> None:
         if message.kind == "row":
             self._take_row(message)
         elif message.kind == "checkpoint":
@@ -264,16 +271,21 @@ class Driver:
             self._take_hello(message)
         elif message.kind == "end":
             self._take_end(message)
+        elif message.kind == "unreadable" and (message.trial_id, message.lease) in self._attempts:
+            raise message.content[0]
 
     def _take_end(self, message: Message) -> None:
         outcome, error, traceback, retryable, leaves, last_iteration, last_index = message.content
         trial = self._controller.live_trial(message.trial_id, message.lease)
-        if trial is not None and (
-            last_iteration > trial.iteration or last_index > trial.last_checkpoint_index
+        attempt = self._attempts.get((message.trial_id, message.lease))
+        has_fault = attempt is not None and attempt.fault is not None
+        if (
+            not has_fault
+            and trial is not None
+            and (last_iteration > trial.iteration or last_index > trial.last_checkpoint_index)
         ):
             return  # what was said before was lost with a connection: it comes again, and this after it
         self._parts.channel.send(message.trial_id, message.lease, "released")
-        attempt = self._attempts.get((message.trial_id, message.lease))
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
             reuses = self._experiment.tune_config.reuse_actors
@@ -316,20 +328,9 @@ class Driver:
             if wants_decision and trial.decision is Decision.CONTINUE:  # else the controller has answered
                 self._parts.channel.send(message.trial_id, message.lease, "decision", iteration, _CONTINUE)
             self._reports.show(trial, checkpoint, *taken)  # while the trial goes on
-        elif iteration <= trial.iteration:
-            self._answer_again(trial, iteration)
+        elif iteration <= trial.iteration and (attempt := self._attempts.get((trial.trial_id, trial.lease))):
+            attempt.answer_again(trial, iteration, self._parts.channel)
         # Else rows before it were lost with a connection: they come again, and this one after them.
-
-    def _answer_again(self, trial: Trial, iteration: int) -> None:
-        """A row that has been heard came again over a new connection: what was answered may be lost."""
-        attempt = self._attempts.get((trial.trial_id, trial.lease))
-        if attempt is None:
-            return  # its process has died
-        send, journaled = self._parts.channel.send, attempt.journaled
-        if journaled >= iteration:
-            send(trial.trial_id, trial.lease, "journaled", journaled)
-        if iteration == trial.iteration:
-            send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
 
     def _take_task_ended(self, item: TaskEnded) -> None:
         key = (item.trial_id, item.lease)
@@ -405,7 +406,8 @@ class Driver:
                 self._placement.order(ended.unused.order)  # it never began, so it costs nothing
                 return
             self._force_state(ended.unused, ended.outcome, ended.error or "")
-        self._reports.recover(trial, item.markers, item.rows)
+        recover = partial(self._reports.recover, trial, item.markers, item.rows)
+        ended = ended_after(ended, recover, self._parts.user_callbacks)
         self._end_lease(trial, ended)
 
     def _end_lease(self, trial: Trial, ended: Ended) -> None:
@@ -563,7 +565,10 @@ class Driver:
                 key[0],
                 self._stop_timeout_s,
             )
-        self._died(key, attempt, Outcome.CRASHED, "it did not stop in time, so it was killed")
+        killed = "it did not stop in time, so it was killed"
+        self._died(
+            key, attempt, Outcome.CRASHED, f"{attempt.fault.error}; {killed}" if attempt.fault else killed
+        )
 
     def _overrun(self, key: tuple[str, int], attempt: Attempt) -> None:
         """Kill an attempt that is over a time limit, unless what it said lies unheard: the loop may have been slow."""

@@ -13,6 +13,7 @@ import pickle
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def carry_out(
             ending = _run(body, pickled, parameters, uplink, log, loaded)
         except OSError as error:  # there is no room for its directory, or for what it printed
             ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
+        if uplink.failure is not None:
+            said, trace = uplink.failure
+            ending = replace(ending, outcome=Outcome.ERROR, error=said, traceback=trace, retryable=False)
         uplink.end(ending)
         return ending, uplink.stop_cause
     finally:

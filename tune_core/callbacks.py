@@ -165,6 +165,8 @@ class CallbackList:
             faults.check_instance(f"callbacks[{number}]", callback, Callback)
         faults.raise_any()
         self.callbacks = tuple(callbacks)
+        #: What one of them has raised last.
+        self.raised: Exception | None = None
         self._hooks: dict[str, tuple[Callable[..., None], ...]] = {
             name: tuple(getattr(callback, name) for callback in callbacks if _overrides(callback, name))
             for name in HOOKS
@@ -270,6 +272,7 @@ class CallbackList:
             except Exception as error:
                 owner = type(getattr(hook, "__self__", hook)).__qualname__
                 error.add_note(f"raised by the callback {owner} in its {name}()")
+                self.raised = error
                 raise
 
 

@@ -107,7 +107,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.form_fields",
         "flows.pages",
     ),
-    ("flows.trial", "flows.form"),
+    ("flows.trial", "flows.form", "flows.barrier"),
     ("flows.actor",),
     ("flows.slots",),
     ("flows.parking",),

@@ -15,15 +15,125 @@ from ray.exceptions import ActorDiedError, RayTaskError
 import tune_core as tune
 from flows.attempts import Attempt, TaskEnded
 from flows.channel import Message
-from flows.deaths import ProcessDied
+from flows.deaths import Ended, ProcessDied, Recovered
 from flows.driver import LAST_WORDS_TIMEOUT_S, Driver
 from flows.slots import Slot
+from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
+from tune_core.errors import ConfigError, ExperimentConflict, StorageError
 from tune_core.messages import ExperimentStarted, LeaseStarted, Outcome, StartLease
 from tune_core.overview import Overview
 from tune_core.resources import ONE_CPU
 from tune_core.reuse import Leftover
 from tune_core.testing.schedulers import AnsweringScheduler
+from tune_core.trial import Status, Trial
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> MagicMock:
+    """What a driver of one running trial, the first attempt at it, works with."""
+    tune_config = tune.TuneConfig(scheduler=AnsweringScheduler())
+    run_config = tune.RunConfig(storage_path=str(tmp_path))
+    experiment = tune.Tuner(lambda config: None, tune_config=tune_config, run_config=run_config).experiment()
+    steering = experiment.steering()
+    controller = Controller(experiment.rules(steering))
+    (suggest,) = controller.handle(ExperimentStarted(0.0, capacity=1))
+    trial_id = suggest.trial_id  # type: ignore[attr-defined]
+    controller.handle(steering.suggest(trial_id, 0))
+    controller.handle(LeaseStarted(0.0, trial_id, 1, 1, "host", "127.0.0.1"))
+    parts = MagicMock(experiment=experiment, steering=steering, controller=controller)
+    parts.clock.return_value = parts.wall_clock.return_value = 0.0
+    return parts
+
+
+def trial_of(parts: MagicMock) -> Trial:
+    (trial,) = parts.controller.trials.values()
+    return trial
+
+
+def a_driver(parts: MagicMock) -> Driver:
+    driver = Driver(parts)
+    slot = MagicMock(nodes=frozenset())
+    order = StartLease(trial_of(parts).trial_id, 1, None, 0, -1)
+    driver._attempts[order.trial_id, 1] = Attempt(order, slot, uuid4(), "trial")
+    return driver
+
+
+def row_of(parts: MagicMock, iteration: int) -> Message:
+    row = {"training_iteration": iteration, "timestamp": 0, "done": False}
+    return Message(trial_of(parts).trial_id, 1, "row", [iteration, None, True, row])
+
+
+@pytest.mark.parametrize("culprit", ["loggers.on_trial_result", "steering.decide", "overview.is_best"])
+def test_message_that_cannot_be_handled_fails_its_trial_and_nothing_else(
+    parts: MagicMock, culprit: str
+) -> None:
+    trial, driver = trial_of(parts), a_driver(parts)
+    if culprit == "steering.decide":
+        parts.steering.decide = MagicMock()
+    parts.configure_mock(**{f"{culprit}.side_effect": OverflowError("int too large for a float")})
+
+    driver._take(row_of(parts, 1))
+    driver._take(row_of(parts, 2))
+    error = "the driver could not handle the row of iteration 1 of this trial: OverflowError: int too large for a float"
+    sent = [call.args for call in parts.channel.send.call_args_list if call.args[2] == "fail"]
+    driver._take(Message(trial.trial_id, 1, "end", ["error", error, "Traceback", False, "nothing", 9, -1]))
+    driver._take(Recovered(parts.recovery.begin.call_args.args[0], []))
+
+    assert [args[:4] for args in sent] == [(trial.trial_id, 1, "fail", error)] * 2
+    assert "OverflowError" in sent[0][4]
+    assert (trial.iteration, trial.status) == (0 if culprit == "steering.decide" else 1, Status.ERROR)
+    assert trial.error == error
+    assert not parts.pool.discard.called
+
+
+def test_bytes_that_cannot_be_decoded_fail_their_trial(parts: MagicMock) -> None:
+    trial, driver = trial_of(parts), a_driver(parts)
+
+    driver._take(Message(trial.trial_id, 1, "unreadable", [RecursionError("too deep")]))
+    driver._take(Message("stranger", 1, "unreadable", [RecursionError("too deep")]))
+
+    ((*key, kind, error, _),) = [call.args for call in parts.channel.send.call_args_list]
+    assert (*key, kind) == (trial.trial_id, 1, "fail")
+    assert error.endswith("could not handle the unreadable of this trial: RecursionError: too deep")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StorageError("disk full"), ExperimentConflict("taken"), ConfigError("wrong"), OSError("no room")],
+)
+def test_error_of_the_experiment_is_not_blamed_on_a_trial(parts: MagicMock, error: Exception) -> None:
+    driver = a_driver(parts)
+    parts.loggers.on_trial_result.side_effect = error
+
+    with pytest.raises(type(error), match=str(error)):
+        driver._take(row_of(parts, 1))
+
+
+def test_callback_of_the_user_that_raises_ends_the_experiment(parts: MagicMock) -> None:
+    class Broken(tune.Callback):
+        def on_trial_result(self, *args: object, **info: object) -> None:
+            raise RuntimeError("the callback broke")
+
+    parts.experiment.run_config.callbacks = [Broken()]
+    parts.user_callbacks = CallbackList([Broken()])
+    driver = a_driver(parts)
+
+    with pytest.raises(RuntimeError, match="the callback broke"):
+        driver._take(row_of(parts, 1))
+
+
+def test_rows_that_a_dead_process_has_left_and_that_cannot_be_handled_fail_the_trial(
+    parts: MagicMock,
+) -> None:
+    trial, driver = trial_of(parts), a_driver(parts)
+    parts.loggers.on_trial_result.side_effect = OverflowError("too large")
+    ended = Ended(trial.trial_id, 1, Outcome.CRASHED, "it died")
+
+    driver._take(Recovered(ended, [], {1: row_of(parts, 1).content[3]}))
+
+    assert trial.status is Status.ERROR
+    assert trial.error == "the driver could not handle what is left of this trial: OverflowError: too large"
 
 
 def test_a_report_is_answered_once_it_waits_for_the_journal_and_before_its_files_are_written(
