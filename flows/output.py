@@ -16,6 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from tune_core.execution import describe_error
+from tune_core.faults import shorten
+
 #: How long lines wait for others, and at the end of a trial to be sent, in seconds.
 SEND_INTERVAL_S, SEND_TIMEOUT_S = 0.5, 5.0
 #: Lines that are sent at once.
@@ -60,12 +63,10 @@ def forwarded_output(
             for forwarded in loggers:
                 forwarded.addHandler(log)
                 stack.callback(forwarded.removeHandler, log)
-        stdout, stderr = sys.stdout, sys.stderr
-        sys.stdout = _Lines(stdout, printed, copies[0], passes_on=prints, prefix=f"{name}: " if name else "")
-        stack.callback(_put_back, "stdout", stdout)
+        out = _Lines(sys.stdout, printed, copies[0], passes_on=prints, prefix=f"{name}: " if name else "")
+        stack.enter_context(_replaced("stdout", out))
         if copies[1] is not None:
-            sys.stderr = _Lines(stderr, None, copies[1])
-            stack.callback(_put_back, "stderr", stderr)
+            stack.enter_context(_replaced("stderr", _Lines(sys.stderr, None, copies[1])))
         yield
 
 
@@ -101,9 +102,27 @@ def _has_own_level(logger: logging.Logger) -> bool:
     return False
 
 
-def _put_back(name: str, stream: TextIO) -> None:
-    getattr(sys, name).flush()
-    setattr(sys, name, stream)
+@contextmanager
+def _replaced(name: str, lines: _Lines) -> Iterator[None]:
+    """Use a stream; at the end flush it, and whatever a trainable has put in its place."""
+    before = getattr(sys, name)
+    setattr(sys, name, lines)
+    try:
+        yield
+    finally:
+        left = getattr(sys, name)
+        setattr(sys, name, before)
+        for stream in dict.fromkeys((left, lines)):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except Exception as error:  # noqa: BLE001 - of any kind, and no reason for its trial to end otherwise
+                logger.warning(
+                    "sys.%s of the trial, %s, could not be flushed, so the end of what it printed may be missing: %s",
+                    name,
+                    shorten(stream),
+                    describe_error(error),
+                )
 
 
 class RunLog(logging.Handler):

@@ -71,7 +71,7 @@ def carry_out(
         uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
         try:
             ending = _run(body, pickled, parameters, uplink, log, loaded)
-        except OSError as error:  # there is no room for its directory, or for what it printed
+        except Exception as error:  # noqa: BLE001 - no room for its directory, say, or a stream that it left broken
             ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
         if uplink.failure is not None:
             said, trace = uplink.failure

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from tune_core.binding import bind
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
+from tune_core.faults import safe_str, shorten
 from tune_core.messages import Decision, Outcome, StopCause
 from tune_core.reuse import Keeper, Leftover
 from tune_core.session import Lease, Session, StopTrial, Uplink
@@ -148,7 +149,7 @@ def _is_about(error: BaseException, start: Checkpoint | None) -> bool:
 
 def describe_error(error: BaseException) -> str:
     """Return `ExceptionType: text` on one line."""
-    text = str(error)
+    text = safe_str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -190,7 +191,7 @@ def _report_value(value: Any, session: Session) -> None:
         session.report({"_metric": value})
     else:
         raise TrainableError(
-            f"the trainable returned or yielded {value!r} ({type(value).__name__}): "
+            f"the trainable returned or yielded {shorten(value)} ({type(value).__name__}): "
             "return a dict of metrics or a single number, or nothing"
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from tune_core.errors import ConfigError, StorageError
+from tune_core.faults import safe_str
 from tune_core.masking import masked, userinfo_end
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -338,5 +339,5 @@ def _has_control_character(text: str) -> bool:
 
 def brief(error: BaseException) -> str:
     """Return an error as one line for another error's message, without the credentials of URLs in it."""
-    text = masked(" ".join(str(error).split()))
+    text = masked(" ".join(safe_str(error).split()))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 from tune_core.autofill import Counters, Snapshot
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
+from tune_core.faults import shorten
 from tune_core.filesystems import brief
 from tune_core.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
@@ -578,7 +579,7 @@ def _staged(checkpoint: Checkpoint) -> Path | None:
 
 def _require_checkpoint(checkpoint: Any) -> None:
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-        message = f"checkpoint={checkpoint!r}: report expects a tune_core.Checkpoint, such as "
+        message = f"checkpoint={shorten(checkpoint)}: report expects a tune_core.Checkpoint, such as "
         raise TypeError(message + "Checkpoint.from_directory(path)")
 
 

@@ -27,6 +27,7 @@ import cloudpickle
 from tune_core.autofill import Counters
 from tune_core.checkpoint import Checkpoint
 from tune_core.errors import TrainableError
+from tune_core.faults import shorten
 from tune_core.resources import PlacementGroupFactory
 from tune_core.trial import TOTALS
 
@@ -226,8 +227,8 @@ class Trainable:
         metrics = self.step()
         if not isinstance(metrics, Mapping):
             raise TrainableError(
-                f"{type(self).__name__}.step() returned {metrics!r} ({type(metrics).__name__}): it needs to return a "
-                "dict of metrics, such as {'loss': 0.1}"
+                f"{type(self).__name__}.step() returned {shorten(metrics)} ({type(metrics).__name__}): it needs to "
+                "return a dict of metrics, such as {'loss': 0.1}"
             )
         result = self._tune_counters.fill(metrics, keeps_timestamp=True)
         spent, timestamp = result["time_this_iter_s"], result["timestamp"]
@@ -273,8 +274,8 @@ class Trainable:
                 cloudpickle.dump(state, file)
         elif state is not None and not _is_path(state, directory):
             raise TrainableError(
-                f"{type(self).__name__}.save_checkpoint({directory!r}) returned {state!r}: expected a dict, None, or "
-                "the directory that it was given: write the files there"
+                f"{type(self).__name__}.save_checkpoint({directory!r}) returned {shorten(state)}: expected a dict, None, "
+                "or the directory that it was given: write the files there"
             )
         return TrainingResult(Checkpoint.from_directory(directory), dict(self._tune_last_result))
 

@@ -557,3 +557,19 @@ def test_files_are_not_kept_unless_asked_for(run: Run, storage: ExperimentStorag
     run(lambda config: Path("log.txt").write_text("x") and None)
 
     assert storage.list("trial_0") == []
+
+
+def test_exception_without_a_text_is_the_error_of_its_attempt_all_the_same(run: Callable[..., Any]) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+        __repr__ = __str__
+
+    def fail(config: dict[str, Any]) -> None:
+        raise Silent
+
+    ending, _ = run(fail)
+
+    assert (ending.outcome, ending.error) == (Outcome.ERROR, "Silent: <its str() raised ValueError>")
+    assert "raise Silent" in ending.traceback
