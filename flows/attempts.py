@@ -136,7 +136,8 @@ class Attempt:
         if self.journaled >= iteration:
             channel.send(trial.trial_id, trial.lease, "journaled", self.journaled)
         if iteration == trial.iteration:
-            channel.send(trial.trial_id, trial.lease, "decision", iteration, str(trial.decision))
+            answer = (iteration, str(trial.decision), trial.wants_save)
+            channel.send(trial.trial_id, trial.lease, "decision", *answer)
 
     def state_of_death(self, outcome: Outcome, text: str) -> State[Any]:
         """Return the state that its task run ends in if its process is gone."""

@@ -34,7 +34,7 @@ from tune_core.encoding import dumps, loads
 from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
 from tune_core.messages import Decision
-from tune_core.session import Report
+from tune_core.uplink import Report
 
 #: How often peers make sure of each other, and how long they may be silent, in milliseconds.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
@@ -238,6 +238,7 @@ class ChannelUplink:
 
     def __init__(self, address: ChannelAddress, trial_id: str, lease: int) -> None:
         self.stop_cause: str | None = None
+        self.wants_save = False
         #: Error and traceback, if the flow has failed the trial for what it said.
         self.failure: tuple[str, str] | None = None
         self.stop_rules: dict[str, float] | None = None
@@ -278,7 +279,7 @@ class ChannelUplink:
 
     @property
     def journaled(self) -> int:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         return self._journaled
 
     def hello(self, pid: int, hostname: str, node_ip: str) -> None:
@@ -287,7 +288,7 @@ class ChannelUplink:
         self._socket.send(self._hello)
 
     def send(self, report: Report) -> None:
-        """See `tune_core.session.Uplink`.
+        """See `tune_core.uplink.Uplink`.
 
         A row that follows another within `GATHER_S` waits so long for more, unless it has to be answered; but
         not the second: of many trials the first row is the only one, and needs no thread.
@@ -301,7 +302,7 @@ class ChannelUplink:
             self._send_or_gather(waits=report.wants_decision)
 
     def keep(self, report: Report) -> None:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         self._spool.add(report.iteration, _row(report), self._journaled)
 
     def _send_or_gather(self, *, waits: bool) -> None:
@@ -319,25 +320,25 @@ class ChannelUplink:
         self._has_sent = True
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         with self._lock:
             self._send_rows()
             self._last_checkpoint, self._last_index = dumps(["checkpoint", iteration, index]), index
             self._socket.send(self._last_checkpoint)
 
     def wait_for_decision(self, iteration: int) -> Decision:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         self._wait(lambda: iteration in self._decisions or self.stop_cause is not None)
         decision = self._decisions.pop(iteration, Decision.STOP)
         self._decisions.clear()
         return decision
 
     def wait_for_journal(self, iteration: int) -> None:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         self._wait(lambda: self._journaled >= iteration or self.stop_cause is not None)
 
     def poll(self) -> bool:
-        """See `tune_core.session.Uplink`."""
+        """See `tune_core.uplink.Uplink`."""
         with self._lock:
             if time.monotonic() >= self._look_due:
                 self._look_at_connection()
@@ -454,7 +455,7 @@ class ChannelUplink:
     def _take(self, payload: bytes) -> None:
         kind, *content = loads(payload)
         if kind == "decision":
-            iteration, decision = content
+            iteration, decision, self.wants_save = content
             self._decisions[iteration] = _DECISIONS[decision]
             if decision != _CONTINUE:  # whoever waited for it may have been interrupted
                 self.stop_cause = self.stop_cause or decision

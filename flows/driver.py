@@ -326,7 +326,8 @@ class Driver:
                 attempt.heard = self._parts.clock()
             taken = self._reports.take(trial, iteration, checkpoint, row)
             if wants_decision and trial.decision is Decision.CONTINUE:  # else the controller has answered
-                self._parts.channel.send(message.trial_id, message.lease, "decision", iteration, _CONTINUE)
+                answer = (iteration, _CONTINUE, trial.wants_save)
+                self._parts.channel.send(message.trial_id, message.lease, "decision", *answer)
             self._reports.show(trial, checkpoint, *taken)  # while the trial goes on
         elif iteration <= trial.iteration and (attempt := self._attempts.get((trial.trial_id, trial.lease))):
             attempt.answer_again(trial, iteration, self._parts.channel)
@@ -469,9 +470,8 @@ class Driver:
             # It is to move, and does not listen for decisions.
             self._parts.channel.send(command.trial_id, command.lease, "stop", str(command.decision))
             return
-        self._parts.channel.send(
-            command.trial_id, command.lease, "decision", trial.iteration, str(command.decision)
-        )
+        answer = (trial.iteration, str(command.decision), trial.wants_save)
+        self._parts.channel.send(command.trial_id, command.lease, "decision", *answer)
 
     def _stop_lease(self, command: StopLease) -> None:
         key = (command.trial_id, command.lease)

@@ -84,7 +84,11 @@ class Callback(RecordsArguments):
     def on_trial_result(
         self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Run with each report, before it is kept: what is added to `result` is kept too."""
+        """Run with each report, before it is kept: what is added to `result` is kept too.
+
+        `result["should_checkpoint"] = True` has a trainable class save its state as it was with this report; for that,
+        the trial takes no step before every callback has seen it.
+        """
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """Run when a trial is over without an error."""

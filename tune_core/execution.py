@@ -26,7 +26,7 @@ from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableE
 from tune_core.faults import safe_str, shorten
 from tune_core.messages import Decision, Outcome, StopCause
 from tune_core.reuse import Keeper, Leftover
-from tune_core.session import Lease, Session, StopTrial, Uplink
+from tune_core.session import Lease, Session, StopTrial
 from tune_core.trainable import (
     Trainable,
     TrainingResult,
@@ -36,6 +36,7 @@ from tune_core.trainable import (
     is_trainable_class,
     trainable_name,
 )
+from tune_core.uplink import Uplink
 
 #: Whether a trial works in its own directory; Ray Tune's, and as there the driver's counts before that of the process.
 CHANGES_DIRECTORY = "RAY_CHDIR_TO_TRIAL_DIR"
@@ -232,6 +233,9 @@ def _train(trainable: Trainable, session: Session) -> NoReturn:
                     session.publish(row, checkpoint)
             else:
                 session.publish(row)
+                if session.is_told_to_save:
+                    with _saved(trainable) as checkpoint:
+                        session.save(checkpoint)
     except StopTrial:
         session.finish_upload()
         if _wants_save(type(trainable), session):
@@ -244,7 +248,9 @@ def _wants_save(kind: type[Trainable], session: Session) -> bool:
     """Whether a trial that was stopped after its row had been sent is saved now."""
     if not session.has_unsaved_progress or session.stopped_by in _FORGETTING:
         return False
-    return session.lease.checkpoint_at_end or (session.stopped_by in _SAVING and can_save(kind))
+    if session.lease.checkpoint_at_end or session.is_told_to_save:
+        return True
+    return session.stopped_by in _SAVING and can_save(kind)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tune_core.callbacks import CallbackList
+from tune_core.callbacks import Callback, CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.errors import TuneError
 from tune_core.execution import changes_directory
@@ -176,6 +176,7 @@ class Experiment:
             metric=self.tune_config.metric or steering.required_metric,
             stop=steering.local_stop,
             waits_for_decisions=steering.waits_for_decisions,
+            may_be_told_to_save=saves and any(map(_may_want_saves, self.run_config.callbacks or ())),
             log_files=self.run_config.log_files,
             prints=bool(self.run_config.verbose),
             keeps_artifacts="never" if not sync.sync_artifacts else when,
@@ -192,6 +193,12 @@ class Experiment:
             return None
         key = f"{self.storage.url} {self.experiment_id} {trial.resources}"
         return ReuseRule(key, tune.max_reuses, tune.max_reuse_memory)
+
+
+def _may_want_saves(callback: Callback) -> bool:
+    """Whether a callback sees results before they are kept, and is not one of ours, which leave them alone."""
+    hook = vars(callback).get("on_trial_result") or type(callback).on_trial_result
+    return not str(getattr(hook, "__module__", "")).startswith("tune_core.")
 
 
 def rules_of(

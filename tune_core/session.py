@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from tune_core.autofill import Counters, Snapshot
 from tune_core.checkpoint import Checkpoint
@@ -39,6 +39,7 @@ from tune_core.sharing import private_directory
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage, staged_copy
 from tune_core.trial import checkpoint_name
+from tune_core.uplink import Report, Uplink
 
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
 #: a trial that reports faster than its storage takes segments.
@@ -92,6 +93,7 @@ class Lease:
         metric: The metric that every report must contain; None: any report will do.
         stop: Rules `name >= value` that the session checks itself.
         waits_for_decisions: Whether something could answer a report with other than CONTINUE.
+        may_be_told_to_save: Whether the answer to a report could be that the trial is to save.
         log_files: Names of the files that stdout and stderr are copied to; None: to none.
         prints: Whether what it prints may be seen on a terminal, besides its log (`verbose=0`: no).
         keeps_artifacts: When files that the trainable leaves in its directory go to the storage;
@@ -120,6 +122,7 @@ class Lease:
     metric: str | None = None
     stop: dict[str, float] = field(default_factory=dict)
     waits_for_decisions: bool = False
+    may_be_told_to_save: bool = False
     log_files: tuple[str, str] | None = None
     prints: bool = True
     keeps_artifacts: Literal["never", "at_end", "always"] = "never"
@@ -129,14 +132,10 @@ class Lease:
     reuse: ReuseRule | None = None
     changes_directory: bool | None = None
 
-
-class Report(NamedTuple):
-    """One report on its way to the driver."""
-
-    iteration: int
-    row: dict[str, Any]
-    checkpoint: int | None = None
-    wants_decision: bool = False
+    @property
+    def waits_for_answers(self) -> bool:
+        """Whether each report but the last is answered."""
+        return self.waits_for_decisions or self.may_be_told_to_save
 
 
 #: What an upload in the background comes to.
@@ -155,54 +154,6 @@ class _HandedOver(NamedTuple):
     row: dict[str, Any]
     said: Report | Upload[Report]
     counters: Snapshot
-
-
-class Uplink(Protocol):
-    """The way from a session to the experiment's driver and back."""
-
-    def send(self, report: Report) -> None:
-        """Hand a report over. Returns at once; order is kept; one that was handed over before is ignored.
-
-        When this returns, the death of this process does not take it along.
-        """
-
-    def keep(self, report: Report) -> None:
-        """Put a report that is sent later where the death of this process does not take it along."""
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        """Say that a checkpoint was committed after the report of that iteration. Returns at once.
-
-        It is said before the attempt's last word, and until then again whenever it may have been lost.
-        """
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        """Wait for the answer to the report of that iteration.
-
-        Raises:
-            ChannelLost: The driver is gone.
-        """
-
-    def wait_for_journal(self, iteration: int) -> None:
-        """Wait until the rows up to that iteration are journaled.
-
-        Raises:
-            ChannelLost: The driver is gone.
-        """
-
-    def poll(self) -> bool:
-        """Take in what has arrived; return whether the driver wants the trial to stop."""
-
-    @property
-    def stop_cause(self) -> str | None:
-        """Why the driver wants the trial to stop: a `StopCause`, a `Decision`, "stale"; None while it does not."""
-
-    @property
-    def stop_rules(self) -> dict[str, float] | None:
-        """The stop rules, if they were changed since the attempt began."""
-
-    @property
-    def journaled(self) -> int:
-        """The highest iteration whose row is known to be in the journal."""
 
 
 class Session:
@@ -270,6 +221,11 @@ class Session:
     @property
     def _counted(self) -> Snapshot:
         return self._handed_over[-1].counters if self._handed_over else self._begun
+
+    @property
+    def is_told_to_save(self) -> bool:
+        """Whether a callback has asked, by `result["should_checkpoint"]`, that the latest report be saved."""
+        return self.lease.may_be_told_to_save and self._uplink.wants_save and self.has_unsaved_progress
 
     @property
     def has_unsaved_progress(self) -> bool:
@@ -424,7 +380,8 @@ class Session:
         counters = self._counters.snapshot()
         iteration = counters.iteration
         index = commit if isinstance(commit, int) else None
-        report = Report(iteration, row, index, self.lease.waits_for_decisions and not row["done"])
+        waits = self.lease.waits_for_answers if not row["done"] else self.lease.may_be_told_to_save
+        report = Report(iteration, row, index, waits)
         said = commit if isinstance(commit, Upload) else report
         # The one step that nothing tears: from here on the report counts, and is sent whatever happens.
         self._handed_over.append(_HandedOver(iteration, row, said, counters))
@@ -433,6 +390,8 @@ class Session:
             self.keep_artifacts()
         self._require_metric(row)
         if row["done"]:
+            if waits:
+                self._uplink.wait_for_decision(iteration)
             self._stop("done")
         self._await_answer(report)
 
@@ -507,7 +466,7 @@ class Session:
         row["should_checkpoint"] = True
         row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
         rows, iteration = [*self._unjournaled_rows(), row], self._counters.iteration
-        if self.lease.async_upload and not self.lease.waits_for_decisions and not row["done"]:
+        if self.lease.async_upload and not self.lease.waits_for_answers and not row["done"]:
             staged = _staged(checkpoint)
             if staged is not None:
                 return Upload(partial(self._upload, staged, rows, iteration))

@@ -274,8 +274,8 @@ class Trainable:
                 cloudpickle.dump(state, file)
         elif state is not None and not _is_path(state, directory):
             raise TrainableError(
-                f"{type(self).__name__}.save_checkpoint({directory!r}) returned {shorten(state)}: expected a dict, None, "
-                "or the directory that it was given: write the files there"
+                f"{type(self).__name__}.save_checkpoint({directory!r}) returned {shorten(state)}: expected a dict, "
+                "None, or the directory that it was given: write the files there"
             )
         return TrainingResult(Checkpoint.from_directory(directory), dict(self._tune_last_result))
 

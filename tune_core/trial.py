@@ -283,6 +283,11 @@ class Trial:
         return {name: value for name, value in result.items() if name not in added}
 
     @property
+    def wants_save(self) -> bool:
+        """Whether its latest report says that it is to be saved, by the word of a callback for one."""
+        return bool(self.last_row.get("should_checkpoint"))
+
+    @property
     def has_failed(self) -> bool:
         """Whether an attempt at it ever failed or was lost."""
         return self.num_failures + self.num_losses > 0 or self.has_failed_before

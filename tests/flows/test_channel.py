@@ -25,8 +25,9 @@ from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
 from tune_core.messages import Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report, Session
+from tune_core.session import Lease, Session
 from tune_core.storage import ExperimentStorage
+from tune_core.uplink import Report
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_trial_says_again_over_a_new_connection_what_may_have_been_lost_with_the
         answered = threading.Thread(target=uplink.wait_for_decision, args=(3,))
         answered.start()
         heard = received(channel, 4, timeout_s=3.0)  # row 3 twice, if it was not sent into the old one
-        channel.send("trial", 1, "decision", 3, "CONTINUE")
+        channel.send("trial", 1, "decision", 3, "CONTINUE", False)
         answered.join(20)
         uplink.close()
 
@@ -278,7 +279,7 @@ def test_row_whose_answer_was_lost_is_said_again_even_if_it_is_journaled_by_then
         answered = threading.Thread(target=uplink.wait_for_decision, args=(1,))
         answered.start()
         heard = received(channel, 2)
-        channel.send("trial", 1, "decision", 1, "CONTINUE")
+        channel.send("trial", 1, "decision", 1, "CONTINUE", False)
         answered.join(20)
         uplink.close()
 

@@ -434,3 +434,29 @@ def test_functions_share_a_process_on_gpus_too_but_not_one_that_saw_a_failure(
     first, second, failed, fourth = results
     assert first.metrics["pid_seen"] == second.metrics["pid_seen"] != fourth.metrics["pid_seen"]
     assert failed.error is not None
+
+
+class WantsSaves(tune.Callback):
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        result["should_checkpoint"] = result["training_iteration"] in (2, 3, 5)
+
+
+def test_callback_that_wants_a_report_saved_has_its_state_saved(
+    run_config: Callable[..., tune.RunConfig],
+) -> None:
+    class Line(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.steps = 0
+
+        def step(self) -> dict[str, Any]:
+            self.steps += 1
+            return {"steps": self.steps, "done": self.steps == 5}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> dict[str, int]:
+            return {"steps": self.steps}
+
+    (result,) = tune.Tuner(Line, run_config=run_config(callbacks=[WantsSaves()])).fit()
+
+    assert [metrics["steps"] for _, metrics in result.best_checkpoints] == [2, 3, 5]

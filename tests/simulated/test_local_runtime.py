@@ -19,6 +19,7 @@ from tune_core.runtime import Experiment
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.testing.schedulers import AnsweringScheduler
 from tune_core.trial import Status, Trial
 
 
@@ -414,3 +415,39 @@ def test_trials_do_not_write_over_those_of_an_earlier_experiment_of_the_same_nam
         run_once()
 
     assert (tmp_path / "storage" / "experiment" / "trial-0" / "result.json").read_bytes() == written
+
+
+class Line(tune.Trainable):
+    def setup(self, config: dict[str, Any]) -> None:
+        self.steps = 0
+
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        return {"steps": self.steps, "done": self.steps == 10}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.steps = checkpoint["steps"]
+
+
+@pytest.mark.parametrize("scheduler", [None, AnsweringScheduler()])
+def test_callback_that_wants_a_report_saved_has_its_state_saved(tmp_path: Path, scheduler: Any) -> None:
+    class Wishes(tune.Callback):
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            result["should_checkpoint"] = result["steps"] in (2, 3, 7, 10)
+
+    config = tune.RunConfig(
+        storage_path=str(tmp_path),
+        callbacks=[Wishes()],
+        checkpoint_config=tune.CheckpointConfig(async_upload=True),
+    )
+    tune_config = tune.TuneConfig(scheduler=scheduler)
+
+    (result,) = LocalRuntime().run(tune.Tuner(Line, tune_config=tune_config, run_config=config).experiment())
+
+    saved = [metrics["steps"] for _, metrics in result.best_checkpoints]
+    assert saved == [2, 3, 7, 10]

@@ -50,7 +50,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),
     ("tune_core.progress_reporter", "tune_core.inbox"),
     ("tune_core.loggers", "tune_core.config", "tune_core.watchers"),
-    ("tune_core.outbox",),
+    ("tune_core.outbox", "tune_core.uplink"),
     # What runs: a trial's side, the experiment's side, and the seam to the engine.
     (
         "tune_core.session",

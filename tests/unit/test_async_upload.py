@@ -20,16 +20,19 @@ from tune_core.errors import CheckpointError, StorageError
 from tune_core.execution import Ending, run_lease
 from tune_core.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report, Session, StopTrial
+from tune_core.session import Lease, Session, StopTrial
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.uplink import Report
 
 PATIENCE_S = 10.0
 
 
 class Uplink:
     """A driver that notes what it hears; a test can wait for that."""
+
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

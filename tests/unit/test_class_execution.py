@@ -14,12 +14,15 @@ from tune_core.errors import CheckpointError, MetricMissing
 from tune_core.execution import Ending, run_lease
 from tune_core.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report
+from tune_core.session import Lease
 from tune_core.storage import ExperimentStorage
+from tune_core.uplink import Report
 
 
 class Driver:
     """Notes what an attempt says; answers and stops as the test says."""
+
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

@@ -20,10 +20,11 @@ from tune_core.messages import Decision, LeaseEnded, Outcome
 from tune_core.resources import PlacementGroupFactory
 from tune_core.results import Result
 from tune_core.rules import Rules
-from tune_core.session import Lease, Report
+from tune_core.session import Lease
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
+from tune_core.uplink import Report
 
 FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}
 
@@ -32,6 +33,8 @@ class Uplink:
     journaled = 0
     stop_cause = None
     stop_rules: dict[str, float] | None = None
+
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

@@ -158,7 +158,7 @@ def test_a_report_is_answered_once_it_waits_for_the_journal_and_before_its_files
 
     steps = ("journal.append", "channel.send", "loggers.on_trial_result", "artifacts.add_row")
     assert [name for name, _, _ in parts.mock_calls if name in steps] == list(steps)
-    parts.channel.send.assert_called_once_with(trial_id, 1, "decision", 1, "CONTINUE")
+    parts.channel.send.assert_called_once_with(trial_id, 1, "decision", 1, "CONTINUE", False)
 
 
 # Ends of attempts, and what becomes of their processes.

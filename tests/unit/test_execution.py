@@ -19,12 +19,15 @@ from tune_core.errors import ChannelLost
 from tune_core.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_lease
 from tune_core.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Report
+from tune_core.session import Lease
 from tune_core.storage import ExperimentStorage
+from tune_core.uplink import Report
 
 
 class NotingUplink:
     """Keeps reports, and stops the trial with the one of iteration `stop_at`."""
+
+    wants_save = False
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.reports: list[Report] = []

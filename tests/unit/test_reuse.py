@@ -18,9 +18,10 @@ from tune_core.execution import Ending, run_lease
 from tune_core.messages import Outcome
 from tune_core.resources import PlacementGroupFactory
 from tune_core.reuse import Keeper, Leftover, open_part, resident_memory
-from tune_core.session import Lease, Report, ReuseRule
+from tune_core.session import Lease, ReuseRule
 from tune_core.storage import ExperimentStorage
 from tune_core.trainable import TrialPlace
+from tune_core.uplink import Report
 
 RULE = ReuseRule("experiment 1")
 PLACE = TrialPlace("a1b2c_00001", "Model_a1b2c_00001", PlacementGroupFactory([{"CPU": 1}]), "/work/trial_1")
@@ -68,6 +69,8 @@ class Uplink:
 
     stop_cause: str | None = None
     stop_rules: dict[str, float] | None = None
+
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

@@ -37,20 +37,17 @@ from tune_core.errors import (
 from tune_core.messages import Decision
 from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import (
-    Lease,
-    Report,
-    Session,
-    StopTrial,
-    working_directory,
-)
+from tune_core.session import Lease, Session, StopTrial, working_directory
 from tune_core.storage import ExperimentStorage
+from tune_core.uplink import Report
 
 NOW = 1_700_000_000.75
 
 
 class FakeUplink:
     """A driver that notes everything and answers what the test says."""
+
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []

@@ -33,9 +33,9 @@ from tune_core.results import ResultGrid
 from tune_core.resume import Replay, complete_files, put_back, take_up, unreported
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
-from tune_core.session import Report
 from tune_core.steering import SearchPauses
 from tune_core.trial import Trial
+from tune_core.uplink import Report
 
 
 class LocalRuntime:
@@ -356,6 +356,10 @@ class _LocalUplink:
 
     def poll(self) -> bool:
         return self.stop_cause is not None
+
+    @property
+    def wants_save(self) -> bool:
+        return self._trial.wants_save
 
     @property
     def stop_cause(self) -> str | None:
