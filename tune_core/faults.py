@@ -8,6 +8,7 @@ decides what is allowed; the checks here are told. A value that may be secret go
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -113,13 +114,34 @@ class Faults:
         origin = ray_origin(value)
         if origin is not None:
             wanted = origin.rpartition(".")[2]
-            use = f"tune_core.{wanted}" if wanted == cls.__name__ else f"tune_core's own {wanted}"
-            self.add(name, value, f"given {origin}; use {use}: `import tune_core as tune`")
+            own = _public_name(wanted, cls)
+            instead = (
+                f"use {own}"
+                if own
+                else f"there is none here: derive one from {_public_name(cls.__name__, cls)}"
+            )
+            self.add(name, value, f"given {origin}; {instead}: `import tune_core as tune`")
         elif isinstance(value, type) and issubclass(value, cls):
             self.add(name, value, f"given the class; expected an instance: write {value.__name__}(...)")
         else:
             self.add(name, value, f"expected a {cls.__name__}, got {type(value).__name__}")
         return False
+
+
+def _public_name(name: str, base: type) -> str | None:
+    """Return the shortest path to the class of this name that is, or is derived from, `base`; None if there is none."""
+    known, waiting = [base], [base]
+    while waiting:
+        found: list[type] = waiting.pop().__subclasses__()
+        known, waiting = known + found, waiting + found
+    for module in dict.fromkeys(each.__module__ for each in known if each.__module__.startswith("tune_core")):
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            place = ".".join(parts[:end])
+            found_there = getattr(sys.modules.get(place), name, None)
+            if isinstance(found_there, type) and issubclass(found_there, base):
+                return f"{place}.{name}"
+    return None
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -94,6 +94,9 @@ class Tuner:
         self._param_space = param_space or {}
         self._tune_config = _expect(tune_config, TuneConfig, "tune_config")
         self._run_config = _expect(run_config, RunConfig, "run_config")
+        tune = self._tune_config
+        if tune.search_alg is not None:
+            tune.search_alg.check_search_properties(tune.metric, tune.mode, self._param_space)
         if inspect.isclass(trainable):
             check_class(trainable)
             self._check_class_options(trainable)

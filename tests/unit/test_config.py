@@ -283,7 +283,7 @@ def test_searcher_and_scheduler_are_taken() -> None:
 def test_searcher_of_ray_is_refused_by_name() -> None:
     faults = faults_of(TuneConfig, search_alg=of_ray("OptunaSearch", "ray.tune.search.optuna"))
 
-    assert "given ray.tune.OptunaSearch; use tune_core's own OptunaSearch" in faults[0]
+    assert "given ray.tune.OptunaSearch; use tune_core.search.optuna.OptunaSearch" in faults[0]
 
 
 @pytest.mark.parametrize(("name", "value"), [("search_alg", "optuna"), ("scheduler", FIFOScheduler)])

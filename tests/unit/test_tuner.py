@@ -15,7 +15,8 @@ from tune_core import tuner as tuner_module
 from tune_core.errors import ConfigError, StorageError, TrainableError, TuneError
 from tune_core.results import ResultGrid
 from tune_core.runtime import Experiment
-from tune_core.search import BasicVariantGenerator
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
+from tune_core.search.optuna import OptunaSearch
 from tune_core.stoppers import MaximumIterationStopper
 
 
@@ -372,3 +373,66 @@ def test_fit_that_fails_leaves_no_results(tmp_path: Path, runtime: FakeRuntime) 
 
 def test_tuner_shows_what_it_tunes() -> None:
     assert repr(tune.Tuner(train, param_space={"lr": 1})) == "Tuner(train, param_space={'lr': 1})"
+
+
+GRID, UNIFORM = tune.grid_search([1, 2]), tune.uniform(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("search_alg", "space", "objective", "match"),
+    [
+        (lambda: OptunaSearch(), {"x": GRID}, {"metric": "loss", "mode": "min"}, "does not walk grids"),
+        (
+            lambda: OptunaSearch(),
+            {"x": tune.randn()},
+            {"metric": "loss", "mode": "min"},
+            "no such distribution",
+        ),
+        (lambda: OptunaSearch(), {"x": 1}, {"metric": "loss", "mode": "min"}, "param_space has no sampler"),
+        (lambda: OptunaSearch(), {"x": UNIFORM}, {}, "OptunaSearch: no metric, no mode"),
+        (
+            lambda: OptunaSearch({"y": UNIFORM}),
+            {"x": GRID},
+            {"metric": "loss", "mode": "min"},
+            "does not draw from param_space",
+        ),
+        (
+            lambda: OptunaSearch(points_to_evaluate=[{"y": 1}]),
+            {"x": UNIFORM},
+            {"metric": "loss", "mode": "min"},
+            "the search space has no 'y'",
+        ),
+        (
+            lambda: ConcurrencyLimiter(OptunaSearch(), 2),
+            {"x": GRID},
+            {"metric": "loss", "mode": "min"},
+            "grids",
+        ),
+        (lambda: Repeater(OptunaSearch(), 2), {"x": GRID}, {"metric": "loss", "mode": "min"}, "grids"),
+        (
+            lambda: Repeater(OptunaSearch(metric=["a", "b"], mode=["min", "max"]), 2),
+            {"x": UNIFORM},
+            {},
+            "expected one",
+        ),
+        (lambda: BasicVariantGenerator(points_to_evaluate=[{"y": 1}]), {"x": UNIFORM}, {}, "'y'"),
+    ],
+)
+def test_searcher_that_cannot_search_the_space_is_refused_when_the_tuner_is_made(
+    search_alg: Any, space: dict[str, Any], objective: dict[str, Any], match: str
+) -> None:
+    tune_config = tune.TuneConfig(search_alg=search_alg(), **objective)
+
+    with pytest.raises(ConfigError, match=match):
+        tune.Tuner(lambda config: None, param_space=space, tune_config=tune_config)
+
+
+def test_check_of_a_searcher_changes_nothing() -> None:
+    searcher = OptunaSearch(seed=1)
+    tune_config = tune.TuneConfig(metric="loss", mode="min", search_alg=searcher)
+
+    tune.Tuner(lambda config: None, param_space={"x": UNIFORM}, tune_config=tune_config)
+
+    assert (searcher.metric, searcher.mode) == (None, None)
+    with pytest.raises(ConfigError, match="no metric"):
+        _ = searcher.study

@@ -17,6 +17,9 @@ from tune_core.faults import Faults, is_number
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Trial
 
+#: More rungs, or brackets, than anybody has a use for.
+MAX_RUNGS = 1000
+
 
 class AsyncHyperBandScheduler(ComparingScheduler):
     """Stops trials early by asynchronous successive halving; `ASHAScheduler` is the same.
@@ -75,10 +78,13 @@ class AsyncHyperBandScheduler(ComparingScheduler):
             faults.add("grace_period", grace_period, f"is longer than max_t={max_t}: nobody would be stopped")
         if not is_number(reduction_factor) or reduction_factor <= 1:
             faults.add("reduction_factor", reduction_factor, "expected a finite number above 1")
-        faults.check_integer("brackets", brackets, minimum=1)
+        faults.check_integer("brackets", brackets, minimum=1, maximum=MAX_RUNGS)
         faults.check_bool("stop_last_trials", stop_last_trials)
         if seed is not None:
             faults.check_integer("seed", seed, minimum=0, also=", or None")
+        if not faults.found and (count := _num_rungs(grace_period, max_t, reduction_factor)) > MAX_RUNGS:
+            expected = f"makes {count} rungs from grace_period to max_t; expected at most {MAX_RUNGS}: a larger factor"
+            faults.add("reduction_factor", reduction_factor, expected)
         super().__init__(faults, time_attr, metric, mode)
         self._max_t, self._stop_last_trials = max_t, stop_last_trials
         self._brackets = [_Bracket(grace_period, max_t, reduction_factor, skip) for skip in range(brackets)]
@@ -186,9 +192,9 @@ class _Bracket:
     """
 
     def __init__(self, first: float, last: float, factor: float, skip: int) -> None:
-        count = math.floor(math.log(last / first) / math.log(factor) + 1e-9) + 1
         self.factor = factor
-        self.rungs = [_Rung(first * factor**step) for step in reversed(range(skip, count))]
+        steps = reversed(range(skip, _num_rungs(first, last, factor)))
+        self.rungs = [_Rung(_rung_time(first, last, factor, step)) for step in steps]
 
     def goes_on(self, trial_id: str, time: float, score: float, *, only_highest: bool) -> bool:
         """Note the score at the highest rung that the trial has newly reached; return whether it goes on.
@@ -209,3 +215,15 @@ class _Bracket:
             if only_highest:
                 break
         return True
+
+
+def _num_rungs(first: float, last: float, factor: float) -> int:
+    # By logarithms: the quotient may be beyond floats.
+    return math.floor((math.log(last) - math.log(first)) / math.log(factor) + 1e-9) + 1
+
+
+def _rung_time(first: float, last: float, factor: float, step: int) -> float:
+    try:
+        return first * factor**step
+    except OverflowError:  # the last one, at the end of floats
+        return last

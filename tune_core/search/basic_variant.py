@@ -127,16 +127,30 @@ class BasicVariantGenerator(Searcher):
         num_samples = spec.get("num_samples", 1)
         if num_samples != -1:
             faults.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
-        for number, point in enumerate(self._points):
-            name = f"points_to_evaluate[{number}]"
-            try:
-                _warn_of_outsiders(config, read_point(config, point, name), name)
-            except ConfigError as error:
-                faults.extend(error.faults)
+        self._check_points(config, faults)
         faults.raise_any()
         self._space, self._num_samples = config, num_samples
         self._restart(self._given_seed or global_seed(), 0)
         return True
+
+    def check_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
+    ) -> None:
+        """Refuse points that are none of the space."""
+        faults = Faults(type(self).__name__)
+        self._check_points(config, faults, warns=False)
+        faults.raise_any()
+
+    def _check_points(self, config: dict[str, Any], faults: Faults, *, warns: bool = True) -> None:
+        for number, point in enumerate(self._points):
+            name = f"points_to_evaluate[{number}]"
+            try:
+                values = read_point(config, point, name)
+            except ConfigError as error:
+                faults.extend(error.faults)
+                continue
+            if warns:
+                _warn_of_outsiders(config, values, name)
 
     def add_samples(self, count: int) -> None:
         """Add `count` samples, at least 1, to an experiment under way; nothing if it is endless.

@@ -72,6 +72,14 @@ class Repeater(WrappingSearcher):
         total = super().total_trials
         return None if total is None else total * self.repeat
 
+    def check_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
+    ) -> None:
+        """Refuse several metrics, whose mean has no meaning; the rest is the searcher's."""
+        if isinstance(self.metric, list):
+            raise ConfigError(f"Repeater: the searcher has the metrics {self.metric}; expected one")
+        super().check_search_properties(metric, mode, config)
+
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
     ) -> bool:

@@ -121,6 +121,22 @@ class Searcher(RecordsArguments, ABC):
             self._mode = mode
         return False
 
+    def check_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
+    ) -> None:
+        """Refuse what `set_search_properties` would refuse, and change nothing; called when a `Tuner` is made.
+
+        The default refuses nothing.
+
+        Args:
+            metric: `TuneConfig.metric`.
+            mode: `TuneConfig.mode`.
+            config: The search space.
+
+        Raises:
+            ConfigError: The searcher cannot search that.
+        """
+
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Take note of how many trials may run at once; called before `set_search_properties`.
 

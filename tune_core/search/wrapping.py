@@ -37,6 +37,12 @@ class WrappingSearcher(Searcher):
         total: int | None = getattr(self.searcher, "total_trials", None)
         return total
 
+    def check_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
+    ) -> None:
+        """Pass it on; see `Searcher.check_search_properties`."""
+        self.searcher.check_search_properties(metric, mode, config)
+
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
     ) -> bool:

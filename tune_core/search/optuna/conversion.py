@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tune_core.errors import ConfigError
 from tune_core.faults import shorten
@@ -24,10 +24,13 @@ from tune_core.search.domain import (
     grid_values,
     path_text,
 )
+from tune_core.search.space import validate_space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+#: What stands for a value that is not there.
+MISSING: Final = object()
 #: What Optuna takes as a category; anything else goes by its index.
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -142,3 +145,42 @@ def _convert_categorical(domain: Categorical, path: Path) -> Parameter:
     return Parameter(
         path, to.CategoricalDistribution(tuple(range(len(categories)))), categories.__getitem__, encode
     )
+
+
+def part(config: Any, parameter: Parameter) -> Any:
+    """Return what a configuration has at the place of a parameter; `MISSING` if nothing."""
+    try:
+        for key in parameter.path:
+            config = config[key]
+    except (LookupError, TypeError):
+        return MISSING
+    return config
+
+
+def possible(parameter: Parameter, config: Any) -> Any:
+    """Return Optuna's value of a parameter; `MISSING` if there is none, or if Optuna could not choose it."""
+    from optuna.trial import create_trial
+
+    value = part(config, parameter)
+    if value is MISSING:
+        return MISSING
+    try:
+        encoded = parameter.encode(value)
+        params, distributions = {parameter.name: encoded}, {parameter.name: parameter.distribution}
+        create_trial(value=0.0, params=params, distributions=distributions)
+    except (TypeError, ValueError):
+        return MISSING
+    return encoded
+
+
+def chosen_of(param_space: dict[str, Any]) -> list[Parameter]:
+    """Return what of the Tuner's search space Optuna decides.
+
+    Raises:
+        ConfigError: It cannot decide something in it, or there is nothing to decide.
+    """
+    validate_space(param_space)
+    parameters = parameters_of(param_space, "param_space")
+    if not parameters:
+        raise ConfigError("OptunaSearch: param_space has no sampler, so there is nothing to choose: add one")
+    return parameters

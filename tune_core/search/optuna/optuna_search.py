@@ -20,7 +20,7 @@ from tune_core.faults import Faults, shorten, suggestion
 from tune_core.metrics import comparable, flatten, lookup
 from tune_core.search.basic_variant import global_seed
 from tune_core.search.domain import unresolved_paths
-from tune_core.search.optuna.conversion import Parameter, parameters_of
+from tune_core.search.optuna.conversion import MISSING, Parameter, chosen_of, parameters_of, part, possible
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import validate_space
 from tune_core.search.variants import walk_sample
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MISSING = object()
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 
 
@@ -144,18 +143,27 @@ class OptunaSearch(Searcher):
         """
         super().set_search_properties(metric, mode, config, **spec)
         if not self._has_own_space:
-            validate_space(config)
-            self._space, self._parameters = config, parameters_of(config, "param_space")
-            if not self._parameters:
-                raise ConfigError(
-                    "OptunaSearch: param_space has no sampler, so there is nothing to choose: add one"
-                )
+            self._space, self._parameters = config, chosen_of(config)
         self._study = self._new_study()
         # What is left of an experiment before, or of a run that is tried again.
         self._num_asked = self._num_added = 0
         self._trials, self._steps = {}, {}
         self._has_stopped, self._asks_again = False, self._sampler is not None
         return not self._has_own_space
+
+    def check_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
+    ) -> None:
+        """Refuse grids and what else Optuna cannot decide, points that are none of the space, and no metric."""
+        if self._has_own_space and (left := unresolved_paths(config)):
+            raise ConfigError(
+                f"OptunaSearch(space=…) does not draw from param_space, which has samplers: {', '.join(left)}. "
+                "Give them in one place"
+            )
+        parameters = self._parameters if self._has_own_space else chosen_of(config)
+        self._refuse_lacking(self._metric or metric, self._mode or mode, parameters)
+        for number, point in enumerate(self._points):
+            self._fixed(point, number, parameters)
 
     def suggest(self, trial_id: str) -> Suggestion | dict[str, Any] | str:
         """Return what Optuna suggests, the points that were given first; FINISHED once its sampler ends the study."""
@@ -190,9 +198,9 @@ class OptunaSearch(Searcher):
         """What Optuna would call a configuration of the journal; None if it is not of this space."""
         if self._function is not None:
             flat = flatten(config)
-            return {name: flat.get(name, _MISSING) for name in trial.params}
-        fixed = {each.name: _possible(each, config) for each in self._parameters}
-        return None if _MISSING in fixed.values() else fixed
+            return {name: flat.get(name, MISSING) for name in trial.params}
+        fixed = {each.name: possible(each, config) for each in self._parameters}
+        return None if MISSING in fixed.values() else fixed
 
     def _take(self, trial_id: str, config: dict[str, Any]) -> None:
         """Have the study know a configuration that is given."""
@@ -207,8 +215,8 @@ class OptunaSearch(Searcher):
         if self._function is not None:
             self._take_of_function(trial_id, config)
             return
-        fixed = {each.name: _possible(each, config) for each in self._parameters}
-        lacking = [name for name, value in fixed.items() if value is _MISSING]
+        fixed = {each.name: possible(each, config) for each in self._parameters}
+        lacking = [name for name, value in fixed.items() if value is MISSING]
         if lacking:
             self._num_asked += 1
             self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)))
@@ -244,8 +252,8 @@ class OptunaSearch(Searcher):
             ConfigError: It lacks a parameter of the space, or has a value that Optuna could not choose.
         """
         if self._function is None:
-            chosen = {each: _part(config, each) for each in self._parameters}
-            missing = [each.name for each, value in chosen.items() if value is _MISSING]
+            chosen = {each: part(config, each) for each in self._parameters}
+            missing = [each.name for each, value in chosen.items() if value is MISSING]
             if missing:
                 raise ConfigError(f"config: {', '.join(missing)} is missing: OptunaSearch chooses it")
             self._refuse_impossible(chosen)
@@ -330,21 +338,8 @@ class OptunaSearch(Searcher):
         optuna = _import_optuna()
         if self._metric is None and isinstance(self._mode, str):
             self._metric = "_metric"  # what a trainable that returns a number reports
-        if self._metric is None or self._mode is None or not (self._parameters or self._function):
-            missing = [
-                name
-                for name, value in (
-                    ("metric", self._metric),
-                    ("mode", self._mode),
-                    ("space", self._parameters or self._function),
-                )
-                if not value
-            ]
-            raise ConfigError(
-                f"OptunaSearch: no {', no '.join(missing)}: give metric and mode to it or to TuneConfig, and "
-                "samplers to it or to param_space"
-            )
-        modes = self._mode if isinstance(self._mode, list) else [self._mode]
+        self._refuse_lacking(self._metric, self._mode, self._parameters)
+        modes = self._mode if isinstance(self._mode, list) else [str(self._mode)]
         with _quiet_studies():
             study: Study = optuna.create_study(
                 storage=self._storage,
@@ -360,6 +355,17 @@ class OptunaSearch(Searcher):
             if self._rewards and not study.get_trials(deepcopy=False)[number:]:
                 self._add_point(study, point, self._rewards[number])
         return study
+
+    def _refuse_lacking(self, metric: Any, mode: Any, parameters: list[Parameter]) -> None:
+        if metric is None and isinstance(mode, str):
+            metric = "_metric"
+        given = (("metric", metric), ("mode", mode), ("space", parameters or self._function))
+        missing = [name for name, value in given if not value]
+        if missing:
+            raise ConfigError(
+                f"OptunaSearch: no {', no '.join(missing)}: give metric and mode to it or to TuneConfig, and "
+                "samplers to it or to param_space"
+            )
 
     def _note_stop(self) -> None:
         self._has_stopped = True
@@ -456,22 +462,24 @@ class OptunaSearch(Searcher):
                     expected = "expected an Optuna distribution or a sampler; constants go into param_space"
                     faults.add(f"space[{name!r}]", distribution, expected)
 
-    def _fixed(self, point: Mapping[str, Any], number: int | None) -> dict[str, Any]:
+    def _fixed(
+        self, point: Mapping[str, Any], number: int | None, parameters: list[Parameter] | None = None
+    ) -> dict[str, Any]:
         """A point by the names of the study, in Optuna's values."""
         where = "the evaluated point" if number is None else f"points_to_evaluate[{number}]"
         if self._function is not None:
             return {name: value for name, value in flatten(point).items() if _is_scalar(value)}
         fixed: dict[str, Any] = {}
-        for parameter in self._parameters:
-            try:
-                value = point[parameter.name] if parameter.name in point else _value_at(point, parameter)
-            except (LookupError, TypeError):
+        parameters = self._parameters if parameters is None else parameters
+        for parameter in parameters:
+            value = point[parameter.name] if parameter.name in point else part(point, parameter)
+            if value is MISSING:
                 continue
             try:
                 fixed[parameter.name] = parameter.encode(value)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"OptunaSearch: {where}: {parameter.name}: {error}") from error
-        known = [each.name for each in self._parameters]
+        known = [each.name for each in parameters]
         for name in flatten(point):
             if not any(f"{name}/".startswith(f"{each}/") for each in known):
                 fault = f"OptunaSearch: {where}: the search space has no {name!r}{suggestion(name, known)}"
@@ -558,35 +566,6 @@ def _check_points(faults: Faults, points: Any, rewards: Any) -> None:
         faults.add(
             "evaluated_rewards", rewards, "expected a list with a value for each of points_to_evaluate"
         )
-
-
-def _value_at(config: Any, parameter: Parameter) -> Any:
-    for key in parameter.path:
-        config = config[key]
-    return config
-
-
-def _part(config: Any, parameter: Parameter) -> Any:
-    try:
-        return _value_at(config, parameter)
-    except (LookupError, TypeError):
-        return _MISSING
-
-
-def _possible(parameter: Parameter, config: Any) -> Any:
-    """Return Optuna's value of a parameter; `_MISSING` if there is none, or if Optuna could not choose it."""
-    from optuna.trial import create_trial
-
-    value = _part(config, parameter)
-    if value is _MISSING:
-        return _MISSING
-    try:
-        encoded = parameter.encode(value)
-        params, distributions = {parameter.name: encoded}, {parameter.name: parameter.distribution}
-        create_trial(value=0.0, params=params, distributions=distributions)
-    except (TypeError, ValueError):
-        return _MISSING
-    return encoded
 
 
 def _unflattened(flat: Mapping[str, Any]) -> dict[str, Any]:
