@@ -37,6 +37,7 @@ class TaskActor:
         context = importlib.import_module("flows.context")
         context.remember_settings()
         context.write_plain_lines()
+        context.show_news_only()
         gc.freeze()
         gc.enable()
         self._context = ExitStack()
@@ -44,6 +45,10 @@ class TaskActor:
         self._sent_context: list[Any] = []
         self._trial: ApartTrial | None = None
         self._delivery: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        """Return what Ray puts in front of what is printed here."""
+        return "trial"
 
     def ready(self) -> dict[str, Any]:
         """Return where this process is; resolves when it can run tasks."""

@@ -80,7 +80,7 @@ def _connect(run_config: RunConfig) -> None:
         _require_answer(address, place["host"].strip("[]"), int(place["port"]))
     with _kept_sigterm():
         try:
-            _start(address)
+            _start(address, is_silent=run_config.verbose == 0)
         except Exception as error:  # Ray raises that itself when its processes do not start in time
             what = f"joined at {address!r}" if address else "started on this machine"
             raise TuneError(f"Ray cannot be {what}: {brief(error)}") from error
@@ -110,16 +110,10 @@ def _kept_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(address: str | None) -> None:
-    if address:
-        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            namespace="prefect",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+def _start(address: str | None, *, is_silent: bool) -> None:
+    """Join a cluster or start one, which shows what its processes print, unless it is to be silent."""
+    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    ray.init(namespace="prefect", log_to_driver=not is_silent, logging_level=logging.ERROR, **options)
 
 
 def _silence_raylet() -> None:

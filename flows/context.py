@@ -13,7 +13,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_LOGGING_MARKUP, Settings
 from prefect.settings.legacy import Setting
 
-from flows.server import client_options
+from flows.server import client_options, unlogged_requests
 
 
 def remember_settings() -> None:
@@ -39,6 +39,23 @@ def write_plain_lines() -> None:
         PrefectConsoleHandler.emit = logging.StreamHandler.emit  # type: ignore[method-assign]
 
 
+def show_news_only() -> None:
+    """Keep off this process's own output what is said elsewhere.
+
+    What Prefect's engine says of a task run is in its log: of a trial that has failed, the traceback twice more, with
+    the frames of Prefect around it. That the server does not answer is said by the driver.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        if record.name == "prefect.events.clients" or record.name.startswith("prefect._internal.concurrency"):
+            return False
+        return not (record.name == "prefect.task_runs" and record.module == "task_engine")
+
+    for logger in (logging.getLogger(), logging.getLogger("prefect._internal")):
+        for handler in logger.handlers:
+            handler.addFilter(is_news)
+
+
 def enter_context(stack: ExitStack, settings: SettingsContext, context: dict[str, Any]) -> None:
     """Enter a context that another process has serialized; the stack leaves it.
 
@@ -48,6 +65,7 @@ def enter_context(stack: ExitStack, settings: SettingsContext, context: dict[str
         context: What Prefect's `serialize_context` returned.
     """
     stack.enter_context(settings)
+    stack.enter_context(unlogged_requests(settings.settings.api.url))
     # One for everything here, made inside the settings, so that it goes to the flow run's server.
     client = get_client(sync_client=True, httpx_settings=client_options(settings.settings.api.url))
     stack.enter_context(SyncClientContext.model_construct(client=client))

@@ -177,7 +177,10 @@ class RunLog(logging.Handler):
                 try:
                     self._send(some)
                 except Exception as error:  # noqa: BLE001 - a trial does not fail for its log
-                    logger.warning("%d lines did not get into the run's log: %s", len(some), error)
+                    # The driver says when the server does not answer, once for all trials.
+                    is_outage = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+                    level = logging.DEBUG if is_outage else logging.WARNING
+                    logger.log(level, "%d lines did not get into the run's log: %s", len(some), error)
 
 
 class TrialLog(RunLog):

@@ -104,13 +104,14 @@ def _run(
     directory.mkdir(parents=True, exist_ok=True)
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with (
-        forwarded_output(log, files, prints=lease.prints),
+        forwarded_output(log, files, prints=lease.prints, name=lease.trial_id),
         refused_misfits(lease.resources),
         supplied_parameters(trainable, parameters.fetch),
     ):
         ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
-        if ending.traceback:
-            logging.getLogger("trial").error(ending.traceback)  # Prefect's own shows its frames and ours
+        if ending.traceback:  # Prefect's own shows its frames and ours
+            shown = f"{lease.trial_id} failed\n{ending.traceback}"
+            logging.getLogger("trial").error(shown)
     for file in files or ():
         try:
             lease.storage.upload(file, f"{lease.dirname}/{file.name}")
@@ -121,6 +122,10 @@ def _run(
 
 class TrialProcess:
     """The process of one trial: an actor on all of bundle 0, without Prefect unless the trainable imports it."""
+
+    def __repr__(self) -> str:
+        """Return what Ray puts in front of what is printed here."""
+        return "trial"
 
     def __init__(self) -> None:
         gc.freeze()  # what was imported stays

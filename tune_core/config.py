@@ -423,7 +423,7 @@ class RunConfig:
         failure_config: Retries.
         checkpoint_config: Which checkpoints are kept.
         sync_config: Whether files of the working directory are kept.
-        verbose: 0 shows nothing, 1 a table, 2 and 3 each report too.
+        verbose: 0 shows nothing, 1 a table and what trials print, 2 and 3 each report too.
         stop: A dict of metric to bound, a Stopper, a list of Stoppers, or a function of trial id
             and report.
         callbacks: Instances of `Callback`.

@@ -53,7 +53,7 @@ class Marks(tune.Callback):
         (marks / f"ended-{trial.config['x']}").touch()
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     callback = Marks()
     results = tune.Tuner(
         train,
