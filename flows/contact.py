@@ -23,7 +23,7 @@ from flows.server import client_options
 from tune_core.errors import TuneError
 
 #: How long the server may be silent once the last trial has ended, in seconds.
-SILENCE_S = 15.0
+SILENCE_S = 20.0
 #: How long after the last trial `fit()` returns at the latest, in seconds, if the server does not answer: `SILENCE_S`,
 #: a pause of Prefect's client, and the ends of the last processes.
 END_S = 30.0

@@ -23,9 +23,10 @@ from prefect.events import Event as PrefectEvent
 from prefect.events import RelatedResource
 from prefect.events.clients import EventsClient, get_events_client
 from prefect.events.related import related_resources_from_run_context
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.contact import Contact
+from flows.server import client_options
 from tune_core.announcements import Announcement, Announcer
 from tune_core.journal import Journal
 from tune_core.messages import Command, Event
@@ -189,7 +190,7 @@ class Events:
 
 async def _connect(stack: AsyncExitStack) -> tuple[EventsClient, list[RelatedResource]]:
     """Return a connection, which the stack closes, and what the events of the flow run are related to."""
-    async with get_client() as client:
+    async with get_client(httpx_settings=client_options(PREFECT_API_URL.value())) as client:
         related = await related_resources_from_run_context(client)
     return await stack.enter_async_context(get_events_client(reconnection_attempts=1)), related
 
