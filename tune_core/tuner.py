@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tune_core.callbacks import CallbackList
 from tune_core.config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.environment import check_environment
 from tune_core.errors import ConfigError, NoResults, SpecIncomplete
 from tune_core.faults import ray_origin
 from tune_core.namesakes import experiment_at
@@ -115,12 +116,14 @@ class Tuner:
         Ctrl-C the trials are stopped in order and the partial results are returned.
 
         Raises:
+            ConfigError: An environment variable is set that Ray Tune refuses, too.
             StorageError: The storage cannot be used; raised before anything starts.
             PlacementError: The cluster can never give a trial its bundles.
             ExperimentConflict: An experiment of this name and path is running.
             TrialError: The first trial that failed, with `FailureConfig(fail_fast="raise")`.
             SpecIncomplete: What `restore` found stored is not enough; the message says what to pass.
         """
+        check_environment()
         runtime = load_runtime()
         self._results = runtime.run(self.experiment(runtime.identity))
         return self._results

@@ -22,6 +22,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.errors",),
     (
         "tune_core.encoding",
+        "tune_core.environment",
         "tune_core.faults",
         "tune_core.serialization",
         "tune_core.rows",
