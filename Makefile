@@ -64,7 +64,7 @@ test-chaos: install ## kill workers, flows and servers (not part of `make test`)
 	@$(PYTEST) tests/chaos
 
 docs: install ## the documentation as a site, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: install ## ruff: rules and format
 	@echo "lint: $(CODE)"

@@ -419,7 +419,7 @@ ParamSpace = Annotated[list[Parameter], AfterValidator(_listed_once), Entries(_p
 class ExperimentForm(FormModel):
     """An experiment: what is tuned, in which space, how to search and how to run.
 
-    Args:
+    Attributes:
         trainable: Import string of a function or class, found where the experiment runs.
         param_space: Parameters with their samplers. Written as a mapping, `lr: {type: loguniform, lower: 1e-4,
             upper: 0.1}` is a sampler, any other mapping holds parameters of its own, and a plain value is constant.

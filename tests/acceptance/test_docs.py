@@ -64,8 +64,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
             "-m",
             "mkdocs",
             "build",
-            "--strict",
-            "--quiet",
+            "--strict",  # without --quiet, under which a warning is not counted
             "--site-dir",
             str(tmp_path / "site"),
         ],
