@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from tune_core.metrics import flatten
 
 #: Columns of a trial's table that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
+_WORD_JOINER = "\u2060"
+#: The first halves of `[text](href)`, `[text][name]`, `[name]: href`, `<href>` and `<tag>`.
+_LINK_OR_TAG = re.compile(r"\](?=[(\[:])|<(?=[A-Za-z/!?])")
 #: Most letters of a cell, most columns of a table, and most rows and bytes of one version of a trial's table.
 CELL_LETTERS, COLUMNS = 500, 200
 ROWS_PER_VERSION, BYTES_PER_VERSION = 1000, 1_000_000
@@ -179,8 +183,13 @@ _SHORT.maxlevel = 4
 
 
 def encoded(table: list[dict[str, Any]]) -> str:
-    """Return a table as JSON."""
+    """Return a table as JSON, without what V1 would make links or HTML of.
+
+    V1 draws texts in cells as Markdown, V2 draws them as they are: a backslash would be seen there. So a word joiner,
+    which neither shows, parts what makes a link or a tag. Outside of texts JSON has none of these pairs.
+    """
     try:
-        return orjson.dumps(table).decode()
+        made = orjson.dumps(table).decode()
     except TypeError:  # integers beyond 64 bits, half a surrogate pair
-        return json.dumps(table)
+        made = json.dumps(table)
+    return _LINK_OR_TAG.sub(rf"\g<0>{_WORD_JOINER}", made)

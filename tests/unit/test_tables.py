@@ -110,3 +110,32 @@ def test_leaderboard_of_huge_configurations_has_the_best_trials_that_it_has_room
 
     assert 10 < len(table) < 100
     assert len(encoded(table)) < 1.2 * BYTES_PER_TABLE
+
+
+# What V1 would make links and tags of.
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "[best](javascript:alert(1))",
+        "[best][1] [1]: javascript:alert(1)",
+        "![x](https://example.com/pixel.png)",
+        "<javascript:alert(1)>",
+        "<script>alert(1)</script>",
+        "<!-- hidden -->",
+    ],
+)
+def test_a_cell_holds_no_link_and_no_tag_for_v1_and_the_same_letters_for_v2(hostile: str) -> None:
+    (row,) = json.loads(encoded([{"tag": hostile, hostile: 1}]))
+
+    for shown in (row["tag"], *(name for name in row if name != "tag")):
+        assert shown.replace("\u2060", "") == hostile
+        assert not [pair for pair in ("](", "][", "]:", "<j", "<s", "</", "<!") if pair in shown]
+
+
+@pytest.mark.parametrize("plain", ["a|b", "`code`", "x < 3", "[8, 8]", "1 ] 2", "line\nline", "😀"])
+def test_what_is_neither_stays_as_it_is(plain: str) -> None:
+    table = [{"value": plain, "n": 1.5, "list": "[[1], [2]]", "huge": 1 << 70}]
+
+    assert json.loads(encoded(table)) == table
