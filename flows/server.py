@@ -141,6 +141,8 @@ def _started() -> tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]]:
                 "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "30",
                 # Nobody waits for the feed of events; by default it is written every five seconds, or 20 events.
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+                # Prefect's own default lets the pages of any site read and change everything here.
+                "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()]),
                 "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",

@@ -1,4 +1,4 @@
-"""What a server that is started for a run does otherwise than Prefect's default; none is started here."""
+"""What a server that is started for a run does otherwise than Prefect's default; one test asks a real one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.context import SyncClientContext
@@ -309,3 +310,17 @@ def test_certificates_are_loaded_for_what_needs_them() -> None:
     assert "verify" not in client_options("https://prefect.example/api")
     assert client_options("http://127.0.0.1:4200/api", {"A": "b"})["headers"] == {"A": "b"}
     assert not client_options("http://127.0.0.1:4200/api")["verify"].get_ca_certs()
+
+
+def test_pages_of_other_sites_may_not_read_what_the_started_server_has(api: str) -> None:
+    def allowed(origin: str) -> str | None:
+        answer = httpx.get(f"{api}/health", headers={"Origin": origin})
+        assert answer.status_code == 200
+        return answer.headers.get("access-control-allow-origin")
+
+    own = api.removesuffix("/api")
+
+    assert allowed("https://example.com") is None
+    assert allowed("http://127.0.0.1:1") is None
+    assert allowed(own) == own
+    assert allowed(own.replace("127.0.0.1", "localhost")) == own.replace("127.0.0.1", "localhost")
