@@ -16,19 +16,20 @@ export PREFECT_SERVER_UI_API_URL=$PREFECT_API_URL # else its pages look for it o
 
 server= worker=
 finish() {
-    trap - EXIT INT TERM
+    trap - EXIT HUP INT TERM
     for process in $worker $server; do
         kill "$process" 2>/dev/null || continue
         wait "$process" || true
     done
 }
-trap finish EXIT INT TERM
+trap finish EXIT HUP INT TERM
 
 if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is taken; if a Prefect server is there, use it, else choose another: PORT=4300 $0" >&2
     exit 1
 fi
-prefect server start --host 127.0.0.1 --port "$port" &
+# In the background nothing can be asked: what reads the terminal there is stopped, and with it all that waits for it.
+prefect --no-prompt server start --host 127.0.0.1 --port "$port" </dev/null &
 server=$!
 until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     kill -0 $server || { echo "the Prefect server has not started; see above" >&2; exit 1; }
@@ -36,7 +37,7 @@ until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
 done
 
 prefect work-pool inspect tune >/dev/null 2>&1 || prefect work-pool create tune --type process
-prefect worker start --pool tune --type process &
+prefect --no-prompt worker start --pool tune --type process </dev/null &
 worker=$!
 
 (($#)) || set -- --all

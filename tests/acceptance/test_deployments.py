@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tune_core.messages import ExperimentResumed, TrialReported
 from tune_core.storage import ExperimentStorage
 
 STORE = "tuning"
+TERMINAL = (sys.executable, "-m", "tests.support.terminal")
 
 pytestmark = pytest.mark.timeout(600)  # server, worker, storage and Ray start one after the other
 
@@ -139,10 +141,15 @@ def with_constants(space: list[dict[str, Any]], **constants: Any) -> list[dict[s
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Machine]:
-    """The script at work: server, pool, worker, deployments. Only the block with the credentials is ours."""
+    """The script at work in a terminal: server, pool, worker, deployments. Only the block with the credentials is ours.
+
+    Nobody has used Prefect on this machine before: its command line would ask which server it shall use.
+    """
     machine = Machine(tmp_path_factory.mktemp("machine"), s3)
     file = deployments_for_a_test(machine.home / "deployments.yaml")
-    script = machine.start(ROOT / "examples" / "scheduled.sh", "--all", "--prefect-file", str(file))
+    script = machine.start(
+        *TERMINAL, ROOT / "examples" / "scheduled.sh", "--all", "--prefect-file", str(file)
+    )
     try:
         machine.wait_for(lambda: is_healthy(machine.api_url) or script.poll() is not None, "the server", 180)
         with temporary_settings({PREFECT_API_URL: machine.api_url}):
