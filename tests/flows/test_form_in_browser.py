@@ -117,6 +117,7 @@ def test_an_experiment_is_started_from_the_form_after_a_wrong_value_was_refused(
 
         write(page.locator("body"), "Number of samples", "1")
         select(page, "Mode", "max", ui)
+        page.get_by_text("0 is less than the minimum of 1").first.wait_for(state="hidden")
         run = client.read_flow_run(submit(page))
 
     form = ExperimentForm.read(run.parameters)
