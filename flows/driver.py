@@ -151,7 +151,7 @@ class Driver:
         parts, continuation = self._parts, self._experiment.continuation
         budget_s = self._experiment.tune_config.time_budget_seconds
         take_in_history(parts, self._replay)
-        self._num_finished = sum(trial.is_finished for trial in self._trials)
+        self._num_finished = sum(trial.is_finished() for trial in self._trials)
         if continuation is not None and continuation.is_retry and self._replay.is_over:
             self._end = replace(self._controller.ending(), reason="it had ended before this run")
             return
@@ -420,7 +420,7 @@ class Driver:
         start = trial.start_point
         if ended.outcome is Outcome.CORRUPTED and start is not None and start != before:
             logger.warning("trial %s falls back to %s: %s", trial.trial_id, start.record.name, ended.error)
-        if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished:
+        if trial.num_failures + trial.num_losses > failed_before and not trial.is_finished():
             for callbacks in (self._parts.user_callbacks, self._parts.loggers):
                 callbacks.on_trial_recover(self._reports.turn, self._trials, trial)
         self._parts.artifacts.show_trial(trial)

@@ -447,7 +447,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     stack.callback(deletions.close)
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
-    controller = Controller(current.rules(steering))
+    controller = Controller(current.rules(steering), current.storage)
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
     artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
     files = stack.enter_context(_trial_files(current))

@@ -56,7 +56,7 @@ def _show_history(parts: Parts, replay: Replay) -> None:
 
     Tables of trials that had ended are where they were: in the flow run that ran them.
     """
-    finished = {trial.trial_id for trial in replay.trials if trial.is_finished}
+    finished = {trial.trial_id for trial in replay.trials if trial.is_finished()}
     get_run_logger().info(
         "Going on with experiment %s: of its %d trials, %d had ended.",
         parts.experiment.name,

@@ -51,7 +51,7 @@ from tune_core.messages import (
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.retention import Retention
 from tune_core.rules import Rules
-from tune_core.trial import CheckpointRecord, LeasePhase, Status, Trial
+from tune_core.trial import CheckpointRecord, LeasePhase, Status, Storage, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -62,6 +62,7 @@ class Controller:
 
     Args:
         rules: The user's configuration.
+        storage: Is handed on to the trials, for those that they are shown to.
 
     Example:
         >>> controller = Controller(Rules("a1b2c"))
@@ -69,8 +70,8 @@ class Controller:
         [Suggest(trial_id='a1b2c_00000')]
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, rules: Rules, storage: Storage | None = None) -> None:
+        self.rules, self._storage = rules, storage
         self.trials: dict[str, Trial] = {}
         self.stop_request: StopRequested | None = None
         self.has_ended = False
@@ -189,11 +190,13 @@ class Controller:
                 ready += [trial] if trial.status is Status.PENDING else []
         for trial_id in (*event.reopened, *event.restarted):
             trial = self.trials[trial_id]
-            if trial_id in event.restarted or trial.is_finished:
+            if trial_id in event.restarted or trial.is_finished():
                 trial.reopen(event.restarted.get(trial_id))
                 ready.append(trial)
         self._unfinished.clear()  # it keeps creation order
-        self._unfinished.update((name, trial) for name, trial in self.trials.items() if not trial.is_finished)
+        self._unfinished.update(
+            (name, trial) for name, trial in self.trials.items() if not trial.is_finished()
+        )
         for trial in ready:
             if self._hold(trial, event):
                 continue
@@ -234,6 +237,7 @@ class Controller:
             experiment_tag=event.experiment_tag,
             dirname=event.dirname,
             resources=self._bundles(event.resources),
+            storage=self._storage,
         )
         self.trials[trial.trial_id] = self._unfinished[trial.trial_id] = trial
         self._ask_again()

@@ -203,7 +203,7 @@ class Helm:
             raise Refused(
                 f"there is no trial {shorten(text)}{suggestion(text[:_MAX_DIGITS], ids)}; the experiment has {there}"
             )
-        if trial.is_finished:
+        if trial.is_finished():
             raise Refused(f"trial {trial_id} has ended: it is {trial.status}")
         return trial
 

@@ -142,7 +142,7 @@ class Replay:
         """Trials whose files may lack what the journal holds: those that had not ended long before it."""
         limit = self.last_time - SETTLED_S
         return [
-            trial for trial in self.trials if not trial.is_finished or self.ended_at[trial.trial_id] > limit
+            trial for trial in self.trials if not trial.is_finished() or self.ended_at[trial.trial_id] > limit
         ]
 
     def _resolved(self, event: Event) -> Event:
@@ -254,7 +254,7 @@ def _who_runs_again(replay: Replay, resumed: ExperimentResumed) -> list[Trial]:
     return [
         trial
         for trial in replay.trials
-        if trial.trial_id in again or not (trial.is_finished or trial.trial_id in resumed.skipped)
+        if trial.trial_id in again or not (trial.is_finished() or trial.trial_id in resumed.skipped)
     ]
 
 
@@ -323,13 +323,13 @@ def resumption(
     reopened: list[str] = []
     restarted: dict[str, str] = {}
     for trial in replay.trials:
-        if not trial.is_finished:
+        if not trial.is_finished():
             wanted = config.unfinished
         else:
             wanted = config.errored if trial.status is Status.ERROR else config.finished
         if wanted is kinds.RESTART:
             restarted[trial.trial_id] = f"{RESTARTED.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
-        elif not trial.is_finished:
+        elif not trial.is_finished():
             skipped += [trial.trial_id] if wanted is kinds.SKIP else []
         elif wanted is kinds.RESUME or (trial.status is Status.TERMINATED and may_go_on(trial)):
             reopened.append(trial.trial_id)
@@ -512,7 +512,7 @@ def complete_files(
                 logger.log_trial_result(0, trial, trial.result_of(report.row))
     for trial in trials:
         failed = trial.status is Status.ERROR
-        if trial.is_finished and (
+        if trial.is_finished() and (
             trial.dirname in lacking or (failed and not written[trial.dirname].has_failure)
         ):
             for logger in loggers:

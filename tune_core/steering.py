@@ -362,7 +362,7 @@ class Steering:
         """Tell the scheduler of trials that were over and go on; the searcher has learnt from them already."""
         again = {*event.reopened, *event.restarted}
         for trial in trials:
-            if trial.trial_id in again and trial.is_finished:
+            if trial.trial_id in again and trial.is_finished():
                 self.scheduler.on_trial_add(trials, trial)
 
     def state(self) -> StateSaved | None:
@@ -413,7 +413,7 @@ class Steering:
         stopped = [
             trial
             for trial in self.scheduler.trials_to_stop(trials)
-            if not (trial.is_finished or trial.is_held)
+            if not (trial.is_finished() or trial.is_held)
         ]
         for trial in stopped:
             if trial.trial_id not in paused:

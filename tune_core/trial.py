@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 from tune_core.errors import IllegalTransition
 from tune_core.messages import Decision, ExploitChoice, LeaseStarted
@@ -56,6 +57,30 @@ class LeasePhase(StrEnum):
     STOPPING = "stopping"
 
 
+#: What Ray Tune's `Trial` has besides, and what says the same here.
+_INSTEAD = {
+    "evaluated_params": "config, or experiment_tag, which names what varied",
+    "logdir": "local_path",
+    "local_dir": "storage.path",
+    "local_experiment_path": "storage.path",
+    "remote_experiment_path": "storage.path",
+    "experiment_dir_name": "storage.name",
+    "placement_group_factory": "resources",
+    "node_ip": "worker['node_ip']",
+    "error_file": "error and traceback",
+    "get_error": "error and traceback",
+}
+
+
+class Storage(Protocol):
+    """Where an experiment is kept: see `tune_core.storage.ExperimentStorage`."""
+
+    path: str
+    url: str
+    name: str
+    is_local: bool
+
+
 #: Totals that go on over a restore.
 TOTALS = ("time_total_s", "timesteps_total", "episodes_total")
 
@@ -70,6 +95,7 @@ class CheckpointRecord:
         metrics: The report that it came with.
         is_brief: Only what is needed of the report is left: its trial is over, and the rest is in the marker.
         is_damaged: An attempt could not start from it: nothing starts from it any more.
+        path: Where its directory is, in the filesystem of the storage; None if the trial does not know it.
     """
 
     index: int
@@ -77,6 +103,7 @@ class CheckpointRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
     is_damaged: bool = False
     is_brief: bool = False
+    path: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -148,6 +175,11 @@ class Trial:
             of them has committed its own.
         has_failed_before: One of its attempts failed or was lost before it was reopened.
         error: The last failure, as one line; None unless the last attempt failed.
+        storage: The experiment's, an `ExperimentStorage`, for who reads or writes beside the trial; None where it
+            is replayed without.
+
+    Source: names as Ray Tune 2.60; differs: read-only; `checkpoint` is a record, and
+        `storage.checkpoint(trial.dirname, trial.checkpoint.index)` the checkpoint itself.
     """
 
     trial_id: str
@@ -181,9 +213,29 @@ class Trial:
     has_failed_before: bool = False
     error: str | None = None
     traceback: str = ""
+    storage: Storage | None = field(default=None, repr=False)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        instead = _INSTEAD.get(name)
+        advice = f", as Ray Tune's has: use {instead}" if instead else ""
+        raise AttributeError(f"a Trial has no {name!r}{advice}", name=name, obj=self)
 
     def __str__(self) -> str:
         return self.name or f"{self.trainable_name}_{self.trial_id}"
+
+    @property
+    def path(self) -> str | None:
+        """Its directory in the filesystem of the storage."""
+        return f"{self.storage.path}/{self.dirname}" if self.storage is not None else None
+
+    @property
+    def local_path(self) -> str | None:
+        """Its directory on this machine, which is made; None if the storage is elsewhere."""
+        if self.storage is None or not self.storage.is_local:
+            return None
+        directory = Path(self.storage.path, self.dirname)
+        directory.mkdir(parents=True, exist_ok=True)
+        return str(directory)
 
     @property
     def usable_checkpoints(self) -> list[CheckpointRecord]:
@@ -207,7 +259,8 @@ class Trial:
         """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
         self.last_checkpoint_index = index
         self.num_losses_in_row = 0
-        self.checkpoints.append(CheckpointRecord(index, iteration, self.last_row))
+        path = f"{self.path}/{checkpoint_name(index)}" if self.path else None
+        self.checkpoints.append(CheckpointRecord(index, iteration, self.last_row, path=path))
         released, self.borrowed = self.borrowed, None
         return released
 
@@ -292,7 +345,6 @@ class Trial:
         """Whether an attempt at it ever failed or was lost."""
         return self.num_failures + self.num_losses > 0 or self.has_failed_before
 
-    @property
     def is_finished(self) -> bool:
         """Whether the status is final."""
         return self.status in FINAL

@@ -58,6 +58,13 @@ REVIEWED: tuple[Difference, ...] = (
         "driver's machine, and of the worker later",
     ),
     Difference(
+        "`Trial` in callbacks",
+        "read-only; has `path`, `local_path` (None if the storage is not on this machine), `storage` (ours) and "
+        "`checkpoint.path`; the checkpoint itself is `trial.storage.checkpoint(trial.dirname, trial.checkpoint.index)`",
+        "the controller's own record, which the journal gives back after a resume; no `evaluated_params`: "
+        "`config` and `experiment_tag` say the same",
+    ),
+    Difference(
         "`verbose=0`",
         "prints nothing",
         "there it still prints",

@@ -41,7 +41,7 @@ class CopyTheFirst(TrialScheduler):
         return self.CONTINUE
 
     def choose_trial_to_run(self, trials: Any) -> Trial | None:
-        is_over = len(trials) > 1 and trials[1].is_finished
+        is_over = len(trials) > 1 and trials[1].is_finished()
         return trials[0] if is_over and trials[0].status is Status.PAUSED else None
 
 

@@ -451,3 +451,38 @@ def test_callback_that_wants_a_report_saved_has_its_state_saved(tmp_path: Path, 
 
     saved = [metrics["steps"] for _, metrics in result.best_checkpoints]
     assert saved == [2, 3, 7, 10]
+
+
+class KeepsNotes(tune.Callback):
+    """Writes beside each trial, as callbacks written for Ray Tune do."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Trial, **info: Any) -> None:
+        assert not trial.is_finished()
+        assert trial.local_path is not None
+        Path(trial.local_path, "notes.txt").write_text(str(trial.config["x"]))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Trial, **info: Any) -> None:
+        assert trial.is_finished()
+        assert trial.checkpoint is not None
+        assert trial.storage is not None
+        self.seen.append((trial.path, trial.checkpoint.path, trial.storage.url))
+
+
+def test_callbacks_find_the_places_of_a_trial_and_of_its_checkpoint(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "weights").write_text(str(config["x"]))
+        tune.report({"x": config["x"]}, checkpoint=tune.Checkpoint.from_directory(tmp_path / "model"))
+
+    notes = KeepsNotes()
+
+    results = LocalRuntime().run(an_experiment(train, tmp_path, {"callbacks": [notes]}))
+
+    for result, (path, checkpoint, url) in zip(results, notes.seen, strict=True):
+        assert path == result.path
+        assert Path(path, "notes.txt").read_text() == str(result.config["x"])  # type: ignore[index]
+        assert Path(checkpoint, "weights").read_text() == str(result.config["x"])  # type: ignore[index]
+        assert url == str(tmp_path / "storage" / "experiment")

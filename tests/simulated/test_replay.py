@@ -392,7 +392,7 @@ def test_every_prefix_of_the_journal_is_a_state(played: Played) -> None:
         controller = replay(records[:length], played.controller.rules)
         assert not controller.has_ended
         assert all(
-            trial.is_finished or trial in controller.unfinished for trial in controller.trials.values()
+            trial.is_finished() or trial in controller.unfinished for trial in controller.trials.values()
         )
 
 

@@ -220,14 +220,14 @@ def check_invariants(run: SimulatedRun, num_samples: int) -> None:
     assert len(run.trials) <= num_samples
     commands = [command for _, commands in run.records for command in commands]
     completed = Counter(command.split()[1] for command in commands if command.startswith("CompleteTrial"))
-    assert completed == {trial.trial_id: 1 for trial in run.trials if trial.is_finished}
+    assert completed == {trial.trial_id: 1 for trial in run.trials if trial.is_finished()}
     started = [tuple(command.split()[1:3]) for command in commands if command.startswith("StartLease")]
     assert len(set(started)) == len(started), "an attempt was started twice"
     for trial in run.trials:
         rows = [row for row in run.rows if row["trial_id"] == trial.trial_id]
         numbers, leases = [row["training_iteration"] for row in rows], [row["lease"] for row in rows]
         assert leases == sorted(leases), "an older attempt's report counted"
-        assert trial.is_finished
+        assert trial.is_finished()
         assert trial.borrowed is None
         if "@perturbed" not in trial.experiment_tag:  # who exploits takes over the iterations of another one
             assert set(numbers) >= set(range(1, trial.iteration + 1))

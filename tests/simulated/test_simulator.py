@@ -223,7 +223,7 @@ def test_pauses_and_exploits_among_crashes_always_come_to_an_end(
         seed=seed,
     )
 
-    assert all(trial.is_finished for trial in run.trials)
+    assert all(trial.is_finished() for trial in run.trials)
     again = replay(run.records, run.rules)
     assert [(t.status, t.lease, t.config) for t in again.trials.values()] == [
         (t.status, t.lease, t.config) for t in run.trials

@@ -377,9 +377,9 @@ class ControllerMachine(RuleBasedStateMachine):
     @invariant()
     def finished_trials_are_completed_once_and_stay_as_they_are(self) -> None:
         trials = self.controller.trials.values()
-        assert self.completed == {t.trial_id: t.status for t in trials if t.is_finished}
+        assert self.completed == {t.trial_id: t.status for t in trials if t.is_finished()}
         assert [t.trial_id for t in self.controller.unfinished] == [
-            t.trial_id for t in trials if not t.is_finished
+            t.trial_id for t in trials if not t.is_finished()
         ]
 
     @invariant()
@@ -403,7 +403,7 @@ class ControllerMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_what_somebody_has_paused(self) -> None:
         trials = self.controller.trials.values() if hasattr(self, "controller") else ()
-        unfinished = {trial.trial_id for trial in trials if not trial.is_finished}
+        unfinished = {trial.trial_id for trial in trials if not trial.is_finished()}
         assert {trial.trial_id for trial in trials if trial.is_held} & unfinished == self.held & unfinished
         if self.is_paused and self.is_steerable():
             assert all(t.status is not Status.PENDING or t.phase is LeasePhase.STOPPING for t in trials)

@@ -74,7 +74,7 @@ def test_experiment_ends_whatever_is_reported(name: str, value: str) -> None:
     ended = run(PARTS[name](), curve)
 
     assert ended.reason.startswith("every trial is finished")
-    assert all(trial.is_finished for trial in ended.trials)
+    assert all(trial.is_finished() for trial in ended.trials)
 
 
 @pytest.mark.parametrize("value", [*EXTREMES, "mixed"])

@@ -94,7 +94,7 @@ def test_number_is_refused_at_once_or_the_experiment_ends(name: str, argument: s
             slots=1,
             iterations=3,
         )
-        assert all(trial.is_finished for trial in ended.trials), value
+        assert all(trial.is_finished() for trial in ended.trials), value
 
 
 def test_every_argument_that_may_be_a_number_is_tried() -> None:

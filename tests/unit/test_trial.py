@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from tune_core.errors import IllegalTransition
+from tune_core.storage import ExperimentStorage
 from tune_core.trial import FINAL, TRANSITIONS, CheckpointRecord, Status, Trial, checkpoint_name
 
 P, R, Z, T, E = Status.PENDING, Status.RUNNING, Status.PAUSED, Status.TERMINATED, Status.ERROR
@@ -54,7 +56,7 @@ def test_staying_where_it_is_is_no_move(status: Status) -> None:
 
 def test_final_statuses_lead_nowhere_and_all_others_somewhere() -> None:
     assert {status for status in Status if not TRANSITIONS[status]} == FINAL == {T, E}
-    assert {status for status in Status if a_trial(status).is_finished} == FINAL
+    assert {status for status in Status if a_trial(status).is_finished()} == FINAL
 
 
 def test_statuses_are_spelled_as_in_ray_tune() -> None:
@@ -124,3 +126,24 @@ def test_last_result_of_a_trial_that_has_ended_well_is_done(status: Status, done
     assert trial.last_result["done"] is done
     assert trial.last_result["experiment_tag"] == "3_lr=0.1"
     assert trial.last_row["done"] is False
+
+
+def test_what_only_ray_tunes_trials_have_is_named_with_what_says_the_same() -> None:
+    trial = Trial("t0", 0, {})
+
+    with pytest.raises(
+        AttributeError, match=r"a Trial has no 'evaluated_params', as Ray Tune's has: use config"
+    ):
+        _ = trial.evaluated_params
+    with pytest.raises(AttributeError, match=r"a Trial has no 'no_such_thing'$"):
+        _ = trial.no_such_thing
+    assert not hasattr(trial, "logdir")
+    assert (trial.path, trial.local_path, trial.storage) == (None, None, None)
+
+
+def test_place_on_other_storage_than_this_machines_is_no_local_path(tmp_path: Path) -> None:
+    storage = ExperimentStorage.open("memory://bucket", tmp_path.name)
+    trial = Trial("t0", 0, {}, dirname="trial_0", storage=storage)
+
+    assert trial.path == f"/bucket/{tmp_path.name}/trial_0"
+    assert trial.local_path is None

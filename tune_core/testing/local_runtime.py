@@ -87,7 +87,7 @@ class LocalRuntime:
         run, tune, storage = experiment.run_config, experiment.tune_config, experiment.storage
         self._experiment = experiment
         self._steering = experiment.steering(self._wall_clock)
-        self.controller = Controller(experiment.rules(self._steering))
+        self.controller = Controller(experiment.rules(self._steering), storage)
         users = run.callbacks or ()
         self._watchers = experiment.watchers(self._steering, CallbackList(users), self._wall_clock)
         self._replay = Replay(self.controller, self._steering, experiment.loaded_config, self._watchers)

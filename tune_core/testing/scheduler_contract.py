@@ -70,7 +70,7 @@ class SchedulerContract:
         run = self.simulate(make_scheduler(), crashes=RandomCrashes(0.05), run_config=RunConfig())
 
         assert Status.ERROR in {trial.status for trial in run.trials}
-        assert all(trial.is_finished for trial in run.trials)
+        assert all(trial.is_finished() for trial in run.trials)
 
     def test_trials_that_save_seldom_or_never_end_too(self, make_scheduler: MakeScheduler) -> None:
         """A pause without a checkpoint costs work, but comes to an end."""
