@@ -16,9 +16,9 @@ from flows.barrier import Fault
 from flows.channel import Channel
 from flows.deaths import ProcessDied
 from flows.parameters import SharedParameters
-from flows.process import pack_ticket
 from flows.slots import Slot
 from flows.task_runner import use_actor
+from flows.ticket import Ticket
 from flows.trial import trial as trial_task
 from tune_core.config import RunConfig
 from tune_core.messages import Outcome, StartLease
@@ -177,7 +177,7 @@ def start_attempt(
     lease = experiment.lease(steering, trial, order)
     if slot.actor is None:
         lease = replace(lease, reuse=None)  # nobody could ask Ray's own workers to clean up
-    ticket = pack_ticket(channel.address, lease, experiment.pickled)
+    ticket = Ticket(channel.address, lease, experiment.pickled)
     if slot.actor is not None:
         with use_actor(slot.actor, slot.process):
             submitted = trial_task.submit(run_name, ticket, parameters)

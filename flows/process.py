@@ -9,24 +9,24 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import pickle
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import ray
 from ray.exceptions import RaySystemError
 
-from flows.channel import ChannelAddress, ChannelUplink
+from flows.channel import ChannelUplink
 from flows.children import refused_misfits
 from flows.imports import after_import
 from flows.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
 from flows.parameters import SharedParameters
 from flows.ray_tune import bridge
+from flows.ticket import Ticket
 from tune_core.errors import StorageError, TrainableError
 from tune_core.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.messages import Outcome
@@ -44,14 +44,8 @@ logger = logging.getLogger("prefect.tune.process")
 keeper = Keeper()
 
 
-def pack_ticket(address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> bytes:
-    """Return what an attempt needs, as opaque bytes: Prefect and Ray look into anything else."""
-    body = cloudpickle.dumps(lease)
-    return pickle.dumps((address, lease.trial_id, lease.lease, body, trainable))
-
-
 def carry_out(
-    ticket: bytes,
+    ticket: Ticket,
     parameters: SharedParameters,
     log: TrialLog | None,
     loaded: Callable[[], None] | None = None,
@@ -59,18 +53,18 @@ def carry_out(
     """Carry out a lease in this process; return how it ended, and why it was told to stop, if it was.
 
     Args:
-        ticket: What `pack_ticket` returned.
+        ticket: What the attempt needs; it is released.
         parameters: The values of `with_parameters`; they are released.
         log: Takes what is printed and logged.
         loaded: Called when the trainable has been loaded, before it runs.
     """
     bridge()  # before anything of the user's is imported
-    address, trial_id, lease_number, body, pickled = pickle.loads(ticket)  # noqa: S301 - from our own flow
+    address, trial_id, lease_number, body, pickled = ticket.open()
     uplink = ChannelUplink(address, trial_id, lease_number)
     try:
         uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
         try:
-            ending = _run(body, pickled, parameters, uplink, log, loaded)
+            ending = _run(partial(ticket.load_lease, body), pickled, parameters, uplink, log, loaded)
         except Exception as error:  # noqa: BLE001 - no room for its directory, say, or a stream that it left broken
             ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
         if uplink.failure is not None:
@@ -79,12 +73,13 @@ def carry_out(
         uplink.end(ending)
         return ending, uplink.stop_cause
     finally:
-        parameters.release()  # not when this object goes: the process lives on, and something may hold it
+        for held in (parameters, ticket):
+            held.release()  # not when it goes: the process lives on, and something may hold it
         uplink.close()
 
 
 def _run(
-    body: bytes,
+    load_lease: Callable[[], Lease],
     pickled: PickledTrainable,
     parameters: SharedParameters,
     uplink: ChannelUplink,
@@ -92,7 +87,7 @@ def _run(
     loaded: Callable[[], None] | None,
 ) -> Ending:
     try:
-        lease: Lease = pickle.loads(body)  # noqa: S301 - from our own flow
+        lease = load_lease()
         directory = Path(working_directory(lease))
         trainable = keeper.begin(lease.reuse, pickled.load)
     except (TrainableError, StorageError) as error:
@@ -139,12 +134,12 @@ class TrialProcess:
         return this_worker()
 
     def run(
-        self, ticket: bytes, parameters: SharedParameters, host: Any, *, is_logged: bool
+        self, ticket: Ticket, parameters: SharedParameters, host: Any, *, is_logged: bool
     ) -> tuple[Ending, str | None]:
         """Carry out a lease; see `carry_out`.
 
         Args:
-            ticket: What `pack_ticket` returned.
+            ticket: What the attempt needs.
             parameters: The values of `with_parameters`.
             host: Handle of the actor that runs the task run, a `flows.actor.TaskActor`.
             is_logged: Whether the task run's log wants what is printed and logged here.

@@ -25,6 +25,7 @@ from flows.deaths import ProcessDied
 from flows.output import TrialLog
 from flows.parameters import SharedParameters
 from flows.process import carry_out
+from flows.ticket import Ticket
 from tune_core.errors import TrialError
 from tune_core.execution import Ending
 from tune_core.messages import Outcome, StopCause
@@ -50,7 +51,7 @@ class ApartTrial:
         self.death: ProcessDied | None = None
         self.context: TaskRunContext | None = None
 
-    def run(self, ticket: bytes, parameters: SharedParameters) -> tuple[Ending, str | None]:
+    def run(self, ticket: Ticket, parameters: SharedParameters) -> tuple[Ending, str | None]:
         """Have the trainable run; see `carry_out`.
 
         Raises:
@@ -68,7 +69,8 @@ class ApartTrial:
             self.death = ProcessDied.of(error, is_recorded=True)
             raise self.death from error
         finally:
-            parameters.release()  # the other process has its own
+            for held in (parameters, ticket):
+                held.release()  # the other process has its own
         return ended
 
     def take_log(self, records: list[dict[str, Any]]) -> None:
@@ -81,7 +83,7 @@ class ApartTrial:
 apart: ContextVar[ApartTrial | None] = ContextVar("tune_apart_trial", default=None)
 
 
-def _trial(run_name: str, ticket: bytes, parameters: SharedParameters) -> State[Any]:
+def _trial(run_name: str, ticket: Ticket, parameters: SharedParameters) -> State[Any]:
     elsewhere = apart.get()
     try:
         ending, cause = (

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
 import orjson
+
+from tune_core.references import is_reference, reference_text
 
 #: Keys of one-entry objects that stand for values that JSON lacks.
 _FLOAT, _INT, _BYTES, _REPR, _TUPLE, _ESCAPED = "$float", "$int", "$bytes", "$repr", "$tuple", "$escaped"
@@ -74,11 +76,21 @@ def holds_opaque(value: Any) -> bool:
         >>> holds_opaque(loads(dumps({"a": [object]}))), holds_opaque({"a": [1]})
         (True, False)
     """
-    if isinstance(value, Mapping):
-        return any(map(holds_opaque, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(holds_opaque, value))
-    return isinstance(value, Opaque)
+    return any(True for _ in opaque_texts(value))
+
+
+def opaque_texts(value: Any) -> Iterator[str]:
+    """Yield the texts of the objects in what `loads` returned.
+
+    Example:
+        >>> [*opaque_texts(loads(dumps({"a": [object, 1]})))]
+        ["<class 'object'>"]
+    """
+    if isinstance(value, Opaque):
+        yield value.text
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from opaque_texts(item)
 
 
 def dumps_row(row: Mapping[str, Any]) -> bytes:
@@ -193,7 +205,7 @@ def _tagged_other(value: Any) -> Any:
     for kind in (bool, int, float, str):  # subclasses, such as an IntEnum
         if isinstance(value, kind):
             return _tagged(kind(value))
-    return {_REPR: repr(value)}
+    return {_REPR: reference_text(value) if is_reference(value) else repr(value)}
 
 
 def _untagged(value: Any) -> Any:

@@ -21,7 +21,7 @@ from tune_core.callbacks import Callback
 from tune_core.commit import CheckpointMarker
 from tune_core.config import ResumeConfig
 from tune_core.controller import Controller
-from tune_core.encoding import dumps, loads
+from tune_core.encoding import dumps, loads, opaque_texts
 from tune_core.errors import ExperimentConflict, SpecError, StorageError
 from tune_core.faults import shorten
 from tune_core.journal import events_of, experiments, read_journal
@@ -43,6 +43,7 @@ from tune_core.messages import (
     TrialSuggested,
     WatchersSaved,
 )
+from tune_core.references import is_reference_text
 from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
 from tune_core.rules import Rules
@@ -261,11 +262,17 @@ def _who_runs_again(replay: Replay, resumed: ExperimentResumed) -> list[Trial]:
 def _refuse_opaque(experiment: Experiment, trials: Sequence[Trial]) -> None:
     """Refuse to run a trial with a value of which only the text is left."""
     for trial in trials:
-        left = resolve_objects(trial.config, experiment.param_space)[1]
+        resolved, left = resolve_objects(trial.config, experiment.param_space)
         if left:
+            advice = "Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
+            if any(map(is_reference_text, opaque_texts(resolved))):
+                advice += (
+                    ". Ray's references end with the process that made them, and of several at one place nobody "
+                    "knows which it was: give their values with tune.with_parameters, and choose them by name"
+                )
             raise SpecError(
                 f"trial {trial.trial_id} cannot go on: its config holds objects that JSON could not store, at "
-                f"{', '.join(left)}. Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
+                f"{', '.join(left)}. {advice}"
             )
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
+import pickle
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from tune_core.errors import NotPicklable, TrainableError
+from tune_core.references import is_reference
 
 #: In the path of every module of an installed package.
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
@@ -34,10 +37,12 @@ class PickledTrainable:
     Attributes:
         by_reference: What Python's pickling rules give: importable functions by name.
         by_value: The same with the code of the user's modules; None if nothing would differ.
+        references: Those of Ray that it holds: Ray is to send them, beside it.
     """
 
     by_reference: bytes
     by_value: bytes | None
+    references: tuple[Any, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """Return the trainable; its own modules need not be importable here.
@@ -46,14 +51,53 @@ class PickledTrainable:
             TrainableError: Something that it needs cannot be imported in this process.
         """
         try:
-            return _loads(self.by_reference)
+            return self._loads(self.by_reference)
         except (ImportError, AttributeError) as error:
             if self.by_value is None:
                 raise _missing_import(error) from error
         try:
-            return _loads(self.by_value)
+            return self._loads(self.by_value)
         except (ImportError, AttributeError) as error:
             raise _missing_import(error) from error
+
+    def _loads(self, data: bytes) -> Callable[..., Any]:
+        loaded: Callable[..., Any] = loads_apart(data, self.references)
+        return loaded
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # it has no types
+    """Leaves Ray's references out: pickled by anybody but Ray, nobody would answer for them, and `ray.get` waits on."""
+
+    def __init__(self, file: io.BytesIO, references: list[Any]) -> None:
+        super().__init__(file)
+        self._references = references
+
+    def persistent_id(self, value: Any) -> int | None:
+        if not is_reference(value):
+            return None
+        self._references.append(value)
+        return len(self._references) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, references: Sequence[Any]) -> None:
+        super().__init__(file)
+        self._references = references
+
+    def persistent_load(self, number: int) -> Any:
+        return self._references[number]
+
+
+def dumps_apart(value: Any, references: list[Any]) -> bytes:
+    """Pickle a value without the references of Ray in it, which are added to a list that Ray is to send."""
+    file = io.BytesIO()
+    _Pickler(file, references).dump(value)
+    return file.getvalue()
+
+
+def loads_apart(data: bytes, references: Sequence[Any]) -> Any:
+    """Return what `dumps_apart` has pickled; to be called for what comes from our own flow alone."""
+    return _Unpickler(io.BytesIO(data), references).load()
 
 
 def pickle_trainable(trainable: Callable[..., Any]) -> PickledTrainable:
@@ -62,23 +106,20 @@ def pickle_trainable(trainable: Callable[..., Any]) -> PickledTrainable:
     Raises:
         NotPicklable: A TypeError: it cannot be pickled; the message names the variables that stand in the way.
     """
+    references: list[Any] = []
     try:
-        by_reference = cloudpickle.dumps(trainable)
+        by_reference = dumps_apart(trainable, references)
     except Exception as error:
         raise NotPicklable(_blame(trainable, error)) from error
     modules = _user_modules(trainable)
     if not modules:
-        return PickledTrainable(by_reference, None)
+        return PickledTrainable(by_reference, None, tuple(references))
     try:
         with _by_value(modules):
-            return PickledTrainable(by_reference, cloudpickle.dumps(trainable))
+            by_value = dumps_apart(trainable, references)
     except Exception:  # noqa: BLE001 - a module with state that cannot travel: by reference has to do
-        return PickledTrainable(by_reference, None)
-
-
-def _loads(data: bytes) -> Callable[..., Any]:
-    loaded: Callable[..., Any] = cloudpickle.loads(data)
-    return loaded
+        by_value = None
+    return PickledTrainable(by_reference, by_value, tuple(references))
 
 
 def _missing_import(error: Exception) -> TrainableError:

@@ -23,6 +23,7 @@ from tune_core.arguments import RecordsArguments, arguments_of, make
 from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError, SpecIncomplete
+from tune_core.references import is_reference, stands_for
 from tune_core.search import Categorical, Domain, Float, Function, Integer
 from tune_core.search.domain import children, grid_values, inner_nodes, with_children
 from tune_core.search.optuna.optuna_search import OptunaSearch
@@ -488,7 +489,7 @@ def _found(value: Any, node: Any) -> Any:
         return _NOTHING if holds_opaque(value) else value
     if isinstance(node, (dict, list, tuple)):
         return _found_container(value, node)
-    return node if value is node or _words(value) == _words(node) else _NOTHING
+    return node if value is node or _is_written_for(value, node) else _NOTHING
 
 
 def _found_among(value: Any, options: Sequence[Any]) -> Any:
@@ -509,6 +510,12 @@ def _found_container(value: Any, node: Any) -> Any:
         return _NOTHING
     found = [_found(outer[key], child) for key, child in inner.items()]
     return _NOTHING if any(each is _NOTHING for each in found) else with_children(node, found)
+
+
+def _is_written_for(value: Any, node: Any) -> bool:
+    if is_reference(node):
+        return isinstance(value, Opaque) and stands_for(value.text, node)
+    return _words(value) == _words(node)
 
 
 def _words(value: Any) -> bytes:

@@ -19,6 +19,7 @@ import tune_core as tune
 from flows import attempts
 from flows.experiment import experiment
 from flows.parking import parked_slots
+from flows.ticket import Ticket
 from tests.flows.conftest import wait_for
 from tune_core.errors import TrainableError
 
@@ -52,16 +53,15 @@ def nothing_shared_before(cluster: None) -> None:
 
 
 @pytest.fixture
-def tickets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def tickets(monkeypatch: pytest.MonkeyPatch) -> list[Ticket]:
     """Every ticket that a trial was sent."""
-    sent: list[bytes] = []
-    pack = attempts.pack_ticket
+    sent: list[Ticket] = []
 
-    def noting(*args: Any) -> bytes:
-        sent.append(pack(*args))
+    def noting(*args: Any) -> Ticket:
+        sent.append(Ticket(*args))
         return sent[-1]
 
-    monkeypatch.setattr(attempts, "pack_ticket", noting)
+    monkeypatch.setattr(attempts, "Ticket", noting)
     return sent
 
 
@@ -75,7 +75,7 @@ def sum_up(config: dict[str, Any], data: Any, label: str = "") -> dict[str, Any]
 
 @pytest.mark.slow
 def test_200_mb_array_and_20_trials_are_one_copy_in_the_object_store(
-    run_config: Callable[..., tune.RunConfig], tickets: list[bytes]
+    run_config: Callable[..., tune.RunConfig], tickets: list[Ticket]
 ) -> None:
     data = np.ones(25 * MB)  # 200 MB: a second copy does not fit into the store of 300 MB
     watch = Watch()
@@ -93,7 +93,7 @@ def test_200_mb_array_and_20_trials_are_one_copy_in_the_object_store(
     assert 200 * MB <= min(watch.used) <= max(watch.used) < 230 * MB
     assert store().spilled_bytes_total == spilled_before
     assert len(tickets) == 20
-    assert max(map(len, tickets)) < 20_000
+    assert max(ticket.size for ticket in tickets) < 20_000
     # The processes that ran the trials are kept for the next experiment; of the values they keep nothing.
     assert parked_slots()
     wait_for(nothing_is_shared, what="the array to be freed")
@@ -125,7 +125,7 @@ def test_stock_task_runner_shares_values_too(run_config: Callable[..., tune.RunC
     ],
 )
 def test_class_gets_the_values_in_setup(
-    run_config: Callable[..., tune.RunConfig], tickets: list[bytes], resources: Any, reuse_actors: bool
+    run_config: Callable[..., tune.RunConfig], tickets: list[Ticket], resources: Any, reuse_actors: bool
 ) -> None:
     class Summing(tune.Trainable):
         def setup(self, config: dict[str, Any], data: Any = None, label: str = "") -> None:
@@ -154,7 +154,7 @@ def test_class_gets_the_values_in_setup(
     assert [result.metrics["sum"] for result in results] == [5.0 * MB] * 6
     assert {(result.metrics["is_view"], result.metrics["label"]) for result in results} == {(True, "a")}
     assert 40 * MB <= min(watch.used) <= max(watch.used) < 60 * MB
-    assert max(map(len, tickets)) < 20_000
+    assert max(ticket.size for ticket in tickets) < 20_000
     wait_for(nothing_is_shared, what="the array to be freed")
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: import each other. `tune_core` alone is `tune_core/__init__.py`, the public names.
 RANKS: tuple[tuple[str, ...], ...] = (
     # Values and their validation.
-    ("tune_core.masking",),
+    ("tune_core.masking", "tune_core.references"),
     ("tune_core.errors",),
     (
         "tune_core.encoding",
@@ -100,6 +100,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.task_runner",
         "flows.yaml12",
     ),
+    ("flows.ticket",),
     (
         "flows.process",
         "flows.ownership",

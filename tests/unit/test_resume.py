@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core import references
 from tune_core.controller import Controller
 from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
 from tune_core.journal import Journal, claim, read_journal
@@ -496,6 +497,28 @@ def test_a_trial_whose_objects_are_gone_does_not_go_on(every_event_is_a_segment:
         SpecError, match=r"cannot go on: its config holds objects that JSON could not store, at act"
     ):
         fit(tune.Tuner.restore(copy, count, param_space={"x": 1, "act": 2}))
+
+
+class ObjectRef:
+    """Looks like one of Ray's."""
+
+    def __repr__(self) -> str:
+        return "ObjectRef(00ff)"
+
+
+ObjectRef.__module__ = "ray"
+
+
+def test_a_trial_whose_reference_was_one_of_several_is_refused_with_advice(
+    every_event_is_a_segment: None, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(path, {"x": 1, "data": tune.grid_search([ObjectRef(), ObjectRef()])})
+    copy = cut(path, TrialReported)
+    monkeypatch.setattr(references, "_PROCESS", "another")
+
+    space = {"x": 1, "data": tune.grid_search([ObjectRef(), ObjectRef()])}
+    with pytest.raises(SpecError, match=r"at data\..*references end with the process.*with_parameters"):
+        fit(tune.Tuner.restore(copy, count, param_space=space))
 
 
 def test_seed_that_nobody_gave_is_the_same_after_a_resume(every_event_is_a_segment: None, path: Path) -> None:

@@ -12,13 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import pytest
 
 from tune_core.errors import TrainableError
-from tune_core.serialization import PickledTrainable, pickle_trainable
+from tune_core.serialization import PickledTrainable, dumps_apart, loads_apart, pickle_trainable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -282,3 +282,45 @@ def test_module_that_is_missing_on_a_node_is_named(by_value: bytes | None) -> No
 def test_function_that_is_missing_in_its_module_is_named() -> None:
     with pytest.raises(TrainableError, match="no_such_function"):
         PickledTrainable(by_name("no_such_function", "json"), None).load()
+
+
+# Ray's references.
+
+
+class ObjectRef:
+    """Looks like one of Ray's, which only Ray may pickle."""
+
+    def __reduce__(self) -> NoReturn:
+        raise AssertionError("pickled by somebody else than Ray")
+
+
+ObjectRef.__module__ = "ray"
+
+
+def test_references_of_ray_travel_beside_the_bytes() -> None:
+    first, second, references = ObjectRef(), ObjectRef(), list[Any]()
+
+    data = dumps_apart({"a": first, "deep": [second, (first,)]}, references)
+
+    assert references == [first, second, first]
+    loaded = loads_apart(data, references)
+    assert loaded["a"] is loaded["deep"][1][0] is first
+    assert loaded["deep"][0] is second
+
+
+def test_trainable_takes_its_references_along() -> None:
+    reference = ObjectRef()
+    pickled = pickle_trainable(lambda config: reference)
+
+    assert {*pickled.references} == {reference}
+    assert pickled.load()({}) is reference
+
+
+def test_module_of_the_user_that_holds_references_travels_with_them(project: Callable[..., Any]) -> None:
+    module = project("user_train", {"user_train.py": "data = None\n\ndef train(config):\n    return data\n"})
+    module.data = ObjectRef()
+
+    pickled = pickle_trainable(module.train)
+
+    assert pickled.by_value is not None
+    assert loads_apart(pickled.by_value, pickled.references)({}) is module.data

@@ -7,10 +7,12 @@ from collections import namedtuple
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tune_core as tune
+from tune_core import references
 from tune_core.encoding import Opaque, dumps, loads
 from tune_core.search import BasicVariantGenerator
 from tune_core.spec import resolve_objects
@@ -122,3 +124,45 @@ def test_plain_values_are_never_taken_for_others() -> None:
     assert unresolved == []
     assert dumps(resolved) == dumps(config)
     assert resolved["d"] is not space["d"]
+
+
+class ObjectRef:
+    """Looks like one of Ray's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.number:02x})"
+
+
+ObjectRef.__module__ = "ray"
+
+
+def test_references_are_found_again_in_the_process_that_made_them() -> None:
+    first, second = ObjectRef(1), ObjectRef(2)
+    space = {"data": tune.grid_search([first, second]), "fixed": first}
+
+    resolved, unresolved = resolve_objects(journaled({"data": second, "fixed": first}), space)
+
+    assert unresolved == []
+    assert resolved["data"] is second
+    assert resolved["fixed"] is first
+
+
+def test_in_another_process_a_reference_is_taken_for_the_only_one_at_its_place_and_never_guessed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = journaled({"data": ObjectRef(2), "fixed": ObjectRef(1), "changed": ObjectRef(3)})
+    monkeypatch.setattr(references, "_PROCESS", "another")
+    # Ray gives the same names again, here in another order.
+    space = {
+        "data": tune.grid_search([ObjectRef(2), ObjectRef(1)]),
+        "fixed": ObjectRef(7),
+        "changed": tune.choice([1, "x"]),
+    }
+
+    resolved, unresolved = resolve_objects(before, space)
+
+    assert unresolved == ["data", "changed"]
+    assert resolved["fixed"] is space["fixed"]
