@@ -358,7 +358,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 #: What a trial's record says, but for what is the same object on both sides.
-STATE = sorted(set(Trial.__slots__) - {"resources"})
+STATE = sorted(set(Trial.__slots__) - {"resources", "storage"})
 
 
 def state_of(controller: Controller) -> dict[str, Any]:
