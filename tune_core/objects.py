@@ -281,8 +281,9 @@ class ObjectStore:
     def _not_fenced(self, reason: str) -> str:
         return (
             f"{self.url} cannot refuse the second of two writers ({reason}), so an attempt or driver thought "
-            "dead could overwrite a live one. Use a bucket without versioning, s3fs rather than pyarrow's "
-            "filesystem, or a disk with hard links; or ask for fencing=False and run one driver only"
+            "dead could overwrite a live one. Use a bucket without versioning or a disk with hard links; in place of a "
+            "pyarrow S3FileSystem, give storage_path='s3://bucket/path' with storage_options={'key': …, 'secret': …, "
+            "'endpoint_url': …}, or an s3fs.S3FileSystem"
         )
 
     def _probe(self) -> None:

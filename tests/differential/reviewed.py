@@ -141,6 +141,12 @@ REVIEWED: tuple[Difference, ...] = (
         "pyarrow's are accepted where one is passed in",
     ),
     Difference(
+        "`storage_filesystem=pyarrow.fs.S3FileSystem(…)`",
+        "refused at the start: pyarrow has no conditional write, which keeps two drivers apart. "
+        '`storage_path="s3://…"` with `storage_options`, or an `s3fs.S3FileSystem`, does the same',
+        "there two drivers overwrite each other",
+    ),
+    Difference(
         "`SyncConfig.sync_period`",
         "no effect",
         "artifacts go with checkpoints and at the end, changed files only",

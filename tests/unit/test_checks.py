@@ -222,7 +222,7 @@ def test_a_storage_that_takes_the_second_of_two_writes_fails(crippled: type[Crip
 
     (failed,) = only(found, "fail")
     assert failed.name == "storage: create-only writes"
-    assert "fencing=False" in failed.remedy + failed.found
+    assert "Use a bucket without versioning" in failed.remedy + failed.found
 
 
 def test_a_path_that_cannot_be_used_is_told_without_its_credentials() -> None:
