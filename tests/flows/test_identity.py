@@ -133,6 +133,7 @@ def test_a_tuner_in_each_of_two_trials_has_its_own_experiment(
     assert len(list(Path(inner).iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_while_it_tunes_leaves_no_slots_of_its_own(
     cluster: None, run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_trial_that_dies_while_it_tunes_leaves_no_slots_of_its_own(
     assert len(groups) == len(parked_slots())
 
 
+@pytest.mark.slow
 def test_a_tuner_that_the_trials_around_it_leave_no_room_is_refused(
     cluster: None, run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:
