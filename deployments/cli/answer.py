@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from deployments.cli.tables import short
 from tune_core.encoding import dumps_row
 from tune_core.faults import printable
+from tune_core.masking import masked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,6 +108,7 @@ def show(answer: Answer, stream: TextIO, *, as_json: bool) -> None:
 
 def refuse(error: BaseException, message: str, stream: TextIO, *, as_json: bool) -> None:
     """Say in one line on stderr why there is no answer; with `--json` in a document, too."""
+    message = masked(message)  # what was typed may be quoted in it
     print(f"prefect-tune: {short(message, width=_ERROR_WIDTH)}", file=sys.stderr)  # noqa: T201 - what it is for
     if as_json:
         stream.write(to_json({"error": {"type": type(error).__name__, "message": message}}) + "\n")

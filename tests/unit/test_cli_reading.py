@@ -276,6 +276,16 @@ def test_what_only_resembles_a_url_is_refused_and_shows_no_secret(
     assert "hunter2" not in called.err + called.out
 
 
+@pytest.mark.parametrize("arguments", [(), ("show", "digits", "--limit"), ("ls", "--nonsense")])
+def test_what_was_typed_wrongly_is_quoted_without_its_secret(
+    prefect_tune: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    called = prefect_tune(*arguments, "s3://AKIA:a/hunter2@tuning/digits")
+
+    assert called.code != 0
+    assert "hunter2" not in called.err + called.out
+
+
 def test_a_trials_directory_is_told_from_an_experiment(prefect_tune: CommandLine, runs: Path) -> None:
     trial = next(each for each in (runs / "digits").iterdir() if each.name.startswith("train"))
 
