@@ -434,9 +434,9 @@ class RunConfig:
             `{"key": ..., "secret": ..., "endpoint_url": ...}`. Never shown, never written down.
         ray_address: Beyond Ray Tune: the cluster, "auto" or "host:port"; None: the environment
             decides, else a local one is started.
-        runtime_env: Beyond Ray Tune: Ray's `runtime_env` for the trials' processes. Not shown here, but Ray has
-            it on its workers' command lines, which every user of the machine can read: secrets go into
-            `tune.with_parameters`, or a Prefect block that the trial loads.
+        runtime_env: Beyond Ray Tune: Ray's `runtime_env` for the trials' processes. Not shown here, but Ray
+            writes it to a log and to command lines that every user of the machine can read: secrets go
+            into `tune.with_parameters`, or a Prefect block that the trial loads.
         tags: Beyond Ray Tune: tags of the Prefect flow run and its task runs.
         every_report: Beyond Ray Tune: whether each report updates its artifact at once, instead
             of together with others every few seconds.
