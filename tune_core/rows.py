@@ -7,6 +7,7 @@ attempt's first row, since it may be large and does not change until the next on
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import warnings
@@ -103,11 +104,19 @@ def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
         source: The file's name, for the warning.
     """
     rows, faults = [], []
-    for number, line in enumerate(data.split(b"\n"), 1):
+    texts: dict[str, str] = {}
+    for number, line in enumerate(io.BytesIO(data), 1):  # line by line: a long file has many
         if not line.strip():
             continue
         row = parse_line(line)
         if isinstance(row, dict):
+            for name, value in row.items():
+                if (
+                    type(value) is str
+                ):  # host, date and the like are the same in many rows: one object for all
+                    if texts.get(name) != value:
+                        texts[name] = value
+                    row[name] = texts[name]
             rows.append(row)
         else:
             faults.append(number)

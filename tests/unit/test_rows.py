@@ -118,3 +118,13 @@ def test_a_failure_whose_text_was_cut_is_still_a_failure() -> None:
 
     assert failure is not None
     assert str(failure) == ""
+
+
+def test_texts_that_many_rows_have_are_kept_once() -> None:
+    lines = [f'{{"step": {step}, "hostname": "node", "date": "{step // 2}"}}'.encode() for step in range(4)]
+
+    rows = parse_rows(b"\n".join(lines), "result.json")
+
+    assert [(row["step"], row["date"]) for row in rows] == [(0, "0"), (1, "0"), (2, "1"), (3, "1")]
+    assert len({id(row["hostname"]) for row in rows}) == 1
+    assert len({id(row["date"]) for row in rows}) == 2
