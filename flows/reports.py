@@ -8,6 +8,7 @@ from typing import Any
 from flows.parts import Parts
 from tune_core.commit import CheckpointMarker
 from tune_core.messages import CheckpointSaved, Event, StopCause, TrialReported
+from tune_core.metrics import validate_metrics
 from tune_core.resume import unreported
 from tune_core.trial import Trial
 
@@ -52,7 +53,7 @@ class Reports:
         decided = parts.steering.decide(trials, trial, row, result, checkpoint)
         if self._has_user_callbacks:
             parts.user_callbacks.on_trial_result(self.turn, trials, trial, result)
-            row = trial.row_of(result)  # a callback may have added to it
+            row = validate_metrics(trial.row_of(result))  # a callback may have added to it
         now = parts.wall_clock()
         self._apply(TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, *decided))
         return row, result

@@ -110,6 +110,22 @@ def test_error_of_the_experiment_is_not_blamed_on_a_trial(parts: MagicMock, erro
         driver._take(row_of(parts, 1))
 
 
+def test_what_a_callback_adds_is_bounded_like_a_report(parts: MagicMock) -> None:
+    class Adds(tune.Callback):
+        def on_trial_result(self, *args: object, result: dict[str, object], **info: object) -> None:
+            result["large"] = 10**5000
+
+    parts.experiment.run_config.callbacks = [Adds()]
+    parts.user_callbacks = CallbackList([Adds()])
+    driver = a_driver(parts)
+
+    driver._take(row_of(parts, 1))
+
+    (sent,) = [call.args for call in parts.channel.send.call_args_list]
+    assert "InvalidMetric: metric 'large' is an integer of about 5,001 digits" in sent[3]
+    parts.journal.append.assert_not_called()
+
+
 def test_callback_of_the_user_that_raises_ends_the_experiment(parts: MagicMock) -> None:
     class Broken(tune.Callback):
         def on_trial_result(self, *args: object, **info: object) -> None:
