@@ -85,8 +85,7 @@ class Driver:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._parts, self._experiment = parts, parts.experiment
-        self._controller = parts.controller
+        self._parts, self._experiment, self._controller = parts, parts.experiment, parts.controller
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._commands: deque[Command] = deque()
         self._end: EndExperiment | None = None
@@ -100,8 +99,7 @@ class Driver:
         self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
         self._held_due = parts.clock() + NOTE_HELD_EVERY_S
         self._own_state, self._search_pauses = OwnState(parts.steering), SearchPauses()
-        self._num_finished = 0
-        self._has_news = False
+        self._num_finished, self._has_news = 0, False
         self._reports = Reports(parts, self._trials, self.apply, self.request_stop)
         self._requests = Requests(parts, self._replay, self.apply)
         self._stop_timeout_s = parts.experiment.run_config.stop_timeout_s

@@ -8,9 +8,9 @@ from dataclasses import replace
 from prefect.logging import get_run_logger
 
 from flows.parts import Parts
-from tune_core.journal import read_journal
 from tune_core.messages import StateSaved, TrialReported
 from tune_core.resume import Replay, complete_files
+from tune_core.segments import read_journal
 from tune_core.steering import Steering
 from tune_core.trial import Trial
 

@@ -31,9 +31,10 @@ from prefect.states import Crashed
 
 from tune_core.errors import ExperimentConflict
 from tune_core.helm import as_steered
-from tune_core.journal import claim, experiments, last_segment, segment_before
+from tune_core.journal import claim
 from tune_core.resume import refuse_another, steered_spec
 from tune_core.runtime import Continuation, Experiment, Identity
+from tune_core.segments import experiments, last_segment, segment_before
 
 logger = logging.getLogger("prefect.tune")
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
 from tune_core.callbacks import Callback, CallbackList
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults, is_name, is_number
+from tune_core.faults import Faults, are_names, has_names_as_keys, is_name, is_number
 from tune_core.filesystems import check_url, without_credentials
 from tune_core.masking import masked
 from tune_core.progress_reporter import ProgressReporter
@@ -531,7 +531,7 @@ class RunConfig:
                 faults.note(f"storage_path: {error}")
         if self.local_dir is not None:
             faults.note("local_dir is gone: give the directory as storage_path")
-        if self.storage_options is not None and not _has_names_as_keys(self.storage_options):
+        if self.storage_options is not None and not has_names_as_keys(self.storage_options):
             given = type(self.storage_options).__name__
             faults.note(f"storage_options: expected a dict with strings as keys, got {given}")
         elif self.storage_options and self.storage_filesystem is not None:
@@ -567,10 +567,10 @@ class RunConfig:
             faults.add("ray_address", address, f"{expected} network, with ray_address='auto'")
         elif address is not None:
             faults.check_name("ray_address", address, ": 'auto', 'host:port', or None")
-        if self.runtime_env is not None and not _has_names_as_keys(self.runtime_env):
+        if self.runtime_env is not None and not has_names_as_keys(self.runtime_env):
             given = type(self.runtime_env).__name__
             faults.note(f"runtime_env: expected a dict with strings as keys, got {given}")
-        if self.tags is not None and not _are_names(self.tags):
+        if self.tags is not None and not are_names(self.tags):
             faults.add("tags", self.tags, "expected a list of strings, or None")
         faults.check_bool("every_report", self.every_report)
         if self.placement_timeout_s is not None:
@@ -594,11 +594,3 @@ def _is_safe_name(name: object) -> bool:
 
 def _is_file_below(name: object) -> bool:
     return is_name(name) and not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-def _has_names_as_keys(value: object) -> bool:
-    return isinstance(value, Mapping) and all(map(is_name, value))
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, (list, tuple, set, frozenset)) and all(map(is_name, value))

@@ -75,14 +75,12 @@ class Controller:
         self.trials: dict[str, Trial] = {}
         self.stop_request: StopRequested | None = None
         self.has_ended = False
-        #: Whether somebody has paused the whole experiment.
-        self.is_paused = False
+        self.is_paused = False  #: Whether somebody has paused the whole experiment.
         self._capacity = 0
         self._search: Literal["idle", "asked", "deferred", "ended"] = "idle"
         #: Whether the scheduler may be asked which paused trial goes on; "declined": not before it has learnt more.
         self._choice: Literal["idle", "asked", "declined"] = "idle"
-        #: Paused trials that ended since nobody chose them.
-        self._given_up = 0
+        self._given_up = 0  #: Paused trials that ended since nobody chose them.
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
         self._retention = Retention(rules, self.trials, self._unfinished)
@@ -92,15 +90,13 @@ class Controller:
         self._num_orders = self._lease_floor = 0  # attempts ordered so far; what numbers to come are above
         self._handlers: dict[type[Event], Callable[[Any], list[Command]]] = {
             SpecRecorded: self._on_spec,
-            ExperimentStarted: self._on_capacity,
+            **dict.fromkeys((ExperimentStarted, CapacityChanged), self._on_capacity),
             ExperimentResumed: self._on_resumed,
             **dict.fromkeys((StateSaved, WatchersSaved, SlotsHeld), lambda _: []),
             SegmentsGivenUp: self._on_given_up,
-            CapacityChanged: self._on_capacity,
             TrialSuggested: self._on_suggested,
-            SuggestionDeferred: self._on_no_suggestion,
+            **dict.fromkeys((SuggestionDeferred, SearchEnded), self._on_no_suggestion),
             SearchRetried: self._on_search_retried,
-            SearchEnded: self._on_no_suggestion,
             LeaseStarted: self._on_lease_started,
             TrialReported: self._on_reported,
             CheckpointSaved: self._on_checkpoint_saved,
@@ -600,7 +596,5 @@ class Controller:
             return EndExperiment(self.stop_request.reason)
         reason = "every trial is finished"
         if self._given_up:
-            reason += (
-                f"; {self._given_up} of them were paused, and the scheduler chose none of these to go on"
-            )
+            reason += f"; {self._given_up} of them were paused, and the scheduler chose none to go on"
         return EndExperiment(reason)

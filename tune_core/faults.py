@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import TypeGuard
@@ -163,6 +163,16 @@ def is_number(value: object) -> TypeGuard[float]:
 def is_name(value: object) -> TypeGuard[str]:
     """Return whether the value is a string that is not empty."""
     return isinstance(value, str) and value != ""
+
+
+def has_names_as_keys(value: object) -> bool:
+    """Whether this is a mapping with names as keys."""
+    return isinstance(value, Mapping) and all(map(is_name, value))
+
+
+def are_names(value: object) -> bool:
+    """Whether this is a collection of names."""
+    return isinstance(value, (list, tuple, set, frozenset)) and all(map(is_name, value))
 
 
 def safe_repr(value: object) -> str:

@@ -21,8 +21,8 @@ from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageError
 from tune_core.faults import Faults, shorten
 from tune_core.filesystems import brief
-from tune_core.journal import last_segment, segment_numbers
 from tune_core.namesakes import experiment_at
+from tune_core.segments import last_segment, segment_numbers
 from tune_core.stoppers import DictStopper
 from tune_core.storage import ExperimentStorage
 

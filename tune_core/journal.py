@@ -1,279 +1,62 @@
-"""The journal: every event of an experiment, in create-only segments on its storage.
+"""The journal: every event of an experiment, written in create-only segments to its storage.
 
-A segment is JSON lines: a header, then one line per event with the commands that followed.
 Segment numbers have no gaps, and a number can be taken once: that is the fence against a
 second driver. Events are written in groups, about once a second and at endings; what
-`flushed` counts is what no crash of the driver can take back. The last key of a header is a digest
-of all else in its segment. Segments that somebody has given up stay where they are; the headers
-after them say which are void.
+`flushed` counts is what no crash of the driver can take back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_core.encoding import dumps, loads
+from tune_core.encoding import dumps
 from tune_core.errors import CreateConflict, ExperimentConflict, JournalDamaged, StorageError
-from tune_core.filesystems import brief, check_name
 from tune_core.messages import (
     Command,
     Event,
     SegmentsGivenUp,
     TrialReported,
     describe,
-    event_from_dict,
     event_to_dict,
 )
+from tune_core.segments import (
+    Segment,
+    damaged,
+    decoded,
+    encode_segment,
+    known_void,
+    last_segment,
+    open_segment,
+    opened_segments,
+    read_segment,
+    segment_name,
+    segment_numbers,
+)
 from tune_core.storage import RETRY_FOR_S, ExperimentStorage
-from tune_core.transfer import digest_of, in_parallel
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-DIRECTORY = "journal"
+
 #: How long events may wait for their group, in seconds.
 FLUSH_INTERVAL_S = 1.0
+
+
 #: Events that make a group at once: half of what a session lets wait (see `session.WINDOW`).
 FLUSH_EVENTS = 4096
+
+
 #: So do events of so many bytes: what waits is held in memory, and once more while it is written.
 FLUSH_BYTES = 2 * 1024 * 1024
 
-#: In each segment with a `SpecRecorded`, and in hardly any other.
-_SPEC = b"SpecRecorded"
-#: Segments that are read at once.
-_AHEAD = 16
+
 #: How often a claim is tried while the driver that is to be fenced off writes on.
 _CLAIMS = 30
-
-_SEGMENT = re.compile(r"(\d{8})\.jsonl")
-_DIGEST = re.compile(rb',"digest":"([0-9a-f]{32})"}$')
-
-#: An event, and the commands that followed from it, as text.
-Record = tuple[Event, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One decoded segment.
-
-    Attributes:
-        number: Its place in the journal, from 1.
-        experiment_id: Which experiment of this name it belongs to.
-        owner: Which driver wrote it.
-        records: Events in order, each with the commands that followed, as text.
-        is_last: Whether its driver closed the journal with it.
-        void: Ranges of segments before it that were given up, first and last number of each.
-    """
-
-    number: int
-    experiment_id: str
-    owner: dict[str, Any]
-    records: tuple[Record, ...]
-    is_last: bool
-    void: tuple[tuple[int, int], ...] = ()
-
-
-def segment_numbers(storage: ExperimentStorage) -> list[int]:
-    """Return the numbers of the journal's segments, ascending; [] where there is none."""
-    matches = (_SEGMENT.fullmatch(name) for name in storage.list(DIRECTORY))
-    return sorted(int(match.group(1)) for match in matches if match)
-
-
-def read_segment(storage: ExperimentStorage, number: int) -> Segment:
-    """Read one segment. Executes nothing that is stored in it.
-
-    Raises:
-        JournalDamaged: It is damaged.
-        StorageError: It is missing, or was written by a newer prefect-tune.
-    """
-    return _decoded(storage, _open(storage, number))
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A segment whose digest is right, its events still as lines."""
-
-    number: int
-    experiment_id: str
-    owner: dict[str, Any]
-    is_last: bool
-    void: tuple[tuple[int, int], ...]
-    lines: bytes
-
-
-def _read(storage: ExperimentStorage, number: int) -> bytes:
-    try:
-        return storage.read(_segment_name(number))
-    except FileNotFoundError as error:
-        raise StorageError(f"{storage.absolute(_segment_name(number))} does not exist") from error
-
-
-def _open(storage: ExperimentStorage, number: int, data: bytes | None = None) -> _Opened:
-    data = _read(storage, number) if data is None else data
-    head, _, lines = data.partition(b"\n")
-    try:
-        header = loads(head)
-        if header["format"] > FORMAT:
-            name = storage.absolute(_segment_name(number))
-            message = f"{name} has format {header['format']}, this version reads {FORMAT}"
-            raise StorageError(f"{message}: use a newer prefect-tune")
-        if _sealed(_DIGEST.sub(b"}", head), lines) != data:
-            raise ValueError("its digest is that of other content")
-        void = tuple((int(first), int(last)) for first, last in header.get("void", ()))
-        return _Opened(number, header["experiment_id"], header["owner"], header["is_last"], void, lines)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(storage, number, brief(error) if data else "it is empty") from error
-
-
-def _decoded(storage: ExperimentStorage, opened: _Opened) -> Segment:
-    try:
-        records = tuple(_record(loads(line)) for line in opened.lines.splitlines())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(storage, opened.number, brief(error)) from error
-    return Segment(opened.number, opened.experiment_id, opened.owner, records, opened.is_last, opened.void)
-
-
-def _damaged(storage: ExperimentStorage, number: int, why: str) -> JournalDamaged:
-    return JournalDamaged(
-        f"{storage.absolute(_segment_name(number))} is damaged: {why}. Put it back from a copy; or, if a power cut "
-        "took the end of the journal, Tuner.restore(…, discard_damaged=True) or prefect-tune resume --discard-damaged "
-        "goes on without the first damaged segment and all after it: about a second of events each is given up"
-    )
-
-
-def last_segment(storage: ExperimentStorage) -> Segment | None:
-    """Return the newest segment, of whichever experiment of this name; None where there is no journal.
-
-    Raises:
-        JournalDamaged: It is damaged.
-    """
-    numbers = segment_numbers(storage)
-    return read_segment(storage, numbers[-1]) if numbers else None
-
-
-def segment_before(storage: ExperimentStorage, number: int) -> Segment | None:
-    """Return the newest segment before that one which nobody has given up; None if there is none."""
-    void = _void_numbers(_open(storage, number).void)
-    before = [each for each in segment_numbers(storage) if each < number and each not in void]
-    return read_segment(storage, before[-1]) if before else None
-
-
-def _void_numbers(void: Iterable[tuple[int, int]]) -> set[int]:
-    return {number for first, last in void for number in range(first, last + 1)}
-
-
-def _known_void(storage: ExperimentStorage, numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """What the newest header that can be read says was given up."""
-    for number in reversed(numbers):
-        with contextlib.suppress(JournalDamaged):
-            return _open(storage, number).void
-    return ()
-
-
-def _opened(storage: ExperimentStorage, *, discard_damaged: bool = False) -> Iterator[_Opened]:
-    """Yield the segments that count, a few read ahead: a week's are many, and a remote storage takes its time.
-
-    Raises:
-        JournalDamaged: One is damaged or missing; with `discard_damaged` that is where the journal ends.
-    """
-    numbers = segment_numbers(storage)
-    void = _void_numbers(_known_void(storage, numbers))
-    wanted = [number for number in range(1, (numbers or [0])[-1] + 1) if number not in void]
-    gap = next((number for number in wanted if number not in numbers), None)
-    if gap is not None and not discard_damaged:
-        raise _damaged(storage, gap, f"it does not exist; the journal has gaps, its segments are {numbers}")
-    wanted = [number for number in wanted if gap is None or number < gap]
-    for start in range(0, len(wanted), _AHEAD):
-        several = wanted[start : start + _AHEAD]
-        read = in_parallel(lambda number: _read(storage, number), several)
-        for number, data in zip(several, read, strict=True):
-            try:
-                opened = _open(storage, number, data)
-            except JournalDamaged:
-                if discard_damaged:
-                    return
-                raise
-            yield opened
-
-
-def experiments(storage: ExperimentStorage, *, discard_damaged: bool = False) -> dict[str, list[bytes]]:
-    """Return the experiments of this name by id, each with its segments that hold a spec.
-
-    The one whose driver wrote last comes last: an earlier one that goes on counts as the newest again.
-
-    Args:
-        storage: Where they are.
-        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused.
-
-    Raises:
-        JournalDamaged: A segment is missing or damaged.
-    """
-    found: dict[str, list[bytes]] = {}
-    for opened in _opened(storage, discard_damaged=discard_damaged):
-        found[opened.experiment_id] = found.pop(opened.experiment_id, [])
-        if _SPEC in opened.lines:
-            found[opened.experiment_id].append(opened.lines)
-    return found
-
-
-def experiment_ids(storage: ExperimentStorage) -> list[str]:
-    """Return the ids of the experiments of this name in the order in which they began.
-
-    Raises:
-        JournalDamaged: A segment is missing or damaged.
-    """
-    return list(dict.fromkeys(opened.experiment_id for opened in _opened(storage)))
-
-
-def events_of(lines: bytes) -> list[Event]:
-    """Return the events of a segment that was read.
-
-    Raises:
-        StorageError: It is damaged.
-    """
-    try:
-        return [_record(loads(line))[0] for line in lines.splitlines()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"a segment of the journal is damaged: {error!r}") from error
-
-
-def read_journal(
-    storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
-) -> Iterator[Record]:
-    """Yield the events of an experiment, oldest first; of what is to come, a few segments are held.
-
-    Args:
-        storage: Where it is.
-        experiment_id: Which one of this name; None: the one that `storage` means.
-        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused;
-            the id has to be given then.
-
-    Raises:
-        JournalDamaged: A segment is missing or damaged.
-    """
-    wanted = experiment_id or storage.experiment_id
-    if wanted is None and (last := last_segment(storage)) is not None:
-        wanted = last.experiment_id
-    for segment in read_segments(storage, wanted, discard_damaged=discard_damaged):
-        yield from segment.records
-
-
-def read_segments(
-    storage: ExperimentStorage, experiment_id: str | None = None, *, discard_damaged: bool = False
-) -> Iterator[Segment]:
-    """Yield segments, oldest first, of one experiment or of all of this name; else as `read_journal`."""
-    for opened in _opened(storage, discard_damaged=discard_damaged):
-        if experiment_id in (None, opened.experiment_id):
-            yield _decoded(storage, opened)
 
 
 @dataclass(slots=True)
@@ -474,11 +257,11 @@ class Journal:
         while True:
             try:
                 if self._void is None:
-                    self._void = _open(self._storage, self._number).void
-                data = data or _encode_segment(
+                    self._void = open_segment(self._storage, self._number).void
+                data = data or encode_segment(
                     self._experiment_id, self._owner, group.lines, is_last=is_last, void=self._void
                 )
-                self._storage.create(_segment_name(self._number + 1), data)
+                self._storage.create(segment_name(self._number + 1), data)
             except CreateConflict as error:
                 raise ExperimentConflict(_taken_over(self._storage, self._number + 1)) from error
             except (StorageError, OSError) as error:
@@ -528,9 +311,9 @@ def claim(
             before = last.owner
         number = last.number + 1 if last is not None else 1
         void = last.void if last is not None else ()
-        data = _encode_segment(experiment_id, owner, b"", is_last=False, void=void)
+        data = encode_segment(experiment_id, owner, b"", is_last=False, void=void)
         try:
-            storage.create(_segment_name(number), data)
+            storage.create(segment_name(number), data)
         except CreateConflict:
             if last is None:
                 break
@@ -546,14 +329,14 @@ def _before_damage(storage: ExperimentStorage) -> Segment | None:
         JournalDamaged: It is the first of all.
     """
     whole = None
-    for opened in _opened(storage, discard_damaged=True):
+    for opened in opened_segments(storage, discard_damaged=True):
         try:
-            whole = _decoded(storage, opened)
+            whole = decoded(storage, opened)
         except JournalDamaged:
             break
     numbers = segment_numbers(storage)
     if whole is None and numbers:
-        raise _damaged(storage, 1, "nothing before it is left, so it cannot be given up")
+        raise damaged(storage, 1, "nothing before it is left, so it cannot be given up")
     return None if whole is None or whole.number == numbers[-1] else whole
 
 
@@ -568,12 +351,12 @@ def _claim_after(
     _refuse_living(storage, whole, is_alive)
     numbers = segment_numbers(storage)
     first, last = whole.number + 1, numbers[-1]
-    void = (*_known_void(storage, numbers), (first, last))
+    void = (*known_void(storage, numbers), (first, last))
     given_up = SegmentsGivenUp(time.time(), first, last - first + 1)
     lines = dumps(event_to_dict(given_up)) + b"\n"
-    data = _encode_segment(experiment_id, owner, lines, is_last=False, void=void)
+    data = encode_segment(experiment_id, owner, lines, is_last=False, void=void)
     try:
-        storage.create(_segment_name(last + 1), data)
+        storage.create(segment_name(last + 1), data)
     except CreateConflict as error:
         raise ExperimentConflict(_was_faster(storage, last + 1)) from error
     logger.warning(
@@ -602,39 +385,6 @@ def _was_faster(storage: ExperimentStorage, number: int) -> str:
     return f"{storage.url} was taken over by another driver ({other}), which was faster"
 
 
-def _encode_segment(
-    experiment_id: str,
-    owner: dict[str, Any],
-    lines: bytes | bytearray,
-    *,
-    is_last: bool,
-    void: Sequence[tuple[int, int]] = (),
-) -> bytes:
-    header = {
-        "format": FORMAT,
-        "write_id": uuid.uuid4().hex,
-        "experiment_id": experiment_id,
-        "owner": owner,
-        "is_last": is_last,
-    }
-    return _sealed(dumps(header | ({"void": [list(pair) for pair in void]} if void else {})), lines)
-
-
-def _sealed(header: bytes, lines: bytes | bytearray) -> bytes:
-    """Return a segment: its header with the digest of all else as the last key, and the lines of its events."""
-    body = b"\n" + lines
-    digest = digest_of(header + body).encode()
-    return header[:-1] + b',"digest":"' + digest + b'"}' + body
-
-
-def _record(line: dict[str, Any]) -> tuple[Event, tuple[str, ...]]:
-    commands = tuple(line.pop("commands", ()))
-    # Whoever can write to the storage must not choose what is read or removed elsewhere.
-    for dirname in (*([line["dirname"]] if "dirname" in line else ()), *line.get("restarted", {}).values()):
-        check_name(dirname, "trial", nested=False)
-    return event_from_dict(line), commands
-
-
 def _taken_over(storage: ExperimentStorage, number: int) -> str:
     other = _describe_owner(read_segment(storage, number).owner)
     return f"{storage.url} was taken over by another driver ({other}): this one stops and writes nothing more"
@@ -642,7 +392,3 @@ def _taken_over(storage: ExperimentStorage, number: int) -> str:
 
 def _describe_owner(owner: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in owner.items())
-
-
-def _segment_name(number: int) -> str:
-    return f"{DIRECTORY}/{number:08d}.jsonl"

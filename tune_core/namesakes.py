@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tune_core.errors import StorageError
-from tune_core.journal import experiment_ids
+from tune_core.segments import experiment_ids
 from tune_core.storage import ExperimentStorage, split_number, split_path
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from tune_core.controller import Controller
 from tune_core.failures import Failure, failures_of
-from tune_core.journal import read_journal
 from tune_core.messages import (
     CapacityChanged,
     Event,
@@ -35,6 +34,7 @@ from tune_core.messages import (
 from tune_core.ranking import Objective, Standings
 from tune_core.resume import Records, Replay
 from tune_core.rules import Rules
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status, Trial
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tune_core.controller import Controller
-from tune_core.journal import read_journal
 from tune_core.ranking import Objective
 from tune_core.results import ResultGrid
 from tune_core.resume import Replay
 from tune_core.rules import Rules
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 
 

@@ -24,7 +24,6 @@ from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads, opaque_texts
 from tune_core.errors import ExperimentConflict, SpecError, StorageError
 from tune_core.faults import shorten
-from tune_core.journal import events_of, experiments, read_journal
 from tune_core.loggers import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
 from tune_core.messages import (
     CapacityChanged,
@@ -48,6 +47,7 @@ from tune_core.resources import resources_of
 from tune_core.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
 from tune_core.rules import Rules
 from tune_core.runtime import Continuation, Experiment
+from tune_core.segments import events_of, experiments, read_journal
 from tune_core.spec import is_kind_of, resolve_objects
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper

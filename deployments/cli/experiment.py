@@ -11,11 +11,11 @@ from deployments.cli.opening import driver_status
 from tune_core.errors import ConfigError
 from tune_core.failures import failure_lines, group_failures
 from tune_core.faults import is_number, suggestion
-from tune_core.journal import Record, Segment, last_segment, read_segments
 from tune_core.metrics import flatten
 from tune_core.overview import Following, Picture, TrialRecord, follow
 from tune_core.resume import Replay
 from tune_core.rows import user_metrics
+from tune_core.segments import Record, Segment, last_segment, read_segments
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
 

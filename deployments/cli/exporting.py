@@ -20,12 +20,12 @@ from tune_core.encoding import dumps_row
 from tune_core.errors import ConfigError, TuneError
 from tune_core.faults import is_number
 from tune_core.filesystems import brief, without_credentials
-from tune_core.journal import read_journal
 from tune_core.messages import LeaseStarted
 from tune_core.metrics import flatten, lookup
 from tune_core.resume import reports
 from tune_core.rows import newest_rows, user_metrics
 from tune_core.search.domain import GRID_KEY
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
 

@@ -21,9 +21,9 @@ from cyclopts import Parameter
 from tune_core.errors import ConfigError, StorageError
 from tune_core.faults import suggestion
 from tune_core.filesystems import brief, check_name, resolve, without_credentials
-from tune_core.journal import DIRECTORY, segment_numbers
 from tune_core.namesakes import chosen
 from tune_core.rows import PARAMS_FILE, RESULT_FILE
+from tune_core.segments import DIRECTORY, segment_numbers
 from tune_core.storage import ExperimentStorage, split_number, split_path
 from tune_core.transfer import in_parallel
 

@@ -25,8 +25,8 @@ from deployments.seaweedfs import S3Server, start_seaweedfs
 from deployments.store import ExperimentStore
 from tests.support.prefect_server import BIN, ROOT, end, environment_of, free_port, is_healthy, wait_for
 from tests.support.processes import command_of, descendants
-from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, TrialReported
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 
 STORE = "tuning"

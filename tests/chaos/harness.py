@@ -24,8 +24,8 @@ from deployments.seaweedfs import S3Server
 from tests.chaos.training import STEPS, TRIALS, Given, value_after
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import command_of
-from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, LeaseStarted, TrialReported, TrialSuggested
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tune_core.controller import Controller
-from tune_core.journal import Journal, read_segment, segment_numbers
+from tune_core.journal import Journal
 from tune_core.messages import Event
 from tune_core.rules import Rules
+from tune_core.segments import read_segment, segment_numbers
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.replay import replay
 

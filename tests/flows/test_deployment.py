@@ -27,8 +27,8 @@ from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import wait_until_gone
 from tests.flows.test_resume import count, rows_of, undisturbed
 from tests.support.processes import descendants
-from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, TrialReported
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]

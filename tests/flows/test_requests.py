@@ -42,10 +42,10 @@ from tune_core.inbox import (
     post,
     reply_to,
 )
-from tune_core.journal import read_journal
 from tune_core.messages import SpecRecorded, Steered
 from tune_core.namesakes import experiment_at
 from tune_core.rules import Rules
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
 

@@ -24,8 +24,8 @@ from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
 from tune_core.errors import ExperimentConflict
-from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, SpecRecorded, TrialReported
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,6 @@ from deployments.cli import main
 from tune_core.announcements import Announcement, Announcer
 from tune_core.controller import Controller
 from tune_core.html_report import report_page
-from tune_core.journal import read_journal
 from tune_core.overview import Overview, Picture
 from tune_core.pages import summary_page
 from tune_core.progress import ProgressDisplay
@@ -24,6 +23,7 @@ from tune_core.ranking import SCOPES, Objective
 from tune_core.resume import Replay
 from tune_core.rules import Rules
 from tune_core.schedulers import ASHAScheduler
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 

@@ -15,12 +15,12 @@ import tune_core as tune
 from tune_core import journal as journal_module
 from tune_core.controller import Controller
 from tune_core.errors import TrialError
-from tune_core.journal import read_journal, segment_numbers
 from tune_core.messages import SpecRecorded, TrialReported
 from tune_core.results import Result, ResultGrid
 from tune_core.runtime import Experiment
 from tune_core.schedulers import Exploit, TrialScheduler
 from tune_core.search import Searcher
+from tune_core.segments import read_journal, segment_numbers
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
 from tune_core.storage import ExperimentStorage
@@ -544,11 +544,7 @@ def test_paused_trials_whom_nobody_chooses_end_as_they_are(name: str, given_up: 
 
     assert ends == (["TERMINATED 4"] * 3 if given_up else ["TERMINATED 10", "TERMINATED 4", "TERMINATED 4"])
     commands = [text for _, commands in read_journal(played.storage) for text in commands]
-    said = (
-        f"; {given_up} of them were paused, and the scheduler chose none of these to go on"
-        if given_up
-        else ""
-    )
+    said = f"; {given_up} of them were paused, and the scheduler chose none to go on" if given_up else ""
     assert commands[-1] == f"EndExperiment every trial is finished{said} None"
 
 

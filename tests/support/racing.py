@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tune_core.controller import Controller
 from tune_core.errors import ExperimentConflict
-from tune_core.journal import Journal, claim, read_journal, read_segment, segment_numbers
+from tune_core.journal import Journal, claim
 from tune_core.messages import (
     Command,
     CompleteTrial,
@@ -36,6 +36,7 @@ from tune_core.messages import (
     TrialSuggested,
 )
 from tune_core.rules import Rules
+from tune_core.segments import read_journal, read_segment, segment_numbers
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.replay import replay
 from tune_core.trial import Status

@@ -45,7 +45,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.commit", "tune_core.appending"),
     ("tune_core.checkpoint", "tune_core.objects"),
     ("tune_core.storage",),
-    ("tune_core.journal", "tune_core.trial_files", "tune_core.results"),
+    ("tune_core.segments", "tune_core.trial_files", "tune_core.results"),
+    ("tune_core.journal",),
     ("tune_core.namesakes",),
     # What chooses, and what watches.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stoppers", "tune_core.callbacks"),

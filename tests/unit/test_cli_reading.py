@@ -17,7 +17,7 @@ from deployments.cli import experiment
 from deployments.cli.experiment import read_experiment
 from deployments.cli.opening import driver_status
 from tests.unit.command_line import CommandLine, tuned
-from tune_core import journal
+from tune_core import segments
 from tune_core.storage import ExperimentStorage
 
 #: The keys that docs/command-line.md promises.
@@ -350,7 +350,7 @@ def test_an_open_journal_asks_whether_its_driver_lives(
     del values["digest"]
     opened = json.dumps(values).encode()
     last.write_bytes(
-        journal._sealed(opened, b"\n".join(rest[:-3]))
+        segments._sealed(opened, b"\n".join(rest[:-3]))
     )  # as if it had died before its last events
     asked: list[object] = []
 

@@ -10,8 +10,8 @@ import pytest
 
 import tune_core as tune
 from tests.unit.command_line import CommandLine, train, tuned
-from tune_core.journal import read_journal
 from tune_core.messages import ExperimentResumed, SpecRecorded
+from tune_core.segments import read_journal
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 

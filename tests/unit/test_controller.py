@@ -1039,7 +1039,7 @@ def test_experiment_ends_when_nothing_runs_and_the_scheduler_chooses_nobody() ->
 
     commands = controller.handle(chosen(None))
 
-    reason = "every trial is finished; 1 of them were paused, and the scheduler chose none of these to go on"
+    reason = "every trial is finished; 1 of them were paused, and the scheduler chose none to go on"
     assert commands == [CompleteTrial(tid(0), failed=False), EndExperiment(reason)]
     assert controller.trials[tid(0)].status is Status.TERMINATED
 

@@ -15,11 +15,11 @@ from tune_core.checkpoint import Checkpoint
 from tune_core.commit import COMMIT
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, ConfigError
 from tune_core.execution import Ending, run_lease
-from tune_core.journal import read_journal
 from tune_core.messages import Decision, LeaseEnded, Outcome
 from tune_core.resources import PlacementGroupFactory
 from tune_core.results import Result
 from tune_core.rules import Rules
+from tune_core.segments import read_journal
 from tune_core.session import Lease
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime

@@ -12,17 +12,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tune_core import journal as journal_module
+from tune_core import segments as segments_module
 from tune_core.encoding import dumps, loads
 from tune_core.errors import ExperimentConflict, JournalDamaged, StorageError
-from tune_core.journal import (
-    Journal,
-    Segment,
-    claim,
-    read_journal,
-    read_segment,
-    segment_before,
-    segment_numbers,
-)
+from tune_core.journal import Journal, claim
 from tune_core.messages import (
     CompleteTrial,
     Event,
@@ -35,6 +28,14 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
     event_to_dict,
+)
+from tune_core.segments import (
+    Segment,
+    encode_segment,
+    read_journal,
+    read_segment,
+    segment_before,
+    segment_numbers,
 )
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
@@ -363,7 +364,7 @@ def test_of_two_drivers_that_claim_at_once_one_wins(
     storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim(storage, "a1b2c", OWNER, lambda _: False)
-    monkeypatch.setattr(journal_module, "segment_numbers", lambda _: [])
+    monkeypatch.setattr(segments_module, "segment_numbers", lambda _: [])
 
     with pytest.raises(ExperimentConflict, match=r"was taken over by another driver \(host here, pid 1\)"):
         claim(storage, "a1b2c", OTHER, lambda _: False)
@@ -378,7 +379,7 @@ def test_claim_is_tried_again_while_the_driver_that_it_fences_off_writes_on(
     def create_late(name: str, data: bytes) -> None:
         if len(written) < 3:  # the zombie is faster each time
             written.append(name)
-            create(name, journal_module._encode_segment("a1b2c", OWNER, b"", is_last=False))
+            create(name, encode_segment("a1b2c", OWNER, b"", is_last=False))
         create(name, data)
 
     monkeypatch.setattr(storage, "create", create_late)
@@ -455,7 +456,7 @@ def a_header(**changes: Any) -> dict[str, Any]:
 
 
 def sealed(header: dict[str, Any], lines: bytes = b"") -> bytes:
-    return journal_module._sealed(dumps(header), lines)
+    return segments_module._sealed(dumps(header), lines)
 
 
 @pytest.mark.parametrize(

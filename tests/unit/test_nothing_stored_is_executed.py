@@ -15,12 +15,12 @@ import pytest
 
 import tune_core as tune
 from deployments.cli import main
-from tune_core import journal
+from tune_core import segments
 from tune_core.analysis import ExperimentAnalysis
 from tune_core.errors import TuneError
-from tune_core.journal import read_journal
 from tune_core.results import Result
 from tune_core.resume import read_spec, reports
+from tune_core.segments import read_journal
 from tune_core.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
@@ -119,7 +119,7 @@ def _sealed_again(segment: bytes) -> bytes:
     header, _, lines = segment.partition(b"\n")
     values = json.loads(header)
     del values["digest"]
-    return journal._sealed(json.dumps(values).encode(), lines)
+    return segments._sealed(json.dumps(values).encode(), lines)
 
 
 def _mine(data: bytes, bomb: bytes) -> bytes:

@@ -18,7 +18,7 @@ import tune_core as tune
 from tune_core import references
 from tune_core.controller import Controller
 from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
-from tune_core.journal import Journal, claim, read_journal
+from tune_core.journal import Journal, claim
 from tune_core.messages import (
     CapacityChanged,
     Event,
@@ -37,6 +37,7 @@ from tune_core.messages import (
 )
 from tune_core.resume import Replay, loosened, read_spec, reports, steered_spec
 from tune_core.rules import Rules
+from tune_core.segments import read_journal
 from tune_core.steering import Steering
 from tune_core.storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime

@@ -26,13 +26,14 @@ from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
 from tune_core.execution import Ending, run_lease
-from tune_core.journal import Journal, claim, read_journal
+from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
 from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
 from tune_core.resume import Replay, complete_files, put_back, take_up, unreported
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
+from tune_core.segments import read_journal
 from tune_core.steering import SearchPauses
 from tune_core.trial import Trial
 from tune_core.uplink import Report
