@@ -188,12 +188,16 @@ class Heard:
     journaled = 0
     stop_cause = None
     stop_rules: dict[str, float] | None = None
+    wants_save = False
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
     def send(self, report: Report) -> None:
         self.reports.append(report)
+
+    def keep(self, report: Report) -> None:
+        pass  # this process does not die
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
         raise AssertionError("every checkpoint comes with its report")

@@ -14,11 +14,11 @@ import tune_core as tune
 from tune_core.callbacks import Callback
 from tune_core.inbox import AddConfiguration, RaiseNumSamples, post
 from tune_core.loggers import LoggerCallback
+from tune_core.namesakes import experiment_at
 from tune_core.progress_reporter import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
 from tune_core.stoppers import Stopper
-from tune_core.storage import ExperimentStorage
 from tune_core.trial import Status
 
 BASES = (Searcher, TrialScheduler, Stopper, Callback, LoggerCallback, ProgressReporter, tune.Trainable)
@@ -133,7 +133,7 @@ class Steers(Callback):
             raise RuntimeError("the driver broke")
         if trial.number == 2 and not (self.path / "asked").exists():
             (self.path / "asked").touch()
-            storage = ExperimentStorage.at(self.path / "hooks")
+            storage = experiment_at(self.path / "hooks")
             post(storage, AddConfiguration({"x": 9}))
             post(storage, RaiseNumSamples(4))
         if {"Searcher.on_configuration_added", "Searcher.on_num_samples_raised"} <= SEEN.keys():

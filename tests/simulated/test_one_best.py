@@ -16,6 +16,7 @@ from deployments.cli import main
 from tune_core.announcements import Announcement, Announcer
 from tune_core.controller import Controller
 from tune_core.html_report import report_page
+from tune_core.namesakes import experiment_at
 from tune_core.overview import Overview, Picture
 from tune_core.pages import summary_page
 from tune_core.progress import ProgressDisplay
@@ -122,11 +123,11 @@ def test_a_restored_experiment_keeps_its_scope_and_a_new_one_holds_for_all_its_r
     assert best_of(restored.get_results()) == BEST["all"]
     assert best_of(changed.get_results()) == BEST["avg"]
     assert best_of(LocalRuntime().run(changed.experiment())) == BEST["avg"]
-    picture = Overview.read(ExperimentStorage.at(path)).picture()
+    picture = Overview.read(experiment_at(path)).picture()
     assert picture.objective == Objective("accuracy", "max", "avg")
     assert picture.best_trial is not None
     assert picture.best_trial.config == {"curve": BEST["avg"]}
-    other = Overview.read(ExperimentStorage.at(path), metric="accuracy", mode="min").picture()
+    other = Overview.read(experiment_at(path), metric="accuracy", mode="min").picture()
     assert other.objective == Objective("accuracy", "min", "avg")
     assert best_picture(other) == 1
 

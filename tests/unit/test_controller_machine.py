@@ -31,6 +31,7 @@ from tune_core.messages import (
     Outcome,
     PausedChosen,
     SearchEnded,
+    SearchRetried,
     SpecRecorded,
     StartLease,
     Steer,
@@ -180,6 +181,11 @@ class ControllerMachine(RuleBasedStateMachine):
         else:
             self.suggested += 1
             self.suggest(trial_id)
+
+    @precondition(lambda self: self.waits_for_search)
+    @rule()
+    def ask_the_search_again(self) -> None:
+        self.send(SearchRetried(self.time))
 
     def suggest(self, trial_id: str, request_id: str = "") -> None:
         resources = {"bundles": [{"CPU": 1.0}]}
@@ -398,7 +404,7 @@ class ControllerMachine(RuleBasedStateMachine):
         """Never a hang: something is asked or runs, or there is no room, or all is over."""
         if hasattr(self, "controller") and self.end is None and self.is_idle():
             is_held = self.is_paused or bool(self.held - self.completed.keys())
-            assert self.capacity == 0 or is_held
+            assert self.capacity == 0 or is_held or self.controller.waits_for_search
 
     @invariant()
     def what_is_held_is_what_somebody_has_paused(self) -> None:
@@ -430,6 +436,10 @@ class ControllerMachine(RuleBasedStateMachine):
             t.trial_id: t.status for t in self.controller.trials.values()
         }
 
+    @property
+    def waits_for_search(self) -> bool:
+        return self.end is None and self.controller.waits_for_search
+
     def wind_down(self) -> None:
         """Let what is held go on, and the search and every lease end: then the experiment has to."""
         self.is_paused = False
@@ -438,7 +448,9 @@ class ControllerMachine(RuleBasedStateMachine):
             self.held.discard(trial_id)
             self.send(Steered(self.time, "request", Steer.RESUME, trial_id))
         self.send(CapacityChanged(self.time, 1))
-        while self.asked_for is not None or self.live or self.is_choice_asked:
+        while self.asked_for is not None or self.live or self.is_choice_asked or self.waits_for_search:
+            if self.waits_for_search:
+                self.send(SearchRetried(self.time))
             if self.is_choice_asked:
                 self.is_choice_asked = False
                 self.send(PausedChosen(self.time, None))

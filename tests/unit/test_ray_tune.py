@@ -14,8 +14,8 @@ import pytest
 import tune_core as tune
 from flows.ray_tune import bridge
 from tests.unit.test_session import FakeUplink, a_session
+from tune_core.binding import bind
 from tune_core.errors import TrainableError
-from tune_core.session import bind
 from tune_core.storage import ExperimentStorage
 
 

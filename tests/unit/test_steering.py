@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core import inbox, journal
+from tune_core import inbox, segments
 from tune_core.config import TuneConfig
 from tune_core.errors import ConfigError
 from tune_core.html_report import REPORT_FILE
@@ -224,7 +224,7 @@ def test_name_that_the_experiment_needs_itself_is_refused(name: str) -> None:
 
 
 def test_reserved_names_are_those_that_are_written() -> None:
-    assert {journal.DIRECTORY, inbox.DIRECTORY, SPEC_FILE, REPORT_FILE} == RESERVED_NAMES
+    assert {segments.DIRECTORY, inbox.DIRECTORY, SPEC_FILE, REPORT_FILE} == RESERVED_NAMES
 
 
 # What the searcher and the scheduler are given.

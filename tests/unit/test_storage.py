@@ -29,6 +29,7 @@ from tune_core.errors import (
     CreateConflict,
     StorageError,
 )
+from tune_core.namesakes import experiment_at
 from tune_core.storage import (
     DEFAULT_STORAGE_PATH,
     SETTLED_S,
@@ -307,7 +308,7 @@ class TestOpen:
     )
     def test_path_of_no_experiment_is_refused(self, path: str | Path) -> None:
         with pytest.raises(ConfigError, match=r"expected <storage_path>/<name>|a URL has '//'"):
-            ExperimentStorage.at(path)
+            experiment_at(path)
         with pytest.raises(ConfigError):
             Tuner.can_restore(path)
 

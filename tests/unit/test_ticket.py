@@ -10,13 +10,14 @@ from typing import Any, NoReturn
 import pytest
 
 from flows.channel import ChannelAddress
+from flows.spool import SpoolPlace
 from flows.ticket import Ticket
 from tests.unit.test_serialization import ObjectRef
 from tests.unit.test_session import a_lease
 from tune_core.serialization import pickle_trainable
 from tune_core.storage import ExperimentStorage
 
-ADDRESS = ChannelAddress("tcp://127.0.0.1:1", b"server", b"public", b"secret")
+ADDRESS = ChannelAddress("tcp://127.0.0.1:1", b"server", b"public", b"secret", SpoolPlace("/tmp", "key"))
 
 
 def a_ticket(tmp_path: Path, config: dict[str, Any], trainable: Any) -> Ticket:

@@ -18,6 +18,7 @@ from tune_core.callbacks import CallbackList
 from tune_core.errors import ConfigError
 from tune_core.messages import TrialReported, WatchersSaved
 from tune_core.runtime import Continuation
+from tune_core.segments import read_journal
 from tune_core.stoppers import (
     CombinedStopper,
     FunctionStopper,
@@ -103,7 +104,7 @@ def run_config(path: Path, **parts: Any) -> tune.RunConfig:
 
 
 def events(path: Path) -> list[Any]:
-    return [event for event, _ in journal.read_journal(ExperimentStorage.open(str(path.parent), path.name))]
+    return [event for event, _ in read_journal(ExperimentStorage.open(str(path.parent), path.name))]
 
 
 def cut(path: Path, segments: int) -> None:

@@ -10,7 +10,7 @@ from tune_core.rules import Rules
 
 
 def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Controller:
-    """Replay what `tune_core.journal.read_journal` yields; return the controller in its last state.
+    """Replay what `tune_core.segments.read_journal` yields; return the controller in its last state.
 
     Args:
         records: Events, each with the texts of the commands that followed when it was new.
