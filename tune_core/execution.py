@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -117,10 +118,11 @@ def _run(
                 start.check()
             session.restart_clock()
             try:
-                if is_class:
-                    _run_class(trainable, lease, session, keeper)
-                else:
-                    _run_function(trainable, lease.config, session)
+                with _forks_ending():
+                    if is_class:
+                        _run_class(trainable, lease, session, keeper)
+                    else:
+                        _run_function(trainable, lease.config, session)
             finally:
                 if lease.keeps_artifacts != "never":
                     session.keep_artifacts()
@@ -134,6 +136,37 @@ def _run(
         outcome = Outcome.CORRUPTED if is_start else Outcome.ERROR
         return Ending(outcome, describe_error(error), format_traceback(error, trainable))
     return Ending(Outcome.COMPLETED)
+
+
+@contextmanager
+def _forks_ending() -> Iterator[None]:
+    """End a process that the trainable has forked where it leaves the trainable: the attempt is its parent's.
+
+    Our code after that would speak over its parent's connections.
+    """
+    process, code = os.getpid(), 0
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() == process:
+            raise
+        code = _exit_code(error)
+    if os.getpid() != process:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # whatever the trainable has put there
+                stream.flush()
+        os._exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return what a process exits with that an exception ends, as Python's own would, and show why."""
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+        return 1
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)  # noqa: T201 - as `sys.exit(text)` does
+    return 1
 
 
 def _is_about(error: BaseException, start: Checkpoint | None) -> bool:

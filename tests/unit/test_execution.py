@@ -576,3 +576,30 @@ def test_exception_without_a_text_is_the_error_of_its_attempt_all_the_same(run: 
 
     assert (ending.outcome, ending.error) == (Outcome.ERROR, "Silent: <its str() raised ValueError>")
     assert "raise Silent" in ending.traceback
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("leave", "code"),
+    [
+        (lambda: None, 0),
+        (sys.exit, 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit("bye"), 1),
+        (lambda: 1 / 0, 1),
+    ],
+    ids=["returns", "exits", "exits with a code", "exits with words", "raises"],
+)
+def test_forked_process_ends_where_it_leaves_the_trainable(
+    leave: Callable[[], Any], code: int, run: Run
+) -> None:
+    def train(config: dict[str, Any]) -> dict[str, int]:
+        child = os.fork()
+        if child == 0:
+            return leave()  # type: ignore[no-any-return]
+        return {"code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}
+
+    ending, uplink = run(train)
+
+    assert ending.outcome is Outcome.COMPLETED
+    assert uplink.reported("code") == [code]
