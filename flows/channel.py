@@ -259,7 +259,7 @@ class ChannelUplink:
         self._has_sent = self._is_gathering = False
         self._is_closed = False
         self._late = _late_rows()
-        self._lock = threading.RLock()  # held by whoever uses the socket while rows may wait
+        self._lock = threading.RLock()  # held while the socket is used and rows may wait
         self._last_iteration, self._last_index = 0, -1
         self._awaited = 0
         self._socket: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
@@ -457,7 +457,7 @@ class ChannelUplink:
         if kind == "decision":
             iteration, decision, self.wants_save = content
             self._decisions[iteration] = _DECISIONS[decision]
-            if decision != _CONTINUE:  # whoever waited for it may have been interrupted
+            if decision != _CONTINUE:  # the one that waited for it may have been interrupted
                 self.stop_cause = self.stop_cause or decision
         elif kind == "journaled":
             self._journaled = max(self._journaled, content[0])

@@ -55,7 +55,7 @@ def _is_up_to_date(file: TextIO, wanted: str, database_url: str) -> bool:
 
 
 def _lock(file: TextIO) -> bool:
-    """Lock it; whoever has it locked is waited for."""
+    """Lock it; wait while somebody else has it locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Ray removes a group when the *job* that made it ends, and a trial's process is of its driver's job. A process that
 dies while it tunes would leave its groups, and the CPUs that they hold, for as long as the outer driver lives.
-So each group's name ends in the group that it was made in, and whoever removes that one removes them too.
+So each group's name ends in the group that it was made in, and removing that one removes them too.
 """
 
 from __future__ import annotations

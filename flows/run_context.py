@@ -39,7 +39,7 @@ def settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
     stop the heart takes up to a second at the end of each run, so there is none. Nor has a client to ask it
     whether it wants a token with each request: it has the settings of this process.
     """
-    global _changed_settings  # noqa: PLW0603 - whoever comes second builds the same
+    global _changed_settings  # noqa: PLW0603 - a second caller builds the same
     if PREFECT_API_URL.value() == server.api_url:
         return nullcontext()
     changes: dict[Any, Any] = {PREFECT_API_URL: server.api_url}
@@ -56,7 +56,7 @@ def settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
 def client_for(contact: Contact) -> AbstractContextManager[Any]:
     """Give Prefect's engine a client that loads no certificates it does not need, and gives up as `contact` does."""
     context = SyncClientContext(contact.options())
-    context._httpx_settings = None  # whoever asks for a client without any gets this one, too
+    context._httpx_settings = None  # a client asked for without any is this one, too
     return context
 
 

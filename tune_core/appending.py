@@ -12,6 +12,7 @@ import csv
 import io
 import os
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _TO_QUOTE = re.compile(r'[,"\r\n]')
 _FORMULA = ("=", "+", "-", "@", "\t")
 
 
-class _AppendedFile:
+class _AppendedFile(ABC):
     """A file that this process, and those before it, append to.
 
     Args:
@@ -48,10 +49,11 @@ class _AppendedFile:
         self._whole: int | None = None
 
     @property
+    @abstractmethod
     def is_waiting(self) -> bool:
         """Whether something is yet to be written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self) -> None:
         """Append what waits.
 
@@ -59,11 +61,10 @@ class _AppendedFile:
             OSError: It cannot be written now; what waits is kept, so that this can be called again.
             StorageError: Something is in its place that cannot be gone on with.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _mend(self) -> None:
         """Make the file, which exists, end so that it can be appended to."""
-        raise NotImplementedError
 
     def _look(self) -> None:
         """Find out what is there before something is appended."""
@@ -92,7 +93,7 @@ class _AppendedFile:
 
 
 class LineFile(_AppendedFile):
-    """Appends whole lines, so that whoever reads meanwhile sees no half of one; arguments as `_AppendedFile`."""
+    """Appends whole lines, so that a reader never sees half of one; arguments as `_AppendedFile`."""
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         super().__init__(path, size)

@@ -123,5 +123,5 @@ class Outbox(Generic[Item]):
     def _flush_after_upload(self) -> None:
         try:
             self.flush()
-        except Exception as error:  # noqa: BLE001 - whoever puts next is told
+        except Exception as error:  # noqa: BLE001 - the next `put` raises it
             self._failure = self._failure or error
