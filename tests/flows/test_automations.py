@@ -87,7 +87,7 @@ def test_run_that_falls_silent_is_crashed_and_none_that_has_ended_beats_or_is_an
 
 
 def test_installing_it_again_changes_the_one_that_is_there(client: SyncPrefectClient, name: str) -> None:
-    first = install_crash_detection(name=name)
+    first = install_crash_detection(silent_for_s=120, name=name)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         again = install_crash_detection(name=name)
 
