@@ -304,7 +304,6 @@ def cluster() -> Iterator[float]:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip has compiled the peer
         os.environ["RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS"] = "0"
-        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard files: prefect-tune writes none
         import ray
 
         began = time.monotonic()
@@ -321,12 +320,15 @@ def cluster() -> Iterator[float]:
 def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     """Run one side of a scenario in a process of its own."""
     values = json.dumps(asdict(scenario))
+    # Both write JSON and CSV; the peer would write TensorBoard's files as well.
+    loggers = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"} if side == PEER else {}
     process = subprocess.run(
         [sys.executable, __file__, "--side", side, "--scenario", values, "--storage", storage],
         capture_output=True,
         text=True,
         timeout=SIDE_TIMEOUT_S,
         check=False,
+        env={**os.environ, **loggers},
     )
     if process.returncode:
         raise RuntimeError(
