@@ -143,7 +143,7 @@ def with_constants(space: list[dict[str, Any]], **constants: Any) -> list[dict[s
 def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Machine]:
     """The script at work in a terminal: server, pool, worker, deployments. Only the block with the credentials is ours.
 
-    Nobody has used Prefect on this machine before: its command line would ask which server it shall use.
+    Nobody has used Prefect on this machine before: its command line would ask which server to use.
     """
     machine = Machine(tmp_path_factory.mktemp("machine"), s3)
     file = deployments_for_a_test(machine.home / "deployments.yaml")

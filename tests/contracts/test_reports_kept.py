@@ -10,16 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows.channel import Channel, ChannelUplink
 from flows.spool import left_behind, rows_of
 from tests.support.interrupting import call_interrupted
-from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Session
-from tune_core.storage import ExperimentStorage
+from tests.support.sessions import a_session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,24 +28,10 @@ def channel() -> Iterator[Channel]:
     opened.close()
 
 
-def a_session(uplink: ChannelUplink, tmp_path: Path, **changes: Any) -> Session:
-    arguments: dict[str, Any] = {
-        "experiment_name": "e",
-        "trial_id": "trial",
-        "trial_name": "trial",
-        "dirname": "trial",
-        "lease": 1,
-        "config": {},
-        "resources": PlacementGroupFactory([{"CPU": 1}]),
-        "storage": ExperimentStorage.open(tmp_path / "storage", "e"),
-    }
-    return Session(Lease(**arguments | changes), uplink)
-
-
 def test_interrupted_reports_tear_no_row_and_hold_up_none_after_them(
     channel: Channel, tmp_path: Path
 ) -> None:
-    """A timeout decorator raises inside of `report`, and whoever uses it catches that and goes on."""
+    """A timeout decorator raises inside of `report`, and the training loop catches that and goes on."""
     uplink = ChannelUplink(channel.address, "trial", 1)
     session = a_session(uplink, tmp_path)
     returned: list[int] = []

@@ -19,14 +19,12 @@ import zmq
 import tune_core as tune
 from flows import channel as channels
 from flows.channel import Channel, ChannelAddress, ChannelUplink, Message
+from tests.support.sessions import a_session
 from tune_core.checkpoint import Checkpoint
 from tune_core.encoding import dumps
 from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
 from tune_core.messages import Outcome
-from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Session
-from tune_core.storage import ExperimentStorage
 from tune_core.uplink import Report
 
 
@@ -446,20 +444,6 @@ def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
 
 
 # Order and counts.
-
-
-def a_session(uplink: ChannelUplink, tmp_path: Path, **changes: Any) -> Session:
-    arguments: dict[str, Any] = {
-        "experiment_name": "e",
-        "trial_id": "trial",
-        "trial_name": "trial",
-        "dirname": "trial",
-        "lease": 1,
-        "config": {},
-        "resources": PlacementGroupFactory([{"CPU": 1}]),
-        "storage": ExperimentStorage.open(tmp_path / "storage", "e"),
-    }
-    return Session(Lease(**arguments | changes), uplink)
 
 
 def test_rows_behind_uploads_in_the_background_arrive_in_order(channel: Channel, tmp_path: Path) -> None:

@@ -153,20 +153,10 @@ def test_rows_that_a_dead_process_has_left_and_that_cannot_be_handled_fail_the_t
 
 
 def test_a_report_is_answered_once_it_waits_for_the_journal_and_before_its_files_are_written(
-    tmp_path: Path,
+    parts: MagicMock,
 ) -> None:
-    tune_config = tune.TuneConfig(scheduler=AnsweringScheduler())
-    run_config = tune.RunConfig(storage_path=str(tmp_path))
-    experiment = tune.Tuner(lambda config: None, tune_config=tune_config, run_config=run_config).experiment()
-    steering = experiment.steering()
-    controller = Controller(experiment.rules(steering))
-    (suggest,) = controller.handle(ExperimentStarted(0.0, capacity=1))
-    trial_id = suggest.trial_id  # type: ignore[attr-defined]
-    controller.handle(steering.suggest(trial_id, 0))
-    controller.handle(LeaseStarted(0.0, trial_id, 1, 1, "host", "127.0.0.1"))
-    overview = Overview(controller, tune_config.objective)
-    parts = MagicMock(experiment=experiment, steering=steering, controller=controller, overview=overview)
-    parts.clock.return_value = parts.wall_clock.return_value = 0.0
+    parts.overview = Overview(parts.controller, parts.experiment.tune_config.objective)
+    trial_id = trial_of(parts).trial_id
     driver = Driver(parts)
 
     row = {"training_iteration": 1, "timestamp": 0, "done": False}

@@ -109,7 +109,7 @@ def test_median_rule_comes_to_an_end_whatever_the_time_is(
 
 
 class Unfair(TrialScheduler):
-    """Pauses whoever reports: one that saves nothing starts over each time."""
+    """Pauses each trial that reports: one that saves nothing starts over each time."""
 
     def on_trial_result(self, trials: Any, trial: Any, result: dict[str, Any]) -> Any:
         return self.PAUSE

@@ -1,0 +1,26 @@
+"""Sessions of an attempt, with whatever uplink a test has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tune_core.resources import PlacementGroupFactory
+from tune_core.session import Lease, Session
+from tune_core.storage import ExperimentStorage
+from tune_core.uplink import Uplink
+
+
+def a_session(uplink: Uplink, tmp_path: Path, **changes: Any) -> Session:
+    """Return the session of the first attempt at a trial, with changes to its lease."""
+    arguments: dict[str, Any] = {
+        "experiment_name": "e",
+        "trial_id": "trial",
+        "trial_name": "trial",
+        "dirname": "trial",
+        "lease": 1,
+        "config": {},
+        "resources": PlacementGroupFactory([{"CPU": 1}]),
+        "storage": ExperimentStorage.open(tmp_path / "storage", "e"),
+    }
+    return Session(Lease(**arguments | changes), uplink)
