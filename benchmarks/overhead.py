@@ -3,7 +3,8 @@
 Both run on one local Ray (4 logical CPUs) and on local storage, each scenario in a process of its own
 that is warmed up by an experiment before the one that is measured. For prefect-tune that process has a
 Prefect server of its own, as a script has that is told of none. Its time ends when the API of that
-server shows every task run in a final state and every row in an artifact.
+server shows every task run in a final state and every row in an artifact. `--server stock` measures
+against `prefect server start` with nothing set, `--server URL` against one that is there; `--ours` leaves the peer out.
 See docs/performance.md for what the scenarios are and how to read the table.
 """
 
@@ -13,6 +14,8 @@ import argparse
 import json
 import os
 import platform
+import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -34,6 +37,10 @@ OURS, PEER = "prefect-tune", "ray.tune"
 RECORDED_TIMEOUT_S = 120.0
 #: How long one experiment of one side may take, in seconds.
 SIDE_TIMEOUT_S = 1800.0
+#: How long a stock server may take to start, in seconds.
+SERVER_TIMEOUT_S = 180.0
+#: In the environment of a side: where the stock server notes the requests that it answers.
+REQUESTS = "PREFECT_TUNE_BENCH_REQUESTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +166,19 @@ def run_ours(scenario: Scenario, storage: str) -> dict[str, float]:
         ),
     )
     with _client() as client:
-        began = time.time()
+        before, began = _requests(), time.time()
         results = tuner.fit()
-        returned = time.time()
+        returned, asked = time.time(), _requests() - before
         recorded = _wait_until_recorded(client, name, scenario.trials, scenario.trials * scenario.reports)
     _require(scenario, len(results), results.num_errors)
-    return {"began": began, "returned": returned, "ended": recorded, **_rows(scenario, Path(storage, name))}
+    times = {"began": began, "returned": returned, "ended": recorded, "requests": asked}
+    return {**times, **_rows(scenario, Path(storage, name))}
+
+
+def _requests() -> int:
+    """Return how many requests the stock server has answered so far; 0 if it is none."""
+    log = os.environ.get(REQUESTS)
+    return len(re.findall(r'"(?:GET|POST|PATCH|PUT|DELETE) /api/', Path(log).read_text())) if log else 0
 
 
 def run_peer(scenario: Scenario, storage: str) -> dict[str, float]:
@@ -229,7 +243,7 @@ def _client() -> Iterator[Any]:
 
     from flows.server import start_own_server
 
-    with temporary_settings({PREFECT_API_URL: start_own_server().api_url}):
+    with temporary_settings({PREFECT_API_URL: PREFECT_API_URL.value() or start_own_server().api_url}):
         client = get_client(sync_client=True)
     with client:
         yield client
@@ -257,8 +271,9 @@ def _wait_until_recorded(client: Any, flow_run_name: str, trials: int, rows: int
                 artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["table"])),
                 flow_run_filter=FlowRunFilter.model_validate(this),
             )
-            prefix = f"{flow_run_name}-trial-"
-            shown = sum(len(json.loads(str(t.data))) for t in tables if str(t.key).startswith(prefix))
+            found = [row for each in tables for row in json.loads(str(each.data))]
+            # A trial's first rows may be in a table of all trials as well as in its own.
+            shown = len({(row["started"], row["training_iteration"]) for row in found if "lease" in row})
             if shown == rows:
                 return asked
         if time.monotonic() > deadline:
@@ -279,8 +294,9 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
         from flows.server import start_own_server
 
         run, began = run_ours, time.monotonic()
-        start_own_server()
-        server_s = time.monotonic() - began
+        if "PREFECT_API_URL" not in os.environ:
+            start_own_server()
+            server_s = time.monotonic() - began
     run(scenario.warm_up(), storage)
     measured = run(scenario, storage) | {"prefect_server_s": server_s}
     ray.shutdown()
@@ -292,6 +308,54 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
 
 
 # Both sides, from outside.
+
+
+@contextmanager
+def stock_server() -> Iterator[dict[str, str]]:
+    """Run `prefect server start` on a database of its own; yield what tells a side of it."""
+    with tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as home, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+        probe.close()
+        url, log = f"http://127.0.0.1:{port}/api", Path(home, "server.log")
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--log-level", "INFO"],
+                env={**bare, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            deadline = time.monotonic() + SERVER_TIMEOUT_S
+            while not _is_healthy(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the stock server does not start: {log.read_text()[-2000:]}")
+                time.sleep(0.2)
+            yield {"PREFECT_API_URL": url, REQUESTS: str(log)}
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _is_healthy(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def server_of(choice: str) -> Iterator[dict[str, str]]:
+    """Yield what tells our side of the server that was chosen: `own`, `stock` or a URL."""
+    if choice == "stock":
+        with stock_server() as told:
+            yield told
+    else:
+        yield {} if choice == "own" else {"PREFECT_API_URL": choice}
 
 
 @contextmanager
@@ -317,19 +381,20 @@ def cluster() -> Iterator[float]:
             ray.shutdown()
 
 
-def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
+def measure(side: str, scenario: Scenario, storage: str, server: str) -> dict[str, float]:
     """Run one side of a scenario in a process of its own."""
     values = json.dumps(asdict(scenario))
     # Both write JSON and CSV; the peer would write TensorBoard's files as well.
     loggers = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"} if side == PEER else {}
-    process = subprocess.run(
-        [sys.executable, __file__, "--side", side, "--scenario", values, "--storage", storage],
-        capture_output=True,
-        text=True,
-        timeout=SIDE_TIMEOUT_S,
-        check=False,
-        env={**os.environ, **loggers},
-    )
+    with server_of(server if side == OURS else "own") as told:
+        process = subprocess.run(
+            [sys.executable, __file__, "--side", side, "--scenario", values, "--storage", storage],
+            capture_output=True,
+            text=True,
+            timeout=SIDE_TIMEOUT_S,
+            check=False,
+            env={**os.environ, **loggers, **told},
+        )
     if process.returncode:
         raise RuntimeError(
             f"{side}, scenario {scenario.name}:\n{process.stdout[-2000:]}\n{process.stderr[-6000:]}"
@@ -339,8 +404,11 @@ def measure(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
 
 
 def compare(scenario: Scenario, samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return a line of the table: medians, their ratio, whether the target is met."""
-    ours, peer = (statistics.median(sample["value"] for sample in samples[side]) for side in (OURS, PEER))
+    """Return a line of the table: medians, their ratio, whether the target is met; without the peer the first."""
+    ours = statistics.median(sample["value"] for sample in samples[OURS])
+    if not samples[PEER]:
+        return {"scenario": scenario.name, "title": scenario.title, "ours": ours, "samples": samples}
+    peer = statistics.median(sample["value"] for sample in samples[PEER])
     ratio = ours / peer if scenario.counts_rows else peer / ours
     return {
         "scenario": scenario.name,
@@ -370,6 +438,16 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def told_of(side: str, scenario: Scenario, measured: dict[str, float]) -> str:
+    """Return what one measurement came to, in a line."""
+    text = f"{scenario.name}: {side} {measured['value']:.4g}, fit() {measured['returned'] - measured['began']:.2f} s"
+    if side == OURS:
+        text += f", recorded after {measured['ended'] - measured['began']:.2f} s"
+    if measured.get("requests"):
+        text += f", {measured['requests'] / scenario.trials:.2f} requests a trial"
+    return text
+
+
 def machine() -> dict[str, Any]:
     """Return where the figures come from."""
     from importlib.metadata import version
@@ -392,6 +470,13 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=[scenario.name for scenario in SCENARIOS], action="append", help="some scenarios"
     )
+    parser.add_argument(
+        "--server",
+        default="own",
+        help="for prefect-tune: `own` as `fit()` starts it, `stock` for `prefect server start`, or the URL of an API",
+        metavar="WHICH",
+    )
+    parser.add_argument("--ours", action="store_true", help="measure prefect-tune alone")
     parser.add_argument("--json", type=Path, help="write every figure to this file", metavar="PATH")
     parser.add_argument("--side", choices=[OURS, PEER], help=argparse.SUPPRESS)
     parser.add_argument("--scenario", help=argparse.SUPPRESS)
@@ -404,22 +489,23 @@ def main() -> int:
     chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
     if options.quick:
         chosen = [scenario.smaller() for scenario in chosen]
+    sides = (OURS,) if options.ours else (OURS, PEER)
     samples: dict[str, dict[str, list[dict[str, float]]]] = {s.name: {OURS: [], PEER: []} for s in chosen}
     with cluster() as ray_s, tempfile.TemporaryDirectory(prefix="prefect-tune-bench-") as storage:
         for number in range(options.repeat):
             for scenario in chosen:
-                for side in (OURS, PEER) if number % 2 == 0 else (PEER, OURS):
+                for side in sides if number % 2 == 0 else sides[::-1]:
                     load = os.getloadavg()[0]
-                    measured = {**measure(side, scenario, storage), "load_before": load}
+                    measured = {**measure(side, scenario, storage, options.server), "load_before": load}
                     samples[scenario.name][side].append(measured)
-                    progress = (
-                        f"{number + 1}/{options.repeat} {scenario.name}: {side} {measured['value']:.4g}"
+                    print(
+                        f"{number + 1}/{options.repeat} {told_of(side, scenario, measured)}", file=sys.stderr
                     )
-                    print(progress, file=sys.stderr, flush=True)
     lines = [compare(scenario, samples[scenario.name]) for scenario in chosen]
     servers = [sample["prefect_server_s"] for scenario in samples.values() for sample in scenario[OURS]]
     print(f"\nstarted: Ray in {ray_s:.1f} s, a Prefect server in {statistics.median(servers):.1f} s")
-    print(f"\n{table(lines)}\n")
+    if not options.ours:
+        print(f"\n{table(lines)}\n")
     facts = machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if options.json:
