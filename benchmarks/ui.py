@@ -83,14 +83,14 @@ def flow_run_id(api_url: str, name: str) -> str:
     return str(found[0]["id"])
 
 
-def artifact(api_url: str, key: str) -> dict[str, Any]:
-    """Return the latest artifact of a key."""
+def artifact(api_url: str, run_id: str, description: str) -> dict[str, Any]:
+    """Return the latest artifact of a flow run whose description begins like this."""
     import httpx
 
-    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+    asked = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "CREATED_DESC", "limit": 200}
     answer = httpx.post(f"{api_url}/artifacts/filter", json=asked, timeout=30).raise_for_status()
     found: list[dict[str, Any]] = answer.json()
-    return found[0]
+    return next(each for each in found if str(each["description"]).startswith(description))
 
 
 class Browser:
@@ -169,18 +169,20 @@ def look(server: str, name: str, shots: Path | None) -> dict[str, float]:
 
     api_url = f"{server}/api"
     run_id = flow_run_id(api_url, name)
-    best = json.loads(artifact(api_url, f"{name}-leaderboard")["data"])[0]["trial"]
-    slug = best.replace("_", "-")
-    ids = {key: artifact(api_url, f"{name}-{key}")["id"] for key in ("leaderboard", "charts", "summary")}
-    table, chart = (artifact(api_url, f"{name}-trial-{slug}{kind}")["id"] for kind in ("", "-chart"))
+    leaders = artifact(api_url, run_id, "Trials, best first")
+    best = json.loads(leaders["data"])[0]["trial"]
+    charts, summary, reports, curve = (
+        artifact(api_url, run_id, said)["id"]
+        for said in ("Charts", "Summary", "Reports of all", "Learning curve")
+    )
     flow_run, of_artifact = f"/runs/flow-run/{run_id}", "/artifacts/artifact"
     pages: list[tuple[str, str, Callable[[Any], None], int]] = [
         ("flow run", flow_run, tab_can_be_used(name), 900),
-        ("leaderboard", f"{of_artifact}/{ids['leaderboard']}", shows(best), 900),
-        ("charts", f"{of_artifact}/{ids['charts']}", shows_images(5), 2000),
-        ("summary", f"{of_artifact}/{ids['summary']}", shows("Best trial"), 1400),
-        ("trial's table", f"{of_artifact}/{table}", shows("training_iteration"), 900),
-        ("trial's chart", f"{of_artifact}/{chart}", shows_images(1), 900),
+        ("leaderboard", f"{of_artifact}/{leaders['id']}", shows(best), 900),
+        ("charts", f"{of_artifact}/{charts}", shows_images(5), 2000),
+        ("summary", f"{of_artifact}/{summary}", shows("Best trial"), 1400),
+        ("reports", f"{of_artifact}/{reports}", shows("training_iteration"), 900),
+        ("trial's chart", f"{of_artifact}/{curve}", shows_images(1), 900),
     ]
     took: dict[str, float] = {}
     with (

@@ -1,9 +1,11 @@
-"""Reports as Prefect artifacts: a table per trial, a leaderboard, progress, the best checkpoint.
+"""Reports as Prefect artifacts: tables, a leaderboard, progress, the best checkpoint.
 
 Artifacts are created once and updated in place. The loop hands over rows; a thread of its own
 writes them, coalesced: what is first, last or best goes out at once, the rest at most every
-few seconds. Every row gets into its trial's table. A failure to write never fails a trial: it
-is logged once, and what could not be written is tried again with the next write.
+few seconds. Every row gets into a table: the first of each trial into one that all trials share,
+so that a short trial costs no request of its own, all of a longer trial into one of its own. A
+failure to write never fails a trial: it is logged once, and what could not be written is tried
+again with the next write.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -27,15 +30,16 @@ from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 
 from flows.contact import Contact
-from flows.server import BULK_ARTIFACTS, is_own_server
+from flows.server import before_own_server_stops, client_options, is_own_server
 from flows.tables import (
     ROWS_PER_VERSION,
+    TRIAL,
     TrialRows,
     cell,
     encoded,
+    reports_table,
     row_values,
     shortened,
-    trial_table,
     uniform,
 )
 from flows.task_run_ends import TaskRunEnds, TaskRunState
@@ -49,10 +53,8 @@ INTERVAL_S = 5.0
 #: The same for what is due at once: of a loss that falls with each report, every row is the best so far. A table
 #: is written whole, so a long one waits longer, up to `INTERVAL_S`.
 AT_ONCE_S = 1.0
-#: How long a new artifact waits for others, in seconds, if the server writes many with one request.
-GATHER_S = 0.5
-#: And so many at most, or so many letters: the server does nothing else meanwhile.
-_TOGETHER, _LETTERS_TOGETHER = 100, 500_000
+#: Reports of a trial that are in the table of all trials. With one more it has a table of its own.
+SHARED_REPORTS = 20
 #: Trials on the leaderboard: V1's page of 200 takes a second longer than that of 100.
 LEADERBOARD_ROWS = 100
 #: Letters of a page; charts of 200 trials are a tenth of it.
@@ -70,11 +72,13 @@ _ENDED = frozenset(map(str, FINAL))
 class _Document:
     """One artifact: what it should show, and what the server has of it."""
 
-    key: str
+    name: str
     kind: str
     description: str
     data: Callable[[], Any]
     task_run_id: UUID | None = None
+    #: By which it is looked up. To maintain a key costs the server about as much again.
+    key: str | None = None
     artifact_id: UUID | None = None
     is_dirty: bool = False
     #: Nothing will be added: once it is written it can be forgotten.
@@ -90,11 +94,15 @@ class _Document:
 
 
 @dataclass(slots=True)
-class _TrialTable:
+class _Table:
+    """A table of reports, in its latest version."""
+
     rows: TrialRows = field(default_factory=TrialRows)
     document: _Document | None = None
     #: Whether there is a version before this one, which is full.
     is_continued: bool = False
+    #: Of a trial's: how many of its rows are in the table of all trials.
+    shared: int = 0
 
     @property
     def at_once_s(self) -> float:
@@ -107,7 +115,7 @@ class ArtifactWriter:
     """Writes the artifacts of one experiment.
 
     Args:
-        experiment: The experiment's name; goes into the keys.
+        experiment: The experiment's name; goes into keys.
         experiment_id: Is made a tag of the flow run: trial ids begin with it.
         flow_run_id: The flow run that they are linked to.
         flow_run_tags: The tags that it has.
@@ -136,13 +144,14 @@ class ArtifactWriter:
         self._standings = standings or Standings(Objective())
         self._interval_s = 0.0 if every_report else INTERVAL_S
         self._clock = clock
-        self._contact = contact or Contact(PREFECT_API_URL.value())
-        self._takes_many = is_own_server(PREFECT_API_URL.value())
-        self._ends = TaskRunEnds(flow_run_id, task, clock, is_own_server=self._takes_many)
+        self._api_url = PREFECT_API_URL.value()
+        self._contact = contact or Contact(self._api_url)
+        self._ends = TaskRunEnds(flow_run_id, task, clock)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._documents: list[_Document] = []
-        self._tables: dict[str, _TrialTable] = {}
+        self._tables: dict[str, _Table] = {}
+        self._shared = _Table()
         self._pages: dict[str, _Document] = {}
         #: The latest attempt of each trial.
         self._task_runs: dict[str, UUID] = {}
@@ -151,6 +160,7 @@ class ArtifactWriter:
         self._best = ("", "")
         self._states: list[TaskRunState] = []
         self._expected: dict[UUID, TaskRunState] = {}
+        self._has_death = False
         self._is_closing = False
         self._has_warned = False
         label = self._standings.objective.label
@@ -158,7 +168,9 @@ class ArtifactWriter:
             f"Trials, best first{f' by {label}' if label else ''}: those that have not ended, and the best "
             f"others, {LEADERBOARD_ROWS} at most"
         )
-        self._leaderboard = self._document("leaderboard", "table", description, self._leaderboard_data)
+        self._leaderboard = self._document(
+            "leaderboard", "table", description, self._leaderboard_data, has_key=True
+        )
         self._bar = self._document("progress", "progress", "Finished trials", lambda: self._progress)
         self._link: _Document | None = None
         # In the run's context: the settings say which server it is.
@@ -172,14 +184,14 @@ class ArtifactWriter:
         """Link what the trial reports from now on to the task run of its new attempt."""
         with self._changed:
             self._task_runs[trial.trial_id] = task_run_id
-            table = self._tables.setdefault(trial.trial_id, _TrialTable())
+            table = self._tables.setdefault(trial.trial_id, _Table())
             if table.document is not None:
                 table.document.is_closed = True  # stays as it is; the new version begins with its rows
                 table.rows = table.rows.copy()
-            table.document = self._table_document(trial, table.rows, task_run_id)
+                table.document = self._trial_document(trial, table.rows)
 
     def add_row(self, trial: Trial, row: Mapping[str, Any], *, at_once: bool = False) -> None:
-        """Add a report to its trial's table; `at_once` for the first, the last and the best.
+        """Add a report to the tables; `at_once` for the first, the last and the best.
 
         A report of a driver before this one waits for the trial's next attempt, whose table it is in. The
         leaderboard, which the trial is on, shows the latest too.
@@ -187,27 +199,23 @@ class ArtifactWriter:
         shown = row_values(row, trial.lease)
         with self._lock:  # of `_changed`, which takes longer to enter
             self._touch(self._leaderboard, at_once=False)
-            table = self._tables.setdefault(trial.trial_id, _TrialTable())
-            if table.document is None:
-                if table.rows.is_full:
-                    table.rows = (
-                        TrialRows()
-                    )  # those before are a version of their own, which that driver has written
+            table = self._tables.setdefault(trial.trial_id, _Table())
+            if trial.trial_id not in self._task_runs:
+                if table.rows.is_full:  # these are a version of their own, which that driver has written
+                    table.rows, table.is_continued = TrialRows(), True
                 table.rows.add(shown)
                 return
-            if table.rows.is_full:
-                self._touch(table.document, at_once=True, at_once_s=0.0)  # this is what it will always show
-                table.document.is_closed = True
-                table.rows, table.is_continued = TrialRows(), True
-                table.document = self._table_document(trial, table.rows, table.document.task_run_id)
-                table.document.written = now = self._clock()  # its first rows come as no surprise
-                table.document.due = now + self._interval_s
-            table.rows.add(shown)
+            if table.document is None and not table.is_continued and len(table.rows.rows) < SHARED_REPORTS:
+                table.rows.add(shown)
+                self._share(trial, table, at_once=at_once)
+                return
+            self._add_own(trial, table, shown)
+            assert table.document is not None
             wait_s = AT_ONCE_S if row.get("done") else table.at_once_s
             self._touch(table.document, at_once=at_once or len(table.rows.rows) == 1, at_once_s=wait_s)
 
     def close_table(self, trial: Trial) -> None:
-        """Write the rest of a finished trial's table, and forget its rows."""
+        """Write the rest of a finished trial's own table, if it has one, and forget its rows."""
         with self._changed:
             table = self._tables.pop(trial.trial_id, None)
             if table is not None and table.document is not None:
@@ -239,21 +247,23 @@ class ArtifactWriter:
         *,
         every_s: float = 0.0,
         trial_id: str | None = None,
+        has_key: bool = False,
     ) -> None:
         """Show a page of markdown, made anew by the writer's thread whenever this has been called.
 
         Args:
-            name: Goes into its key.
+            name: Goes into its key, if it has one.
             description: Stands above it.
             render: Makes the page; called from the writer's thread.
             every_s: Least time between two versions of it, in seconds, unless the experiment ends.
             trial_id: Link it to the latest attempt of this trial, if it was in this run.
+            has_key: Whether it is looked up by its name, and not in the flow run alone.
         """
         with self._changed:
             page = self._pages.get(name)
             if page is None:
                 task_run_id = self._task_runs.get(trial_id or "")
-                page = self._document(name, "markdown", description, render, task_run_id)
+                page = self._document(name, "markdown", description, render, task_run_id, has_key=has_key)
                 page.page_every_s = every_s
                 page.due = self._clock() + min(every_s, INTERVAL_S)  # there is something to show then
                 self._pages[name] = page
@@ -272,7 +282,7 @@ class ArtifactWriter:
             self._best = url, text
             if self._link is None:
                 self._link = self._document(
-                    "best-checkpoint", "markdown", "Checkpoint of the best trial", str
+                    "best-checkpoint", "markdown", "Checkpoint of the best trial", str, has_key=True
                 )
             self._link.data = lambda: checkpoint_page(url, text)
             self._touch(self._link, at_once=False)
@@ -280,12 +290,17 @@ class ArtifactWriter:
     def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
         """Set the state of a task run whose process cannot report it any more."""
         with self._changed:
+            self._has_death = True
             self._states.append(TaskRunState(run_name, task_run_id, state))
             self._changed.notify_all()
 
     def expect_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
-        """Take note of how a task run ended; `close` makes sure that the server knows."""
+        """Take note of how a task run ended, which its process has told the server.
+
+        `close` makes sure that the server knows, if that may have been lost.
+        """
         with self._changed:
+            self._has_death = self._has_death or state.is_crashed()
             plain = State(type=state.type, name=state.name, message=state.message, timestamp=state.timestamp)
             self._expected[task_run_id] = TaskRunState(run_name, task_run_id, plain)
 
@@ -303,26 +318,68 @@ class ArtifactWriter:
     # With the lock held.
 
     def _document(
-        self, name: str, kind: str, description: str, data: Callable[[], Any], task_run_id: UUID | None = None
+        self,
+        name: str,
+        kind: str,
+        description: str,
+        data: Callable[[], Any],
+        task_run_id: UUID | None = None,
+        *,
+        has_key: bool = False,
     ) -> _Document:
-        document = _Document(f"{self._prefix}-{name}", kind, description, data, task_run_id)
+        key = f"{self._prefix}-{name}" if has_key else None
+        document = _Document(name, kind, description, data, task_run_id, key)
         self._documents.append(document)
         return document
 
-    def _table_document(self, trial: Trial, rows: TrialRows, task_run_id: UUID | None) -> _Document:
+    def _trial_document(self, trial: Trial, rows: TrialRows) -> _Document:
         description = shortened(f"Reports of {trial} ({trial.experiment_tag or 'no parameters varied'})")
-        name = f"trial-{slug(trial.trial_id)}"
-        return self._document(name, "table", description, lambda: trial_table(rows.rows), task_run_id)
+        task_run_id = self._task_runs.get(trial.trial_id)
+        name = f"trial-{trial.trial_id}"
+        return self._document(name, "table", description, partial(_table_of, rows), task_run_id)
+
+    def _share(self, trial: Trial, table: _Table, *, at_once: bool) -> None:
+        """Add what is new of a trial's rows to the table of all trials."""
+        shared = self._shared
+        for row in table.rows.rows[table.shared :]:
+            if shared.document is None or shared.rows.is_full:
+                if shared.document is not None:
+                    self._fill_up(shared.document)
+                    shared.is_continued = True
+                rows = shared.rows = TrialRows()
+                description = f"Reports of all trials, the first {SHARED_REPORTS} of each"
+                shared.document = self._document("reports", "table", description, partial(_table_of, rows))
+            shared.rows.add({**row, TRIAL: trial.trial_id})
+        assert shared.document is not None
+        is_first = not table.shared
+        table.shared = len(table.rows.rows)
+        self._touch(shared.document, at_once=at_once or is_first, at_once_s=shared.at_once_s)
+
+    def _add_own(self, trial: Trial, table: _Table, row: dict[str, Any]) -> None:
+        """Add a row to a trial's own table, which is begun if there is none."""
+        if table.document is None or table.rows.is_full:
+            if table.document is not None:
+                self._fill_up(table.document)
+            if table.rows.is_full:
+                table.rows, table.is_continued = TrialRows(), True
+            table.document = self._trial_document(trial, table.rows)
+            table.document.written = now = self._clock()  # its first rows come as no surprise
+            table.document.due = now + self._interval_s
+        table.rows.add(row)
+
+    def _fill_up(self, document: _Document) -> None:
+        """Write at once a version that is full: this is what it will always show."""
+        self._touch(document, at_once=True, at_once_s=0.0)
+        document.is_closed = True
 
     def _touch(self, document: _Document, *, at_once: bool, at_once_s: float = AT_ONCE_S) -> None:
         now = self._clock()
         before = document.due if document.is_dirty else math.inf
-        soon = now + GATHER_S if self._takes_many and document.artifact_id is None else now
         if not document.is_dirty:
             document.is_dirty = True
-            document.due = max(document.due, soon)
+            document.due = max(document.due, now)
         if at_once:
-            document.due = min(document.due, max(soon, document.written + at_once_s))
+            document.due = min(document.due, max(now, document.written + at_once_s))
         if self._interval_s == 0 and document.page_every_s is None:
             document.due = now
         if document.due < before:
@@ -370,9 +427,18 @@ class ArtifactWriter:
             with get_client(sync_client=True, httpx_settings=options) as client:
                 self._tag_flow_run(client)
                 self._write_until_closed(client)
-                self._ends.settle(client, self._expected)
+                if self._has_death or self._contact.was_lost:
+                    self._ends.settle(client, self._expected)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
             self._failed("artifacts are not written any more", error)
+        if is_own_server(self._api_url):
+            before_own_server_stops(self._wait_until_recorded)
+
+    def _wait_until_recorded(self) -> None:
+        """Return when a server that is about to end has recorded how task runs ended."""
+        assert self._api_url is not None
+        with SyncPrefectClient(self._api_url, httpx_settings=client_options(self._api_url)) as client:
+            self._ends.settle(client, self._expected)
 
     def _tag_flow_run(self, client: SyncPrefectClient) -> None:
         """Let the flow run be found by what trial ids begin with.
@@ -393,7 +459,7 @@ class ArtifactWriter:
                 if self._is_closing and deadline == math.inf:
                     deadline = now + CLOSE_TIMEOUT_S
                 dirty = [document for document in self._documents if document.is_dirty]
-                due = self._due(dirty, now)
+                due = dirty if self._is_closing else [each for each in dirty if each.due <= now]
                 states, self._states = self._states, []
                 if not due and not states:
                     if self._is_closing:
@@ -413,31 +479,16 @@ class ArtifactWriter:
                 with self._changed:
                     self._changed.wait(1.0)
 
-    def _due(self, dirty: list[_Document], now: float) -> list[_Document]:
-        """Return what is to be written now, and what soon would be if that goes with it."""
-        if self._is_closing:
-            return dirty
-        if self._takes_many and any(document.due <= now for document in dirty):
-            now += GATHER_S
-        return [document for document in dirty if document.due <= now]
-
     def _put_documents(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> list[Any]:
         failed = []
-        for group in self._groups([*self._drawn(work)]):
+        for document, data in self._drawn(work):
             try:
-                if len(group) > 1:
-                    self._put_together(client, group)
-                else:
-                    self._put(client, *group[0])
+                self._put(client, document, data)
             except Exception as error:  # noqa: BLE001 - tried again with the next write
-                self._takes_many = False  # one of them may be what is wrong
-                documents = [document for document, _ in group]
-                keys = ", ".join(document.key for document in documents)
-                self._failed(f"cannot write the artifact {keys!r}, training goes on", error)
+                self._failed(f"cannot write the artifact {document.name!r}, training goes on", error)
                 with self._changed:
-                    for document in documents:
-                        document.is_dirty, document.due = True, self._clock() + INTERVAL_S
-                failed.extend(documents)
+                    document.is_dirty, document.due = True, self._clock() + INTERVAL_S
+                failed.append(document)
         with self._changed:
             self._documents = [
                 document for document in self._documents if document.is_dirty or not document.is_closed
@@ -452,34 +503,7 @@ class ArtifactWriter:
             try:
                 yield document, _no_longer(document.data())
             except Exception:  # to try again would lead to the same
-                logger.exception("the page %r cannot be made, training goes on", document.key)
-
-    def _groups(self, work: Sequence[tuple[_Document, Any]]) -> list[list[tuple[_Document, Any]]]:
-        """Return what is written by one request each."""
-        if not self._takes_many:
-            return [[item] for item in work]
-        groups: list[list[tuple[_Document, Any]]] = []
-        letters = 0
-        for item in work:
-            letters += len(str(item[1]))
-            if not groups or letters > _LETTERS_TOGETHER or len(groups[-1]) == _TOGETHER:
-                groups.append([])
-                letters = len(str(item[1]))
-            groups[-1].append(item)
-        return groups
-
-    def _put_together(self, client: SyncPrefectClient, work: Sequence[tuple[_Document, Any]]) -> None:
-        new = [item for item in work if item[0].artifact_id is None]
-        created = [self._creation(document, data) for document, data in new]
-        body = {
-            "new": [each.model_dump(mode="json", exclude_unset=True) for each in created],
-            "changed": {
-                str(document.artifact_id): data for document, data in work if document.artifact_id is not None
-            },
-        }
-        answer = client.request("POST", BULK_ARTIFACTS, json=body)  # type: ignore[arg-type] # not Prefect's
-        for (document, _), artifact_id in zip(new, answer.json(), strict=True):
-            document.artifact_id = UUID(artifact_id)
+                logger.exception("the page %r cannot be made, training goes on", document.name)
 
     def _put(self, client: SyncPrefectClient, document: _Document, data: Any) -> None:
         # Not by the client's own methods: each sends an event more, with all the data in it, and raises, when the
@@ -534,6 +558,10 @@ def slug(name: str) -> str:
         'train-digits-2'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "experiment"
+
+
+def _table_of(rows: TrialRows) -> list[dict[str, Any]]:
+    return reports_table(rows.rows)
 
 
 def _no_longer(page: str) -> str:

@@ -80,6 +80,7 @@ class Contact:
 
     Attributes:
         is_lost: Whether somebody has found that it does not answer, and nobody since that it does.
+        was_lost: Whether it was lost at any time.
     """
 
     def __init__(self, api_url: str | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +89,7 @@ class Contact:
         self._ended = math.inf
         #: When the oldest of the requests was sent that the server has not answered since it last answered one.
         self._asking_since: float | None = None
-        self.is_lost = False
+        self.is_lost = self.was_lost = False
         self._lock = threading.Lock()
 
     @property
@@ -121,7 +122,7 @@ class Contact:
         """Take note that it has not answered; the first time since it last did, say so."""
         self.asked()
         with self._lock:
-            is_known, self.is_lost = self.is_lost, True
+            is_known, self.is_lost, self.was_lost = self.is_lost, True, True
         logger.log(
             logging.DEBUG if is_known else logging.WARNING,
             "the Prefect server at %s does not answer (%s). Training does not need it: results are on the storage, "

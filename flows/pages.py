@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from flows.artifacts import ArtifactWriter, slug
+from flows.artifacts import ArtifactWriter
 from tune_core.overview import Overview
 from tune_core.pages import charts_page, summary_page, trial_page
 
@@ -39,11 +39,12 @@ class Pages:
 
     def finish(self) -> None:
         """Show the summary of an experiment that has ended, and the learning curves of its best trials."""
-        self._artifacts.show_page("summary", f"Summary of experiment {self._name}", self._summary)
+        description = f"Summary of experiment {self._name}"
+        self._artifacts.show_page("summary", description, self._summary, has_key=True)
         for trial in self._overview.picture().ranked[:TRIAL_PAGES]:
             if len(trial.curve) >= TRIAL_POINTS:
                 self._artifacts.show_page(
-                    f"trial-{slug(trial.trial_id)}-chart",
+                    f"trial-{trial.trial_id}-chart",
                     f"Learning curve of {trial.name}",
                     partial(self._trial, trial.number),
                     trial_id=trial.trial_id,

@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,17 @@ from tune_core.errors import TuneError
 
 #: How long a new server may take; a fresh database on a busy machine has been seen to need a minute.
 START_TIMEOUT_S = 180.0
-#: Where a server that is started here writes many artifacts with one request: see `flows.server_process`.
-BULK_ARTIFACTS = "/prefect-tune/artifacts"
-#: Where it counts task runs as Prefect does, but records first what waits to be recorded of them.
-COUNT_TASK_RUNS = "/prefect-tune/task_runs/count"
+#: Settings of a server that is started here, unless the environment has them.
+SERVER_SETTINGS = {
+    # Prefect's own default writes each state of a task run by itself: together they cost a third of that. Those that
+    # come alone wait for this many seconds, of which Prefect takes whole ones only.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "30",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    # Nobody waits for the feed of events; by default it is written every five seconds, or 20 events.
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+}
+
+logger = logging.getLogger("prefect.tune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ def prefect_server() -> PrefectServer:
     Raises:
         TuneError: The server that was started does not answer; the message holds its output.
     """
+    from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext, TaskRunContext
     from prefect.settings import get_current_settings
 
@@ -68,12 +76,10 @@ def prefect_server() -> PrefectServer:
     if settings.api.url:
         return PrefectServer(settings.api.url, settings.ui_url, is_ours=False)
     if FlowRunContext.get() or TaskRunContext.get():
-        # The parent run lives in the temporary server of this process: its subflow has to as well.
-        from prefect.server.api.server import SubprocessASGIServer
-
-        parent = SubprocessASGIServer()
-        if parent.running:
-            return PrefectServer(parent.api_url, None, is_ours=False)
+        # The parent run lives in the temporary server of this process, which Prefect gives every client without a
+        # URL: its subflow has to live there as well.
+        with get_client(sync_client=True) as client:
+            return PrefectServer(str(client.api_url).rstrip("/"), None, is_ours=False)
     return start_own_server()
 
 
@@ -108,6 +114,8 @@ def unlogged_requests(api_url: str | None) -> Iterator[None]:
 
 _own: tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]] | None = None
 _own_lock = threading.Lock()
+#: Waits until that server has recorded what the latest experiment told it.
+_wait_until_recorded: Callable[[], None] | None = None
 
 
 def start_own_server() -> PrefectServer:
@@ -136,11 +144,7 @@ def _started() -> tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in the terminal must not end it before the flow has
             env={
-                # Prefect's own default writes each state of a task run by itself.
-                # Together they cost a third of that; those that come alone wait for `RECORD_EVERY_S`.
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "30",
-                # Nobody waits for the feed of events; by default it is written every five seconds, or 20 events.
-                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+                **SERVER_SETTINGS,
                 # Prefect's own default lets the pages of any site read and change everything here.
                 "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
                 **os.environ,
@@ -171,14 +175,31 @@ def is_own_server(api_url: str | None) -> bool:
         return _own is not None and _own[0].api_url == api_url
 
 
+def before_own_server_stops(wait_until_recorded: Callable[[], None]) -> None:
+    """Have the server that this process started record what it was told before it ends.
+
+    Args:
+        wait_until_recorded: Returns when it has, or after some seconds. Only the latest is called: a server records in
+            the order in which it was told.
+    """
+    global _wait_until_recorded  # noqa: PLW0603
+    _wait_until_recorded = wait_until_recorded
+
+
 def stop_own_server() -> None:
     """End the server that this process started, if it did; returns when it is gone."""
-    global _own  # noqa: PLW0603
+    global _own, _wait_until_recorded  # noqa: PLW0603
     with _own_lock:
         if _own is None:
             return
         _, process, output = _own
         _own = None
+    wait_until_recorded, _wait_until_recorded = _wait_until_recorded, None
+    if wait_until_recorded is not None and process.poll() is None:
+        try:
+            wait_until_recorded()
+        except Exception as error:  # noqa: BLE001 - the server ends all the same
+            logger.warning("the Prefect server may end without the last states of task runs: %s", error)
     if process.stdin is not None:
         process.stdin.close()
     try:

@@ -18,12 +18,14 @@ import orjson
 
 from tune_core.metrics import flatten
 
-#: Columns of a trial's table that come last, in this order.
+#: The column that says whose report it is, in the table of all trials: no metric of a user's has this name.
+TRIAL = "trial_id"
+#: Columns of a table of reports that come last, in this order.
 _AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
 _WORD_JOINER = "\u2060"
 #: The first halves of `[text](href)`, `[text][name]`, `[name]: href`, `<href>` and `<tag>`.
 _LINK_OR_TAG = re.compile(r"\](?=[(\[:])|<(?=[A-Za-z/!?])")
-#: Most letters of a cell, most columns of a table, and most rows and bytes of one version of a trial's table.
+#: Most letters of a cell, most columns of a table, and most rows and bytes of one version of a table of reports.
 CELL_LETTERS, COLUMNS = 500, 200
 ROWS_PER_VERSION, BYTES_PER_VERSION = 1000, 1_000_000
 #: Most bytes of any other table.
@@ -40,7 +42,7 @@ _HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_c
 
 @dataclass(slots=True)
 class TrialRows:
-    """The rows of one version of a trial's table, none of them longer than a table may be wide."""
+    """The rows of one version of a table of reports, none of them longer than a table may be wide."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     _columns: set[str] = field(default_factory=set)
@@ -87,12 +89,13 @@ def _bounded(flat: dict[str, Any]) -> dict[str, Any]:
     return {**{name: flat[name] for name in shown}, **always, MORE: len(rest) - len(shown)}
 
 
-def trial_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a trial's table: its iteration first, what is filled in last."""
+def reports_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a table of reports: trial and iteration first, what is filled in last."""
     names = dict.fromkeys(name for row in rows for name in row)
     last = (MORE, *_AUTO)
-    metrics = [name for name in names if name != "training_iteration" and name not in last]
-    columns = ["training_iteration", *metrics[:COLUMNS], *(name for name in last if name in names)]
+    first = (TRIAL, "training_iteration") if TRIAL in names else ("training_iteration",)
+    metrics = [name for name in names if name not in first and name not in last]
+    columns = [*first, *metrics[:COLUMNS], *(name for name in last if name in names)]
     return [
         {name: value if type(value := row.get(name)) in _PLAIN else cell(value) for name in columns}
         for row in rows

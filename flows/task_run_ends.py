@@ -22,8 +22,6 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Running
 from prefect.tasks import Task
 
-from flows.server import COUNT_TASK_RUNS
-
 #: How long `settle` waits for the server to record the ends of task runs before it sets them.
 SETTLE_TIMEOUT_S = 10.0
 #: How long a task run that the server does not know may be on its way there, in seconds.
@@ -48,21 +46,21 @@ class TaskRunEnds:
         flow_run_id: The flow run that they belong to.
         task: Their task, for those that the server has never heard of.
         clock: Monotonic seconds.
-        is_own_server: Whether the server counts task runs as `flows.server_process` does.
     """
 
-    def __init__(
-        self, flow_run_id: UUID, task: Task[Any, Any], clock: Callable[[], float], *, is_own_server: bool
-    ) -> None:
+    def __init__(self, flow_run_id: UUID, task: Task[Any, Any], clock: Callable[[], float]) -> None:
         self._flow_run_id, self._task, self._clock = flow_run_id, task, clock
-        self._is_own_server = is_own_server
         self._tags = TagsContext.get().current_tags
 
     def settle(self, client: SyncPrefectClient, expected: dict[UUID, TaskRunState]) -> None:
         """Wait until the server has the end of every task run; force what does not arrive.
 
-        Prefect's workers send states as events: the server records them with a delay, and they
-        have been seen to be lost when a process ends, or when its database is busy.
+        Prefect's workers send states as events, which the server records with a delay. They may be lost when a
+        process dies, when the server is away, and when it ends before it has recorded them.
+
+        Args:
+            client: Of the server.
+            expected: Is empty afterwards.
         """
         deadline = self._clock() + SETTLE_TIMEOUT_S
         while expected:
@@ -85,8 +83,7 @@ class TaskRunEnds:
         """Ask how many of these task runs have ended: a hundredth of what it costs the server to read them."""
         is_final = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
         ended = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids), state=is_final)
-        path: Any = COUNT_TASK_RUNS if self._is_own_server else "/task_runs/count"
-        answer = client.request("POST", path, json={"task_runs": ended.model_dump(mode="json")})
+        answer = client.request("POST", "/task_runs/count", json={"task_runs": ended.model_dump(mode="json")})
         return int(answer.json())
 
     def force(self, client: SyncPrefectClient, item: TaskRunState) -> None:

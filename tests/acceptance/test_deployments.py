@@ -221,7 +221,7 @@ def test_a_run_is_fired_by_its_schedule_and_the_next_one_waits_for_it(
         str(artifact.key).removeprefix(ended.name.lower().replace("_", "-")): artifact
         for artifact in client.read_artifacts(flow_run_filter=mine)
     }
-    assert {"-leaderboard", "-progress", "-best-checkpoint"} <= set(artifacts), sorted(artifacts)
+    assert {"-leaderboard", "-summary", "-best-checkpoint"} <= set(artifacts), sorted(artifacts)
     storage = machine.storage(ended.name)
     reports = [event for event, _ in read_journal(storage) if isinstance(event, TrialReported)]
     assert len(reports) == 6

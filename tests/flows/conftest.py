@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,8 +14,6 @@ import pytest
 import ray
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
     FlowRunFilter,
     LogFilter,
     LogFilterFlowRunId,
@@ -39,8 +39,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Prefect server with a database of its own."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        # It has no automations when it starts, but gets some.
-        environment.setenv("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "true")
         server = prefect_servers.start_own_server()
         environment.setenv("PREFECT_API_URL", server.api_url)
         # To stop a flow run's heart takes Prefect up to a second; what runs in processes of its own has one.
@@ -163,18 +161,35 @@ class Recorded:
             raise AssertionError(f"{error}; found {[(run.name, run.state_name) for run in found]}") from None
 
     def artifacts(self) -> dict[str, Artifact]:
-        """The newest artifact per key, without the experiment's name."""
-        found = self._client.read_artifacts(flow_run_filter=self._this())
-        newest = sorted(found, key=lambda artifact: artifact.created or 0)
-        return {str(artifact.key).removeprefix(f"{self.flow_run.name}-"): artifact for artifact in newest}
+        """The newest artifact of each name: see `_name_of`."""
+        return {self._name_of(artifact): artifact for artifact in self._all_artifacts()}
 
     def versions(self, name: str) -> list[Artifact]:
-        """Every artifact of a key, without the experiment's name, oldest first."""
-        key = f"{self.flow_run.name}-{name.replace('_', '-')}"
-        found = self._client.read_artifacts(
-            flow_run_filter=self._this(), artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
-        )
+        """Every artifact of a name, oldest first."""
+        wanted = name.replace("_", "-")
+        return [artifact for artifact in self._all_artifacts() if self._name_of(artifact) == wanted]
+
+    def reports(self, trial_id: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a trial, or of all, in the table of all trials."""
+        rows = [row for each in self.versions("reports") for row in json.loads(str(each.data))]
+        return [row for row in rows if trial_id in (None, row["trial_id"])]
+
+    def _all_artifacts(self) -> list[Artifact]:
+        found = self._client.read_artifacts(flow_run_filter=self._this())
         return sorted(found, key=lambda artifact: artifact.created or 0)
+
+    def _name_of(self, artifact: Artifact) -> str:
+        """Its key without the experiment's name; of one without a key what its description says that it is."""
+        if artifact.key is not None:
+            return artifact.key.removeprefix(f"{self.flow_run.name}-")
+        description = str(artifact.description)
+        of_trial = re.match(r"(Reports|Learning curve) of \S*?([0-9a-f]+_\d{5})\b", description)
+        if of_trial is not None:
+            chart = "" if of_trial[1] == "Reports" else "-chart"
+            return f"trial-{of_trial[2]}{chart}".replace("_", "-")
+        names = {"Reports of all": "reports", "Finished": "progress", "Charts": "charts"}
+        (name,) = [name for start, name in names.items() if description.startswith(start)]
+        return name
 
     def logs(self) -> str:
         """What the flow run and its task runs have logged so far, a line each."""

@@ -8,7 +8,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,17 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
-    ArtifactCollectionFilter,
-    ArtifactCollectionFilterKey,
     ArtifactFilter,
     ArtifactFilterKey,
 )
-from prefect.client.schemas.objects import Artifact, ArtifactCollection
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
-from flows.artifacts import ArtifactWriter
-from flows.server import BULK_ARTIFACTS, COUNT_TASK_RUNS
+from flows.artifacts import SHARED_REPORTS, ArtifactWriter
+from flows.tables import TrialRows
 from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
@@ -50,12 +46,12 @@ def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """Every write of an artifact: its kind of key, and what was written."""
+    """Every write of an artifact: its name, and what was written."""
     writes: list[tuple[str, Any]] = []
     put = ArtifactWriter._put_documents
 
     def noted(self: ArtifactWriter, client: Any, work: Any) -> list[Any]:
-        writes.extend((document.key.removeprefix(f"{self._prefix}-"), data) for document, data in work)
+        writes.extend((document.name, data) for document, data in work)
         return put(self, client, work)
 
     monkeypatch.setattr(ArtifactWriter, "_put_documents", noted)
@@ -87,186 +83,119 @@ def test_five_thousand_fast_reports_are_all_in_the_versions_of_their_table_with_
     assert [json.loads(line)["step"] for line in lines] == list(range(5000))
 
 
-def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def silent_writer(monkeypatch: pytest.MonkeyPatch) -> ArtifactWriter:
+    """A writer that writes nothing; it is 100 by its clock."""
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
-    monkeypatch.setattr("flows.artifacts.GATHER_S", 0.0)
-    writer = ArtifactWriter("long", "a1b2c", uuid4(), [], trial_task, clock=lambda: 100.0)
-    trial = Trial("t0", 0, {}, lease=1)
-    writer.begin_attempt(trial, uuid4())
-    table = writer._tables["t0"]
+    return ArtifactWriter("long", "a1b2c", uuid4(), [], trial_task, clock=lambda: 100.0)
 
-    full = table.document
-    for iteration in range(1, 1002):
+
+def add_rows(writer: ArtifactWriter, trial: Trial, first: int, last: int) -> None:
+    for iteration in range(first, last + 1):
         writer.add_row(trial, {"training_iteration": iteration, "done": False}, at_once=True)
+
+
+def iterations(rows: TrialRows) -> list[int]:
+    return [row["training_iteration"] for row in rows.rows]
+
+
+def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_seconds(
+    silent_writer: ArtifactWriter,
+) -> None:
+    trial = Trial("t0", 0, {}, lease=1)
+    silent_writer.begin_attempt(trial, uuid4())
+    table = silent_writer._tables["t0"]
+
+    add_rows(silent_writer, trial, 1, SHARED_REPORTS + 1)
+    full = table.document
+    add_rows(silent_writer, trial, SHARED_REPORTS + 2, 1001)
     new = table.document
 
     assert full is not None
     assert new is not None
+    assert new is not full
     assert (full.is_closed, full.due) == (True, 100.0)
     assert (new.is_dirty, new.due) == (True, 105.0)
-    writer.add_row(trial, {"training_iteration": 1002, "done": True}, at_once=True)
+    silent_writer.add_row(trial, {"training_iteration": 1002, "done": True}, at_once=True)
     assert new.due == 101.0
 
 
-def in_bulk(
-    client: SyncPrefectClient, new: Sequence[ArtifactCreate] = (), changed: Mapping[str, Any] | None = None
-) -> list[str]:
-    """Write artifacts with one request; return ids of the new ones."""
-    body = {
-        "new": [each.model_dump(mode="json", exclude_unset=True) for each in new],
-        "changed": changed or {},
-    }
-    ids: list[str] = client.request("POST", BULK_ARTIFACTS, json=body).json()  # type: ignore[arg-type]
-    return ids
-
-
-def test_artifacts_that_are_created_together_are_as_prefect_creates_each_of_them(
-    client: SyncPrefectClient,
+def test_first_reports_of_all_trials_share_a_table_and_more_of_one_have_their_own(
+    silent_writer: ArtifactWriter,
 ) -> None:
-    def wanted(prefix: str) -> list[ArtifactCreate]:
-        return [
-            ArtifactCreate(key=f"{prefix}-first", type="table", description="rows", data='[{"x": 1}]'),
-            ArtifactCreate(key=f"{prefix}-other", type="progress", data=12.5, task_run_id=uuid4()),
-            ArtifactCreate(key=f"{prefix}-first", type="table", description="more", data='[{"x": 2}]'),
-        ]
+    short, long = Trial("t0", 0, {}, lease=1), Trial("t1", 1, {}, lease=1)
+    for trial in (short, long):
+        silent_writer.begin_attempt(trial, uuid4())
 
-    def versions(prefix: str) -> list[dict[str, Any]]:
-        mine = ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}-%"))
-        found = sorted(client.read_artifacts(artifact_filter=mine), key=lambda each: each.created or 0)
-        assert all(each.created == each.updated for each in found)
-        return [plain(each) for each in found]
+    add_rows(silent_writer, long, 1, 3)
+    add_rows(silent_writer, short, 1, SHARED_REPORTS)
+    assert silent_writer._tables["t0"].document is None
+    add_rows(silent_writer, long, 4, SHARED_REPORTS + 5)
 
-    def latest(prefix: str) -> list[ArtifactCollection]:
-        mine = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_=f"{prefix}-%"))
-        return sorted(client.read_latest_artifacts(artifact_filter=mine), key=lambda each: each.key)
-
-    def plain(artifact: Artifact | ArtifactCollection) -> dict[str, Any]:
-        given = artifact.model_dump(exclude={"id", "latest_id", "created", "updated", "task_run_id"})
-        return {
-            **given,
-            "key": str(artifact.key).partition("-")[2],
-            "has_run": artifact.task_run_id is not None,
-        }
-
-    alone, together = uuid4().hex, uuid4().hex
-    for each in wanted(alone):
-        client.create_artifact(each)
-
-    in_bulk(client, wanted(together))
-    ids = in_bulk(client, wanted(together))
-
-    assert versions(together) == 2 * versions(alone)
-    assert [plain(each) for each in latest(together)] == [plain(each) for each in latest(alone)]
-    assert [str(each.latest_id) for each in latest(together)] == [ids[2], ids[1]]
+    shared = silent_writer._shared.rows.rows
+    assert [row["training_iteration"] for row in shared if row["trial_id"] == "t0"] == [*range(1, 21)]
+    assert [row["training_iteration"] for row in shared if row["trial_id"] == "t1"] == [*range(1, 21)]
+    own = silent_writer._tables["t1"]
+    assert own.document is not None
+    assert own.document.task_run_id == silent_writer._task_runs["t1"]
+    assert iterations(own.rows) == [*range(1, 26)]
 
 
-def test_artifacts_that_are_changed_together_are_as_prefect_changes_each_of_them(
-    client: SyncPrefectClient,
+def test_full_table_of_all_trials_goes_on_in_another_version(
+    silent_writer: ArtifactWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefix = uuid4().hex
-    names = ("table", "alone", "progress", "percent")
-    ids = {
-        name: client.create_artifact(ArtifactCreate(key=f"{prefix}-{name}", type=kind, data=data)).id
-        for name, kind, data in zip(
-            names, ("table", "table", "progress", "progress"), ('[{"x": 1}]', '[{"x": 1}]', 1, 1), strict=True
-        )
-    }
-    client.update_artifact(ids["alone"], ArtifactUpdate(data='[{"x": 2}]'))
-    client.update_artifact(ids["percent"], ArtifactUpdate(data=12.5))
+    monkeypatch.setattr("flows.tables.ROWS_PER_VERSION", 50)
+    for number in range(4):
+        trial = Trial(f"t{number}", number, {}, lease=1)
+        silent_writer.begin_attempt(trial, uuid4())
+        add_rows(silent_writer, trial, 1, SHARED_REPORTS)
 
-    in_bulk(client, changed={str(ids["table"]): '[{"x": 2}]', str(ids["progress"]): 12.5})
-
-    mine = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_=f"{prefix}-%"))
-    latest = {each.latest_id: each.data for each in client.read_latest_artifacts(artifact_filter=mine)}
-    everything = ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}-%"))
-    versions = {each.id: each.data for each in client.read_artifacts(artifact_filter=everything)}
-    assert versions == latest
-    assert [versions[ids[name]] for name in names] == ['[{"x": 2}]', '[{"x": 2}]', 12.5, 12.5]
+    versions = [each for each in silent_writer._documents if each.name == "reports"]
+    assert [len(version.data()) for version in versions] == [50, 30]
+    assert [version.is_closed for version in versions] == [True, False]
 
 
-def test_artifacts_are_written_together_or_not_at_all(client: SyncPrefectClient) -> None:
-    key = uuid4().hex
-    there = client.create_artifact(ArtifactCreate(key=f"{key}-there", type="progress", data=1)).id
-
-    with pytest.raises(PrefectHTTPStatusError, match="404"):
-        in_bulk(
-            client,
-            [ArtifactCreate(key=f"{key}-new", type="progress", data=1)],
-            {str(there): 2, str(uuid4()): 3},
-        )
-
-    mine = ArtifactFilter(key=ArtifactFilterKey(like_=f"{key}-%"))
-    assert [(each.id, each.data) for each in client.read_artifacts(artifact_filter=mine)] == [(there, 1)]
-
-
-def test_task_runs_are_counted_as_prefect_counts_them(
-    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], client: SyncPrefectClient
+@pytest.mark.parametrize("known", [SHARED_REPORTS - 1, SHARED_REPORTS, 1500])
+def test_reports_of_a_driver_before_this_one_are_shown_with_those_of_the_next_attempt(
+    silent_writer: ArtifactWriter, known: int
 ) -> None:
-    config = run_config()
-    tuner = tune.Tuner(
-        lambda config: {"x": config["x"]}, param_space={"x": tune.grid_search([1, 2, 3])}, run_config=config
-    )
-
-    tuner.fit()
-
-    of_this_run = {"flow_run_id": {"any_": [str(recorded(config.name).flow_run.id)]}}
-    for state, number in (("COMPLETED", 3), ("FAILED", 0)):
-        body = {"task_runs": {**of_this_run, "state": {"type": {"any_": [state]}}}}
-        counts = [
-            client.request("POST", path, json=body).json() for path in ("/task_runs/count", COUNT_TASK_RUNS)
-        ]  # type: ignore[arg-type]
-        assert counts == [number, number]
-
-
-@pytest.mark.parametrize(("takes_many", "sizes"), [(True, [2, 1, 1, 100, 5]), (False, [1] * 109)])
-def test_artifacts_go_together_by_the_hundred_and_while_they_are_short(
-    monkeypatch: pytest.MonkeyPatch, takes_many: bool, sizes: list[int]
-) -> None:
-    monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
-    writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task)
-    writer._takes_many = takes_many
-    lengths = [249_999, 250_000, 250_001, 600_000, *[1] * 105]
-    work = [
-        (writer._document(str(number), "table", "", list), length * "x")
-        for number, length in enumerate(lengths)
+    trial = Trial("t0", 0, {}, lease=1)
+    add_rows(silent_writer, trial, 1, known)
+    assert not [
+        each for each in silent_writer._documents if each.kind == "table" and each.name != "leaderboard"
     ]
 
-    groups = writer._groups(work)
+    silent_writer.begin_attempt(trial, uuid4())
+    add_rows(silent_writer, trial, known + 1, known + 1)
 
-    assert [len(group) for group in groups] == sizes
-    assert [item for group in groups for item in group] == work
+    table = silent_writer._tables["t0"]
+    if known < SHARED_REPORTS:
+        assert table.document is None
+        assert iterations(silent_writer._shared.rows) == [*range(1, known + 2)]
+    else:
+        assert table.document is not None
+        assert iterations(table.rows) == [*range(1 if known < 1000 else 1001, known + 2)]
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_tables_of_short_trials_are_created_together_or_if_that_fails_one_by_one(
-    run_config: Callable[..., tune.RunConfig],
-    recorded: Callable[[str], Recorded],
-    api: str,
-    monkeypatch: pytest.MonkeyPatch,
-    refused: bool,
+def test_only_what_is_looked_up_by_its_name_has_a_key(
+    run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], client: SyncPrefectClient
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.GATHER_S", 3600)
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
-    config = run_config()
-    tuner = tune.Tuner(
-        lambda config: {"x": config["x"]},
-        param_space={"x": tune.grid_search([*range(8)])},
-        run_config=config,
-    )
-    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
-        if refused:
-            proxy.add(Rule("status", path=BULK_ARTIFACTS, status=500))
-        results = tuner.fit()
+    def train(config: dict[str, Any]) -> None:
+        for step in range(SHARED_REPORTS + 1):
+            with tempfile.TemporaryDirectory() as directory:
+                tune.report({"step": step}, checkpoint=tune.Checkpoint.from_directory(directory))
 
-    seen = recorded(config.name).artifacts()
-    tables = [seen[f"trial-{each.metrics['trial_id']}".replace("_", "-")] for each in results]
-    assert sorted(rows_in(table)[0]["x"] for table in tables) == [*range(8)]
-    creations = [path for method, path, _ in proxy.requests if method == "POST" and "artifacts" in path]
-    together = [path for path in creations if BULK_ARTIFACTS in path]
-    assert len(together) == 1
-    assert len(creations) > 8 if refused else len(creations) == 1
+    config = run_config()
+
+    tune.Tuner(train, tune_config=tune.TuneConfig(metric="step", mode="max"), run_config=config).fit()
+
+    seen = recorded(config.name)
+    artifacts = seen.artifacts()
+    with_key = {name for name, artifact in artifacts.items() if artifact.key is not None}
+    assert with_key == {"leaderboard", "best-checkpoint", "summary"}
+    assert {"reports", "progress", "charts"} <= {*artifacts}
+    assert len([name for name in artifacts if name.startswith("trial-")]) == 2  # its table and its curve
+    assert len(seen.reports()) == SHARED_REPORTS
 
 
 def three_reports(config: dict[str, Any]) -> None:
@@ -291,7 +220,7 @@ def in_background(fit: Callable[[], tune.ResultGrid]) -> Iterator[list[tune.Resu
 
 
 def steps_written(written: list[tuple[str, Any]]) -> list[list[int]]:
-    return [[row["step"] for row in data] for key, data in written if key.startswith("trial-")]
+    return [[row["step"] for row in data] for name, data in written if name == "reports"]
 
 
 def test_rows_between_the_first_and_the_last_wait_for_their_interval(
@@ -325,11 +254,9 @@ def test_with_every_report_each_row_is_in_the_table_before_the_next_comes(
     with in_background(tuner.fit):
         wait_for(lambda: [1] in steps_written(written), what="the first row")
         seen = recorded(config.name)
-        (key,) = {key for key, _ in written if key.startswith("trial-")}
 
         def shown() -> list[int]:
-            table = seen.artifacts().get(key)  # `written` notes what is about to be written
-            return [row["step"] for row in rows_in(table)] if table else []
+            return [row["step"] for row in seen.reports()]  # `written` notes what is about to be written
 
         for step in (2, 3):
             Path(tmp_path, str(step)).touch()
@@ -470,9 +397,7 @@ def test_not_a_number_and_infinities_are_shown_as_text_and_kept_as_numbers(
         train, tune_config=tune.TuneConfig(metric="loss", mode="min"), run_config=config
     ).fit()
 
-    rows = rows_in(
-        recorded(config.name).artifacts()[f"trial-{results[0].metrics['trial_id']}".replace("_", "-")]
-    )
+    rows = rows_in(recorded(config.name).artifacts()["reports"])
     assert [row["loss"] for row in rows] == ["nan", "inf", "-inf", 1.5]
     kept = list(results[0].metrics_dataframe["loss"])
     assert math.isnan(kept[0])
@@ -568,14 +493,13 @@ def test_artifact_that_is_larger_than_an_event_may_be_is_written_once(
         temporary_settings({PREFECT_EVENTS_MAXIMUM_SIZE_BYTES: 1000}),
     ):
         writer = ArtifactWriter(name, "a1b2c", uuid4(), [], trial_task)
-        writer._takes_many = False
 
         def written() -> list[str]:
             found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
             return [str(each.data) for each in found]
 
         key = f"{name}-page"
-        writer.show_page("page", "A page", lambda: shown[0])
+        writer.show_page("page", "A page", lambda: shown[0], has_key=True)
         wait_for(written, what="the page")
         shown[0] = "b" * 5000
         writer.show_page("page", "A page", lambda: shown[0])
@@ -635,6 +559,8 @@ def test_artifacts_that_could_not_be_written_are_written_when_the_service_is_bac
         (result,) = tune.Tuner(lambda config: {"x": 1}, run_config=config).fit()
 
     seen = recorded(config.name).artifacts()
-    assert rows_in(seen[f"trial-{result.metrics['trial_id']}".replace("_", "-")])[0]["x"] == 1
+    assert [(row["trial_id"], row["x"]) for row in rows_in(seen["reports"])] == [
+        (result.metrics["trial_id"], 1)
+    ]
     assert [row["status"] for row in rows_in(seen["leaderboard"])] == ["TERMINATED"]
     assert seen["progress"].data == 100

@@ -1,251 +1,158 @@
-"""What a server that is started for a run does otherwise than Prefect's default; one test asks a real one."""
+"""What a server that is started for a run, and its clients, do otherwise than Prefect's default."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
-from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.context import SyncClientContext
-from prefect.server.database.configurations import AioSqliteConfiguration
-from prefect.server.database.query_components import AioSqliteQueryComponents, AsyncPostgresQueryComponents
-from prefect.server.events.schemas.events import ReceivedEvent
-from prefect.server.services import task_run_recorder
-from prefect.server.utilities.messaging.memory import MemoryMessage
 from prefect.settings import (
-    PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_CSRF_PROTECTION_ENABLED,
-    PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED,
+    Settings,
     get_current_settings,
     temporary_settings,
 )
-from prefect.types._datetime import now
-from sqlalchemy import create_engine, event, select, text
-from sqlalchemy.dialects.sqlite import Insert
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from flows import server_process
+from flows import server as servers
 from flows.contact import Contact
 from flows.run_context import client_for, settings_for
-from flows.server import PrefectServer, client_options
-from flows.server_process import (
-    RECORD_EVERY_S,
-    insert_rows_apart,
-    keep_rows_apart,
-    lock_early,
-    read_once,
-    record_soon,
-    spared_services,
+from flows.server import (
+    SERVER_SETTINGS,
+    PrefectServer,
+    before_own_server_stops,
+    client_options,
+    stop_own_server,
 )
 
-
-@pytest.fixture(autouse=True)
-def environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name, raising=False)
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def evaluates_automations(database_url: str) -> bool:
-    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: database_url}), spared_services():
-        return get_current_settings().server.services.triggers.enabled
+def test_prefect_reads_the_settings_of_the_started_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVER_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+
+    services = Settings().server.services
+
+    recorder, persister = services.task_run_recorder, services.event_persister
+    assert (recorder.batch_size, recorder.flush_interval, persister.batch_size) == (30, 1, 200)
 
 
-def database(path: Path, *statements: str) -> str:
-    with closing(sqlite3.connect(path)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
-    return f"sqlite+aiosqlite:///{path}"
+SCRIPT = """
+import sys
+import tune_core as tune
+
+tune.Tuner(
+    lambda config: {"x": config["x"]},
+    param_space={"x": tune.grid_search([*range(12)])},
+    run_config=tune.RunConfig(name="brief", storage_path=sys.argv[1], verbose=0),
+).fit()
+"""
 
 
-def test_server_without_automations_does_not_look_for_their_events(tmp_path: Path) -> None:
-    assert not evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/not there.db")
-    assert not evaluates_automations(database(tmp_path / "not migrated.db", "CREATE TABLE other (id)"))
-    assert not evaluates_automations(database(tmp_path / "none?.db", "CREATE TABLE automation (id)"))
+@pytest.mark.slow
+def test_server_of_a_script_that_ends_at_once_has_recorded_how_all_trials_ended(tmp_path: Path) -> None:
+    script, home = tmp_path / "script.py", tmp_path / "prefect"
+    script.write_text(SCRIPT)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+    subprocess.run(
+        [sys.executable, script, tmp_path / "results"],
+        env={**environment, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(home)},
+        check=True,
+        timeout=200,
+    )
+
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        states = database.execute("SELECT state_name FROM task_run").fetchall()
+        (flow_state,) = database.execute("SELECT state_name FROM flow_run WHERE name = 'brief'").fetchone()
+    assert states == [("Completed",)] * 12
+    assert flow_state == "Completed"
 
 
-def test_server_that_has_automations_or_may_have_some_looks_for_their_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+IN_A_FLOW = """
+import httpx
+from prefect import flow
+from flows.server import prefect_server
+
+@flow
+def outer():
+    server = prefect_server()
+    httpx.get(f"{server.api_url}/health").raise_for_status()
+    runs = httpx.post(f"{server.api_url}/flow_runs/filter", json={}).raise_for_status().json()
+    print("found", server.is_ours, [run["state_name"] for run in runs])
+
+outer()
+"""
+
+
+@pytest.mark.slow
+def test_flow_that_has_a_temporary_server_of_prefects_shares_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(IN_A_FLOW)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+    ran = subprocess.run(
+        [sys.executable, script],
+        env={**environment, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+
+    assert "found False ['Running']" in ran.stdout
+
+
+class Process:
+    """A server process that runs until its input is closed."""
+
+    def __init__(self) -> None:
+        self.stdin = self
+        self.steps: list[str] = []
+
+    def poll(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.steps.append("told to end")
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.steps.append("ended")
+        return 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_server_is_told_to_end_when_the_latest_experiment_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, fails: bool
 ) -> None:
-    one = ("CREATE TABLE automation (id)", "INSERT INTO automation VALUES (1)")
-    (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
+    process = Process()
+    server = PrefectServer("http://127.0.0.1:1/api", None, is_ours=True)
+    monkeypatch.setattr(servers, "_own", (server, process, process))
 
-    assert evaluates_automations(database(tmp_path / "one.db", *one))
-    assert evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/damaged.db")
-    assert evaluates_automations("postgresql+asyncpg://user:password@127.0.0.1/prefect")
-    monkeypatch.setenv(PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED.name, "true")
-    assert evaluates_automations(f"sqlite+aiosqlite:///{tmp_path}/not there.db")
+    def wait(name: str) -> Callable[[], None]:
+        def wait_until_recorded() -> None:
+            process.steps.append(f"recorded {name}")
+            if fails:
+                raise httpx.ConnectError("made up")
 
+        return wait_until_recorded
 
-def test_states_of_task_runs_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"write_batch_size", "flush_every"} <= {*inspect.signature(task_run_recorder.consumer).parameters}
-    made_with: list[dict[str, Any]] = []
+    before_own_server_stops(wait("first"))
+    before_own_server_stops(wait("second"))
+    stop_own_server()
 
-    @asynccontextmanager
-    async def stock(**options: Any) -> AsyncIterator[Callable[[], None]]:
-        made_with.append(options)
-        yield lambda: None
-
-    async def start() -> None:
-        async with task_run_recorder.consumer(write_batch_size=30, flush_every=5):
-            pass
-
-    monkeypatch.setattr(task_run_recorder, "consumer", stock)
-    monkeypatch.setattr(server_process, "_record_now", None)
-
-    record_soon()
-    asyncio.run(start())
-
-    assert made_with == [{"write_batch_size": 30, "flush_every": RECORD_EVERY_S}]
-
-
-class Base(DeclarativeBase):
-    """What the rows below belong to."""
-
-
-class Run(Base):
-    __tablename__ = "run"
-    number: Mapped[int] = mapped_column("no", primary_key=True)
-    name: Mapped[str] = mapped_column(default="nameless")
-    seen: Mapped[str | None]
-
-
-def inserted(insert: Callable[[Any], Insert]) -> tuple[list[tuple[Any, ...]], int]:
-    """Insert rows in all ways that Prefect does; return them, and how many statements were of one row each."""
-
-    class ListenedTo(Session):
-        pass
-
-    engine = create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    sent: list[bool] = []
-    event.listen(engine, "before_cursor_execute", lambda *statement: sent.append(statement[5]))
-    event.listen(ListenedTo, "do_orm_execute", insert_rows_apart)
-    with ListenedTo(engine) as session:
-        session.execute(insert(Run).values([{"number": 1, "seen": "before"}, {"number": 2, "seen": None}]))
-        again = insert(Run).values([{"no": 2, "seen": "again"}, {"no": 3, "seen": "new"}])
-        changed = {"seen": again.excluded.seen}
-        session.execute(again.on_conflict_do_update(index_elements=["no"], set_=changed))
-        session.execute(insert(Run).values(number=4, name="one"))
-        session.execute(insert(Run), [{"number": 5, "name": "many"}, {"number": 6, "name": "more"}])
-        told = insert(Run).values([{"number": 7}, {"number": 8}]).returning(Run.number)
-        assert session.scalars(told).all() == [7, 8]
-        found = session.execute(select(Run.number, Run.name, Run.seen).order_by(Run.number)).all()
-    return [tuple(row) for row in found], sent.count(True)
-
-
-def test_rows_that_are_inserted_apart_are_those_of_one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AioSqliteQueryComponents, "insert", AioSqliteQueryComponents.insert)
-    monkeypatch.setattr(AsyncPostgresQueryComponents, "insert", AsyncPostgresQueryComponents.insert)
-    monkeypatch.setattr("flows.server_process.event", Mock())  # the sessions of this process stay as they are
-    rows_of_prefect, apart_of_prefect = inserted(AioSqliteQueryComponents().insert)
-
-    keep_rows_apart()
-    rows, apart = inserted(AioSqliteQueryComponents().insert)
-
-    assert rows == rows_of_prefect
-    assert rows[:3] == [(1, "nameless", "before"), (2, "nameless", "again"), (3, "nameless", "new")]
-    assert (apart, apart_of_prefect) == (3, 1)
-
-
-def test_text_of_an_event_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReceivedEvent, "model_validate_json", ReceivedEvent.model_validate_json)
-    happened = ReceivedEvent(
-        occurred=now("UTC"), event="it.happened", resource={"prefect.resource.id": "that"}, id=uuid4()
-    )
-    text = happened.model_dump_json().encode()
-    other = text.replace(b"happened", b"ended")
-
-    read_once()
-
-    assert ReceivedEvent.model_validate_json(text) is ReceivedEvent.model_validate_json(
-        bytes(bytearray(text))
-    )
-    assert ReceivedEvent.model_validate_json(text) == happened
-    assert ReceivedEvent.model_validate_json(other).event == "it.ended"
-
-
-async def ask_to_record(recorded: list[str]) -> None:
-    """Hand the recorder the event of a task run; ask it to record what it has."""
-    happened = ReceivedEvent(
-        occurred=now("UTC"),
-        event="prefect.task-run.Completed",
-        resource={"prefect.resource.id": f"prefect.task-run.{uuid4()}", "prefect.orchestration": "client"},
-        id=uuid4(),
-    )
-    async with task_run_recorder.consumer(write_batch_size=30, flush_every=3600) as handler:
-        await handler(MemoryMessage(happened.model_dump_json().encode(), {}))
-        assert not recorded
-        assert server_process._record_now is not None
-        await server_process._record_now()
-        assert recorded == ["prefect.task-run.Completed"]
-
-
-def test_states_of_task_runs_are_written_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded: list[str] = []
-
-    async def record(events: Sequence[ReceivedEvent]) -> None:
-        recorded.extend(each.event for each in events)
-
-    monkeypatch.setattr(task_run_recorder, "record_bulk_task_run_events", record)
-    monkeypatch.setattr(task_run_recorder, "consumer", task_run_recorder.consumer)
-    monkeypatch.setattr(server_process, "_record_now", None)
-    monkeypatch.setattr(server_process, "RECORD_EVERY_S", 3600)
-
-    record_soon()
-
-    asyncio.run(ask_to_record(recorded))
-
-
-async def written_by_two_that_read_before(path: Path) -> list[str]:
-    """Let one transaction write and commit while another has begun with reading; return what both have written."""
-    config = AioSqliteConfiguration(database(path, "CREATE TABLE note (writer)"))
-    has_read, may_write = asyncio.Event(), asyncio.Event()
-    write = "INSERT INTO note VALUES (:writer)"
-
-    async def slow() -> None:
-        async with await config.session(engine) as session, config.begin_transaction(session):
-            await session.execute(text("SELECT * FROM note"))
-            has_read.set()
-            await may_write.wait()
-            await session.execute(text(write), {"writer": "slow"})
-
-    async def quick() -> None:
-        await has_read.wait()
-        asyncio.get_running_loop().call_later(0.2, may_write.set)
-        async with await config.session(engine) as session, config.begin_transaction(session):
-            await session.execute(text(write), {"writer": "quick"})
-        may_write.set()
-
-    engine = await config.engine()
-    try:
-        await asyncio.gather(slow(), quick())
-        async with await config.session(engine) as session:
-            return [*await session.scalars(text("SELECT writer FROM note"))]
-    finally:
-        await engine.dispose()
-
-
-def test_transaction_that_has_read_may_write_whoever_has_written_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)
-    with pytest.raises(OperationalError, match="database is locked"):
-        asyncio.run(written_by_two_that_read_before(tmp_path / "of Prefect.db"))
-
-    lock_early()
-
-    assert asyncio.run(written_by_two_that_read_before(tmp_path / "ours.db")) == ["slow", "quick"]
+    assert process.steps == ["recorded second", "told to end", "ended", "told to end"]
+    assert ("made up" in caplog.text) is fails
 
 
 def test_only_runs_whose_server_outlives_them_send_heartbeats() -> None:

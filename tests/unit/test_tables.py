@@ -17,8 +17,8 @@ from flows.tables import (
     TrialRows,
     cell,
     encoded,
+    reports_table,
     row_values,
-    trial_table,
     uniform,
 )
 
@@ -71,7 +71,7 @@ def test_wide_row_keeps_what_is_filled_in_and_says_how_much_it_lacks() -> None:
 def test_rows_of_many_columns_each_make_no_endless_table() -> None:
     rows = [row_values({f"m{number}_{column}": 1 for column in range(100)}, 1) for number in range(100)]
 
-    table = trial_table(rows)
+    table = reports_table(rows)
 
     assert {len(row) for row in table} == {COLUMNS + 2}
     assert {len(row) for row in uniform(rows)} == {COLUMNS}
@@ -90,7 +90,7 @@ def test_version_of_a_table_is_full_by_rows_or_by_bytes() -> None:
     assert len(narrow.rows) == ROWS_PER_VERSION
     assert 100 < len(wide.rows) < ROWS_PER_VERSION
     for each in (wide, ragged):
-        assert len(encoded(trial_table(each.rows))) < 1.2 * BYTES_PER_VERSION
+        assert len(encoded(reports_table(each.rows))) < 1.2 * BYTES_PER_VERSION
 
 
 def test_one_row_is_a_table_however_large_it_is() -> None:
@@ -99,8 +99,8 @@ def test_one_row_is_a_table_however_large_it_is() -> None:
 
     one.add(row_values({f"m{number}": "x" * 5000 for number in range(500)}, 1))
 
-    assert len(json.loads(encoded(trial_table(one.rows)))) == 1
-    assert len(encoded(trial_table(one.rows))) < BYTES_PER_VERSION
+    assert len(json.loads(encoded(reports_table(one.rows)))) == 1
+    assert len(encoded(reports_table(one.rows))) < BYTES_PER_VERSION
 
 
 def test_leaderboard_of_huge_configurations_has_the_best_trials_that_it_has_room_for() -> None:
