@@ -35,7 +35,6 @@ class TaskActor:
         gc.disable()
         importlib.import_module("flows.trial")
         context = importlib.import_module("flows.context")
-        context.remember_settings()
         context.write_plain_lines()
         context.show_news_only()
         gc.freeze()

@@ -7,26 +7,19 @@ refuses by itself what fits no bundle at all.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import ray
-from ray import actor, remote_function
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from flows.ray_private import launches_checked_by
 from tune_core.errors import NoRoomForChild
 from tune_core.resources import PlacementGroupFactory
 
-#: Where Ray looks for a function to call at each launch, and the releases in which it is known to.
-_HOOKS = ((remote_function, "_task_launch_hook"), (actor, "_actor_launch_hook"))
-_KNOWN_RELEASES = ((2, 50), (2, 60))
 
-
-@contextmanager
-def refused_misfits(resources: PlacementGroupFactory) -> Iterator[None]:
+def refused_misfits(resources: PlacementGroupFactory) -> AbstractContextManager[None]:
     """Refuse what is launched in this process, into its placement group, and would wait for ever.
 
     Does nothing if `TUNE_DISABLE_RESOURCE_CHECKS` is set, or under a release of Ray whose hooks are unknown.
@@ -34,25 +27,9 @@ def refused_misfits(resources: PlacementGroupFactory) -> Iterator[None]:
     Args:
         resources: What the trial's group was made from.
     """
-    if "TUNE_DISABLE_RESOURCE_CHECKS" in os.environ or not has_launch_hooks():
-        yield
-        return
-    before = [getattr(module, name) for module, name in _HOOKS]
-    hook = _launch_hook(resources)
-    for module, name in _HOOKS:
-        setattr(module, name, hook)
-    try:
-        yield
-    finally:
-        for (module, name), previous in zip(_HOOKS, before, strict=True):
-            setattr(module, name, previous)
-
-
-def has_launch_hooks() -> bool:
-    """Whether this release of Ray has its private launch hooks, as they were when this was written."""
-    release = tuple(int(number) for number in re.findall(r"\d+", ray.__version__)[:2])
-    first, last = _KNOWN_RELEASES
-    return first <= release <= last and all(hasattr(module, name) for module, name in _HOOKS)
+    if "TUNE_DISABLE_RESOURCE_CHECKS" in os.environ:
+        return nullcontext()
+    return launches_checked_by(_launch_hook(resources))
 
 
 def _launch_hook(resources: PlacementGroupFactory) -> Callable[[Any, dict[str, float], Any], None]:

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import ray
-from ray._private import ray_logging
-from ray._private.state import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.settings import tune_settings
+from flows.ray_private import draining_nodes, skip_output
 from tune_core.config import RunConfig
 from tune_core.errors import ConfigError, PlacementError, TuneError
 from tune_core.filesystems import brief
@@ -65,7 +64,9 @@ def connect(run_config: RunConfig) -> None:
 
 def _connect(run_config: RunConfig) -> None:
     global _nodes  # noqa: PLW0603 - of an earlier cluster
-    _silence_raylet()
+    # Ray's ten lines about each dead worker, whose death is reported here, in one. `log_to_driver=False` does not
+    # cover them.
+    skip_output("A worker died or was killed while executing a task")
     address = run_config.ray_address or tune_settings().ray_address or os.environ.get("RAY_ADDRESS")
     is_client = ray.is_initialized() and ray.util.client.ray.is_connected()
     if is_client or (address or "").startswith("ray://"):
@@ -116,16 +117,6 @@ def _start(address: str | None, *, is_silent: bool) -> None:
     ray.init(namespace="prefect", log_to_driver=not is_silent, logging_level=logging.ERROR, **options)
 
 
-def _silence_raylet() -> None:
-    """Keep Ray's ten lines about each dead worker off the terminal: the death is reported here, in one.
-
-    `log_to_driver=False` does not cover them, and Ray has no public switch.
-    """
-    deduplicator = getattr(ray_logging, "stdout_deduplicator", None)
-    if deduplicator is not None and getattr(deduplicator, "skip_re", ...) is None:
-        deduplicator.skip_re = re.compile("A worker died or was killed while executing a task")
-
-
 def nodes() -> list[dict[str, float]]:
     """Return the total resources of each node that may be used, as of at most a second ago."""
     return _look().resources
@@ -141,16 +132,10 @@ def _look() -> _Nodes:
     now = time.monotonic()
     if now - _nodes.at > _NODES_TTL_S:
         known = ray.nodes()
-        leaving = frozenset(_draining()) | {node["NodeID"] for node in known if not node["Alive"]}
+        leaving = draining_nodes() | {node["NodeID"] for node in known if not node["Alive"]}
         usable = [dict(node["Resources"]) for node in known if node["NodeID"] not in leaving]
         _nodes = _Nodes(now, usable, leaving)
     return _nodes
-
-
-def _draining() -> Iterable[str]:
-    # Private, but what Ray Serve and Ray Train go by; since Ray 2.10.
-    ask = getattr(state, "get_draining_nodes", None)
-    return ask() if ask is not None else ()
 
 
 def lost_nodes(node_ids: Iterable[str]) -> set[str]:

@@ -10,33 +10,31 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.context import SettingsContext, SyncClientContext, hydrated_context
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.settings import PREFECT_LOGGING_MARKUP, Settings
-from prefect.settings.legacy import Setting
+from prefect.settings import PREFECT_LOGGING_MARKUP
 
+from flows.prefect_private import CONNECTIONS, INTERNAL
 from flows.server import client_options, unlogged_requests
 
 
-def remember_settings() -> None:
-    """Have a setting looked up once in a `Settings` object: for each task run Prefect does so eighty times.
-
-    For a process of ours alone, or one that runs many task runs: what somebody changes within such an object is not
-    seen. Prefect has a new object for each change.
-    """
-    stock = Setting.value_from
-
-    def value_from(self: Setting, settings: Settings) -> Any:
-        known: tuple[Settings, Any] | None = self.__dict__.get("_tune_known")
-        if known is None or known[0] is not settings:
-            known = self.__dict__["_tune_known"] = (settings, stock(self, settings))
-        return known[1]
-
-    Setting.value_from = value_from  # type: ignore[method-assign]
-
-
 def write_plain_lines() -> None:
-    """Have Prefect's console handlers write their lines as they are: Rich takes a millisecond to find no terminal."""
-    if not (sys.stderr.isatty() or PREFECT_LOGGING_MARKUP.value()):
-        PrefectConsoleHandler.emit = logging.StreamHandler.emit  # type: ignore[method-assign]
+    """Put plain handlers in the place of Prefect's for the console: Rich takes a millisecond to find no terminal."""
+    if sys.stderr.isatty() or PREFECT_LOGGING_MARKUP.value():
+        return
+    names = [name for name in list(logging.Logger.manager.loggerDict) if name.startswith("prefect")]
+    for logger in (logging.getLogger(), *map(logging.getLogger, names)):
+        for handler in [each for each in logger.handlers if isinstance(each, PrefectConsoleHandler)]:
+            logger.removeHandler(handler)
+            logger.addHandler(_plain(handler))
+
+
+def _plain(handler: PrefectConsoleHandler) -> logging.Handler:
+    """Return a handler that writes the lines of Prefect's as they are."""
+    plain = logging.StreamHandler(handler.stream)
+    plain.setLevel(handler.level)
+    plain.setFormatter(handler.formatter)
+    for each in handler.filters:
+        plain.addFilter(each)
+    return plain
 
 
 def show_news_only() -> None:
@@ -47,11 +45,11 @@ def show_news_only() -> None:
     """
 
     def is_news(record: logging.LogRecord) -> bool:
-        if record.name == "prefect.events.clients" or record.name.startswith("prefect._internal.concurrency"):
+        if record.name == "prefect.events.clients" or record.name.startswith(CONNECTIONS):
             return False
         return not (record.name == "prefect.task_runs" and record.module == "task_engine")
 
-    for logger in (logging.getLogger(), logging.getLogger("prefect._internal")):
+    for logger in (logging.getLogger(), logging.getLogger(INTERNAL)):
         for handler in logger.handlers:
             handler.addFilter(is_news)
 

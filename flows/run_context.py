@@ -23,6 +23,7 @@ from prefect.settings import (
 
 from flows.contact import Contact
 from flows.output import SEND_TIMEOUT_S, RunLog
+from flows.prefect_private import share_client
 from flows.server import PrefectServer
 
 #: The latest settings that were changed for a server: those before, what was changed, what came of it.
@@ -56,7 +57,7 @@ def settings_for(server: PrefectServer) -> AbstractContextManager[Any]:
 def client_for(contact: Contact) -> AbstractContextManager[Any]:
     """Give Prefect's engine a client that loads no certificates it does not need, and gives up as `contact` does."""
     context = SyncClientContext(contact.options())
-    context._httpx_settings = None  # a client asked for without any is this one, too
+    share_client(context)
     return context
 
 

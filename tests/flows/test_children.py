@@ -12,7 +12,7 @@ import ray
 from ray import actor, remote_function
 
 import tune_core as tune
-from flows import children
+from flows import children, ray_private
 from tune_core.errors import NoRoomForChild, PlacementError
 
 #: Longer than any launch may take to be refused, shorter than for ever.
@@ -185,7 +185,7 @@ def test_hooks_that_are_gone_are_let_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_this_release_has_the_hooks() -> None:
-    assert children.has_launch_hooks()
+    assert ray_private.has_launch_hooks()
 
 
 def test_refusal_is_a_runtime_error_as_in_ray_tune() -> None:

@@ -80,7 +80,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("deployments.store",),
     ("deployments.settings",),
     # The engine: the only place that knows Prefect and Ray.
-    ("flows.migrations",),
+    ("flows.migrations", "flows.prefect_private", "flows.ray_private"),
     ("flows.server", "flows.staging", "flows.tables", "flows.imports", "flows.spool"),
     ("flows.contact", "flows.context", "flows.task_run_ends"),
     ("flows.server_process",),
@@ -91,6 +91,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "flows.children",
         "flows.deletions",
         "flows.events",
+        "flows.heartbeat",
         "flows.artifacts",
         "flows.hosting",
         "flows.inbox",

@@ -1,0 +1,33 @@
+"""What is used of Prefect though it is private: each use has no public counterpart, and something is right without it.
+
+Used under `KNOWN_RELEASES` of Prefect only. Under any other one nothing private is touched, and the public way is
+taken that each function names. No part of Prefect is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+
+import prefect
+from prefect.context import SyncClientContext
+
+#: The first and the last minor release in which these parts are known to be as they are used here.
+KNOWN_RELEASES = ((3, 8), (3, 9))
+#: Prefect's loggers of what keeps its connections: a name that is gone has no records.
+CONNECTIONS = "prefect._internal.concurrency"
+INTERNAL = "prefect._internal"
+
+
+def is_known() -> bool:
+    """Whether this release of Prefect is one of `KNOWN_RELEASES`."""
+    release = tuple(int(number) for number in re.findall(r"\d+", prefect.__version__)[:2])
+    return KNOWN_RELEASES[0] <= release <= KNOWN_RELEASES[1]
+
+
+def share_client(context: SyncClientContext) -> None:
+    """Have whoever asks for a client without settings get that of a context that was made with some.
+
+    Without it they get one of their own, which loads certificates and does not give up as ours do.
+    """
+    if is_known() and hasattr(context, "_httpx_settings"):
+        context._httpx_settings = None
