@@ -25,7 +25,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, Settings
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
@@ -41,6 +41,7 @@ from flows.driver import Driver
 from flows.events import Events
 from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from flows.form_fields import FormModel
+from flows.heartbeat import heartbeats, without_heartbeats
 from flows.history import save_counts
 from flows.hosting import hosted
 from flows.inbox import InboxWatch
@@ -102,6 +103,8 @@ class _Live:
     was_interrupted: bool = False
     contact: Contact = field(init=False)
     flow_run_id: UUID | None = None
+    #: Prefect's settings, if its engine sends no heartbeats, and we do.
+    settings: Settings | None = None
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.server.api_url)
@@ -169,6 +172,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                 client_for(live.contact),
                 _own_log(live),
                 tags(*(run.tags or ())),
+                without_heartbeats() as live.settings,
             ):
                 Flow.__call__(
                     flow,
@@ -179,9 +183,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
         except httpx.TransportError as error:
             if not live.is_over:
                 raise
-            live.contact.lost(
-                error
-            )  # Prefect could not be told: what came of the experiment does not depend on it
+            live.contact.lost(error)  # what came of the experiment does not depend on what Prefect is told
         finally:
             _live.reset(token)
         live.signals.pass_on()
@@ -291,17 +293,14 @@ def _run(form: ExperimentForm) -> State[Any]:
         live = _deployed(form, context.flow_run)
     elif live is None:
         live = _revived(form.run_config, form.trainable)
-    live.error, live.results, live.signals = (
-        None,
-        None,
-        StopSignals(),
-    )  # Prefect may try a run again, with this
+    # Prefect may try a run again, with this.
+    live.error, live.results, live.signals = None, None, StopSignals()
     live.flow_run_id = context.flow_run.id
     live.contact.begin()
     try:
         # Trials get the context, and need not know our models of the parameters.
         plain = context.model_copy(update={"parameters": context.flow_run.parameters})
-        with plain, tags(*(live.experiment.run_config.tags or ())):
+        with plain, tags(*(live.experiment.run_config.tags or ())), heartbeats(live.settings, context):
             ended, trials, live.results = _drive(live, context)
         if ended.error is not None:
             raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
