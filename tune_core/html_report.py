@@ -10,6 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from tune_core.failures import group_failures
 from tune_core.faults import printable, shorten
 from tune_core.importance import importance, parameters_of
 from tune_core.metrics import flatten
@@ -70,6 +71,7 @@ def report_page(picture: Picture, name: str, storage_url: str) -> str:
         f"<p>{len(picture.trials)} trials, {duration(picture.seconds)}. {html.escape(printable(state))} ",
         f"Results are in <code>{html.escape(storage_url)}</code>.</p>",
         _cost(picture),
+        _failures(picture, storage_url),
         *shown,
         "<h2>Trials</h2>",
         _trials(picture),
@@ -197,6 +199,16 @@ def _cost(picture: Picture) -> str:
         if used or (held or {}).get(name)
     ]
     return _table(["resource", "attempts had it for", "placement groups held it for"], rows) if rows else ""
+
+
+def _failures(picture: Picture, storage_url: str) -> str:
+    """Say in which ways trials failed, and where to read on: all ways, since nothing bounds this page."""
+    rows = [
+        [group.count, group.error, group.first.place or "", group.first.trial_id, group.file(storage_url)]
+        for group in group_failures(picture.failures)
+    ]
+    head = ["trials", "error", "at", "first trial", "its traceback"]
+    return f"<h2>Failures</h2>{_table(head, rows)}" if rows else ""
 
 
 def _trials(picture: Picture) -> str:

@@ -14,6 +14,7 @@ import pytest
 import tune_core as tune
 from tests.unit.test_charts import picture, searched, trial
 from tune_core import html_report
+from tune_core.failures import Failure
 from tune_core.ranking import Objective
 from tune_core.testing.local_runtime import LocalRuntime
 
@@ -61,10 +62,38 @@ def test_what_users_name_is_text_in_the_report() -> None:
     ]
 
     page = html_report.report_page(
-        replace(shown, trials=trials, objective=Objective(evil, "min"), reason=evil), evil, evil
+        replace(
+            shown,
+            trials=trials,
+            objective=Objective(evil, "min"),
+            reason=evil,
+            failures=[Failure(evil, evil, evil, f'File "{evil}", line 1')],
+        ),
+        evil,
+        evil,
     )
 
     assert "<script>alert" not in page
+
+
+def test_failures_are_grouped_by_their_cause() -> None:
+    trace = 'Traceback (most recent call last):\n  File "/home/me/train.py", line 7, in train\nValueError: {}'
+    failures = [
+        Failure(f"t{n}", f"dir_{n}", f"ValueError: <b>{n}</b> & more", trace.format(n)) for n in range(3)
+    ]
+    failures.append(Failure("t9", "dir_9", "KeyError: 'x'", ""))
+
+    page = html_report.report_page(replace(searched(12), failures=failures), "n", "s3://bucket/n")
+
+    part = page.partition("<h2>Failures</h2>")[2].partition("</table>")[0]
+    cells = [re.findall("<td>(.*?)</td>", row) for row in part.split("<tr>")[2:]]
+    first, second = "s3://bucket/n/dir_0/error.txt", "s3://bucket/n/dir_9/error.txt"
+    error = "ValueError: &lt;b&gt;0&lt;/b&gt; &amp; more (and 2 other texts)"
+    assert cells == [
+        ["3", error, "/home/me/train.py:7", "t0", first],
+        ["1", "KeyError: &#x27;x&#x27;", "", "t9", second],
+    ]
+    assert "<h2>Failures</h2>" not in html_report.report_page(searched(12), "n", "n")
 
 
 def test_experiment_without_metric_or_attempts_has_a_report() -> None:
