@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ _SAVING = frozenset({Decision.PAUSE, StopCause.INTERRUPT, StopCause.FAILURE})
 _FAILED = frozenset({Outcome.ERROR, Outcome.CORRUPTED})
 #: Stops after which its state is of no use: another trial's is taken, or a newer attempt runs.
 _FORGETTING = frozenset({"EXPLOIT", "stale"})
+#: What `signal.alarm` and `signal.setitimer` set.
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ def run_lease(
         clock: Monotonic seconds.
     """
     keeper = keeper or Keeper()
-    ending = _run(lease, trainable, uplink, directory, keeper, wall_clock, clock)
+    with _alarms_ending():  # once more: one may have struck between the trainable and its own
+        ending = _run(lease, trainable, uplink, directory, keeper, wall_clock, clock)
     return replace(ending, leaves=keeper.end(has_failed=ending.outcome in _FAILED))
 
 
@@ -120,7 +124,8 @@ def _run(
             try:
                 with _forks_ending():
                     if is_class:
-                        _run_class(trainable, lease, session, keeper)
+                        with _alarms_ending():
+                            _run_class(trainable, lease, session, keeper)
                     else:
                         _run_function(trainable, lease.config, session)
             finally:
@@ -136,6 +141,26 @@ def _run(
         outcome = Outcome.CORRUPTED if is_start else Outcome.ERROR
         return Ending(outcome, describe_error(error), format_traceback(error, trainable))
     return Ending(Outcome.COMPLETED)
+
+
+@contextmanager
+def _alarms_ending() -> Iterator[None]:
+    """Cancel the alarms that the trainable has set where it ends: they are not for our code, nor for the next trial."""
+    before = _alarms()
+    try:
+        yield
+    finally:
+        left = _alarms() - before
+        while left:
+            try:
+                signal.setitimer(min(left), 0)
+                left.remove(min(left))
+            except BaseException:  # noqa: BLE001, S112 - of its handler: it comes too late, the trainable has ended
+                continue
+
+
+def _alarms() -> set[int]:
+    return {timer for timer in _TIMERS if signal.getitimer(timer)[0] > 0}
 
 
 @contextmanager
@@ -198,21 +223,22 @@ def format_traceback(error: BaseException, trainable: Any) -> str:
 
 
 def _run_function(function: Callable[..., Any], config: dict[str, Any], session: Session) -> None:
-    result = function(config)
+    with _alarms_ending():
+        result = function(config)
+        if inspect.isgenerator(result):
+            try:
+                for value in result:
+                    _report_value(value, session)
+            finally:
+                result.close()
+            return
     if inspect.isawaitable(result):
         close = getattr(result, "close", lambda: None)
         close()
         raise TrainableError(
             f"{trainable_name(function)} is async: a trainable is a plain function or a generator"
         )
-    if inspect.isgenerator(result):
-        try:
-            for value in result:
-                _report_value(value, session)
-        finally:
-            result.close()
-    else:
-        _report_value(result, session)
+    _report_value(result, session)
 
 
 def _report_value(value: Any, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from fractions import Fraction
@@ -603,3 +604,70 @@ def test_forked_process_ends_where_it_leaves_the_trainable(
 
     assert ending.outcome is Outcome.COMPLETED
     assert uplink.reported("code") == [code]
+
+
+# Alarms.
+
+
+class Struck(BaseException):
+    """What the handler of an alarm raises."""
+
+
+@pytest.fixture
+def alarms() -> Iterator[None]:
+    """Alarms raise `Struck`; afterwards none is pending."""
+
+    def strike(number: int, frame: Any) -> None:
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, strike)
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *left)
+
+
+def returns(config: dict[str, Any]) -> dict[str, float]:
+    signal.setitimer(signal.ITIMER_REAL, config["delay"], config["interval"])
+    return {"loss": 1.0}
+
+
+def yields(config: dict[str, Any]) -> Iterator[dict[str, float]]:
+    yield returns(config)
+
+
+class Steps(tune.Trainable):
+    def step(self) -> dict[str, Any]:
+        return {**returns(self.config), "done": True}
+
+
+@pytest.mark.parametrize("trainable", [returns, yields, Steps])
+def test_alarm_that_is_pending_as_the_trainable_ends_never_strikes(
+    trainable: Any, run: Run, alarms: None
+) -> None:
+    ending, uplink = run(trainable, config={"delay": 1000.0, "interval": 0.0})
+
+    assert ending.outcome in (Outcome.COMPLETED, Outcome.STOPPED)
+    assert uplink.reported("loss") == [1.0]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("interval", [0.0, 1e-2], ids=["once", "again and again"])
+def test_alarm_that_strikes_as_the_trainable_returns_is_its_error_or_nothing(
+    interval: float, run: Run, alarms: None
+) -> None:
+    endings = [run(returns, config={"delay": 1e-6 * (1 + n), "interval": interval})[0] for n in range(200)]
+
+    found = {(ending.outcome, ending.error) for ending in endings}
+    assert found <= {(Outcome.COMPLETED, None), (Outcome.ERROR, "Struck")}
+    assert (Outcome.COMPLETED, None) in found
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_alarm_that_was_set_before_the_trial_stays(run: Run, alarms: None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 1000.0)
+
+    run(lambda config: None)
+
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
