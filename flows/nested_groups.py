@@ -32,13 +32,18 @@ def new_name(base: str) -> str:
     return f"{base}-{secrets.token_hex(6)}{inside}"
 
 
+def maker_of(name: str) -> str:
+    """Return the id of the group in which a group of this name was made; "" if it was in none."""
+    return name.rpartition(_INSIDE)[2] if _INSIDE in name else ""
+
+
 def remove_groups_inside(group: PlacementGroup) -> None:
     """Remove the groups that were made in a group, and in those. What made them is dead, or about to be."""
     table: Iterable[dict[str, Any]] = placement_group_table().values()
     left = {each["placement_group_id"]: each["name"] for each in table if each["state"] != "REMOVED"}
     outer = {group.id.hex()}
     while outer:
-        inner = {key: name for key, name in left.items() if name.rpartition(_INSIDE)[2] in outer}
+        inner = {key: name for key, name in left.items() if maker_of(name) in outer}
         for name in inner.values():
             with suppress(ValueError):  # its own driver has just removed it
                 remove_placement_group(get_placement_group(name))
@@ -56,7 +61,7 @@ def held_around() -> dict[str, float]:
         for bundle in table[key]["bundles"].values():
             for name, amount in bundle.items():
                 held[name] = held.get(name, 0.0) + amount
-        key = table[key]["name"].rpartition(_INSIDE)[2]
+        key = maker_of(table[key]["name"])
     return held
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ray.util.placement_group import PlacementGroup
+
 from flows import parking
 from flows.cluster import leaving_nodes, nodes
+from flows.deadlock import tuners_wait_in, why_stuck
 from flows.deaths import Ended, is_lost_at_start
-from flows.parts import Parts
+from flows.parts import Parts, ShellFailed
 from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
 from tune_core.messages import Outcome, StartLease
@@ -20,6 +23,8 @@ from tune_core.trial import Trial
 MAX_REST_S = 30.0
 #: How long a trial waits, without `placement_timeout_s`, for nodes in place of lost ones, in seconds.
 REPLACEMENT_TIMEOUT_S = 300.0
+#: How long a Tuner in a trial waits, without `placement_timeout_s`, for trials that wait for it, in seconds.
+STUCK_TIMEOUT_S = 10.0
 
 
 class Begin(Protocol):
@@ -53,6 +58,9 @@ class Placement:
         #: Orders of trials that were lost, and until when they rest, in monotonic seconds.
         self._resting: dict[str, tuple[float, StartLease]] = {}
         self.waiting: dict[str, str] = {}
+        #: The groups of trials that run, by trial id.
+        self._groups: dict[str, PlacementGroup] = {}
+        self._stuck_since: float | None = None
 
     def order(self, command: StartLease) -> None:
         """Find a slot for a new attempt; what the cluster can never hold ends at once, unless it may grow."""
@@ -90,6 +98,7 @@ class Placement:
                 self._pool.release(slot)
                 continue
             self.waiting.pop(trial_id, None)
+            self._groups[trial_id] = slot.group
             fresh = self._pool.needs_fresh_process(slot)
             self._begin(trial, self._orders.pop(trial_id), slot, fresh_process=fresh)
 
@@ -104,6 +113,7 @@ class Placement:
         self.waiting.pop(trial_id, None)
         self._orders.pop(trial_id, None)
         self._resting.pop(trial_id, None)
+        self._groups.pop(trial_id, None)
 
     def look(self) -> None:
         """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
@@ -111,8 +121,7 @@ class Placement:
             if self._parts.clock() >= due:
                 del self._resting[trial_id]
                 self._request(self._controller.trials[trial_id], command)
-        # What somebody has paused is to leave room for others at once.
-        self._pool.give_up_idle(0.0 if self._controller.is_paused else parking.SLOT_IDLE_S)
+        self._pool.give_up_idle(0.0 if self._leaves_room() else parking.SLOT_IDLE_S)
         self.leaving = leaving_nodes()
         self._pool.leave_nodes(self.leaving)
         waiting = self._pool.waiting()
@@ -124,6 +133,24 @@ class Placement:
         for (trial_id, lease), reason in self._pool.give_up_waiting(timeout_s):
             message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
             self._fail(trial_id, lease, PlacementError(message))
+        self._look_whether_stuck(list(reasons))
+
+    def _leaves_room(self) -> bool:
+        """Whether idle slots are to go at once: somebody has paused all, or Tuners in trials wait for room."""
+        if self._controller.is_paused:
+            return True
+        return bool(self._pool.idle()) and tuners_wait_in(self._groups.values())
+
+    def _look_whether_stuck(self, shapes: list[PlacementGroupFactory]) -> None:
+        """Give the experiment up if it waits for trials that wait for it."""
+        reason = why_stuck(shapes[0]) if shapes else None
+        if reason is None:
+            self._stuck_since = None
+            return
+        now = self._parts.clock()
+        self._stuck_since = now if self._stuck_since is None else self._stuck_since
+        if now - self._stuck_since >= (STUCK_TIMEOUT_S if self._timeout_s is None else self._timeout_s):
+            self._parts.channel.post(ShellFailed(PlacementError(reason)))
 
     def _fail(self, trial_id: str, lease: int, error: Exception) -> None:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]

@@ -114,7 +114,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("flows.trial", "flows.form", "flows.barrier"),
     ("flows.actor",),
     ("flows.slots",),
-    ("flows.parking",),
+    ("flows.parking", "flows.deadlock"),
     ("flows.attempts", "flows.parts"),
     ("flows.history", "flows.placement", "flows.reports", "flows.requests"),
     ("flows.driver",),
