@@ -37,6 +37,7 @@ class Reports:
         self._apply, self._request_stop = apply, request_stop
         self._standings = parts.overview.standings
         self.turn = 0
+        self._has_linked = False
         self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
         self._checks_stop_all = parts.steering.stopper is not None
 
@@ -117,8 +118,11 @@ class Reports:
         best, objective = self._standings.best, self._standings.objective
         if best is None:
             return
-        by = f"the best trial by {objective.label}, {self._standings.score(best):g}"
         record = self._standings.best_checkpoint(best)
+        if record is None and not self._has_linked:
+            return  # there is nothing to take back, and texts for every better row take longer than the rest of it
+        self._has_linked = True
+        by = f"the best trial by {objective.label}, {self._standings.score(best):g}"
         if record is None:
             self._parts.artifacts.set_best_checkpoint("", f"trial {best.trial_id}, {by}, has none")
             return

@@ -66,6 +66,8 @@ class SpoolPlace:
 class _Part:
     """A file of rows, one a line, with zeros after them; all of it is allocated, so that no write can fail."""
 
+    __slots__ = ("_bytes", "_end", "_size", "until")
+
     def __init__(self, path: Path, size: int) -> None:
         # The name cannot be guessed and is used once: a file or link that lies there is not ours.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -75,12 +77,12 @@ class _Part:
             self._bytes = mmap.mmap(file, size)
         finally:
             os.close(file)
-        self._end = 0
+        self._end, self._size = 0, size
         #: The iteration of the latest row.
         self.until = 0
 
     def has_room(self, length: int) -> bool:
-        return self._end + length <= len(self._bytes)
+        return self._end + length <= self._size
 
     def add(self, line: bytes) -> None:
         end = self._end + len(line)
@@ -88,7 +90,7 @@ class _Part:
         self._end = end
 
     def clear(self) -> None:
-        self._bytes[:] = bytes(len(self._bytes))
+        self._bytes[:] = bytes(self._size)
         self._end = 0
 
     def close(self) -> None:
@@ -127,8 +129,9 @@ class Spool:
         if iteration <= self.until:
             return
         if not self._is_off:
+            line = row + b"\n"
             try:
-                part = self._part_with_room(len(row) + 1, journaled)
+                part = self._part_with_room(len(line), journaled)
             except OSError as error:
                 self._is_off = True
                 logger.warning(
@@ -138,7 +141,7 @@ class Spool:
                     error,
                 )
             else:
-                part.add(row + b"\n")
+                part.add(line)
                 part.until = iteration
         self.until = iteration
 

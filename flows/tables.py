@@ -58,10 +58,12 @@ class TrialRows:
 
     def add(self, row: dict[str, Any]) -> None:
         """Add what `row_values` returned."""
-        new = [name for name in row if name not in self._columns]
-        self._columns.update(new)
-        self._row_bytes += sum(len(name) + _AROUND for name in new)
-        self._cell_bytes += sum(len(value) if isinstance(value, str) else _AROUND for value in row.values())
+        if not self._columns.issuperset(row):
+            new = [name for name in row if name not in self._columns]
+            self._columns.update(new)
+            self._row_bytes += sum(len(name) + _AROUND for name in new)
+        texts = [value for value in row.values() if type(value) is str]
+        self._cell_bytes += _AROUND * (len(row) - len(texts)) + sum(map(len, texts))
         self.rows.append(row)
 
     def copy(self) -> TrialRows:
@@ -71,9 +73,13 @@ class TrialRows:
 
 def row_values(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
     """Return what a trial's table shows of a report, as it is now: what a row holds, callbacks may change."""
-    flat = {name: value for name, value in flatten(row).items() if name not in _HIDDEN}
+    flat = flatten(row)
+    if len(flat) > COLUMNS:
+        flat = _bounded({name: value for name, value in flat.items() if name not in _HIDDEN})
     values = {
-        name: value if type(value) in _NUMBERS else cell(value) for name, value in _bounded(flat).items()
+        name: value if type(value) in _NUMBERS else cell(value)
+        for name, value in flat.items()
+        if name not in _HIDDEN
     }
     values["lease"] = lease
     return values

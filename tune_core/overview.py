@@ -265,6 +265,8 @@ class _Facts:
     curve: Series = field(default_factory=lambda: Series(CURVE_POINTS))
     best: float | None = None
     best_iteration: int | None = None
+    #: The loss of `best`.
+    least: float = math.inf
     last: float | None = None
     seconds: float = 0.0
     used: dict[str, float] = field(default_factory=dict)
@@ -407,6 +409,7 @@ class Overview:
         elif facts.dirname != trial.dirname:  # it has begun anew: its reports count no more, its costs do
             facts.dirname, facts.curve = trial.dirname, Series(CURVE_POINTS)
             facts.best = facts.best_iteration = facts.last = None
+            facts.least = math.inf
             self.standings.forget(trial)
         return facts
 
@@ -431,19 +434,19 @@ class Overview:
             return False  # it did not count: an older attempt's, or heard before
         facts = self._facts_of(trial)
         facts.curve.cut(event.iteration)
-        standings = self.standings
-        is_news = standings.note(trial, event.iteration, event.row)
+        standings, objective = self.standings, self.standings.objective
+        value = objective.value(event.row)
+        is_news = standings.note_value(trial, event.iteration, value)
         if is_news:
             self._best_row = event.row
-        best = standings.score(standings.best) if standings.best is not None else None
+        best = standings.best_score
         if best is not None and best != self._best_so_far.last:
             self._best_so_far.add(self._seconds, best)
-        value = standings.objective.value(event.row)
         if value is not None and math.isfinite(value):
             facts.curve.add(event.iteration, value)
-            facts.last = value
-            if facts.best is None or standings.objective.loss(value) < standings.objective.loss(facts.best):
-                facts.best, facts.best_iteration = value, event.iteration
+            facts.last, loss = value, objective.loss(value)
+            if loss < facts.least:
+                facts.best, facts.best_iteration, facts.least = value, event.iteration, loss
         return is_news
 
     def _record(self, trial: Trial) -> TrialRecord:

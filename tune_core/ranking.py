@@ -196,16 +196,16 @@ class Tally:
 
 
 class _Entry:
-    """A trial in the standings; of equal losses, the earlier trial leads."""
+    """A trial in the standings; `key` is its loss and, of equal ones, the earlier trial leads."""
 
-    __slots__ = ("loss", "tally", "trial")
+    __slots__ = ("key", "tally", "trial")
 
     def __init__(self, trial: Trial, objective: Objective) -> None:
-        self.trial, self.tally, self.loss = trial, Tally(objective), math.inf
+        self.trial, self.tally, self.key = trial, Tally(objective), (math.inf, trial.number)
 
     @property
-    def key(self) -> tuple[float, int]:
-        return self.loss, self.trial.number
+    def loss(self) -> float:
+        return self.key[0]
 
 
 class Standings:
@@ -236,6 +236,11 @@ class Standings:
         """The best trial; None: none has a finite score."""
         return self._leader.trial if self._leader is not None else None
 
+    @property
+    def best_score(self) -> float | None:
+        """What the best trial is compared by; None: none has a finite score."""
+        return self._leader.tally.score if self._leader is not None else None
+
     def score(self, trial: Trial) -> float | None:
         """Return what a trial is compared by; None: it has reported no number."""
         entry = self._entries.get(trial.trial_id)
@@ -253,14 +258,19 @@ class Standings:
 
     def note(self, trial: Trial, iteration: int, row: Mapping[str, Any]) -> bool:
         """Take a report; return whether another trial is the best one now, or the best one has become better."""
-        number = self.objective.value(row)
+        return self.note_value(trial, iteration, self.objective.value(row))
+
+    def note_value(self, trial: Trial, iteration: int, value: float | None) -> bool:
+        """Take a report by its value of the metric; None: it has none. Otherwise as `note`."""
         entry = self._entries.get(trial.trial_id)
         if entry is None:
             entry = self._entries[trial.trial_id] = _Entry(trial, self.objective)
         before = entry.key
-        entry.tally.add(iteration, number)
-        entry.loss = self.objective.loss(entry.tally.score)
-        self._take_leader(entry, before)
+        entry.tally.add(iteration, value)
+        loss = self.objective.loss(entry.tally.score)
+        if loss != before[0]:
+            entry.key = loss, trial.number
+            self._take_leader(entry, before)
         return self._is_news()
 
     def forget(self, trial: Trial) -> None:
