@@ -98,6 +98,8 @@ class BasicVariantGenerator(Searcher):
         self._points = list(points)
         self._constant = constant_grid_search
         self._space: dict[str, Any] | None = None
+        #: Suggestions that each point makes, and each sample after them.
+        self._sizes: tuple[list[int], int] = ([], 0)
         self._num_samples = 1
         self._restart(self._given_seed or "", 0)
 
@@ -109,9 +111,8 @@ class BasicVariantGenerator(Searcher):
         """
         if self._space is None or self._num_samples < 0:
             return None
-        given = [read_point(self._space, point) for point in self._points]
-        drawn = max(self._num_samples - len(given), 0)
-        return sum(grid_size(self._space, values) for values in given) + drawn * grid_size(self._space)
+        given, drawn = self._sizes
+        return sum(given) + max(self._num_samples - len(given), 0) * drawn
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -130,6 +131,8 @@ class BasicVariantGenerator(Searcher):
         self._check_points(config, faults)
         faults.raise_any()
         self._space, self._num_samples = config, num_samples
+        given = [grid_size(config, read_point(config, point)) for point in self._points]
+        self._sizes = given, grid_size(config)
         self._restart(self._given_seed or global_seed(), 0)
         return True
 

@@ -25,7 +25,7 @@ from tune_core.faults import is_number
 Path: TypeAlias = tuple[str | int, ...]
 
 GRID_KEY: Final = "grid_search"
-_SCALARS: Final = frozenset({int, float, str, bool, type(None)})
+SCALARS: Final = frozenset({int, float, str, bool, type(None)})
 
 
 class Domain(ABC):
@@ -275,11 +275,16 @@ def children(node: Any) -> Iterator[tuple[str | int, Any]]:
         yield from enumerate(node)
 
 
+def inner_children(node: Any) -> Iterator[tuple[str | int, Any]]:
+    """Yield what `children` does but for plain scalars, of which data in a space may have millions."""
+    return ((key, child) for key, child in children(node) if type(child) not in SCALARS)
+
+
 def inner_nodes(values: Sequence[Any]) -> list[tuple[int, Any]]:
     """Return (index, value) for what is no plain scalar; fast where millions of values are scalars."""
-    if set(map(type, values)) <= _SCALARS:
+    if set(map(type, values)) <= SCALARS:
         return []
-    return [(index, value) for index, value in enumerate(values) if type(value) not in _SCALARS]
+    return [(index, value) for index, value in enumerate(values) if type(value) not in SCALARS]
 
 
 def with_children(node: Any, new: Sequence[Any]) -> Any:

@@ -16,7 +16,16 @@ from typing import Any, Final
 
 from tune_core.errors import ConfigError
 from tune_core.faults import Faults, is_number, ray_origin, shorten
-from tune_core.search.domain import GRID_KEY, Categorical, Float, Function, Integer, children, inner_nodes
+from tune_core.search.domain import (
+    GRID_KEY,
+    SCALARS,
+    Categorical,
+    Float,
+    Function,
+    Integer,
+    children,
+    inner_nodes,
+)
 
 _NOT_GIVEN: Final = object()
 
@@ -289,7 +298,8 @@ def _check_node(node: Any, place: str, faults: list[str], parents: tuple[int, ..
         for key, child in children(node):
             if isinstance(node, dict) and not isinstance(key, str):
                 faults.append(f"{place}: the key {shorten(key)} is a {type(key).__name__}: expected a str")
-            _check_node(child, f"{place}[{key!r}]", faults, parents)
+            if type(child) not in SCALARS:
+                _check_node(child, f"{place}[{key!r}]", faults, parents)
 
 
 def _leaf_faults(node: Any, place: str) -> list[str]:

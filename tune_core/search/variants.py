@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -27,6 +27,7 @@ from tune_core.search.domain import (
     children,
     could_be,
     grid_values,
+    inner_children,
     inner_nodes,
     is_among,
     is_unresolved,
@@ -115,8 +116,13 @@ def walk_sample(
     """
     fixed = {path for path in given if not _holds_unresolved(_node_at(space, path))}
     for values in _decide(space, dict(given), rng, constant=constant_grid_search):
-        varied = {path_text(path): _fresh(None, path, values) for path in sorted(values) if path not in fixed}
-        yield Variant(_fresh(space, (), values), varied)
+        changed = {path[:depth] for path in values for depth in range(len(path) + 1)}
+        varied = {
+            path_text(path): _fresh(None, path, values, changed)
+            for path in sorted(values)
+            if path not in fixed
+        }
+        yield Variant(_fresh(space, (), values, changed), varied)
 
 
 def grid_size(node: Any, given: Values | None = None, path: Path = ()) -> int:
@@ -132,7 +138,7 @@ def grid_size(node: Any, given: Values | None = None, path: Path = ()) -> int:
     if values is not None:
         # A grid may have millions of values: leaves are counted without looking at each.
         return len(values) + sum(grid_size(value) - 1 for _, value in inner_nodes(values))
-    return math.prod(grid_size(child, given, (*path, key)) for key, child in children(node))
+    return math.prod(grid_size(child, given, (*path, key)) for key, child in inner_children(node))
 
 
 def read_point(space: Mapping[str, Any], point: Mapping[str, Any], name: str = "point") -> Values:
@@ -303,7 +309,7 @@ def _undecided(space: Any, values: Values) -> tuple[Values, Values, dict[Path, F
         elif isinstance(node, Domain):
             domains[path] = node
         else:
-            for key, child in children(node):
+            for key, child in inner_children(node):
                 walk(child, (*path, key))
 
     walk(space, ())
@@ -351,10 +357,23 @@ def _circle_text(waiting: Mapping[Path, str]) -> str:
     return f"param_space: values of sample_from wait for each other: {reads}; decide one without the others"
 
 
-def _fresh(node: Any, path: Path, values: Values) -> Any:
-    """Return what stands at `path` once `values` are put in, in containers of its own."""
+def _fresh(node: Any, path: Path, values: Values, changed: Set[Path]) -> Any:
+    """Return what stands at `path` once `values` are put in, in containers of its own.
+
+    Args:
+        node: What stands there in the space.
+        path: Where.
+        values: What replaces nodes, by path.
+        changed: The paths of those, and of all around them.
+    """
     node = values.get(path, node)
-    return with_children(node, [_fresh(child, (*path, key), values) for key, child in children(node)])
+    inner = (((*path, key), child) for key, child in children(node))
+    new = [_fresh(child, at, values, changed) if at in changed else _copied(child) for at, child in inner]
+    return with_children(node, new)
+
+
+def _copied(node: Any) -> Any:
+    return with_children(node, [_copied(child) for _, child in children(node)])
 
 
 def _read_point(
@@ -374,7 +393,7 @@ def _read_point(
 
 
 def _holds_unresolved(node: Any) -> bool:
-    return is_unresolved(node) or any(_holds_unresolved(child) for _, child in children(node))
+    return is_unresolved(node) or any(_holds_unresolved(child) for _, child in inner_children(node))
 
 
 def _node_at(space: Any, path: Path) -> Any:
