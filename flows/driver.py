@@ -276,18 +276,18 @@ class Driver:
         outcome, error, traceback, retryable, leaves, last_iteration, last_index = message.content
         trial = self._controller.live_trial(message.trial_id, message.lease)
         attempt = self._attempts.get((message.trial_id, message.lease))
-        has_fault = attempt is not None and attempt.fault is not None
         if (
-            not has_fault
+            (attempt is None or attempt.fault is None)
             and trial is not None
             and (last_iteration > trial.iteration or last_index > trial.last_checkpoint_index)
         ):
             return  # what was said before was lost with a connection: it comes again, and this after it
         self._parts.channel.send(message.trial_id, message.lease, "released")
+        if attempt is None and Outcome(outcome) in UNHEARD:
+            return  # its process is known to be gone, with its node maybe, and raised this as it went
         if attempt is not None:
             attempt.deadline = self._parts.clock() + TASK_END_TIMEOUT_S
-            reuses = self._experiment.tune_config.reuse_actors
-            attempt.take_last_word(Outcome(outcome), leaves, reuses=reuses)
+            attempt.take_last_word(Outcome(outcome), leaves, reuses=self._experiment.tune_config.reuse_actors)
         nodes = attempt.slot.nodes if attempt is not None else frozenset()
         how = (Outcome(outcome), error, traceback, retryable)
         self._lease_ended(Ended(message.trial_id, message.lease, *how, nodes=nodes))

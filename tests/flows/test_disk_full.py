@@ -42,7 +42,7 @@ def fill(config: dict[str, Any]) -> None:
     report_step(2)
 
 
-def test_trial_that_fills_its_disk_fails_and_says_so_and_so_do_those_that_find_it_full(
+def test_trial_that_fills_its_disk_fails_and_says_so_and_the_next_one_works_elsewhere(
     run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded], small_disk: Path
 ) -> None:
     # Its checkpoints are made elsewhere: it is the working directory that this is about.
@@ -59,8 +59,11 @@ def test_trial_that_fills_its_disk_fails_and_says_so_and_so_do_those_that_find_i
     assert "OSError: [Errno 28] No space left on device" in str(filling.error)
     assert [row["step"] for row in rows_of(filling)] == [1]
     assert step_of(filling.checkpoint) == 1
-    assert "No space left on device" in str(after.error)
-    assert [run.state_name for run in recorded(config.name).task_runs(3)] == ["Completed", "Failed", "Failed"]
+    # Its process is a new one, as after each failure, where Python passes over a full directory for temporary files.
+    assert after.error is None
+    assert [row["step"] for row in rows_of(after)] == [1, 2]
+    states = [run.state_name for run in recorded(config.name).task_runs(3)]
+    assert states == ["Completed", "Failed", "Completed"]
 
 
 def test_storage_that_is_full_fails_the_report_and_loses_nothing_that_was_reported(

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 
 import tune_core as tune
 from flows.attempts import Attempt, TaskEnded
@@ -269,3 +269,20 @@ def test_an_attempt_is_lost_if_its_process_lives_and_could_not_begin_it(
 
     running.parts.pool.discard.assert_called_once_with(running.slot)
     assert running.recovered[0] is outcome
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.COMPLETED])
+def test_what_a_process_raises_after_its_node_was_lost_is_no_error_of_its_trial(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    running = Running(tmp_path)
+    running.say("hello", 1, "host", "127.0.0.1")
+    running.end_task(error=NodeDiedError("its node has died"))
+
+    # Its process outlives the raylet of its node for some seconds.
+    running.say("end", str(outcome), "ActorDiedError: its owner has died", "", True, "nothing", 0, -1)
+
+    assert running.parts.recovery.begin.call_count == 1
+    assert running.recovered[0] is Outcome.LOST
+    trial = running.parts.controller.trials[running.trial_id]
+    assert trial.is_finished() is (outcome is Outcome.COMPLETED)
