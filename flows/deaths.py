@@ -21,6 +21,7 @@ from flows import cluster
 from flows.spool import SpoolPlace, left_behind, rows_of
 from tune_core.commit import CheckpointMarker
 from tune_core.errors import CheckpointCorrupted, StorageError
+from tune_core.masking import masked
 from tune_core.messages import Outcome
 from tune_core.storage import ExperimentStorage
 
@@ -94,7 +95,7 @@ class ProcessDied(Exception):
         """Return what an error that Ray raised instead of a result says; itself, if it is one already."""
         if isinstance(error, cls):
             return error
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))}"[:500]
         return cls(outcome_of(error), text, is_recorded=is_recorded)
 
 

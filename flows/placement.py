@@ -14,6 +14,7 @@ from flows.deaths import Ended, is_lost_at_start
 from flows.parts import Parts, ShellFailed
 from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
+from tune_core.masking import masked
 from tune_core.messages import Outcome, StartLease
 from tune_core.resources import PlacementGroupFactory
 from tune_core.trainable import hint_on_resources
@@ -153,7 +154,8 @@ class Placement:
             self._parts.channel.post(ShellFailed(PlacementError(reason)))
 
     def _fail(self, trial_id: str, lease: int, error: Exception) -> None:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+        # Ray names the URLs of a runtime_env that it cannot set up.
+        text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))}"[:1000]
         if is_lost_at_start(error):
             self._end(Ended(trial_id, lease, Outcome.LOST, text))
         else:
