@@ -14,14 +14,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
+import tune_core as tune
 from deployments.seaweedfs import S3Server
+from tests.flows.conftest import Recorded
 from tests.support.fault_proxy import FaultProxy, Rule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,3 +219,35 @@ def _check_processes(seen: dict[str, Any], hidden: tuple[str, ...]) -> None:
     for pid in (seen["me"], *workers):
         assert len([address for address in open_to[pid] if address != "127.0.0.1"]) == 1
     assert "127.0.0.1" in open_to[seen["me"]]  # the channel
+
+
+def test_what_a_runtime_env_holds_is_shown_nowhere_when_it_cannot_be_set_up(
+    run_config: Callable[..., tune.RunConfig],
+    recorded: Callable[[str], Recorded],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token, password = f"token-{secrets.token_hex(8)}", f"word-{secrets.token_hex(8)}"
+    environment = {
+        "env_vars": {"API_TOKEN": token},
+        "working_dir": f"https://me:{password}@127.0.0.1:9/code.zip",
+    }
+    config = run_config(runtime_env=environment, verbose=3)
+    print(config)
+
+    results = tune.Tuner(lambda config: {"loss": 1}, run_config=config).fit()
+
+    print(results, repr(results[0].error))
+    assert "RuntimeEnvSetupError" in str(results[0].error)
+    seen = recorded(config.name)
+    said = {
+        "terminal": "".join(capfd.readouterr()),
+        "log": caplog.text,
+        "flow run": f"{seen.flow_run.state} {seen.flow_run.parameters} {seen.logs()}",
+        "artifacts": str([(artifact.description, artifact.data) for artifact in seen.artifacts().values()]),
+        **{name: content.decode(errors="replace") for name, content in files(tmp_path).items()},
+    }
+    assert any("RuntimeEnvSetupError" in text for name, text in said.items() if "error.txt" in name)
+    for secret in (token, password):
+        assert not [name for name, text in said.items() if secret in text]
