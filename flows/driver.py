@@ -24,7 +24,7 @@ from flows.deaths import UNHEARD, WHAT_HAPPENED, Ended, Recovered
 from flows.history import OwnState, take_in_history
 from flows.inbox import Requested
 from flows.ownership import OWNS_FILES_S
-from flows.parts import URGENT, Journaled, Parts, ShellFailed
+from flows.parts import Journaled, Parts, ShellFailed
 from flows.placement import Placement
 from flows.reports import Reports
 from flows.requests import Requests
@@ -196,7 +196,7 @@ class Driver:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self._controller.handle(event)
         parts = self._parts
-        parts.journal.append(event, commands, urgent=isinstance(event, URGENT))
+        parts.journal.append(event, commands, urgent=event.is_urgent)
         if isinstance(event, TrialSuggested):
             trial = self._controller.trials[event.trial_id]
             self._trials.append(trial)

@@ -19,32 +19,12 @@ from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
 from tune_core.journal import Journal
 from tune_core.loggers import LoggerCallback
-from tune_core.messages import (
-    ExperimentResumed,
-    ExperimentStarted,
-    LeaseEnded,
-    SpecRecorded,
-    Steered,
-    StopRequested,
-    TrialSuggested,
-)
 from tune_core.overview import Overview
 from tune_core.progress import ProgressDisplay
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial_files import TrialFiles
 from tune_core.watchers import Watchers
-
-#: Events that are written at once: ends and beginnings, and trials, whose checkpoints count once they are known.
-URGENT = (
-    ExperimentStarted,
-    ExperimentResumed,
-    SpecRecorded,
-    TrialSuggested,
-    LeaseEnded,
-    StopRequested,
-    Steered,
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,20 @@
 """The values that controller and shell exchange: events are facts, commands are orders.
 
 Every event that changes an experiment is one line of its journal, so the classes here are
-also the journal's format: `event_to_dict` and `event_from_dict` are its only spelling.
+also the journal's format: `event_to_dict` and `event_from_dict` are its only spelling. A class
+derived from `Event` is known to both by that alone; its fields' types say how they are read.
 Times are seconds since the epoch (UTC); they are read by the shell, never by the core.
 """
 
 from __future__ import annotations
 
+import types
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 
 class Outcome(StrEnum):
@@ -73,9 +78,21 @@ class Steer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A fact; `time` is when the shell learnt it."""
+    """A fact; `time` is when the shell learnt it.
+
+    Attributes:
+        is_urgent: Whether the journal writes it at once: beginnings and ends, and trials, whose checkpoints count
+            once they are known.
+    """
+
+    is_urgent: ClassVar[bool] = False
+    #: Every kind of event, by name.
+    kinds: ClassVar[dict[str, type[Event]]] = {}
 
     time: float
+
+    def __init_subclass__(cls) -> None:
+        Event.kinds[cls.__name__] = cls
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,8 @@ class SpecRecorded(Event):
         request_id: The request that changed it while it ran; "" if none did.
     """
 
+    is_urgent: ClassVar[bool] = True
+
     revision: int
     spec: dict[str, Any]
     rules: dict[str, Any]
@@ -98,6 +117,8 @@ class SpecRecorded(Event):
 @dataclass(frozen=True, slots=True)
 class ExperimentStarted(Event):
     """A driver began the experiment. `capacity` trials of the usual size fit the cluster at once."""
+
+    is_urgent: ClassVar[bool] = True
 
     capacity: int
 
@@ -113,6 +134,8 @@ class ExperimentResumed(Event):
         restarted: Trials that begin anew, each with the directory that it gets.
         resources: Trials whose next attempts get other bundles than those before, each with these.
     """
+
+    is_urgent: ClassVar[bool] = True
 
     capacity: int
     skipped: tuple[str, ...] = ()
@@ -177,6 +200,8 @@ class CapacityChanged(Event):
 @dataclass(frozen=True, slots=True)
 class TrialSuggested(Event):
     """The searcher, or with a `request_id` somebody else, chose a configuration: replay applies it and never asks."""
+
+    is_urgent: ClassVar[bool] = True
 
     trial_id: str
     config: dict[str, Any]
@@ -270,6 +295,8 @@ class LeaseEnded(Event):
         retryable: False if another attempt would fail in the same way.
     """
 
+    is_urgent: ClassVar[bool] = True
+
     trial_id: str
     lease: int
     outcome: Outcome
@@ -299,6 +326,8 @@ class PausedChosen(Event):
 class StopRequested(Event):
     """Somebody wants the whole experiment to stop."""
 
+    is_urgent: ClassVar[bool] = True
+
     cause: StopCause
     reason: str
 
@@ -324,6 +353,8 @@ class Steered(Event):
         trial_id: Of this trial; "": of the experiment.
         reason: Why, for the STOP of an experiment.
     """
+
+    is_urgent: ClassVar[bool] = True
 
     request_id: str
     action: Steer
@@ -406,42 +437,30 @@ class EndExperiment(Command):
     error: str | None = None
 
 
-_EVENTS: dict[str, type[Event]] = {
-    cls.__name__: cls
-    for cls in (
-        SpecRecorded,
-        ExperimentStarted,
-        ExperimentResumed,
-        SegmentsGivenUp,
-        StateSaved,
-        WatchersSaved,
-        CapacityChanged,
-        TrialSuggested,
-        SuggestionDeferred,
-        SearchRetried,
-        SearchEnded,
-        LeaseStarted,
-        TrialReported,
-        CheckpointSaved,
-        LeaseEnded,
-        MoveRequested,
-        PausedChosen,
-        StopRequested,
-        SlotsHeld,
-        Steered,
-    )
-}
-_ENUMS: dict[str, type[StrEnum]] = {
-    "outcome": Outcome,
-    "decision": Decision,
-    "cause": StopCause,
-    "action": Steer,
-}
-
-
-_TUPLES = ("stopped", "skipped", "reopened")
-_FIELDS = {name: tuple(each.name for each in fields(kind)) for name, kind in _EVENTS.items()}
 _EXPLOIT_FIELDS = tuple(each.name for each in fields(ExploitChoice))
+
+
+@cache
+def _fields(kind: str) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(Event.kinds[kind]))
+
+
+@cache
+def _readers(kind: str) -> dict[str, Callable[[Any], Any]]:
+    """What makes values of JSON those of the fields: of enums, tuples, and of what was chosen."""
+    hints = typing.get_type_hints(Event.kinds[kind])
+    readers = {name: _reader(hints[name]) for name in _fields(kind)}
+    return {name: reader for name, reader in readers.items() if reader is not None}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint
+    if typing.get_origin(hint) is tuple:
+        return tuple
+    if isinstance(hint, types.UnionType) and ExploitChoice in typing.get_args(hint):
+        return lambda value: None if value is None else ExploitChoice(**value)
+    return None
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
@@ -450,7 +469,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         return _report_to_dict(event)
     kind = type(event).__name__
     record: dict[str, Any] = {"event": kind}
-    for name in _FIELDS[kind]:
+    for name in _fields(kind):
         value = getattr(event, name)
         record[name] = value.value if isinstance(value, StrEnum) else value
     if record.get("request_id") == "":
@@ -483,20 +502,15 @@ def event_from_dict(data: dict[str, Any]) -> Event:
     """
     values = dict(data)
     name = values.pop("event", None)
-    if name not in _EVENTS:
-        known = ", ".join(_EVENTS)
+    if name not in Event.kinds:
+        known = ", ".join(Event.kinds)
         raise ValueError(
             f"unknown journal event {name!r}; this version knows {known}: use a newer prefect-tune"
         )
-    for key, enum in _ENUMS.items():
+    for key, read in _readers(name).items():
         if key in values:
-            values[key] = enum(values[key])
-    if "exploit" in values:
-        values["exploit"] = ExploitChoice(**values["exploit"])
-    for key in _TUPLES:
-        if key in values:
-            values[key] = tuple(values[key])
-    return _EVENTS[name](**values)
+            values[key] = read(values[key])
+    return Event.kinds[name](**values)
 
 
 def describe(command: Command) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_core import messages
+from tune_core.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.messages import (
     Answer,
@@ -53,6 +54,7 @@ from tune_core.messages import (
     event_from_dict,
     event_to_dict,
 )
+from tune_core.rules import Rules
 
 SUGGESTED = TrialSuggested(
     1.5,
@@ -212,3 +214,25 @@ def test_messages_are_values(message: Event | Command) -> None:
     for field in fields(message):
         with pytest.raises(FrozenInstanceError):
             setattr(message, field.name, None)
+
+
+def test_a_new_kind_of_event_is_read_and_written_without_being_named_anywhere_else() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Weighed(Event):
+        outcome: Outcome
+        parts: tuple[str, ...]
+        choice: ExploitChoice | None = None
+
+    event = Weighed(1.0, Outcome.LOST, ("a", "b"), ExploitChoice("a1b2c_00000", 3, {"x": 1}, "tag"))
+    try:
+        data = event_to_dict(replace(event, choice=None))
+        again = event_from_dict(loads(dumps(data)) | {"choice": asdict(event.choice)})  # type: ignore[arg-type]
+    finally:
+        del Event.kinds["Weighed"]
+
+    assert again == event
+    assert type(again.parts) is tuple  # type: ignore[attr-defined]
+
+
+def test_the_controller_handles_every_kind_of_event() -> None:
+    assert set(Controller(Rules("a1b2c"))._handlers) == set(Event.kinds.values())
