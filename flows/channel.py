@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -34,7 +34,7 @@ from tune_core.encoding import dumps, loads
 from tune_core.errors import ChannelLost
 from tune_core.execution import Ending
 from tune_core.messages import Decision
-from tune_core.uplink import Report
+from tune_core.uplink import Message, Report
 
 #: How often peers make sure of each other, and how long they may be silent, in milliseconds.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 30_000
@@ -79,18 +79,6 @@ class ChannelAddress:
 
     def __repr__(self) -> str:
         return f"ChannelAddress({self.url!r})"
-
-
-class Message(NamedTuple):
-    """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content.
-
-    `unreadable` is what could not be decoded; its content is the error.
-    """
-
-    trial_id: str
-    lease: int
-    kind: str
-    content: list[Any]
 
 
 class Channel:

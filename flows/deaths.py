@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray import exceptions
 from flows import cluster
 from flows.spool import SpoolPlace, left_behind, rows_of
 from tune_core.commit import CheckpointMarker
+from tune_core.endings import Ended, Recovered
 from tune_core.errors import CheckpointCorrupted, StorageError
 from tune_core.masking import masked
 from tune_core.messages import Outcome
@@ -33,22 +34,6 @@ RETRY_FOR_S = 300.0
 REREAD_FOR_S = 15.0
 #: How many attempts are looked into at once.
 _THREADS = 4
-
-#: Ends after which the storage may know more of an attempt than was heard of it.
-UNHEARD = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.LOST})
-#: How the error of an attempt begins that could not say itself how it ended.
-WHAT_HAPPENED = {
-    Outcome.CRASHED: "the trial's process died",
-    Outcome.TIMED_OUT: "the trial was killed",
-    Outcome.LOST: "the trial's process was lost with what it ran on",
-}
-
-#: What to say of them.
-WHAT_HAPPENED = {
-    Outcome.CRASHED: "the trial's process died",
-    Outcome.TIMED_OUT: "the trial was killed",
-    Outcome.LOST: "the trial's process was lost with what it ran on",
-}
 
 #: Errors by which Ray says that it was not the process's own doing.
 _LOSSES = (
@@ -120,38 +105,6 @@ def is_lost_at_start(error: BaseException) -> bool:
     if isinstance(error, exceptions.RayActorError):
         return not error.actor_init_failed
     return isinstance(error, _LOSSES)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended, as far as the loop knows.
-
-    Attributes:
-        nodes: Ray's ids of the nodes that its bundles were on.
-        unused: What to do with it if it never began; None: it did.
-    """
-
-    trial_id: str
-    lease: int
-    outcome: Outcome
-    error: str | None = None
-    traceback: str = ""
-    retryable: bool = True
-    nodes: frozenset[str] = frozenset()
-    unused: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What was found out about an attempt: how it ended, and all that it and earlier ones have committed.
-
-    Attributes:
-        rows: What its process had reported when it died and the journal need not have, by iteration.
-    """
-
-    ended: Ended
-    markers: Sequence[CheckpointMarker]
-    rows: Mapping[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def rows_left_behind(

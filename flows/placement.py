@@ -10,9 +10,10 @@ from ray.util.placement_group import PlacementGroup
 from flows import parking
 from flows.cluster import leaving_nodes, nodes
 from flows.deadlock import tuners_wait_in, why_stuck
-from flows.deaths import Ended, is_lost_at_start
+from flows.deaths import is_lost_at_start
 from flows.parts import Parts, ShellFailed
 from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
+from tune_core.endings import Ended
 from tune_core.errors import PlacementError
 from tune_core.masking import masked
 from tune_core.messages import Outcome, StartLease

@@ -66,7 +66,7 @@ class Helm:
             request_id: Names it; one that the journal has is not carried out again.
             request: What is asked for.
         """
-        if request_id in self._replay.handled:
+        if request_id in self._replay.state.handled:
             return None, Reply(True, "it is in the journal, and was or will be carried out")
         try:
             self._refuse_at_end()
@@ -76,7 +76,6 @@ class Helm:
         except Exception as error:  # of the user's own searcher, or functions for names and resources
             _logger.warning("request %s has failed", shorten(request), exc_info=True)
             return None, Reply(False, brief(error))
-        self._replay.handled.add(request_id)
         return event, Reply(True, message)
 
     @property
@@ -214,9 +213,7 @@ class Helm:
         before = self._replay.spec
         assert before is not None
         spec = {**before.spec, part: {**before.spec[part], name: value}}
-        event = SpecRecorded(self._clock(), before.revision + 1, spec, before.rules, request_id)
-        self._replay.spec = event
-        return event
+        return SpecRecorded(self._clock(), before.revision + 1, spec, before.rules, request_id)
 
     def _when(self) -> str:
         if self._controller.rules.saves_on_request:

@@ -13,7 +13,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,8 @@ from tune_core.messages import (
     ExperimentResumed,
     ExperimentStarted,
     PausedChosen,
-    SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
-    Steered,
-    StopCause,
     TrialReported,
     TrialSuggested,
     WatchersSaved,
@@ -49,51 +46,47 @@ from tune_core.rules import Rules
 from tune_core.runtime import Continuation, Experiment
 from tune_core.segments import events_of, experiments, read_journal
 from tune_core.spec import is_kind_of, resolve_objects
+from tune_core.state import ExperimentState
 from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
 from tune_core.storage import RESTARTED, ExperimentStorage
 from tune_core.transfer import in_parallel
-from tune_core.trial import LeasePhase, Status, Trial, checkpoint_name
+from tune_core.trial import Status, Trial, checkpoint_name
 from tune_core.trial_files import TrialFiles
 from tune_core.watchers import Watchers
-
-#: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
-SETTLED_S = 600.0
 
 Records = Iterable[tuple[Event, Sequence[str]]]
 #: Called with each report that counts, after the controller has taken it.
 Observer = Callable[[Trial, TrialReported], None]
 
 
-@dataclass(slots=True)
 class Replay:
-    """An experiment as its journal tells it.
+    """Applies what a journal holds to an experiment's state, and tells searcher, scheduler and stoppers of it.
 
-    Attributes:
-        controller: Its state.
+    Args:
+        controller: Decides what follows from each event.
         steering: What is told; None: nobody is.
         resolve: Gives a configuration back the objects that JSON could not hold.
         watchers: Who is given back what they had counted; None: nobody is.
+
+    Attributes:
+        state: What all of it has come to; events that are new are applied to the same.
+        controller: Its controller.
         trials: All trials in creation order.
-        spec: What `SpecRecorded` said last; None before that.
         has_state: Whether what searcher and scheduler saved last is of these kinds.
-        ended_at: When each finished trial ended, epoch seconds.
-        last_time: When the last event was, epoch seconds.
-        handled: Requests that were accepted.
     """
 
-    controller: Controller
-    steering: Steering | None = None
-    resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    watchers: Watchers | None = None
-    trials: list[Trial] = field(default_factory=list)
-    spec: SpecRecorded | None = None
-    has_state: bool = False
-    ended_at: dict[str, float] = field(default_factory=dict)
-    last_time: float = 0.0
-    handled: set[str] = field(default_factory=set)
-    _worked_s: float = 0.0
-    _is_at_work: bool = False
+    def __init__(
+        self,
+        controller: Controller,
+        steering: Steering | None = None,
+        resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        watchers: Watchers | None = None,
+    ) -> None:
+        self.state = ExperimentState(controller)
+        self.controller, self.trials = controller, self.state.trials
+        self.steering, self.resolve, self.watchers = steering, resolve, watchers
+        self.has_state = False
 
     def run(self, records: Records, observe: Observer | None = None) -> Replay:
         """Apply the events of a journal, as `read_journal` yields them; return this replay."""
@@ -104,47 +97,48 @@ class Replay:
     def apply(self, event: Event, observe: Observer | None = None) -> list[Command]:
         """Apply one event; return the commands that followed, which have been carried out or are void."""
         event = self._resolved(event)
-        self._spend(event)
         trial = self._reporting(event)
         self._tell_before(event, trial)
-        commands = self.controller.handle(event)
-        if isinstance(event, TrialSuggested):
-            self.trials.append(self.controller.trials[event.trial_id])
-            if self.steering is not None:
+        commands = self.state.apply(event)
+        if self.steering is not None:
+            if isinstance(event, TrialSuggested):
                 self.steering.add(self.trials, self.trials[-1])
-        for command in commands:
-            if isinstance(command, CompleteTrial):
-                self.ended_at[command.trial_id] = event.time
-                if self.steering is not None:
+            for command in commands:
+                if isinstance(command, CompleteTrial):
                     self.steering.complete(self.trials, self.controller.trials[command.trial_id])
         if trial is not None and observe is not None and isinstance(event, TrialReported):
             observe(trial, event)
         return commands
 
     @property
+    def spec(self) -> SpecRecorded | None:
+        """What `SpecRecorded` said last; None before that."""
+        return self.state.spec
+
+    @property
+    def ended_at(self) -> dict[str, float]:
+        """When each finished trial ended, epoch seconds."""
+        return self.state.ended_at
+
+    @property
     def live(self) -> list[Trial]:
         """Trials with an attempt that was live when the journal ended."""
-        return [trial for trial in self.trials if trial.phase is not LeasePhase.NONE]
+        return self.state.live
 
     @property
     def is_over(self) -> bool:
         """Whether the experiment had come to its own end: nothing interrupted it."""
-        return self.controller.has_ended and not self.controller.is_interrupted
+        return self.state.is_over
 
     @property
     def budget_used_s(self) -> float:
         """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment begins anew."""
-        request = self.controller.stop_request
-        is_used_up = request is not None and request.cause is StopCause.TIME_BUDGET
-        return 0.0 if self.controller.has_ended and is_used_up else self._worked_s
+        return self.state.budget_used_s
 
     @property
     def unsettled(self) -> list[Trial]:
-        """Trials whose files may lack what the journal holds: those that had not ended long before it."""
-        limit = self.last_time - SETTLED_S
-        return [
-            trial for trial in self.trials if not trial.is_finished() or self.ended_at[trial.trial_id] > limit
-        ]
+        """Trials whose files may lack what the journal holds."""
+        return self.state.unsettled
 
     def _resolved(self, event: Event) -> Event:
         if isinstance(event, TrialSuggested):
@@ -152,20 +146,6 @@ class Replay:
         if isinstance(event, TrialReported) and event.exploit is not None:
             return replace(event, exploit=replace(event.exploit, config=self.resolve(event.exploit.config)))
         return event
-
-    def _spend(self, event: Event) -> None:
-        """Count the time in which a driver was at work, and not the time between two of them."""
-        begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
-        if begins:
-            self._worked_s = self.budget_used_s
-        is_at_start = isinstance(event, SegmentsGivenUp) or (
-            isinstance(event, SpecRecorded) and not event.request_id
-        )
-        if begins or is_at_start or (isinstance(event, CapacityChanged) and not event.capacity):
-            self._is_at_work = begins
-        elif self._is_at_work:
-            self._worked_s += max(0.0, event.time - self.last_time)
-        self.last_time = event.time
 
     def _reporting(self, event: Event) -> Trial | None:
         """The trial that a report belongs to; None if the report does not count."""
@@ -176,10 +156,6 @@ class Replay:
 
     def _tell_before(self, event: Event, trial: Trial | None) -> None:
         """Tell what was told before the controller handled the event."""
-        if isinstance(event, SpecRecorded):
-            self.spec = event
-        if isinstance(event, (SpecRecorded, TrialSuggested, Steered)) and event.request_id:
-            self.handled.add(event.request_id)
         if isinstance(event, WatchersSaved) and self.watchers is not None:
             self.watchers.replay(event)
         steering = self.steering
@@ -236,8 +212,7 @@ def take_up(
         recover(trial)
     spec, rules = experiment.spec(), asdict(experiment.rules(steering))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
-        replay.spec = SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules)
-        apply(replay.spec)
+        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
     state = None if replay.has_state else steering.state()
     if state is not None:
         apply(state)

@@ -59,7 +59,9 @@ class SearchPauses:
     """
 
     def __init__(self) -> None:
-        self._pause_s, self._due, self._has_warned = FIRST_PAUSE_S, math.inf, False
+        self._pause_s, self._has_warned = FIRST_PAUSE_S, False
+        #: When it is asked, on the clock of `is_over`.
+        self.due = math.inf
 
     def is_over(self, waits: bool, now: float) -> bool:
         """Return whether it is time; the log says once that the experiment waits.
@@ -69,12 +71,12 @@ class SearchPauses:
             now: Seconds, on a clock that does not go back.
         """
         if not waits:
-            self._pause_s, self._due = FIRST_PAUSE_S, math.inf
-        elif self._due == math.inf:
-            self._due = now + self._pause_s
+            self._pause_s, self.due = FIRST_PAUSE_S, math.inf
+        elif self.due == math.inf:
+            self.due = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        elif now >= self._due:
-            self._due = math.inf
+        elif now >= self.due:
+            self.due = math.inf
             if not self._has_warned:
                 _logger.warning("nothing runs, and the searcher suggests nothing: it is asked until it does")
             self._has_warned = True

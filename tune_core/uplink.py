@@ -16,6 +16,18 @@ class Report(NamedTuple):
     wants_decision: bool = False
 
 
+class Message(NamedTuple):
+    """What a trial sent: its kind, `hello`, `row`, `checkpoint` or `end`, and its content.
+
+    `unreadable` is what could not be decoded; its content is the error.
+    """
+
+    trial_id: str
+    lease: int
+    kind: str
+    content: list[Any]
+
+
 class Uplink(Protocol):
     """The way from a session to the experiment's driver and back."""
 

@@ -11,7 +11,8 @@ from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 
 from flows import deaths
-from flows.deaths import Ended, Recovered, Recovery, is_lost_at_start, outcome_of
+from flows.deaths import Recovery, is_lost_at_start, outcome_of
+from tune_core.endings import Ended, Recovered
 from tune_core.errors import CheckpointCorrupted, StorageError
 from tune_core.messages import Outcome
 

@@ -428,7 +428,7 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         "population by turns, saving seldom": Decision.EXPLOIT,
     }.items():
         assert expected in decisions[name], name
-    assert runs["stopper of all"].reason == "a stopper ended the experiment"
+    assert runs["stopper of all"].reason == "a stopper ended the experiment (stop_all)"
     assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
     assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)
 

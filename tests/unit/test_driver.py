@@ -13,13 +13,15 @@ from prefect.states import Completed, Failed
 from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 
 import tune_core as tune
-from flows.attempts import Attempt, TaskEnded
+from flows.attempts import TaskEnded, TaskRun
 from flows.channel import Message
-from flows.deaths import Ended, ProcessDied, Recovered
-from flows.driver import LAST_WORDS_TIMEOUT_S, Driver
+from flows.deaths import ProcessDied
+from flows.driver import Driver
 from flows.slots import Slot
+from tune_core.attempts import LAST_WORDS_TIMEOUT_S
 from tune_core.callbacks import CallbackList
 from tune_core.controller import Controller
+from tune_core.endings import Ended, Recovered, RunningAttempt
 from tune_core.errors import ConfigError, ExperimentConflict, StorageError
 from tune_core.messages import ExperimentStarted, LeaseStarted, Outcome, StartLease
 from tune_core.overview import Overview
@@ -53,9 +55,9 @@ def trial_of(parts: MagicMock) -> Trial:
 
 def a_driver(parts: MagicMock) -> Driver:
     driver = Driver(parts)
-    slot = MagicMock(nodes=frozenset())
+    slot = MagicMock(nodes=frozenset(), uses=0)
     order = StartLease(trial_of(parts).trial_id, 1, None, 0, -1)
-    driver._attempts[order.trial_id, 1] = Attempt(order, slot, uuid4(), "trial")
+    driver.attempts.add(RunningAttempt(order, TaskRun(slot, uuid4(), "trial")))
     return driver
 
 
@@ -73,12 +75,14 @@ def test_message_that_cannot_be_handled_fails_its_trial_and_nothing_else(
         parts.steering.decide = MagicMock()
     parts.configure_mock(**{f"{culprit}.side_effect": OverflowError("int too large for a float")})
 
-    driver._take(row_of(parts, 1))
-    driver._take(row_of(parts, 2))
+    driver.loop.take(row_of(parts, 1))
+    driver.loop.take(row_of(parts, 2))
     error = "the driver could not handle the row of iteration 1 of this trial: OverflowError: int too large for a float"
     sent = [call.args for call in parts.channel.send.call_args_list if call.args[2] == "fail"]
-    driver._take(Message(trial.trial_id, 1, "end", ["error", error, "Traceback", False, "nothing", 9, -1]))
-    driver._take(Recovered(parts.recovery.begin.call_args.args[0], []))
+    driver.loop.take(
+        Message(trial.trial_id, 1, "end", ["error", error, "Traceback", False, "nothing", 9, -1])
+    )
+    driver.loop.take(Recovered(parts.recovery.begin.call_args.args[0], []))
 
     assert [args[:4] for args in sent] == [(trial.trial_id, 1, "fail", error)] * 2
     assert "OverflowError" in sent[0][4]
@@ -90,8 +94,8 @@ def test_message_that_cannot_be_handled_fails_its_trial_and_nothing_else(
 def test_bytes_that_cannot_be_decoded_fail_their_trial(parts: MagicMock) -> None:
     trial, driver = trial_of(parts), a_driver(parts)
 
-    driver._take(Message(trial.trial_id, 1, "unreadable", [RecursionError("too deep")]))
-    driver._take(Message("stranger", 1, "unreadable", [RecursionError("too deep")]))
+    driver.loop.take(Message(trial.trial_id, 1, "unreadable", [RecursionError("too deep")]))
+    driver.loop.take(Message("stranger", 1, "unreadable", [RecursionError("too deep")]))
 
     ((*key, kind, error, _),) = [call.args for call in parts.channel.send.call_args_list]
     assert (*key, kind) == (trial.trial_id, 1, "fail")
@@ -107,7 +111,7 @@ def test_error_of_the_experiment_is_not_blamed_on_a_trial(parts: MagicMock, erro
     parts.loggers.on_trial_result.side_effect = error
 
     with pytest.raises(type(error), match=str(error)):
-        driver._take(row_of(parts, 1))
+        driver.loop.take(row_of(parts, 1))
 
 
 def test_what_a_callback_adds_is_bounded_like_a_report(parts: MagicMock) -> None:
@@ -119,7 +123,7 @@ def test_what_a_callback_adds_is_bounded_like_a_report(parts: MagicMock) -> None
     parts.user_callbacks = CallbackList([Adds()])
     driver = a_driver(parts)
 
-    driver._take(row_of(parts, 1))
+    driver.loop.take(row_of(parts, 1))
 
     (sent,) = [call.args for call in parts.channel.send.call_args_list]
     assert "InvalidMetric: metric 'large' is an integer of about 5,001 digits" in sent[3]
@@ -136,7 +140,7 @@ def test_callback_of_the_user_that_raises_ends_the_experiment(parts: MagicMock) 
     driver = a_driver(parts)
 
     with pytest.raises(RuntimeError, match="the callback broke"):
-        driver._take(row_of(parts, 1))
+        driver.loop.take(row_of(parts, 1))
 
 
 def test_rows_that_a_dead_process_has_left_and_that_cannot_be_handled_fail_the_trial(
@@ -146,7 +150,7 @@ def test_rows_that_a_dead_process_has_left_and_that_cannot_be_handled_fail_the_t
     parts.loggers.on_trial_result.side_effect = OverflowError("too large")
     ended = Ended(trial.trial_id, 1, Outcome.CRASHED, "it died")
 
-    driver._take(Recovered(ended, [], {1: row_of(parts, 1).content[3]}))
+    driver.loop.take(Recovered(ended, [], {1: row_of(parts, 1).content[3]}))
 
     assert trial.status is Status.ERROR
     assert trial.error == "the driver could not handle what is left of this trial: OverflowError: too large"
@@ -160,7 +164,7 @@ def test_a_report_is_answered_once_it_waits_for_the_journal_and_before_its_files
     driver = Driver(parts)
 
     row = {"training_iteration": 1, "timestamp": 0, "done": False}
-    driver._take(Message(trial_id, 1, "row", [1, None, True, row]))
+    driver.loop.take(Message(trial_id, 1, "row", [1, None, True, row]))
 
     steps = ("journal.append", "channel.send", "loggers.on_trial_result", "artifacts.add_row")
     assert [name for name, _, _ in parts.mock_calls if name in steps] == list(steps)
@@ -189,14 +193,13 @@ class Running:
         self.driver._placement = MagicMock(leaving=frozenset())  # it asks Ray
         self.slot = Slot(ONE_CPU, MagicMock())
         order = StartLease(self.trial_id, 1, None, 0, -1, "")
-        self.attempt = Attempt(order, self.slot, uuid4(), "trial")
-        self.driver._attempts[self.trial_id, 1] = self.attempt
+        self.driver.attempts.add(RunningAttempt(order, TaskRun(self.slot, uuid4(), "trial")))
 
     def say(self, kind: str, *content: Any) -> None:
-        self.driver._take(Message(self.trial_id, 1, kind, list(content)))
+        self.driver.loop.take(Message(self.trial_id, 1, kind, list(content)))
 
     def end_task(self, state: State[Any] | None = None, error: BaseException | None = None) -> None:
-        self.driver._take(TaskEnded(self.trial_id, 1, state, error))
+        self.driver.loop.take(TaskEnded(self.trial_id, 1, state, error))
 
     @property
     def recovered(self) -> tuple[Outcome, str]:
@@ -245,7 +248,7 @@ def test_an_attempt_without_a_last_word_has_its_process_replaced_and_is_lost_if_
 
     running.end_task(state)
     running.parts.clock.return_value = LAST_WORDS_TIMEOUT_S + 1
-    running.driver._look_at_timers()
+    running.driver.look(LAST_WORDS_TIMEOUT_S + 1)
 
     running.parts.pool.discard.assert_called_once_with(running.slot)
     assert running.recovered[0] is outcome

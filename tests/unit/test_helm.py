@@ -92,16 +92,16 @@ class Experiment:
             run_config=self.run_config,
         )
         self.commands: list[Command] = []
-        self.replay.spec = SpecRecorded(0.0, 1, spec, asdict(self.rules))
-        self.handle(self.replay.spec)
+        self.events: list[Event] = []
+        self.handle(SpecRecorded(0.0, 1, spec, asdict(self.rules)))
         self.handle(ExperimentStarted(0.0, capacity))
 
     def handle(self, event: Event) -> list[Command]:
         """Apply an event, and answer what is asked of the searcher and the scheduler."""
-        commands = self.controller.handle(event)
+        self.events.append(event)
+        commands = self.replay.state.apply(event)
         self.commands += commands
         if isinstance(event, TrialSuggested):
-            self.replay.trials.append(self.controller.trials[event.trial_id])
             self.steering.add(self.replay.trials, self.replay.trials[-1])
         for command in commands:
             if isinstance(command, Suggest):
@@ -136,7 +136,7 @@ class Experiment:
 
     def ask(self, request: Request) -> str:
         """Return what is granted, or "no: " and what is not."""
-        event, reply = self.helm.consider(f"r{len(self.replay.handled)}", request)
+        event, reply = self.helm.consider(f"r{len(self.replay.state.handled)}", request)
         assert reply.accepted == (event is not None)
         if event is not None:
             self.handle(event)
@@ -149,6 +149,8 @@ class Experiment:
 def test_request_that_the_journal_has_is_not_carried_out_again() -> None:
     experiment = Experiment().run(0)
     event, _ = experiment.helm.consider("r", StopTrial("0"))
+    assert event is not None
+    experiment.handle(event)
 
     again, reply = experiment.helm.consider("r", StopTrial("0"))
 
@@ -160,15 +162,14 @@ def test_request_that_the_journal_has_is_not_carried_out_again() -> None:
 
 def test_replay_knows_what_was_handled() -> None:
     experiment = Experiment(num_samples=2)
-    for request in (PauseTrial("0"), AddConfiguration({"x": 0.5}), RaiseNumSamples(4)):
+    requests = (PauseTrial("0"), AddConfiguration({"x": 0.5}), RaiseNumSamples(4))
+    for request in requests:
         event, _ = experiment.helm.consider(str(request), request)
         assert event is not None
         experiment.handle(event)
-        fresh = Experiment(num_samples=2)
-        fresh.replay.steering = None
-        fresh.replay.controller = experiment.controller
-        fresh.replay._tell_before(event, None)
-        assert fresh.replay.handled == {str(request)}
+    replay = Replay(Controller(experiment.rules)).run((event, ()) for event in experiment.events)
+
+    assert replay.state.handled == {*map(str, requests)}
 
 
 @pytest.mark.parametrize("request_", [PauseTrial("7"), ResumeTrial("7"), StopTrial("7")])

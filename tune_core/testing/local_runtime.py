@@ -8,17 +8,18 @@ are not looked at, a trainable that hangs is not killed, and one that kills its 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import socket
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from tune_core import messages
 from tune_core.callbacks import Callback, CallbackList
@@ -28,18 +29,18 @@ from tune_core.errors import TrialError
 from tune_core.execution import Ending, run_lease
 from tune_core.journal import Journal, claim
 from tune_core.loggers import TrialFiles, default_loggers
-from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
+from tune_core.loop import Backend, Loop
+from tune_core.messages import Command, Decision, EndExperiment, Event, Outcome, StartLease, StopCause
 from tune_core.results import ResultGrid
-from tune_core.resume import Replay, complete_files, put_back, take_up, unreported
+from tune_core.resume import Replay, complete_files, put_back, take_up
 from tune_core.reuse import Keeper, Leftover
 from tune_core.runtime import SPEC_FILE, Experiment
 from tune_core.segments import read_journal
-from tune_core.steering import SearchPauses
 from tune_core.trial import Trial
 from tune_core.uplink import Report
 
 
-class LocalRuntime:
+class LocalRuntime(Backend):
     """Runs the trials of an experiment one after the other, or in threads; make one for each run.
 
     Args:
@@ -70,13 +71,9 @@ class LocalRuntime:
         self._threads, self._wall_clock = threads, wall_clock
         self._lock = threading.RLock()  # held by whoever touches what follows
         self._orders: SimpleQueue[StartLease | None] = SimpleQueue()
-        self._commands: deque[Command] = deque()
         self._trials: list[Trial] = []
         self._stopping: set[tuple[str, int]] = set()
         self._failure: Exception | None = None
-        self._turn = 0
-        self._pauses = SearchPauses()
-        self._end = messages.EndExperiment("")
 
     def run(self, experiment: Experiment) -> ResultGrid:
         """Run an experiment to its end; return its results.
@@ -127,18 +124,27 @@ class LocalRuntime:
             stack.callback(files.close)
             loggers = default_loggers(files, users)
             self._callbacks = CallbackList([*users, *loggers])
+            self._loop = Loop(
+                self._replay.state,
+                self._steering,
+                self._journal,
+                self,
+                watchers=self._watchers,
+                callbacks=self._callbacks,
+                wall_clock=self._wall_clock,
+            )
             self._callbacks.setup(run.stop, tune.num_samples, self._steering.total_trials, files=files)
             complete_files(storage, self._replay.unsettled, loggers)
             take_up(
                 experiment,
                 self._replay,
-                self._apply,
+                self._loop.apply,
                 recover=self._recover,
                 clock=self._wall_clock,
                 capacity=self._threads,
             )
             with self._guarded():
-                self._look_at_stop_all()
+                self._loop.look_at_stop_all()
             helpers = [threading.Thread(target=self._work) for _ in range(self._threads - 1)]
             for helper in helpers:
                 helper.start()
@@ -149,8 +155,8 @@ class LocalRuntime:
                 raise self._failure
             self._callbacks.on_experiment_end(self._trials)
             self._save(self._watchers.news())
-        if self._end.error is not None:
-            raise TrialError(self._end.error, next(t.traceback for t in self._trials if t.error))
+        if self._loop.end is not None and self._loop.end.error is not None:
+            raise TrialError(self._loop.end.error, next(t.traceback for t in self._trials if t.error))
         keep, rank = self.controller.rules.num_to_keep, self.controller.rank_checkpoint
         return ResultGrid.from_trials(self._trials, storage, tune.objective, num_to_keep=keep, rank=rank)
 
@@ -163,11 +169,8 @@ class LocalRuntime:
         """Hold the lock for a step; what a searcher, scheduler or callback raises ends the run, not a trial."""
         with self._lock:
             try:
-                self._callbacks.on_step_begin(self._turn, self._trials)
-                yield
-                self._turn += 1
-                self._callbacks.on_step_end(self._turn, self._trials)
-                self._journal.seal(self._watchers.news)
+                with self._loop.step():
+                    yield
             except Exception as error:  # noqa: BLE001 - `run` raises it
                 if self._failure is None:
                     self._failure = error
@@ -184,47 +187,70 @@ class LocalRuntime:
 
     def _recover(self, trial: Trial) -> None:
         """Take up what an attempt of a dead process has committed and not reported."""
-        markers = self._experiment.storage.committed(trial.dirname, skip_damaged=True)
-        for iteration, index, row in unreported(markers, trial):
-            if row is not None:
-                self.report(trial, trial.lease, Report(iteration, row, index))
-            elif index is not None:
-                self.checkpoint(trial, trial.lease, iteration, index)
+        self._loop.recover(trial, self._experiment.storage.committed(trial.dirname, skip_damaged=True))
 
-    def _apply(self, event: Event) -> None:
-        commands = self.controller.handle(event)
-        self._journal.append(event, commands)
-        is_acting = bool(self._commands)  # an action's own events wait until it is done
-        self._commands.extend(commands)
-        while self._commands and not is_acting:
-            self._act(self._commands[0])
-            self._commands.popleft()
+    # What the loop orders, and tells.
 
-    def _act(self, command: Command) -> None:
-        match command:
-            case messages.Suggest(trial_id):
-                event = self._steering.suggest(trial_id, len(self._trials))
-                self._apply(event)
-                if isinstance(event, messages.TrialSuggested):
-                    self._trials.append(self.controller.trials[trial_id])
-                    self._steering.add(self._trials, self._trials[-1])
-            case messages.ChoosePaused():
-                self._apply(self._steering.choose(self._trials))
-            case StartLease():
-                self._orders.put(command)
-            case messages.StopLease(trial_id, lease):
-                self._stopping.add((trial_id, lease))
-            case messages.DeleteCheckpoint(trial_id, index):
-                dirname = self.controller.trials[trial_id].dirname
-                self._experiment.storage.delete_checkpoint(dirname, index)
-            case messages.CompleteTrial(trial_id, failed):
-                trial = self.controller.trials[trial_id]
-                self._steering.complete(self._trials, trial)
-                tell = self._callbacks.on_trial_error if failed else self._callbacks.on_trial_complete
-                tell(self._turn, self._trials, trial)
-            case messages.EndExperiment():
-                self._end = command
-                self._release()
+    def now(self) -> float:
+        """Return seconds of a clock that does not go back."""
+        return time.monotonic()
+
+    def receive(self, until: float) -> Iterable[StartLease | None]:
+        """Wait for an order to run an attempt, which the calling thread is to run then."""
+        due = self.controller.waits_for_search or until < math.inf
+        with suppress(Empty):
+            return (self._orders.get(timeout=0.05 if due else None),)
+        return ()
+
+    def start(self, trial: Trial, order: StartLease) -> None:
+        """Have the next thread that is free run an attempt."""
+        self._orders.put(order)
+
+    def stop(self, trial: Trial, lease: int) -> None:
+        """Have an attempt stop at its next report."""
+        self._stopping.add((trial.trial_id, lease))
+
+    def answer(self, trial: Trial, decision: Decision) -> None:
+        """Do nothing: a report returns what was decided."""
+
+    def delete_checkpoint(self, trial: Trial, index: int) -> None:
+        """Remove a checkpoint at once."""
+        self._experiment.storage.delete_checkpoint(trial.dirname, index)
+
+    def noted(self, event: Event, commands: Sequence[Command]) -> None:
+        """Let all threads end with the experiment."""
+        if any(isinstance(command, EndExperiment) for command in commands):
+            self._release()
+
+    def decided(
+        self,
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        decision: Decision,
+        checkpoint: int | None,
+    ) -> tuple[dict[str, Any], int | None]:
+        """Show a result to callbacks, which may add to it."""
+        self._callbacks.on_trial_result(self._loop.turn, self._trials, trial, result)
+        return trial.row_of(result), checkpoint
+
+    def show_report(
+        self, trial: Trial, checkpoint: int | None, row: dict[str, Any], result: dict[str, Any]
+    ) -> None:
+        """Show the checkpoint of a report to callbacks."""
+        if checkpoint is not None:
+            self.show_checkpoint(trial, checkpoint)
+
+    def show_checkpoint(self, trial: Trial, index: int) -> None:
+        """Show a checkpoint to callbacks."""
+        self._callbacks.on_trial_save(self._loop.turn, self._trials, trial)
+        stored = self._experiment.storage.checkpoint(trial.dirname, index)
+        self._callbacks.on_checkpoint(self._loop.turn, self._trials, trial, stored)
+
+    def completed(self, trial: Trial, *, failed: bool) -> None:
+        """Tell callbacks that a trial is over."""
+        tell = self._callbacks.on_trial_error if failed else self._callbacks.on_trial_complete
+        tell(self._loop.turn, self._trials, trial)
 
     def _put_back(self, users: Sequence[Callback]) -> None:
         if self._files.lost:
@@ -244,7 +270,7 @@ class LocalRuntime:
             uplink = _LocalUplink(self, trial, order.lease)
             if uplink.stop_cause is None:
                 with self._guarded():
-                    self._start(trial, order)
+                    self._begin(trial, order)
                 lease = self._experiment.lease(self._steering, trial, order)
                 # A copy, as if it had travelled: what a trainable does to it stays in the trial.
                 lease = replace(lease, config=copy.deepcopy(trial.config))
@@ -260,64 +286,39 @@ class LocalRuntime:
     def _next_order(self) -> StartLease | None:
         """Wait for an order, or for the end; meanwhile the searcher is asked again if nothing else can happen."""
         while True:
-            try:
-                return self._orders.get(timeout=0.05 if self.controller.waits_for_search else None)
-            except Empty:
-                with self._guarded():
-                    if self._pauses.is_over(self.controller.waits_for_search, time.monotonic()):
-                        self._apply(messages.SearchRetried(self._wall_clock()))
+            for order in self.receive(math.inf):
+                return order
+            with self._guarded():
+                self._loop.look(self.now())
 
-    def _start(self, trial: Trial, order: StartLease) -> None:
+    def _begin(self, trial: Trial, order: StartLease) -> None:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")
-        self._apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
-        self._callbacks.on_trial_start(self._turn, self._trials, trial)
+        self._loop.apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
+        self._callbacks.on_trial_start(self._loop.turn, self._trials, trial)
         if trial.start_point is not None:
-            self._callbacks.on_trial_restore(self._turn, self._trials, trial)
+            self._callbacks.on_trial_restore(self._loop.turn, self._trials, trial)
 
     def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
         now = self._wall_clock()
         if ending.error == "KeyboardInterrupt":  # meant for the experiment, not for the trial
-            self._apply(messages.StopRequested(now, StopCause.INTERRUPT, "stopped by Ctrl-C"))
+            self._loop.apply(messages.StopRequested(now, StopCause.INTERRUPT, "stopped by Ctrl-C"))
         how = (ending.outcome, ending.error, ending.traceback, ending.retryable)
-        self._apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
+        self._loop.apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
         if ending.outcome is Outcome.ERROR and trial.lease > order.lease:
-            self._callbacks.on_trial_recover(self._turn, self._trials, trial)
+            self._callbacks.on_trial_recover(self._loop.turn, self._trials, trial)
         self._files.flush_due(time.monotonic())
 
     def report(self, trial: Trial, lease: int, report: Report) -> Decision:
         """Take a report from a trial's thread; return what was decided."""
-        decision = Decision.STOP
         with self._guarded():
-            row = loads(dumps(report.row))
-            result = trial.result_of(row)
-            index = report.checkpoint
-            decided = self._steering.decide(self._trials, trial, row, result, index)
-            self._callbacks.on_trial_result(self._turn, self._trials, trial, result)
-            now, row = self._wall_clock(), trial.row_of(result)
-            key = (trial.trial_id, lease)
-            self._apply(messages.TrialReported(now, *key, report.iteration, row, index, *decided))
-            decision = trial.decision  # a pause may have to wait for a checkpoint
-            if index is not None:
-                self._show_checkpoint(trial, index)
-            self._look_at_stop_all()
-        return decision
-
-    def _look_at_stop_all(self) -> None:
-        if self._steering.wants_all_stopped():
-            now = self._wall_clock()
-            self._apply(messages.StopRequested(now, StopCause.STOPPER, "a stopper ended the experiment"))
+            self._loop.report(trial, report.iteration, report.checkpoint, loads(dumps(report.row)))
+        # A pause may have to wait for a checkpoint.
+        return trial.decision if self._failure is None else Decision.STOP
 
     def checkpoint(self, trial: Trial, lease: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its report."""
         with self._guarded():
-            now = self._wall_clock()
-            self._apply(messages.CheckpointSaved(now, trial.trial_id, lease, iteration, index))
-            self._show_checkpoint(trial, index)
-
-    def _show_checkpoint(self, trial: Trial, index: int) -> None:
-        self._callbacks.on_trial_save(self._turn, self._trials, trial)
-        stored = self._experiment.storage.checkpoint(trial.dirname, index)
-        self._callbacks.on_checkpoint(self._turn, self._trials, trial, stored)
+            self._loop.add_checkpoint(trial.trial_id, lease, iteration, index)
 
     def stop_cause(self, trial: Trial, lease: int) -> str | None:
         """Return why a trial was told to stop; None if it was not."""

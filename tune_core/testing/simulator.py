@@ -7,10 +7,11 @@ configuration and iteration; hours of training pass in milliseconds, the same wa
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 from tune_core import messages
@@ -19,14 +20,16 @@ from tune_core.config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.controller import Controller
 from tune_core.helm import Helm, as_steered
 from tune_core.inbox import Request
-from tune_core.messages import Command, Decision, Event, Outcome, StartLease, StopCause
+from tune_core.loop import Backend, Loop
+from tune_core.messages import Command, Decision, Event, Outcome, StartLease
 from tune_core.metrics import lookup
 from tune_core.resume import Replay, resumption
 from tune_core.rules import Rules
 from tune_core.runtime import rules_of
 from tune_core.search import BasicVariantGenerator
 from tune_core.spec import describe
-from tune_core.steering import LONGEST_PAUSE_S, Steering
+from tune_core.state import ExperimentState
+from tune_core.steering import Steering
 from tune_core.stoppers import DictStopper
 from tune_core.trial import Trial, checkpoint_name
 from tune_core.watchers import Watchers
@@ -169,8 +172,34 @@ class _Attempt:
     wants_stop: bool = False
 
 
-class _Simulation:
-    """One experiment: the shell around a controller, with a heap of what happens when."""
+@dataclass(order=True, slots=True)
+class _Due:
+    """What happens at a time."""
+
+    time: float
+    number: int
+    action: Callable[[], None] = field(compare=False)
+
+
+class _Records:
+    """A journal in memory."""
+
+    def __init__(self, experiment_state: ExperimentState) -> None:
+        self.records: list[tuple[Event, tuple[str, ...]]] = []
+        self._state = experiment_state
+
+    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
+        self.records.append((event, tuple(map(messages.describe, commands))))
+        assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
+
+    def seal(self, last: Callable[[], Event | None]) -> None:
+        event = None if self._state.controller.has_ended else last()
+        if event is not None:
+            self.append(event, self._state.apply(event))
+
+
+class _Simulation(Backend):
+    """One experiment on a virtual clock: a heap of what happens when."""
 
     curve: Curve
     crashes: Crashes
@@ -188,7 +217,7 @@ class _Simulation:
         seed: int,
         saves: bool,
     ) -> None:
-        self.now = 0.0
+        self.time = 0.0
         self.slots, self.saves = slots, saves
 
         def trainable(config: dict[str, Any]) -> None:
@@ -201,7 +230,7 @@ class _Simulation:
             trainable,
             "simulated",
             saves_on_request=saves,
-            wall_clock=lambda: self.now,
+            wall_clock=lambda: self.time,
         )
         limit, objective = self.steering.max_concurrent, tune_config.objective
         rules = rules_of(f"{seed:05x}"[-5:], run_config, limit, objective, saves_on_request=saves)
@@ -216,43 +245,55 @@ class _Simulation:
         )
         self.stop_rules = DictStopper(self.steering.local_stop)
         self.budget_s = tune_config.time_budget_seconds
-        self.watchers = Watchers(self.steering.stopper, CallbackList(()), wall_clock=lambda: self.now)
+        self.watchers = Watchers(self.steering.stopper, CallbackList(()), wall_clock=lambda: self.time)
         self.replay = Replay(self.controller, self.steering, watchers=self.watchers)
         self.trials = self.replay.trials
-        self.helm = Helm(self.replay, lambda: self.now)
+        self.helm = Helm(self.replay, lambda: self.time)
         self.rows: list[dict[str, Any]] = []
-        self.records: list[tuple[Event, tuple[str, ...]]] = []
+        self.journal = _Records(self.replay.state)
+        self.loop = Loop(
+            self.replay.state,
+            self.steering,
+            self.journal,
+            self,
+            watchers=self.watchers,
+            callbacks=CallbackList(()),
+            wall_clock=lambda: self.time,
+        )
+        self.loop.takers[_Due] = lambda due: due.action()
+        self.apply = self.loop.apply
         self.checkpoints: dict[str, set[int]] = {}
         self.attempts: dict[tuple[str, int], _Attempt] = {}
-        self._commands: deque[Command] = deque()
         self._waiting: deque[StartLease] = deque()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[_Due] = []
         self._number = 0
-        self._reason: str | None = None
-        self._asks_later = False
 
     def run(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> SimulatedRun:
         spent = self.resume(journal) if journal else self.begin_experiment()
         if self.budget_s is not None:
-            self.later(max(0.0, self.budget_s - spent), self.stop_for_budget)
-        while self._reason is None:
-            if not self._due and self.ask(None):
-                continue
-            assert self._due, f"nothing happens any more, at {self.now:g} s: {self.trials}"
-            self.now, _, action = heapq.heappop(self._due)
-            action()
-            self.save_counts()
-            if self.controller.waits_for_search and not self._asks_later:
-                self._asks_later = True
-                self.later(LONGEST_PAUSE_S, self.ask_searcher_again)
+            self.loop.limit_time("time_budget_s", self.budget_s - spent)
+        end = self.loop.run()
         rules = self.controller.rules
-        return SimulatedRun(self.trials, self.rows, self.now, self._reason, self.records, rules)
+        return SimulatedRun(self.trials, self.rows, self.time, end.reason, self.journal.records, rules)
+
+    def now(self) -> float:
+        return self.time
+
+    def receive(self, until: float) -> Iterable[_Due]:
+        if self._due and self._due[0].time <= until:
+            due = heapq.heappop(self._due)
+            self.time = due.time
+            return (due,)
+        if until < math.inf:
+            self.time = until
+        else:
+            assert self.ask(None), f"nothing happens any more, at {self.time:g} s: {self.trials}"
+        return ()
 
     def begin_experiment(self) -> float:
-        self.replay.spec = messages.SpecRecorded(self.now, 1, self.spec, asdict(self.controller.rules))
-        self.apply(self.replay.spec)
+        self.apply(messages.SpecRecorded(self.time, 1, self.spec, asdict(self.controller.rules)))
         self.save_state()
-        self.apply(messages.ExperimentStarted(self.now, self.slots))
+        self.apply(messages.ExperimentStarted(self.time, self.slots))
         return 0.0
 
     def save_state(self) -> None:
@@ -260,22 +301,12 @@ class _Simulation:
         if state is not None:
             self.apply(state)
 
-    def ask_searcher_again(self) -> None:
-        self._asks_later = False
-        if self.controller.waits_for_search:
-            self.apply(messages.SearchRetried(self.now))
-
-    def save_counts(self) -> None:
-        counts = self.watchers.news() if self._reason is None else None
-        if counts is not None:
-            self.apply(counts)
-
     def resume(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> float:
         """Replay a journal, go on from there, and return how much of the time budget was used up."""
         replay = self.replay.run(journal, self.replay_row)
-        self.records.extend((event, tuple(commands)) for event, commands in journal)
+        self.journal.records.extend((event, tuple(commands)) for event, commands in journal)
         self.watchers.resume()
-        self.now = replay.last_time
+        self.time = replay.state.last_time
         for trial in self.trials:
             kept = {record.index for record in trial.checkpoints}
             self.checkpoints[trial.trial_id] = kept
@@ -283,11 +314,10 @@ class _Simulation:
             return self.begin_experiment()
         if not replay.has_state:
             self.save_state()
-        event = resumption(replay, self.now, self.slots, ResumeConfig())
+        event = resumption(replay, self.time, self.slots, ResumeConfig())
         self.steering.resume(self.trials, event)
         self.apply(event)
-        if self.steering.wants_all_stopped() and self._reason is None:
-            self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        self.loop.look_at_stop_all()
         numbers = {trial.trial_id: trial.number for trial in self.trials}
         reached = {(numbers[row["trial_id"]], row["training_iteration"]) for row in self.rows}
         for place in self.requests:
@@ -313,41 +343,38 @@ class _Simulation:
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._number += 1
-        heapq.heappush(self._due, (self.now + delay_s, self._number, action))
+        heapq.heappush(self._due, _Due(self.time + delay_s, self._number, action))
 
-    def stop_for_budget(self) -> None:
-        self.apply(messages.StopRequested(self.now, StopCause.TIME_BUDGET, "time_budget_s is used up"))
+    def start(self, trial: Trial, order: StartLease) -> None:
+        self._waiting.append(order)
+        self.later(0.0, self.fill_slots)
 
-    def apply(self, event: Event) -> None:
-        commands = self.controller.handle(event)
-        self.records.append((event, tuple(map(messages.describe, commands))))
-        if isinstance(event, messages.TrialSuggested):
-            self.trials.append(self.controller.trials[event.trial_id])
-            self.steering.add(self.trials, self.trials[-1])
-        assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
-        is_acting = bool(self._commands)  # an action's own events wait until it is done
-        self._commands.extend(commands)
-        while self._commands and not is_acting:
-            self.act(self._commands[0])
-            self._commands.popleft()
+    def stop(self, trial: Trial, lease: int) -> None:
+        for order in self._waiting:
+            if (order.trial_id, order.lease) == (trial.trial_id, lease):
+                self._waiting.remove(order)
+                self.apply(messages.LeaseEnded(self.time, trial.trial_id, lease, Outcome.STOPPED))
+                return
+        self.attempts[trial.trial_id, lease].wants_stop = True
 
-    def act(self, command: Command) -> None:
-        match command:
-            case messages.Suggest(trial_id):
-                self.apply(self.steering.suggest(trial_id, len(self.trials)))
-            case messages.ChoosePaused():
-                self.apply(self.steering.choose(self.trials))
-            case StartLease():
-                self._waiting.append(command)
-                self.later(0.0, self.fill_slots)
-            case messages.StopLease(trial_id, lease):
-                self.stop_lease(trial_id, lease)
-            case messages.DeleteCheckpoint(trial_id, index):
-                self.checkpoints[trial_id].remove(index)
-            case messages.CompleteTrial(trial_id):
-                self.steering.complete(self.trials, self.controller.trials[trial_id])
-            case messages.EndExperiment(reason):
-                self._reason = reason
+    def answer(self, trial: Trial, decision: Decision) -> None:
+        """Its attempt looks at the decision after each report."""
+
+    def delete_checkpoint(self, trial: Trial, index: int) -> None:
+        self.checkpoints[trial.trial_id].remove(index)
+
+    def decided(
+        self,
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        decision: Decision,
+        checkpoint: int | None,
+    ) -> tuple[dict[str, Any], int | None]:
+        if decision is Decision.PAUSE and self.saves and checkpoint is None:
+            checkpoint = self.save(trial, row)
+        self.rows.append({**row, "trial_id": trial.trial_id, "lease": trial.lease, "time": self.time})
+        return row, checkpoint
 
     def fill_slots(self) -> None:
         while self._waiting and len(self.attempts) < self.slots:
@@ -365,7 +392,7 @@ class _Simulation:
     def begin(self, attempt: _Attempt) -> None:
         trial = attempt.trial
         self.apply(
-            messages.LeaseStarted(self.now, trial.trial_id, attempt.lease, 0, "simulated", "simulated")
+            messages.LeaseStarted(self.time, trial.trial_id, attempt.lease, 0, "simulated", "simulated")
         )
         self.train(attempt)
 
@@ -393,22 +420,14 @@ class _Simulation:
             "time_this_iter_s": spent,
             "time_total_s": attempt.totals,
             "iterations_since_restore": attempt.since_restore,
-            "timestamp": int(self.now),
+            "timestamp": int(self.time),
             "training_iteration": iteration,
         }
         row["done"] = bool(row.get("done", False)) or self.stop_rules(trial.trial_id, row)
         index = None
         if self.checkpoint_every and iteration % self.checkpoint_every == 0:
             index = self.save(trial, row)
-        result = trial.result_of(row)
-        decided = self.steering.decide(self.trials, trial, row, result, index)
-        if decided[0] is Decision.PAUSE and self.saves and index is None:
-            index = self.save(trial, row)
-        self.rows.append({**row, "trial_id": trial.trial_id, "lease": attempt.lease, "time": self.now})
-        key = (trial.trial_id, attempt.lease)
-        self.apply(messages.TrialReported(self.now, *key, iteration, row, index, *decided))
-        if self.steering.wants_all_stopped():
-            self.apply(messages.StopRequested(self.now, StopCause.STOPPER, "a stopper ended the experiment"))
+        self.loop.report(trial, iteration, index, row)
         self.ask((trial.number, iteration))
         if trial.decision is not Decision.CONTINUE or attempt.wants_stop:
             self.end(attempt, Outcome.STOPPED)
@@ -421,16 +440,8 @@ class _Simulation:
         row["checkpoint_dir_name"] = checkpoint_name(index)
         return index
 
-    def stop_lease(self, trial_id: str, lease: int) -> None:
-        for order in self._waiting:
-            if (order.trial_id, order.lease) == (trial_id, lease):
-                self._waiting.remove(order)
-                self.apply(messages.LeaseEnded(self.now, trial_id, lease, Outcome.STOPPED))
-                return
-        self.attempts[trial_id, lease].wants_stop = True
-
     def end(self, attempt: _Attempt, outcome: Outcome) -> None:
         del self.attempts[attempt.trial.trial_id, attempt.lease]
         error = "the process died" if outcome is Outcome.CRASHED else None
-        self.apply(messages.LeaseEnded(self.now, attempt.trial.trial_id, attempt.lease, outcome, error))
+        self.apply(messages.LeaseEnded(self.time, attempt.trial.trial_id, attempt.lease, outcome, error))
         self.fill_slots()
