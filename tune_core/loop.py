@@ -188,6 +188,7 @@ class Loop:
             Exception: What `fail` was given.
         """
         backend = self.backend
+        self.look(backend.now())
         while self.end is None or backend.is_busy:
             with self.step():
                 for item in backend.receive(min(self._deadline, self._pauses.due)):
@@ -215,7 +216,9 @@ class Loop:
         if now >= self._deadline:
             self._deadline = math.inf
             self.stop_all(StopCause.TIME_BUDGET, f"{self._budget} is used up")
-        if self._pauses.is_over(self.controller.waits_for_search, now):
+        while self._pauses.is_over(
+            self.controller.waits_for_search, now
+        ):  # once; then it knows the next time
             self.apply(SearchRetried(self.wall_clock()))
         self.backend.look(now)
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
+
+import tune_core as tune
+from tests.support.fake_backend import ABackend, FakeBackend
+from tune_core.testing.schedulers import AnsweringScheduler
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,18 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"a unit test slept for {seconds} s: wait on an event, or pass in a clock")
 
     monkeypatch.setattr(time, "sleep", refuse)
+
+
+@pytest.fixture
+def a_backend() -> Iterator[ABackend]:
+    """Make experiments that run on a fake backend; at the end each journal is replayed."""
+    made: list[FakeBackend] = []
+
+    def make(scheduler: Any = None, num_samples: int = 1, **options: Any) -> FakeBackend:
+        config = tune.TuneConfig(scheduler=scheduler or AnsweringScheduler(), num_samples=num_samples)
+        made.append(FakeBackend(config, **options).begin())
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.check_replay()
