@@ -179,7 +179,7 @@ class Controller:
         ready: list[Trial] = []
         for trial in sorted(self.unfinished, key=lambda trial: trial.turn):
             if trial.trial_id in event.skipped:
-                trial.phase = LeasePhase.NONE
+                trial.end_attempt()
                 commands += self._finish(trial, Status.TERMINATED, event)
             elif trial.trial_id not in event.restarted:
                 commands += self._end_with_driver(trial, event)
@@ -202,10 +202,9 @@ class Controller:
 
     def _end_with_driver(self, trial: Trial, event: ExperimentResumed) -> list[Command]:
         """Make an unfinished trial ready to go on; an attempt that was live has ended with its driver."""
-        was_live, trial.phase = trial.phase is not LeasePhase.NONE, LeasePhase.NONE
-        if was_live and (trial.decision is Decision.STOP or self.stop_request is not None):
+        if trial.end_attempt() and (trial.decision is Decision.STOP or self.stop_request is not None):
             return self._finish(trial, Status.TERMINATED, event)
-        if trial.decision is Decision.PAUSE and not trial.wants_move:
+        if trial.decision is Decision.PAUSE and not (trial.wants_move or trial.is_set_aside):
             trial.move_to(Status.PAUSED, because=event)
             return []
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
@@ -216,7 +215,7 @@ class Controller:
         """Start an attempt of a trial that a resume has made ready."""
         waits_to_pause = trial.wants_pause  # the scheduler does not say it again
         commands = self._start_lease(trial)
-        trial.wants_pause = waits_to_pause
+        trial.live.wants_pause = waits_to_pause
         return commands
 
     def _on_suggested(self, event: TrialSuggested) -> list[Command]:
@@ -292,28 +291,28 @@ class Controller:
 
     def _decide(self, trial: Trial, event: TrialReported) -> bool:
         """Take a decision over; return whether the attempt has to be told to stop."""
-        decision = event.decision
-        if decision is Decision.CONTINUE and trial.wants_pause and event.checkpoint is not None:
+        decision, attempt = event.decision, trial.live
+        if decision is Decision.CONTINUE and attempt.wants_pause and event.checkpoint is not None:
             decision = Decision.PAUSE
-        if trial.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:
-            trial.wants_move = False  # it leaves anyway, and not to go on at once
-        is_to_leave = decision is trial.decision is Decision.CONTINUE and (
-            trial.wants_move or self._is_held(trial)
+        if attempt.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:
+            attempt.wants_move = False  # it leaves anyway, and not to go on at once
+        is_to_leave = decision is attempt.decision is Decision.CONTINUE and (
+            attempt.wants_move or self._is_held(trial)
         )
         if is_to_leave and (self.rules.saves_on_request or event.checkpoint is not None):
             decision = Decision.PAUSE
-            trial.wants_move = True
+            attempt.wants_move = True
         if decision is Decision.PAUSE and not self._can_pause(trial, event):
-            trial.wants_pause, decision = True, Decision.CONTINUE
-        if decision is Decision.STOP or trial.decision is Decision.CONTINUE:  # else the earlier one stands
-            trial.decision = decision
-            trial.exploit = event.exploit if decision is Decision.EXPLOIT else None
+            attempt.wants_pause, decision = True, Decision.CONTINUE
+        if decision is Decision.STOP or attempt.decision is Decision.CONTINUE:  # else the earlier one stands
+            attempt.decision = decision
+            attempt.exploit = event.exploit if decision is Decision.EXPLOIT else None
             if decision is Decision.EXPLOIT:
-                self._retention.find(trial.exploit)
-        if trial.decision is Decision.CONTINUE:
+                self._retention.find(attempt.exploit)
+        if attempt.decision is Decision.CONTINUE:
             return False
-        trial.phase = LeasePhase.STOPPING
-        trial.num_fruitless += trial.decision is not Decision.STOP
+        attempt.phase = LeasePhase.STOPPING
+        trial.num_fruitless += attempt.decision is not Decision.STOP
         return True
 
     def _can_pause(self, trial: Trial, event: TrialReported) -> bool:
@@ -325,7 +324,7 @@ class Controller:
         if trial is None:
             return []
         was_stopping = trial.phase is LeasePhase.STOPPING
-        trial.phase = LeasePhase.NONE
+        trial.end_attempt()
         self._ask_again()
         if event.outcome is Outcome.COMPLETED:
             commands = self._finish(trial, Status.TERMINATED, event)
@@ -339,7 +338,7 @@ class Controller:
     def _on_move_requested(self, event: MoveRequested) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is not None and trial.phase is not LeasePhase.STOPPING:
-            trial.wants_move = True
+            trial.live.wants_move = True
         return []
 
     def _on_paused_chosen(self, event: PausedChosen) -> list[Command]:
@@ -402,8 +401,8 @@ class Controller:
         """Leave a trial that could go on paused, if it is held; return whether it is."""
         if not self._is_held(trial):
             return False
-        trial.wants_move = True
         trial.move_to(Status.PAUSED, because=because)
+        trial.is_set_aside = True
         return True
 
     def _go_on(self, trial: Trial, because: object) -> list[Command]:
@@ -415,13 +414,14 @@ class Controller:
         if trial.phase is LeasePhase.NONE and trial.status is Status.PENDING:
             self._hold(trial, because)
         elif trial.phase is LeasePhase.STARTING:
-            trial.decision, trial.wants_move, trial.phase = Decision.PAUSE, True, LeasePhase.STOPPING
+            attempt = trial.live
+            attempt.decision, attempt.wants_move, attempt.phase = Decision.PAUSE, True, LeasePhase.STOPPING
             return [StopLease(trial.trial_id, trial.lease)]
         return []
 
     def _wake(self, trial: Trial, because: object) -> None:
         """Let a trial go on that nobody holds any more; one that the scheduler has paused waits for that."""
-        if trial.status is Status.PAUSED and trial.wants_move and not self._is_held(trial):
+        if trial.status is Status.PAUSED and trial.is_set_aside and not self._is_held(trial):
             trial.move_to(Status.PENDING, because=because)
 
     def _stop_trial(self, trial: Trial, because: object) -> list[Command]:
@@ -430,19 +430,15 @@ class Controller:
             return self._finish(trial, Status.TERMINATED, because)
         promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
         is_told = trial.phase is LeasePhase.STOPPING
-        trial.decision, trial.exploit, trial.phase = Decision.STOP, None, LeasePhase.STOPPING
+        attempt = trial.live
+        attempt.decision, attempt.exploit, attempt.phase = Decision.STOP, None, LeasePhase.STOPPING
         commands = self._retention.release(promised)
         return commands if is_told else [*commands, StopLease(trial.trial_id, trial.lease)]
 
     def _start_lease(self, trial: Trial) -> list[Command]:
-        trial.lease = max(trial.lease, self._lease_floor) + 1
         self._num_orders += 1
-        trial.order = self._num_orders
-        trial.phase = LeasePhase.STARTING
-        trial.decision = Decision.CONTINUE
-        trial.wants_pause = trial.wants_move = False
+        trial.start_attempt(max(trial.lease, self._lease_floor) + 1, self._num_orders)
         start = trial.start_point
-        trial.iteration = start.record.iteration if start else 0
         index = start.record.index if start else None
         source = start.trial_id if start and start.trial_id != trial.trial_id else ""
         highest = trial.last_checkpoint_index
@@ -469,7 +465,7 @@ class Controller:
     def _take_over(self, trial: Trial, choice: ExploitChoice) -> list[Command]:
         """Give a trial the configuration and the checkpoint that were chosen for it."""
         released, trial.borrowed = trial.borrowed, self._retention.find(choice)
-        trial.config, trial.experiment_tag, trial.exploit = choice.config, choice.experiment_tag, None
+        trial.config, trial.experiment_tag, trial.live.exploit = choice.config, choice.experiment_tag, None
         return self._retention.release(released)
 
     def _fall_back(self, trial: Trial, event: LeaseEnded) -> list[Command] | None:
@@ -513,7 +509,9 @@ class Controller:
             trial.error, trial.traceback = None, ""
         del self._unfinished[trial.trial_id]
         released = self._retention.needed_by(trial)
-        trial.exploit = trial.borrowed = None
+        trial.borrowed = None
+        if trial.attempt is not None:
+            trial.attempt.exploit = None
         self._retention.shorten(trial)
         commands = [command for point in released for command in self._retention.release(point)]
         return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR), *commands]
@@ -522,7 +520,7 @@ class Controller:
         commands: list[Command] = []
         for trial in self.unfinished:
             if trial.phase in (LeasePhase.STARTING, LeasePhase.RUNNING):
-                trial.phase = LeasePhase.STOPPING
+                trial.live.phase = LeasePhase.STOPPING
                 commands.append(StopLease(trial.trial_id, trial.lease))
             elif trial.phase is LeasePhase.NONE and event.cause not in _RESUMABLE:
                 commands += self._finish(trial, Status.TERMINATED, event)

@@ -113,7 +113,7 @@ class Helm:
         message = f"trial {trial.trial_id} goes on as soon as there is room"
         if self._controller.is_paused:
             message = f"trial {trial.trial_id} goes on when the experiment does, which is paused"
-        elif trial.status is Status.PAUSED and not trial.wants_move:
+        elif trial.status is Status.PAUSED and not trial.is_set_aside:
             message = f"trial {trial.trial_id} goes on when the scheduler chooses it, which has paused it too"
         return self._steered(request_id, Steer.RESUME, trial), message
 

@@ -136,6 +136,30 @@ def checkpoint_name(index: int) -> str:
     return f"checkpoint_{index:06d}"
 
 
+@dataclass(slots=True)
+class Attempt:
+    """What is known of the latest attempt at a trial; the next one begins with another.
+
+    Attributes:
+        order: Its place among the attempts of all trials, in the order in which they were ordered.
+        iteration: `training_iteration` of the latest report that counts.
+        phase: How far it has come.
+        decision: What it was told; CONTINUE until it is told to stop.
+        exploit: Told EXPLOIT: from where the trial goes on, and how, once it has ended.
+        wants_pause: It shall pause, as soon as it has reported with a checkpoint.
+        wants_move: It shall end, as soon as it has saved or can save on request, and not for the scheduler's sake:
+            the trial goes on as soon as it may.
+    """
+
+    order: int = 0
+    iteration: int = 0
+    phase: LeasePhase = LeasePhase.STARTING
+    decision: Decision = Decision.CONTINUE
+    exploit: ExploitChoice | None = None
+    wants_pause: bool = False
+    wants_move: bool = False
+
+
 @lru_cache(maxsize=64)
 def _date(timestamp: float) -> str:
     return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(timestamp))
@@ -154,23 +178,18 @@ class Trial:
         dirname: The trial's directory below the experiment's.
         resources: The bundles that each of its attempts gets.
         lease: Number of the latest attempt; 0 before the first.
-        order: Place of its latest attempt among those of all trials, in the order in which they were ordered.
+        attempt: The latest attempt, which may be over; None before the first.
         num_failures: Attempts that failed so far.
         num_losses: Attempts that were lost with what they ran on, which is no failure of the trial.
         num_losses_in_row: Those of them since its newest checkpoint was committed.
         num_fruitless: Attempts in a row that were told to leave before a new `highest_iteration`.
-        iteration: `training_iteration` of the latest report that counts.
         highest_iteration: The highest one that any attempt came to.
         last_row: The latest report, compact: see `result_of`; {} before the first.
         worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
         checkpoints: Committed and not deleted, oldest first.
         last_checkpoint_index: The highest index ever committed; -1 before the first.
-        decision: What the current attempt was told; CONTINUE until it is told to stop.
-        wants_pause: It shall pause, as soon as it has reported with a checkpoint.
-        wants_move: Its attempt shall end, as soon as it has saved or can save on request, and not for the
-            scheduler's sake: it goes on as soon as it may.
         is_held: Somebody has paused it, until somebody lets it go on.
-        exploit: Told EXPLOIT: from where it goes on, and how, once its attempt has ended.
+        is_set_aside: It is PAUSED since somebody has paused it or all, and not by the scheduler.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
         has_failed_before: One of its attempts failed or was lost before it was reopened.
@@ -191,24 +210,19 @@ class Trial:
     dirname: str = ""
     resources: PlacementGroupFactory = ONE_CPU
     status: Status = Status.PENDING
-    phase: LeasePhase = LeasePhase.NONE
     lease: int = 0
-    order: int = 0
+    attempt: Attempt | None = None
     num_failures: int = 0
     num_losses: int = 0
     num_losses_in_row: int = 0
     num_fruitless: int = 0
     highest_iteration: int = 0
-    iteration: int = 0
     last_row: dict[str, Any] = field(default_factory=dict)
     worker: dict[str, Any] = field(default_factory=dict)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     last_checkpoint_index: int = -1
-    decision: Decision = Decision.CONTINUE
-    wants_pause: bool = False
-    wants_move: bool = False
     is_held: bool = False
-    exploit: ExploitChoice | None = None
+    is_set_aside: bool = False
     borrowed: StartPoint | None = None
     has_failed_before: bool = False
     error: str | None = None
@@ -222,6 +236,36 @@ class Trial:
 
     def __str__(self) -> str:
         return self.name or f"{self.trainable_name}_{self.trial_id}"
+
+    @property
+    def phase(self) -> LeasePhase:
+        """How far its latest attempt has come; NONE if that is over, or there was none."""
+        return self.attempt.phase if self.attempt is not None else LeasePhase.NONE
+
+    @property
+    def iteration(self) -> int:
+        """`training_iteration` of the latest report of its latest attempt that counts."""
+        return self.attempt.iteration if self.attempt is not None else 0
+
+    @property
+    def decision(self) -> Decision:
+        """What its latest attempt was told; CONTINUE until it is told to stop."""
+        return self.attempt.decision if self.attempt is not None else Decision.CONTINUE
+
+    @property
+    def exploit(self) -> ExploitChoice | None:
+        """Told EXPLOIT: from where it goes on, and how, once its attempt has ended."""
+        return self.attempt.exploit if self.attempt is not None else None
+
+    @property
+    def wants_pause(self) -> bool:
+        """Whether its attempt shall pause, as soon as it has reported with a checkpoint."""
+        return self.attempt is not None and self.attempt.wants_pause
+
+    @property
+    def wants_move(self) -> bool:
+        """Whether its attempt shall end when it has saved, and not for the scheduler's sake."""
+        return self.attempt is not None and self.attempt.wants_move
 
     @property
     def path(self) -> str | None:
@@ -269,11 +313,30 @@ class Trial:
         self.move_to(Status.RUNNING, because=event)
         self.worker = {"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}
         if self.phase is LeasePhase.STARTING:
-            self.phase = LeasePhase.RUNNING
+            self.live.phase = LeasePhase.RUNNING
+
+    @property
+    def live(self) -> Attempt:
+        """Its latest attempt, which there has been."""
+        assert self.attempt is not None
+        return self.attempt
+
+    def start_attempt(self, number: int, order: int) -> None:
+        """Take up that its next attempt was ordered, with this number, from where it would start now."""
+        start = self.start_point
+        self.lease, self.is_set_aside = number, False
+        self.attempt = Attempt(order, start.record.iteration if start else 0)
+
+    def end_attempt(self) -> bool:
+        """Take up that no attempt is under way any more; return whether one was."""
+        was_live = self.phase is not LeasePhase.NONE
+        if self.attempt is not None:
+            self.attempt.phase = LeasePhase.NONE
+        return was_live
 
     def take_report(self, iteration: int, row: dict[str, Any]) -> None:
         """Take up a report."""
-        self.iteration, self.last_row = iteration, row
+        self.live.iteration, self.last_row = iteration, row
         if iteration > self.highest_iteration:
             self.highest_iteration, self.num_fruitless = iteration, 0
 
@@ -289,9 +352,10 @@ class Trial:
     @property
     def turn(self) -> tuple[int, int]:
         """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
-        if self.decision is Decision.EXPLOIT:
-            return 2, self.order
-        return int(self.phase is LeasePhase.STARTING), self.order
+        attempt = self.attempt or Attempt(phase=LeasePhase.NONE)
+        if attempt.decision is Decision.EXPLOIT:
+            return 2, attempt.order
+        return int(attempt.phase is LeasePhase.STARTING), attempt.order
 
     @property
     def why_stuck(self) -> str:
@@ -355,13 +419,15 @@ class Trial:
         Args:
             dirname: Begin anew, in this directory; None: go on from the last checkpoint.
         """
-        self.status, self.phase, self.decision = Status.PENDING, LeasePhase.NONE, Decision.CONTINUE
+        self.status = Status.PENDING
         self.has_failed_before = self.has_failed
         self.num_failures = self.num_losses = self.num_losses_in_row = self.num_fruitless = 0
         self.error, self.traceback = None, ""
-        self.exploit, self.wants_pause, self.wants_move, self.is_held = None, False, False, False
+        self.is_held = self.is_set_aside = False
+        self.attempt = Attempt(iteration=self.iteration, phase=LeasePhase.NONE)
         if dirname is not None:
-            self.dirname, self.iteration, self.highest_iteration, self.last_row = dirname, 0, 0, {}
+            self.attempt = None
+            self.dirname, self.highest_iteration, self.last_row = dirname, 0, {}
             self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None
 
     def move_to(self, status: Status, *, because: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -508,7 +509,7 @@ def test_no_event_moves_a_finished_trial(state: str, status: Status, event: str)
 def test_events_of_an_older_lease_leave_no_trace(state: str) -> None:
     controller = controller_after(STATES[state], max_concurrent=1)
     trial = controller.trials[tid(0)]
-    before = [getattr(trial, name) for name in trial.__slots__]
+    before = copy.deepcopy([getattr(trial, name) for name in trial.__slots__])
 
     for event in (
         running(lease=0),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.deletions import Deletions
-from tune_core.trial import CheckpointRecord, LeasePhase, Trial
+from tune_core.trial import Attempt, CheckpointRecord, LeasePhase, Trial
 
 
 class Storage:
@@ -55,7 +55,7 @@ def deletions(storage: Storage) -> Iterator[Any]:
 
 def a_trial(phase: LeasePhase) -> Trial:
     records = [CheckpointRecord(3, 4), CheckpointRecord(7, 8, is_damaged=True)]
-    return Trial("t0", 0, {}, dirname="t", lease=2, phase=phase, checkpoints=records)
+    return Trial("t0", 0, {}, dirname="t", lease=2, attempt=Attempt(phase=phase), checkpoints=records)
 
 
 def test_nothing_is_removed_before_the_journal_says_so(deletions: Any, storage: Storage) -> None:
@@ -89,7 +89,7 @@ def test_sweep_keeps_what_it_was_ordered_with_and_spares_what_begins_later(
 ) -> None:
     trial, journal = a_trial(LeasePhase.NONE), Journal()
     deletions.sweep(trial, journal)
-    trial.lease, trial.phase, trial.checkpoints = 3, LeasePhase.RUNNING, []
+    trial.lease, trial.attempt, trial.checkpoints = 3, Attempt(phase=LeasePhase.RUNNING), []
 
     journal.write()
     deletions.close()

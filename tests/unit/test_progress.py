@@ -18,7 +18,7 @@ from rich.console import Console
 from tune_core.progress import ProgressDisplay
 from tune_core.progress_reporter import ProgressReporter
 from tune_core.ranking import Objective, Standings
-from tune_core.trial import Status, Trial
+from tune_core.trial import Attempt, Status, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
@@ -32,7 +32,7 @@ def a_trial(number: int, status: Status = Status.TERMINATED, loss: Any = None, *
         "config": {"lr": 0.1 * (number + 1), "width": 64},
         "status": status,
         "last_row": row,
-        "iteration": 3 if row else 0,
+        "attempt": Attempt(iteration=3) if row else None,
     }
     return Trial(**known | values)
 

@@ -26,7 +26,7 @@ from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from tune_core.steering import Steering
 from tune_core.stoppers import MaximumIterationStopper, Stopper
 from tune_core.storage import RESERVED_NAMES
-from tune_core.trial import CheckpointRecord, StartPoint, Status, Trial
+from tune_core.trial import Attempt, CheckpointRecord, StartPoint, Status, Trial
 
 NOW = 1_700_000_000.0
 
@@ -509,7 +509,7 @@ def test_exploit_that_makes_no_sense_is_refused(answer: Exploit, message: str) -
 
 def test_scheduler_is_not_asked_again_about_a_trial_that_is_to_pause() -> None:
     trials = trials_with(3)
-    trials[0].wants_pause = True
+    trials[0].attempt = Attempt(wants_pause=True)
     searcher, scheduler = NotingSearcher(), NotingScheduler()
     row: dict[str, Any] = {"done": False, "loss": 1}
 
@@ -609,7 +609,7 @@ def test_running_trial_cannot_be_given_up() -> None:
 def test_paused_trial_that_will_never_go_on_is_removed() -> None:
     scheduler = NotingScheduler()
     trial = a_trial(Status.TERMINATED, {"loss": 1})
-    trial.decision = Decision.PAUSE
+    trial.attempt = Attempt(decision=Decision.PAUSE)
 
     a_steering(scheduler=scheduler).complete([trial], trial)
 
