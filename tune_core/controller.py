@@ -51,7 +51,7 @@ from tune_core.messages import (
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.retention import Retention
 from tune_core.rules import Rules
-from tune_core.trial import CheckpointRecord, LeasePhase, Status, Storage, Trial
+from tune_core.trial import Attempt, CheckpointRecord, LeasePhase, Status, Storage, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -118,9 +118,8 @@ class Controller:
     def live_trial(self, trial_id: str, lease: int) -> Trial | None:
         """Return the trial if this is its live lease, else None: the sender is out of date."""
         trial = self._unfinished.get(trial_id)
-        if trial is None or trial.lease != lease or trial.phase is LeasePhase.NONE:
-            return None
-        return trial
+        attempt = trial.attempt if trial is not None and trial.lease == lease else None
+        return trial if attempt is not None and attempt.phase is not LeasePhase.NONE else None
 
     def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
         """Return what checkpoints are ranked by: worse sorts first."""
@@ -261,22 +260,22 @@ class Controller:
 
     def _on_reported(self, event: TrialReported) -> list[Command]:
         trial = self.live_trial(event.trial_id, event.lease)
-        if trial is None or event.iteration <= trial.iteration:
+        if trial is None or event.iteration <= (attempt := trial.live).iteration:
             return []  # an older lease's, or one that came by the commit marker before
-        trial.take_report(event.iteration, event.row)
+        trial.take_report(attempt, event.iteration, event.row)
         released = None
         if event.checkpoint is not None:
             released = trial.add_checkpoint(event.checkpoint, event.iteration)
-        promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
-        is_told = self._decide(trial, event)  # before anything is deleted: it may need a checkpoint
+        promised = self._retention.find(attempt.exploit) if attempt.exploit is not None else None
+        is_told = self._decide(trial, attempt, event)  # before anything is deleted: it may need a checkpoint
         commands: list[Command] = []
         if event.checkpoint is not None:
             commands += self._retention.forget(trial)
-        commands += self._retention.release(released)
-        if trial.exploit is None:  # a STOP has taken its place
+            commands += self._retention.release(released)
+        if promised is not None and attempt.exploit is None:  # a STOP has taken its place
             commands += self._retention.release(promised)
         if is_told:
-            commands.append(Answer(trial.trial_id, trial.lease, trial.decision))
+            commands.append(Answer(trial.trial_id, trial.lease, attempt.decision))
         if self._choice == "declined":
             self._ask_again()
             commands += self._next_steps()
@@ -289,9 +288,12 @@ class Controller:
         released = trial.add_checkpoint(event.index, event.iteration)
         return [*self._retention.forget(trial), *self._retention.release(released)]
 
-    def _decide(self, trial: Trial, event: TrialReported) -> bool:
+    def _decide(self, trial: Trial, attempt: Attempt, event: TrialReported) -> bool:
         """Take a decision over; return whether the attempt has to be told to stop."""
-        decision, attempt = event.decision, trial.live
+        decision = event.decision
+        is_plain = decision is attempt.decision is Decision.CONTINUE and event.checkpoint is None
+        if is_plain and not (attempt.wants_move or self._is_held(trial)):
+            return False  # as nearly always
         if decision is Decision.CONTINUE and attempt.wants_pause and event.checkpoint is not None:
             decision = Decision.PAUSE
         if attempt.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:

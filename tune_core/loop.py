@@ -190,19 +190,27 @@ class Loop:
         backend = self.backend
         self.look(backend.now())
         while self.end is None or backend.is_busy:
-            with self.step():
-                for item in backend.receive(min(self._deadline, self._pauses.due)):
-                    self.take(item)
-                self.look(backend.now())
+            self._begin_step()
+            for item in backend.receive(min(self._deadline, self._pauses.due)):
+                self.takers[type(item)](item)
+            self.look(backend.now())
+            self._end_step()
         if self.failure is not None:
             raise self.failure
         return self.end
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Let callbacks know of a step, and end the group of events that is due after it."""
-        self._callbacks.on_step_begin(self.turn, self.trials)
+        """Make what is done meanwhile a step, for a backend that does not wait for `run` to receive it."""
+        self._begin_step()
         yield
+        self._end_step()
+
+    def _begin_step(self) -> None:
+        self._callbacks.on_step_begin(self.turn, self.trials)
+
+    def _end_step(self) -> None:
+        """Let callbacks know that a step is over, and end the group of events that is due after it."""
         self.turn += 1
         self._callbacks.on_step_end(self.turn, self.trials)
         self._journal.seal(self._watchers.news)

@@ -334,9 +334,9 @@ class Trial:
             self.attempt.phase = LeasePhase.NONE
         return was_live
 
-    def take_report(self, iteration: int, row: dict[str, Any]) -> None:
-        """Take up a report."""
-        self.live.iteration, self.last_row = iteration, row
+    def take_report(self, attempt: Attempt, iteration: int, row: dict[str, Any]) -> None:
+        """Take up a report of its live attempt."""
+        attempt.iteration, self.last_row = iteration, row
         if iteration > self.highest_iteration:
             self.highest_iteration, self.num_fruitless = iteration, 0
 

@@ -11,8 +11,8 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
 
 from tune_core import messages
 from tune_core.callbacks import CallbackList
@@ -172,13 +172,12 @@ class _Attempt:
     wants_stop: bool = False
 
 
-@dataclass(order=True, slots=True)
-class _Due:
-    """What happens at a time."""
+class _Due(NamedTuple):
+    """What happens at a time; of several, in the order of their numbers."""
 
     time: float
     number: int
-    action: Callable[[], None] = field(compare=False)
+    action: Callable[[], None]
 
 
 class _Records:
