@@ -407,6 +407,18 @@ def test_an_error_of_the_users_callback_is_the_experiments(a_backend: ABackend) 
 
 
 def test_what_follows_from_a_report_is_the_experiments_if_it_fails() -> None:
+    backend = FakeBackend(checkpoint_config=tune.CheckpointConfig(num_to_keep=1)).begin()
+    backend.hello()
+    backend.row(1, checkpoint=0)
+    backend.errors["delete"] = RuntimeError("the thread is gone")
+
+    with pytest.raises(RuntimeError, match="the thread is gone"):
+        backend.row(2, checkpoint=1)
+
+    assert backend.told("fail") == []
+
+
+def test_what_follows_from_a_last_word_is_the_experiments_if_it_fails() -> None:
     scheduler = PausingScheduler(every=1)
     backend = FakeBackend(tune.TuneConfig(scheduler=scheduler)).begin()
     backend.hello()
@@ -467,10 +479,11 @@ def test_rows_on_the_node_count_between_and_after_those_of_checkpoints(a_backend
     backend.hello()
     backend.attempts.died(backend.attempt(), Outcome.CRASHED, "killed")
 
-    rows = {number: row_of(number) for number in (1, 3, 4, 6)}
+    rows = {number: row_of(number) for number in (1, 2, 3, 4, 6)}
     backend.found(marker_of(0, 1, 2, row_of(2)), rows=rows)
 
     assert backend.iterations == [(0, 1), (0, 2), (0, 3), (0, 4)]  # without 5, 6 is of no use
+    assert [(record.index, record.iteration) for record in backend.trial().checkpoints] == [(0, 2)]
 
 
 def test_what_an_earlier_attempt_has_committed_does_not_count_for_a_later_one(a_backend: ABackend) -> None:

@@ -16,6 +16,8 @@ from tune_core.messages import (
     LeaseEnded,
     Outcome,
     SearchRetried,
+    Steer,
+    Steered,
     StopCause,
     StopRequested,
     SuggestionDeferred,
@@ -420,6 +422,34 @@ def test_a_paused_trial_leaves_its_place_to_another_and_goes_on_from_what_it_sav
 
     assert backend.trial(1).status is Status.TERMINATED
     assert (backend.attempt(0).order.lease, backend.attempt(0).order.checkpoint) == (2, 0)
+
+
+def test_a_trial_that_the_scheduler_has_paused_is_not_woken_by_who_had_paused_it_before_that(
+    a_backend: ABackend,
+) -> None:
+    class Keeps(PausingScheduler):
+        def choose_trial_to_run(self, trials: Sequence[Trial]) -> None:
+            return None
+
+    def steer(action: Steer) -> None:
+        backend.loop.apply(Steered(0.0, f"{action} {len(backend.journal.records)}", action, backend.id(0)))
+
+    backend = a_backend(Keeps(every=1), num_samples=2)
+    steer(Steer.PAUSE)
+    backend.last_word(Outcome.STOPPED)
+    assert backend.trial().status is Status.PAUSED
+    steer(Steer.RESUME)
+    assert backend.trial().lease == 2
+    backend.attempts.running.clear()
+    backend.fill()
+    backend.hello()
+    backend.row(1, checkpoint=0)
+    backend.last_word(Outcome.STOPPED, iteration=1, index=0)
+
+    steer(Steer.PAUSE)
+    steer(Steer.RESUME)
+
+    assert (backend.trial().status, backend.trial().lease) == (Status.PAUSED, 2)
 
 
 def test_a_checkpoint_that_another_trial_goes_on_from_is_not_deleted_before_it_has_saved(
