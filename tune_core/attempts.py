@@ -161,6 +161,8 @@ class Attempts:
         ):
             return  # what was said before was lost with a connection: it comes again, and this after it
         self._processes.send(message.trial_id, message.lease, "released")
+        if attempt is None and Outcome(outcome) in UNHEARD:
+            return  # its process is known to be gone, with its node maybe, and raised this as it went
         if attempt is not None:
             attempt.deadline = self._now() + TASK_END_TIMEOUT_S
             # What made it fail may make the next one fail: leaked descriptors, closed sockets, a broken CUDA context.
