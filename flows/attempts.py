@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
+import ray
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 
+from flows.artifacts import ArtifactWriter
 from flows.channel import Channel
 from flows.parameters import SharedParameters
 from flows.slots import Slot
-from flows.task_runner import use_actor
+from flows.task_runner import use_recorder
 from flows.ticket import Ticket
 from flows.trial import trial as trial_task
 from tune_core.endings import RunningAttempt
@@ -22,6 +24,9 @@ from tune_core.messages import Outcome, StartLease
 from tune_core.runtime import Experiment
 from tune_core.steering import Steering
 from tune_core.trial import Trial
+
+#: How long the recorder of a task run may take to hear how that is to end, in seconds.
+END_AS_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class TaskRun:
         slot: Where it runs.
         task_run_id: Its Prefect task run.
         name: That task run's name.
-        is_recorded: Whether the task run has ended as Crashed by itself, though its process died.
+        is_recorded: Whether its recorder ends its task run, though its process died.
     """
 
     slot: Slot
@@ -59,6 +64,20 @@ class TaskRun:
     def is_used(self) -> bool:
         """Whether other attempts have ended in the slot."""
         return self.slot.uses > 0
+
+    def end(self, state: State[Any], artifacts: ArtifactWriter, *, is_over: bool) -> None:
+        """See to it that it ends in this state: its process is gone, or is to be killed after this."""
+        self.tell_recorder(state, is_over=is_over)
+        end = artifacts.expect_state if self.is_recorded else artifacts.force_state
+        end(self.name, self.task_run_id, state)
+
+    def tell_recorder(self, state: State[Any], *, is_over: bool) -> None:
+        """Have its recorder end it in this state once its process is dead; heard at most once."""
+        if self.slot.recorder is None or is_over or self.is_recorded:
+            return
+        asked = self.slot.recorder.end_as.remote(str(self.task_run_id), state)
+        ready, _ = ray.wait([asked], timeout=END_AS_TIMEOUT_S)
+        self.is_recorded = bool(ready)
 
 
 def state_of_death(attempt: RunningAttempt, outcome: Outcome, text: str) -> State[Any]:
@@ -92,21 +111,19 @@ def start_attempt(
         slot: Where it runs.
         channel: Where it reports.
         parameters: Where the values of `with_parameters` are.
-        fresh_process: Without an actor, whose process the pool renews: run in a process of its own.
+        fresh_process: Under the stock task runner, where the pool renews no process: run in one of its own.
         now: Monotonic seconds.
     """
     run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
     lease = experiment.lease(steering, trial, order)
-    if slot.actor is None:
+    if slot.process is None:
         lease = replace(lease, reuse=None)  # nobody could ask Ray's own workers to clean up
     ticket = Ticket(channel.address, lease, experiment.pickled)
-    if slot.actor is not None:
-        with use_actor(slot.actor, slot.process):
+    if slot.process is not None:
+        with use_recorder(slot.recorder, slot.process):
             submitted = trial_task.submit(run_name, ticket, parameters)
     else:
         options: dict[str, Any] = slot.remote_options() | {"max_retries": 0, "max_calls": int(fresh_process)}
-        if experiment.run_config.runtime_env:
-            options["runtime_env"] = experiment.run_config.runtime_env
         with remote_options(**options):
             submitted = trial_task.submit(run_name, ticket, parameters)
     future = cast(PrefectRayFuture[Any], submitted)

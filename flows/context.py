@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import SettingsContext, SyncClientContext, hydrated_context
-from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.logging.handlers import APILogWorker, PrefectConsoleHandler
 from prefect.settings import PREFECT_LOGGING_MARKUP
 
 from flows.prefect_private import CONNECTIONS, INTERNAL
@@ -68,3 +68,14 @@ def enter_context(stack: ExitStack, settings: SettingsContext, context: dict[str
     client = get_client(sync_client=True, httpx_settings=client_options(settings.settings.api.url))
     stack.enter_context(SyncClientContext.model_construct(client=client))
     stack.enter_context(hydrated_context(context, client=client))
+
+
+def send_what_waits(timeout_s: float) -> None:
+    """Send what was logged and emitted here; Prefect does so every two seconds, and may have less time than that.
+
+    Args:
+        timeout_s: How long to wait at most.
+    """
+    APILogWorker.drain_all(
+        timeout=timeout_s
+    )  # it ends all of Prefect's workers: the next use starts one again

@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 from prefect.states import Cancelled
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from flows.attempts import TaskEnded, start_attempt, state_of_death
 from flows.deaths import ProcessDied
@@ -224,6 +224,10 @@ class Driver(Backend):
         """Give up a slot, and whatever runs in it."""
         self._parts.pool.discard(attempt.process.slot)
 
+    def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
+        """Tell the recorder of a task run how it ends, once its process is dead."""
+        attempt.process.tell_recorder(state_of_death(attempt, outcome, text), is_over=attempt.is_over)
+
     def fill(self) -> None:
         """Begin what has got its slot since."""
         self._placement.grant()
@@ -244,14 +248,12 @@ class Driver(Backend):
 
     def end_task_run(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
         """End a task run whose process cannot say so: it would be RUNNING for ever."""
-        task_run, artifacts = attempt.process, self._parts.artifacts
-        end = artifacts.expect_state if task_run.is_recorded else artifacts.force_state
-        end(task_run.name, task_run.task_run_id, state_of_death(attempt, outcome, text))
+        state = state_of_death(attempt, outcome, text)
+        attempt.process.end(state, self._parts.artifacts, is_over=attempt.is_over)
 
     def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
-        """End a task run whose process was killed."""
-        task_run = attempt.process
-        self._parts.artifacts.force_state(task_run.name, task_run.task_run_id, Cancelled(message=message))
+        """End a task run whose process is killed after this."""
+        attempt.process.end(Cancelled(message=message), self._parts.artifacts, is_over=attempt.is_over)
 
     def recover(self, ended: Ended, dirname: str) -> None:
         """Find out in another thread what an attempt has committed."""
@@ -297,6 +299,12 @@ class Driver(Backend):
             return
         death = ProcessDied.of(item.error)
         task_run.is_recorded = death.is_recorded
+        if task_run.slot.process is not None and isinstance(item.error, RayActorError):
+            # Not the trial's own: that death would have come as the recorder's word.
+            self.attempts.died(
+                attempt, Outcome.LOST, f"the process of its task run is gone: {death.text}", has_begun=True
+            )
+            return
         lives = isinstance(item.error, RayTaskError) and not isinstance(item.error, ProcessDied)
         self.attempts.died(attempt, death.outcome, death.text, has_begun=not lives)
 

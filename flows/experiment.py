@@ -39,6 +39,7 @@ from flows.deaths import Recovery, rows_left_behind
 from flows.deletions import Deletions
 from flows.driver import Driver
 from flows.events import Events
+from flows.forks import end_forks_well
 from flows.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from flows.form_fields import FormModel
 from flows.heartbeat import heartbeats, without_heartbeats
@@ -49,8 +50,8 @@ from flows.nested_groups import shortfall_inside
 from flows.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
 from flows.pages import Pages
 from flows.parameters import SharedParameters
-from flows.parking import borrowed_pool
 from flows.parts import Journaled, Parts, ShellFailed
+from flows.recorders import opened_pool
 from flows.run_context import client_for, own_flow_log, quiet_console, settings_for
 from flows.server import PrefectServer, prefect_server, unlogged_requests
 from flows.slots import SlotPool, copies_that_fit, shortfall
@@ -285,6 +286,7 @@ def experiment(
 
 def _run(form: ExperimentForm) -> State[Any]:
     """Run the live experiment of this process, or the one that the parameters say."""
+    end_forks_well()  # whoever's they are: a trainable that is tried out here, a callback's, those after `fit()`
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")
@@ -396,7 +398,6 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
         trials = list(controller.trials.values())
         live.was_interrupted = controller.is_interrupted
         if live.was_interrupted:
-            parts.pool.flush()
             parts.pool.clear()
         else:
             parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
@@ -423,12 +424,12 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     steering = current.steering()
-    with_actors = isinstance(context.task_runner, TuneTaskRunner)
     pool = stack.enter_context(
-        borrowed_pool(
-            with_actors=with_actors,
+        opened_pool(
+            with_processes=isinstance(context.task_runner, TuneTaskRunner),
             fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
             runtime_env=run.runtime_env,
+            max_slots=steering.max_concurrent,
         )
     )
     pool.cleanup_timeout_s = run.stop_timeout_s

@@ -7,12 +7,11 @@ from typing import Protocol
 
 from ray.util.placement_group import PlacementGroup
 
-from flows import parking
 from flows.cluster import leaving_nodes, nodes
 from flows.deadlock import tuners_wait_in, why_stuck
 from flows.deaths import is_lost_at_start
 from flows.parts import Parts, ShellFailed
-from flows.slots import Slot, SlotAnswered, amounts_of, shortfall
+from flows.slots import SLOT_IDLE_S, Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.endings import Ended
 from tune_core.errors import PlacementError
 from tune_core.masking import masked
@@ -123,7 +122,7 @@ class Placement:
             if self._parts.clock() >= due:
                 del self._resting[trial_id]
                 self._request(self._controller.trials[trial_id], command)
-        self._pool.give_up_idle(0.0 if self._leaves_room() else parking.SLOT_IDLE_S)
+        self._pool.give_up_idle(0.0 if self._leaves_room() else SLOT_IDLE_S)
         self.leaving = leaving_nodes()
         self._pool.leave_nodes(self.leaving)
         waiting = self._pool.waiting()

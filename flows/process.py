@@ -1,7 +1,7 @@
-"""Where a trainable runs: in the process of its task run, or in one of its own, which imports no Prefect.
+"""Where a trainable runs: in a process without Prefect, unless the trainable imports it.
 
-Prefect takes two thirds of what it costs to start a process. One that serves a single trial is spared
-it: its task run is another process's business, which outlives it. Importing this module imports no Prefect.
+Prefect takes two thirds of what it costs to start a process, and its threads do not survive a fork. So the task run of
+a trial is another process's business. Importing this module imports no Prefect.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import gc
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,21 +29,27 @@ from flows.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
 from flows.parameters import SharedParameters
 from flows.ray_tune import bridge
 from flows.ticket import Ticket
+from flows.workers import has_run_tasks
 from tune_core.errors import StorageError, TrainableError
 from tune_core.execution import Ending, describe_error, format_traceback, run_lease
+from tune_core.hygiene import Surroundings, warn_of_threads
 from tune_core.messages import Outcome
 from tune_core.parameters import supplied_parameters
-from tune_core.reuse import Keeper
+from tune_core.reuse import Keeper, Leftover
 from tune_core.serialization import PickledTrainable
 from tune_core.session import Lease, working_directory
 
-#: Of the actor that runs the task run: what its trial's process may call while `run` is under way.
-ASIDES = "asides"
+#: How long what Prefect has to send at the end of a trial that uses it may take, in seconds.
+PREFECT_TIMEOUT_S = 5.0
 
 logger = logging.getLogger("prefect.tune.process")
 
 #: What this process keeps from one trial to the next.
 keeper = Keeper()
+#: Whether this process had run tasks when this module was imported: before it became a trial's.
+_was_used = has_run_tasks()
+#: What this process was like when its first trial began.
+_surroundings: Surroundings | None = None
 
 
 def carry_out(
@@ -89,13 +97,14 @@ def _run(
     try:
         lease = load_lease()
         directory = Path(working_directory(lease))
-        trainable = keeper.begin(lease.reuse, pickled.load)
+        trainable = keeper.begin(lease.reuse, pickled.load, max_growth=lease.max_growth)
     except (TrainableError, StorageError) as error:
         return Ending(Outcome.ERROR, describe_error(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
         return Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None), retryable=False)
     if loaded is not None:
         loaded()
+    before, threads = _first_surroundings(), frozenset(threading.enumerate())
     directory.mkdir(parents=True, exist_ok=True)
     files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
     with (
@@ -107,6 +116,9 @@ def _run(
         if ending.traceback:  # Prefect's own shows its frames and ours
             shown = f"{lease.trial_id} failed\n{ending.traceback}"
             logging.getLogger("trial").error(shown)
+        warn_of_threads(threads)
+    if ending.leaves != Leftover.OBJECT:  # it may need what it has set up
+        before.put_back()
     for file in files or ():
         try:
             lease.storage.upload(file, f"{lease.dirname}/{file.name}")
@@ -115,8 +127,15 @@ def _run(
     return ending
 
 
+def _first_surroundings() -> Surroundings:
+    global _surroundings  # noqa: PLW0603 - there is one environment in a process
+    if _surroundings is None:
+        _surroundings = Surroundings.now()
+    return _surroundings
+
+
 class TrialProcess:
-    """The process of one trial: an actor on all of bundle 0, without Prefect unless the trainable imports it."""
+    """The process of one trial after the other: an actor on all of bundle 0."""
 
     def __repr__(self) -> str:
         """Return what Ray puts in front of what is printed here."""
@@ -126,44 +145,68 @@ class TrialProcess:
         gc.freeze()  # what was imported stays
         logging.basicConfig(format="%(asctime)s | %(levelname)-7s | %(name)s - %(message)s")
         self._host: Any = None
+        self._task_run_id = ""
         self._log: TrialLog | None = None
         self._context = ExitStack()
+        self._awaits_prefect = False
 
-    def ready(self, _host: Any = None) -> dict[str, Any]:
-        """Return where this process is; resolves when it can run a trial, and what it was given is ready, too."""
-        return this_worker()
+    def ready(self, _recorder: Any = None) -> dict[str, Any]:
+        """Return where this process is, and whether it was used before it was started, as `was_used`.
+
+        Resolves when it can run a trial, and what it was given is ready, too.
+        """
+        return {**this_worker(), "was_used": _was_used}
 
     def run(
-        self, ticket: Ticket, parameters: SharedParameters, host: Any, *, is_logged: bool
+        self, ticket: Ticket, parameters: SharedParameters, host: Any, task_run_id: str, *, is_logged: bool
     ) -> tuple[Ending, str | None]:
         """Carry out a lease; see `carry_out`.
 
         Args:
             ticket: What the attempt needs.
             parameters: The values of `with_parameters`.
-            host: Handle of the actor that runs the task run, a `flows.actor.TaskActor`.
+            host: Handle of the actor that runs the task run, a `flows.actor.Recorder`.
+            task_run_id: Names the task run to it.
             is_logged: Whether the task run's log wants what is printed and logged here.
         """
-        self._host = host
+        self._host, self._task_run_id = host, task_run_id
         self._log = TrialLog(_plain, self._send_log) if is_logged else None
-        with self._context:
-            return carry_out(ticket, parameters, self._log, self._offer_context)
+        try:
+            with self._context:
+                return carry_out(ticket, parameters, self._log, self._offer_context)
+        finally:
+            self._host = self._log = None
+            if "prefect.logging.handlers" in sys.modules:
+                from flows.context import send_what_waits
+
+                send_what_waits(PREFECT_TIMEOUT_S)  # this process may be killed as soon as it is idle
+
+    def clean_up(self) -> None:
+        """End what was kept of the last trial for the next: there is none."""
+        keeper.clean_up()
 
     def _send_log(self, records: list[dict[str, Any]]) -> None:
-        sent = self._host.take_log.options(concurrency_group=ASIDES).remote(records)
-        ray.get(sent, timeout=SEND_TIMEOUT_S)
+        ray.get(self._host.take_log.remote(self._task_run_id, records), timeout=SEND_TIMEOUT_S)
 
     def _offer_context(self) -> None:
         """Enter the task run's context, so that `prefect.get_run_logger()` works; now, or once Prefect is imported."""
-        after_import("prefect", lambda _: self._enter_context())
+        if "prefect" in sys.modules:
+            self._enter_context()
+        elif not self._awaits_prefect:
+            self._awaits_prefect = True
+            after_import("prefect", lambda _: self._enter_context())
 
     def _enter_context(self) -> None:
-        asked = self._host.task_run_context.options(concurrency_group=ASIDES).remote()
+        if self._host is None:  # no trial runs
+            return
+        asked = self._host.task_run_context.remote(self._task_run_id)
         root = logging.getLogger()
         level, handlers = root.level, root.handlers[:]
         try:
             from flows.context import enter_context
+            from flows.forks import end_forks_well
 
+            end_forks_well()
             enter_context(self._context, *ray.get(asked))
         # What the context needs is being imported just now, and that is what imports Prefect.
         except (ImportError, RaySystemError) as error:

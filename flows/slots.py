@@ -1,9 +1,10 @@
-"""Slots: a placement group each, and the processes on its bundle 0 that run trials.
+"""Slots: a placement group each, and the process on its bundle 0 that runs trials.
 
 The pool gives slots to trials in the order in which they asked. It keeps a slot for the next
 trial of equal resources, gives it up as soon as only requests of another shape wait, and
-never has more groups pending than could be of use. It is used from the flow's loop alone;
-what Ray answers later comes back through `notify`.
+never has more groups pending than could be of use, nor more in all than trials may run at once.
+It is one experiment's, and used from the flow's loop alone; what Ray answers later comes back
+through `notify`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+from uuid import uuid4
 
 import ray
 from ray.util.placement_group import (
@@ -26,28 +28,46 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from flows.actor import TaskActor
 from flows.cluster import nodes, total_resources
 from flows.nested_groups import new_name, remove_groups_inside
-from flows.process import ASIDES, TrialProcess
+from flows.process import TrialProcess
+from flows.workers import can_tell
 from tune_core.resources import PlacementGroupFactory
 
-#: How long an actor whose process is replaced may take to end, in seconds.
+#: How long an idle slot is kept within an experiment, in seconds.
+SLOT_IDLE_S = 60.0
+#: Set in the processes of an experiment where they have an environment of their own: Ray gives a worker to nobody with
+#: another one, so none has run code for anybody else.
+PROCESS_MARK = "PREFECT_TUNE_PROCESS"
+#: How long a process that is replaced may take to end, in seconds: what the user has registered for its end runs.
 LEAVE_TIMEOUT_S = 10.0
+#: The same at the end of an experiment, while nothing else keeps `fit()`.
+CLOSE_TIMEOUT_S = 0.5
 #: Steps after which the search for a way to place a group gives up and lets Ray try.
 _PLACING_STEPS = 20_000
 
 
+class RecorderSource(Protocol):
+    """Where slots get the recorders of their task runs; see `flows.recorders.Recorders`."""
+
+    def take(self) -> Any:
+        """Return the handle of the recorder for one more slot."""
+
+    def give_back(self, actor: Any) -> None:
+        """A slot needs its recorder no more."""
+
+
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A placement group and its actors.
+    """A placement group, the process in it, and who runs its task runs.
 
     Attributes:
         resources: What the group was made from.
         group: The placement group.
-        actor: Handle of its `TaskActor`; None under the stock task runner.
-        process: Handle of the `TrialProcess` that the next trial runs in; None: trials run in the actor.
-        is_ready: Whether the group is placed and its processes answer.
+        runtime_env: Ray's runtime environment of what runs in it.
+        recorder: Handle of the `Recorder` of its task runs; None under the stock task runner.
+        process: Handle of the `TrialProcess` that the next trial runs in; None under the stock task runner.
+        is_ready: Whether the group is placed and its process answers.
         worker: Where trials run: `pid`, `hostname`, `node_ip`.
         nodes: Ray's ids of the nodes that its bundles are on.
         uses: How many attempts have ended in it.
@@ -60,7 +80,8 @@ class Slot:
 
     resources: PlacementGroupFactory
     group: PlacementGroup
-    actor: Any = None
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+    recorder: Any = None
     process: Any = None
     is_ready: bool = False
     worker: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +101,8 @@ class Slot:
 
     def remote_options(self) -> dict[str, Any]:
         """Return what `ray.remote` needs to run something on bundle 0, children captured."""
-        return actor_options(self.resources.head_bundle, self.group)
+        options = actor_options(self.resources.head_bundle, self.group)
+        return options | ({"runtime_env": self.runtime_env} if self.runtime_env else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +132,13 @@ def actor_options(taken: Mapping[str, float], group: PlacementGroup) -> dict[str
 
 
 class SlotPool:
-    """The slots of one Ray session.
+    """The slots of one experiment.
 
     Args:
-        with_actors: False for the stock task runner, which starts a process per task.
+        recorders: Where its slots get theirs; None: the stock task runner, which has Ray choose processes.
         fresh_process: Whether each trial has a process of its own; None: where `Slot.outlives_no_trial`.
-        runtime_env: Ray's runtime environment for the actors.
+        runtime_env: Ray's runtime environment for trials.
+        max_slots: How many slots there may be; None: as many as fit.
 
     Attributes:
         cleanup_timeout_s: How long a kept object may take to clean up before its process is killed.
@@ -123,13 +146,17 @@ class SlotPool:
 
     def __init__(
         self,
+        recorders: RecorderSource | None,
         *,
-        with_actors: bool = True,
         fresh_process: bool | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        max_slots: int | None = None,
     ) -> None:
-        self.with_actors, self._fresh_process = with_actors, fresh_process
-        self.runtime_env = dict(runtime_env) if runtime_env else None
+        self._recorders, self._fresh_process, self._max_slots = recorders, fresh_process, max_slots
+        given = dict(runtime_env or {})
+        self._marked_env = given | {"env_vars": {**given.get("env_vars", {}), PROCESS_MARK: uuid4().hex}}
+        # With an environment Ray starts Python twice. Without one an idle worker may have run anything, but it says so.
+        self._runtime_env = self._marked_env if given or recorders is None or not can_tell() else {}
         self._lock = threading.Lock()
         self._notify: Callable[[SlotAnswered], None] | None = None
         self._early: list[SlotAnswered] = []
@@ -145,7 +172,7 @@ class SlotPool:
         #: Actors that were asked to leave, and when they are made to.
         self._leaving: list[tuple[float, Any]] = []
         self.cleanup_timeout_s = LEAVE_TIMEOUT_S
-        #: Slots that were removed while their objects clean up, each with the answer and the end of patience.
+        #: Slots that were removed while their processes end, each with the answer and the end of patience.
         self._retiring: list[tuple[Slot, Any, float]] = []
 
     def attach(self, notify: Callable[[SlotAnswered], None]) -> None:
@@ -187,6 +214,11 @@ class SlotPool:
         slot = answer.slot
         if slot.is_ready or slot not in self._slots.get(slot.resources, []):
             return []
+        if answer.error is None and answer.worker and answer.worker["was_used"]:
+            self._runtime_env = slot.runtime_env = self._marked_env
+            ray.kill(slot.process)
+            self._start_process(slot)
+            return []
         if answer.error is None:
             slot.is_ready, slot.worker = True, answer.worker or {}
             slot.held_since = slot.held_since or time.monotonic()
@@ -206,28 +238,28 @@ class SlotPool:
         self._make_idle(slot)
 
     def renew(self, slot: Slot) -> None:
-        """Give a slot back with its process replaced; its group stays."""
+        """Give a slot back with its process replaced, if one of its shape is asked for; its group stays."""
         slot.uses += 1
         if slot.nodes & self._leaving_nodes:
             self.discard(slot)
             return
-        if leaving := slot.process or slot.actor:
-            # In order: Prefect, if it was imported, sends the last states and logs as the process ends.
-            leaving.__ray_terminate__.remote()
-            remove_groups_inside(slot.group)
-            self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, leaving))
-        slot.is_ready = slot.is_ending = slot.is_returning = False
+        if slot.process is not None and slot.resources not in self._waiting.values():
+            self._remove(slot, in_order=True)
+            self._balance()
+            return
         if slot.process is not None:
-            self._start_process(slot)
-        else:
-            self._start_actor(slot)
+            slot.process.__ray_terminate__.remote()
+            remove_groups_inside(slot.group)
+            self._leaving.append((time.monotonic() + LEAVE_TIMEOUT_S, slot.process))
+        slot.is_ready = slot.is_ending = slot.is_returning = False
+        self._start_process(slot)
 
     def needs_fresh_process(self, slot: Slot) -> bool:
         """Whether the next trial in this slot needs a process of its own."""
         return slot.outlives_no_trial if self._fresh_process is None else self._fresh_process
 
     def discard(self, slot: Slot) -> None:
-        """Remove a slot: its actors are killed and its group released."""
+        """Remove a slot: its process is killed and its group released."""
         self._remove(slot)
         self._balance()
 
@@ -248,30 +280,22 @@ class SlotPool:
         for slot in [slot for slot in self._idle if slot.nodes & gone]:
             self._remove(slot)
 
-    def flush(self, timeout_s: float = 5.0) -> None:
-        """Let the idle actors send what they have logged, before they are removed."""
-        references = [slot.actor.flush.remote() for slot in self._idle if slot.actor is not None]
-        if references:
-            ray.wait(references, num_returns=len(references), timeout=timeout_s)
-
     def clear(self) -> None:
         """Remove every slot and forget every request; kept objects are cleaned up first."""
-        self._waiting.clear()
-        self._wanted_ahead.clear()
-        for slot in self._all():
-            self._remove(slot)
-        self._end_retired(wait=True)
-
-    def settle(self) -> None:
-        """Give up what waits and what starts; keep what is idle, but no objects."""
         self._waiting.clear()
         self._wanted_ahead.clear()
         with self._lock:
             self._notify, self._early = None, []
         for slot in self._all():
-            if slot not in self._idle:
-                self._remove(slot)
-        self._clean_up([slot for slot in self._idle if slot.keeps_object])
+            self._remove(slot, in_order=slot in self._idle)
+        for _, process in self._leaving:
+            ray.kill(process)
+        self._leaving = []
+        latest = time.monotonic() + CLOSE_TIMEOUT_S
+        self._retiring = [
+            (slot, reference, deadline if slot.keeps_object else min(deadline, latest))
+            for slot, reference, deadline in self._retiring
+        ]
         self._end_retired(wait=True)
 
     def give_up_waiting(self, timeout_s: float) -> list[tuple[Any, str]]:
@@ -351,7 +375,10 @@ class SlotPool:
             )
             starting = sum(not slot.is_ready for slot in self._slots.get(shape, []))
             ending = sum(slot.is_ending for slot in self._slots.get(shape, []))
-            for _ in range(self._useful(shape, wanted - starting, starting + ending)):
+            useful = self._useful(shape, wanted - starting, starting + ending)
+            if self._max_slots is not None:
+                useful = min(useful, self._max_slots - len(self._all()))
+            for _ in range(useful):
                 self._start(shape)
 
     def _grant(self) -> None:
@@ -383,7 +410,7 @@ class SlotPool:
             for name, amount in slot.resources.required_resources.items():
                 total[name] = total.get(name, 0.0) + amount * seconds
 
-    def _remove(self, slot: Slot) -> None:
+    def _remove(self, slot: Slot, *, in_order: bool = False) -> None:
         self._count_held(slot, self._held)
         self._slots[slot.resources].remove(slot)
         was_at_work = slot.is_ready and slot not in self._idle
@@ -391,21 +418,14 @@ class SlotPool:
             self._idle.remove(slot)
         if slot.keeps_object:
             deadline = time.monotonic() + self.cleanup_timeout_s
-            self._retiring.append((slot, slot.actor.clean_up.remote(), deadline))
+            self._retiring.append((slot, slot.process.clean_up.remote(), deadline))
+        elif in_order and slot.process is not None:
+            deadline = time.monotonic() + LEAVE_TIMEOUT_S
+            self._retiring.append((slot, slot.process.__ray_terminate__.remote(), deadline))
         else:
-            _end(slot)
-            if was_at_work:
-                remove_groups_inside(slot.group)
-
-    def _clean_up(self, slots: Sequence[Slot]) -> None:
-        """Have these slots end what they keep; remove those that take too long."""
-        asked = {slot.actor.clean_up.remote(): slot for slot in slots}
-        for slot in slots:
-            slot.keeps_object = False
-        if asked:
-            _, late = ray.wait([*asked], num_returns=len(asked), timeout=self.cleanup_timeout_s)
-            for reference in late:
-                self._remove(asked[reference])
+            self._end(slot)
+        if was_at_work:
+            remove_groups_inside(slot.group)
 
     def _end_retired(self, *, wait: bool) -> None:
         """End removed slots whose objects are cleaned up, or have had their time."""
@@ -418,45 +438,35 @@ class SlotPool:
         for slot, reference, deadline in list(self._retiring):
             if wait or reference in done or time.monotonic() > deadline:
                 self._retiring.remove((slot, reference, deadline))
-                _end(slot)
+                self._end(slot)
 
     def _start(self, shape: PlacementGroupFactory) -> None:
-        slot = Slot(shape, placement_group(**_group_arguments(shape)))
+        slot = Slot(shape, placement_group(**_group_arguments(shape)), self._runtime_env)
         self._slots.setdefault(shape, []).append(slot)
-        self._start_actor(slot)
-
-    def _start_actor(self, slot: Slot) -> None:
-        if not self.with_actors:
-            self._listen(slot)
-        elif self.needs_fresh_process(slot):
-            # It takes nothing of the bundle, which is all for the trial's process.
-            host = _actor_class(TaskActor, with_asides=True)
-            slot.actor = host.options(**actor_options({}, slot.group), **self._options()).remote()
-            self._start_process(slot)
-        else:
-            slot.actor = self._actor(slot, TaskActor)
-            self._listen(slot)
+        if self._recorders is not None:
+            slot.recorder = self._recorders.take()
+        self._start_process(slot)
 
     def _start_process(self, slot: Slot) -> None:
-        slot.process = self._actor(slot, TrialProcess)
+        if slot.recorder is not None:
+            options = {**slot.remote_options(), "max_restarts": 0, "max_task_retries": 0}
+            slot.process = _process_class().options(**options).remote()
         self._listen(slot)
 
-    def _actor(self, slot: Slot, kind: type) -> Any:
-        return _actor_class(kind).options(**slot.remote_options(), **self._options()).remote()
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
-        return options | ({"runtime_env": self.runtime_env} if self.runtime_env else {})
+    def _end(self, slot: Slot) -> None:
+        if slot.process is not None:
+            ray.kill(slot.process)
+        if self._recorders is not None:
+            self._recorders.give_back(slot.recorder)
+        remove_placement_group(slot.group)
 
     def _listen(self, slot: Slot) -> None:
         """Have it said when a slot is ready, or cannot be."""
-        asked = slot.process or slot.actor
-        reference = slot.group.ready() if slot.actor is None else slot.actor.ready.remote()
-        if slot.process is not None:
-            reference = slot.process.ready.remote(reference)
+        asked = slot.process
+        reference = slot.group.ready() if asked is None else asked.ready.remote(slot.recorder.ready.remote())
 
         def answered(future: Any) -> None:
-            if (slot.process or slot.actor) is not asked:
+            if slot.process is not asked:
                 return  # the process that was asked has been replaced since
             error = future.exception()
             worker = future.result() if error is None and asked is not None else None
@@ -471,17 +481,9 @@ class SlotPool:
 
 
 @functools.cache
-def _actor_class(kind: type, *, with_asides: bool = False) -> Any:
-    """Return what makes actors of this kind; once, since Ray sends each that is made to the cluster."""
-    remote: Any = ray.remote  # whose types know of no groups
-    return remote(concurrency_groups={ASIDES: 1})(kind) if with_asides else remote(kind)
-
-
-def _end(slot: Slot) -> None:
-    # The actor first: it would tell Prefect of the other's death.
-    for actor in filter(None, (slot.actor, slot.process)):
-        ray.kill(actor)
-    remove_placement_group(slot.group)
+def _process_class() -> Any:
+    """Return what makes processes of trials; once, since Ray sends each that is made to the cluster."""
+    return ray.remote(TrialProcess)
 
 
 def _group_arguments(resources: PlacementGroupFactory) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A `RayTaskRunner` that sends task runs to resident actors without rebuilding Prefect's context.
+"""A `RayTaskRunner` that sends task runs to recorders without rebuilding Prefect's context.
 
 Submitting a task through the stock runner costs about 115 ms, nearly all of it for validating
 the settings tree and making a client in the worker. Here a task that is submitted under
-`use_actor` runs in that actor, which enters the flow run's context once and keeps it.
-Without `use_actor` it is the stock runner.
+`use_recorder` runs in that actor, which enters the flow run's context once and keeps it.
+Without `use_recorder` it is the stock runner.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
-_actors: ContextVar[tuple[Any, Any]] = ContextVar("tune_slot_actors", default=(None, None))
+_used: ContextVar[tuple[Any, Any]] = ContextVar("tune_recorder", default=(None, None))
 
 
 @contextmanager
-def use_actor(actor: Any, process: Any = None) -> Iterator[None]:
-    """Send the task runs that are submitted in this context to `actor`.
+def use_recorder(recorder: Any, process: Any = None) -> Iterator[None]:
+    """Send the task runs that are submitted in this context to `recorder`.
 
     Args:
-        actor: Handle of a `TaskActor`.
-        process: Handle of a `TrialProcess`, if the trainable is to run in that.
+        recorder: Handle of a `Recorder`.
+        process: Handle of the `TrialProcess` that the trainable is to run in; None: the task is no trial.
     """
-    token = _actors.set((actor, process))
+    token = _used.set((recorder, process))
     try:
         yield
     finally:
-        _actors.reset(token)
+        _used.reset(token)
 
 
 class TuneTaskRunner(RayTaskRunner):
-    """prefect-ray's runner, with resident actors as one more place to run tasks.
+    """prefect-ray's runner, with recorders as one more place to run tasks.
 
     Args:
         address: As for `RayTaskRunner`.
@@ -63,26 +63,28 @@ class TuneTaskRunner(RayTaskRunner):
         wait_for: Iterable[PrefectFuture[Any]] | None = None,
         dependencies: dict[str, set[Any]] | None = None,
     ) -> PrefectRayFuture[Any]:
-        """Submit a task run, to the actor of `use_actor` if there is one.
+        """Submit a task run, to the recorder of `use_recorder` if there is one.
 
         Args:
             task: The task.
-            parameters: Its arguments; for an actor plain values, no futures.
-            wait_for: Futures to wait for; only without an actor.
+            parameters: Its arguments; for a recorder plain values, no futures.
+            wait_for: Futures to wait for; only without a recorder.
             dependencies: As for `RayTaskRunner`.
 
         Raises:
-            ValueError: `wait_for` under `use_actor`: the actor would hold its bundles while it waits.
+            ValueError: `wait_for` under `use_recorder`: the slot would be held while the task run waits.
         """
-        actor, process = _actors.get()
-        if actor is None:
+        recorder, process = _used.get()
+        if recorder is None:
             future: PrefectRayFuture[Any] = super().submit(task, parameters, wait_for, dependencies)
             return future
         if wait_for:
-            raise ValueError("wait_for= with use_actor: wait in the flow, since an actor holds its bundles")
+            raise ValueError(
+                "wait_for= with use_recorder: wait in the flow, since the slot is held meanwhile"
+            )
         task_run_id = uuid4()
         flow_run, context = self._flow_run_context()
-        reference = actor.run.options(name=task.name).remote(
+        reference = recorder.run.options(name=task.name).remote(
             task, task_run_id, parameters, flow_run, [context], process
         )
         return PrefectRayFuture[Any](task_run_id=task_run_id, wrapped_future=reference)

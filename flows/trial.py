@@ -1,7 +1,7 @@
 """The trial task: one attempt at a trial is one Prefect task run of it.
 
-It has the trainable run, here or in a process of its own, and ends its task run in the matching
-state. Prefect does not retry it: the controller does, since only it sees exceptions and deaths alike.
+It has the trainable run, in a process of the slot or, under the stock task runner, here, and ends its task run
+in the matching state. Prefect does not retry it: the controller does, since only it sees exceptions and deaths alike.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
+from prefect.context import SettingsContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Crashed
 from ray.exceptions import RayError, RayTaskError
 
 from flows.deaths import ProcessDied
+from flows.forks import end_forks_well
 from flows.output import TrialLog
 from flows.parameters import SharedParameters
 from flows.process import carry_out
@@ -35,21 +36,27 @@ _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
 
 
 class ApartTrial:
-    """A trial whose trainable runs in a process of its own, seen from the process of its task run.
+    """A trial whose trainable runs in another process, seen from the recorder of its task run.
 
     Args:
         process: Handle of a `TrialProcess`.
+        host: Handle of the recorder.
+        task_run_id: Names the task run to it.
+        sent: The settings and the serialized context of the flow run.
 
     Attributes:
         death: Set if that process died.
-        context: The context of the task run.
+        end_state: What the task run is to end in if it dies; None: as Crashed.
     """
 
-    def __init__(self, process: Any) -> None:
-        self._process = process
+    def __init__(
+        self, process: Any, host: Any, task_run_id: str, sent: tuple[SettingsContext, dict[str, Any]]
+    ) -> None:
+        self._process, self._host, self._task_run_id, self._sent = process, host, task_run_id, sent
         self._log: TrialLog | None = None
+        self._context: TaskRunContext | None = None
         self.death: ProcessDied | None = None
-        self.context: TaskRunContext | None = None
+        self.end_state: State[Any] | None = None
 
     def run(self, ticket: Ticket, parameters: SharedParameters) -> tuple[Ending, str | None]:
         """Have the trainable run; see `carry_out`.
@@ -57,11 +64,11 @@ class ApartTrial:
         Raises:
             ProcessDied: Its process did.
         """
-        self.context, self._log = TaskRunContext.get(), _task_run_log()
-        host = ray.get_runtime_context().current_actor
+        self._context, self._log = TaskRunContext.get(), _task_run_log()
+        who = (self._host, self._task_run_id)
         try:
             ended: tuple[Ending, str | None] = ray.get(
-                self._process.run.remote(ticket, parameters, host, is_logged=self._log is not None)
+                self._process.run.remote(ticket, parameters, *who, is_logged=self._log is not None)
             )
         except RayTaskError:
             raise  # it lives, and says what is wrong
@@ -78,6 +85,14 @@ class ApartTrial:
         if self._log is not None:
             self._log.send_now(logging.makeLogRecord(record) for record in records)
 
+    def sent_context(self) -> tuple[SettingsContext, dict[str, Any]]:
+        """Return the settings and the serialized context of the task run."""
+        settings, context = self._sent
+        run = self._context
+        # Its parameters are what that process has.
+        task_run = run.model_copy(update={"parameters": {}}).serialize() if run is not None else {}
+        return settings, context | {"task_run_context": task_run}
+
 
 #: The trial that is to run apart from its task run; None: the trainable runs in the same process.
 apart: ContextVar[ApartTrial | None] = ContextVar("tune_apart_trial", default=None)
@@ -86,13 +101,14 @@ apart: ContextVar[ApartTrial | None] = ContextVar("tune_apart_trial", default=No
 def _trial(run_name: str, ticket: Ticket, parameters: SharedParameters) -> State[Any]:
     elsewhere = apart.get()
     try:
-        ending, cause = (
-            carry_out(ticket, parameters, _task_run_log())
-            if elsewhere is None
-            else elsewhere.run(ticket, parameters)
-        )
+        if elsewhere is not None:
+            ending, cause = elsewhere.run(ticket, parameters)
+        else:  # the stock task runner
+            end_forks_well()
+            ending, cause = carry_out(ticket, parameters, _task_run_log())
     except ProcessDied as death:
-        return Crashed(message=death.text)
+        ended_as = elsewhere.end_state if elsewhere is not None else None
+        return ended_as or Crashed(message=death.text)
     if ending.outcome in (Outcome.ERROR, Outcome.CORRUPTED):
         raise TrialError(ending.error or "failed", ending.traceback)
     if ending.outcome is Outcome.STOPPED and cause in _CANCELLING:

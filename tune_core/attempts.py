@@ -60,6 +60,9 @@ class Processes(Protocol):
     def kill(self, attempt: RunningAttempt) -> None:
         """End the process of an attempt, if it lives, and never use it again."""
 
+    def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
+        """Take note of how the task run of a process is to end that is killed after this."""
+
     def fill(self) -> None:
         """Begin what there is room for, since a process was killed or given back."""
 
@@ -73,7 +76,7 @@ class Processes(Protocol):
         """End the task run of a process that cannot do so itself: it would be RUNNING for ever."""
 
     def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
-        """End the task run of a process that was killed as cancelled."""
+        """End the task run of a process as cancelled that is killed after this."""
 
     def recover(self, ended: Ended, dirname: str) -> None:
         """Find out what an attempt has committed, and have the loop take a `Recovered`."""
@@ -343,8 +346,8 @@ class Attempts:
     def abandon(self) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on."""
         for attempt in self.running.values():
-            self._processes.kill(attempt)
             self._processes.cancel_task_run(attempt, "The experiment was abandoned.")
+            self._processes.kill(attempt)
         self.running.clear()
 
     def _forget(self, attempt: RunningAttempt) -> None:
@@ -356,6 +359,7 @@ class Attempts:
     def _end_process(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
         """The process of an attempt is gone, or is to go: it is made sure of."""
         self.running.pop(attempt.key, None)
+        self._processes.will_end(attempt, outcome, text)
         self._processes.kill(attempt)
         # The process of an idle slot may have died unnoticed, or its first words with it: its checkpoints tell.
         may_be_unused = attempt.process.is_used and not (attempt.is_connected or attempt.stop_cause)

@@ -279,12 +279,13 @@ class TuneConfig:
             keeps, such as `journal`.
         fresh_process: Beyond Ray Tune: whether each attempt has a process of its own. None: yes
             where the trial has GPUs, since a process can initialise CUDA only once, or more than
-            one bundle, since what it started there ends with its process; no with `reuse_actors`. Such a
-            process imports no Prefect unless the trainable does. A shared process is replaced after each
-            failure, and when half of the descriptors that it may have are open.
+            one bundle, since what it started there ends with its process; no with `reuse_actors`. A shared
+            process is replaced after each failure, and when half of the descriptors that it may have are open.
         max_reuses: Beyond Ray Tune: after how many reuses a process is replaced, at least 1; None: never.
         max_reuse_memory: Beyond Ray Tune: a process that holds more bytes than this when a trial ends
             is replaced; None: however much it holds. Both need `reuse_actors`.
+        max_process_growth: Beyond Ray Tune: a process that holds so many bytes more than as its first trial
+            began is replaced; None: however much it grows.
         best_scope: Beyond Ray Tune: what of a trial's reports counts wherever the best trial is named or
             trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
             ("last-5-avg"), of the last 10 ("last-10-avg").
@@ -314,6 +315,7 @@ class TuneConfig:
     fresh_process: bool | None = field(default=None, kw_only=True)
     max_reuses: int | None = field(default=None, kw_only=True)
     max_reuse_memory: int | None = field(default=None, kw_only=True)
+    max_process_growth: int | None = field(default=2**30, kw_only=True)
     best_scope: Literal["last", "all", "avg", "last-5-avg", "last-10-avg"] = field(
         default="last", kw_only=True
     )
@@ -339,6 +341,8 @@ class TuneConfig:
                 faults.check_callable(name, getattr(self, name), f"{name}(trial)")
         if self.fresh_process is not None:
             faults.check_bool("fresh_process", self.fresh_process)
+        if (growth := self.max_process_growth) is not None:
+            faults.check_integer("max_process_growth", growth, minimum=1, also=", or None for no limit")
         self._check_reuse(faults)
         faults.check_choice("best_scope", self.best_scope, tuple(SCOPES))
         if self.chdir_to_trial_dir is not _Unset.UNSET:

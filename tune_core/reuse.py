@@ -83,14 +83,26 @@ class Keeper:
         self._object: Trainable | None = None
         self._uses = 0
         self._is_worn = False
+        self._held_at_first: int | None = None
+        self._max_growth: int | None = None
 
-    def begin(self, rule: ReuseRule | None, load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    def begin(
+        self,
+        rule: ReuseRule | None,
+        load: Callable[[], Callable[..., Any]],
+        *,
+        max_growth: int | None = None,
+    ) -> Callable[..., Any]:
         """Return the trainable for an attempt; what was kept for others is cleaned up.
 
         Args:
             rule: What may be kept, and for whom; None: nothing.
             load: Returns the trainable, if none is kept.
+            max_growth: By how many bytes the process may have grown since its first attempt; None: no limit.
         """
+        self._max_growth = max_growth
+        if max_growth is not None and self._held_at_first is None:
+            self._held_at_first = self._memory()
         if rule is None or self._rule is None or rule.key != self._rule.key:
             self.clean_up()
         trainable = self._trainable or load()
@@ -141,5 +153,12 @@ class Keeper:
         rule = self._rule or ReuseRule("")
         is_used_up = rule.max_reuses is not None and self._uses > rule.max_reuses
         holds_too_much = rule.max_memory is not None and self._memory() > rule.max_memory
-        self._is_worn = is_used_up or holds_too_much or self._descriptors() > MAX_OPEN_PART
+        self._is_worn = (
+            is_used_up or holds_too_much or self._has_grown() or self._descriptors() > MAX_OPEN_PART
+        )
         return self._is_worn
+
+    def _has_grown(self) -> bool:
+        if self._max_growth is None or self._held_at_first is None:
+            return False
+        return self._memory() - self._held_at_first > self._max_growth

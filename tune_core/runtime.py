@@ -182,6 +182,7 @@ class Experiment:
             keeps_artifacts="never" if not sync.sync_artifacts else when,
             checkpoint_frequency=checkpoints.checkpoint_frequency if saves else 0,
             reuse=self._reuse_rule(trial),
+            max_growth=self.tune_config.max_process_growth,
             async_upload=checkpoints.async_upload,
             checkpoint_at_end=saves and checkpoints.checkpoint_at_end is not False,
             changes_directory=changes_directory(),

@@ -102,6 +102,7 @@ class Lease:
         checkpoint_at_end: Whether a trainable class saves when its trial ends.
         async_upload: Whether the trial goes on while a checkpoint is uploaded, where no answer is waited for.
         reuse: What may be kept for later attempts; None: nothing.
+        max_growth: `TuneConfig.max_process_growth`.
         changes_directory: Whether the attempt works in its trial's directory, as the driver's environment says;
             None: as that of the attempt's process says.
     """
@@ -130,6 +131,7 @@ class Lease:
     checkpoint_at_end: bool = False
     async_upload: bool = False
     reuse: ReuseRule | None = None
+    max_growth: int | None = None
     changes_directory: bool | None = None
 
     @property

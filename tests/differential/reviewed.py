@@ -71,8 +71,9 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "CPU trials",
-        "share warm processes, unless `TuneConfig(fresh_process=True)`",
-        "starting a process costs seconds; trials with GPUs or with more than one bundle do get a fresh one",
+        "those of one experiment share processes, each left as the first trial found it (environment, directory, "
+        "`sys.path`, logging, warnings, signals, random state), unless `TuneConfig(fresh_process=True)`",
+        "starting a process costs a second; trials with GPUs or with more than one bundle do get a fresh one",
     ),
     Difference(
         "`finally` blocks of a trial that is stopped",

@@ -16,7 +16,6 @@ from prefect.client.orchestration import SyncPrefectClient
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
-from flows.parking import borrowed_pool, parked_slots
 from flows.slots import Slot, SlotPool
 from tests.flows.conftest import CPUS, Recorded, logs_of, wait_for
 from tune_core.schedulers import TrialScheduler
@@ -360,8 +359,6 @@ pools: list[SlotPool] = []
 def test_process_that_dies_between_two_trials_costs_its_object_alone(
     run_config: Callable[..., tune.RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with borrowed_pool(with_actors=True, fresh_process=False, runtime_env=None) as pool:
-        pool.clear()
     attach = SlotPool.attach
     monkeypatch.setattr(
         SlotPool, "attach", lambda self, notify: (pools.append(self), attach(self, notify))[1]
@@ -405,7 +402,7 @@ def test_cleanup_that_hangs_is_cut_off(
     assert results.num_errors == 0
     assert time.monotonic() - started < 40
     assert notes_of(tmp_path) == ["setup", "cleanup"] * len(shapes)
-    assert not [slot for slot in parked_slots() if slot.worker["pid"] in pids(results)]
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(results)), what="their ends")
 
 
 calls_in_this_process = 0

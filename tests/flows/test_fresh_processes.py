@@ -111,7 +111,10 @@ def siblings(*titles: str) -> list[int]:
 
 @pytest.mark.parametrize(
     "victims",
-    [["ray::TrialProcess"], pytest.param(["ray::trial", "ray::TaskActor"], marks=pytest.mark.slow)],
+    [
+        ["ray::TrialProcess", "ray::trial"],
+        pytest.param(["ray::recorder", "ray::Recorder"], marks=pytest.mark.slow),
+    ],
 )
 def test_death_of_a_trials_process_or_of_its_task_runs_leads_to_a_new_attempt(
     run_config: Callable[..., tune.RunConfig],
@@ -195,7 +198,7 @@ def test_process_that_dies_before_its_trial_costs_no_attempt_and_leaves_no_task_
     def train(config: dict[str, Any]) -> dict[str, Any]:
         if config["number"] == 2:
             second_runs.touch()
-        # The first ends when both have slots, the second when the process that replaces the first's is dead.
+        # The first ends when both have slots, the second when the process that the first ran in is dead.
         awaited = {1: second_runs, 2: mark}.get(config["number"])
         while awaited is not None and not awaited.exists():
             tune.report({"x": 0})
@@ -208,7 +211,8 @@ def test_process_that_dies_before_its_trial_costs_no_attempt_and_leaves_no_task_
     )
     config = run_config(callbacks=[killer])
 
-    results = fit(train, config, search_alg=searcher, num_samples=3, max_concurrent_trials=2)
+    options = tune.TuneConfig(search_alg=searcher, num_samples=3, max_concurrent_trials=2)
+    results = tune.Tuner(train, tune_config=options, run_config=config).fit()
 
     assert mark.exists()
     assert len(results) == 3

@@ -23,7 +23,7 @@ from prefect.runtime import flow_run, task_run
 from ray.util import placement_group_table
 
 import tune_core as tune
-from flows.parking import parked_slots
+from tests.flows.conftest import wait_for
 from tests.flows.test_interrupt import start_script
 from tests.flows.test_resume import FailAt, count, events, rows_of, undisturbed
 from tune_core.errors import ExperimentConflict
@@ -154,8 +154,10 @@ def test_a_trial_that_dies_while_it_tunes_leaves_no_slots_of_its_own(
     result = tuner.fit()[0]
 
     assert result.metrics["score"] == 7
-    groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
-    assert len(groups) == len(parked_slots())
+    wait_for(
+        lambda: all(group["state"] == "REMOVED" for group in placement_group_table().values()),
+        what="all groups to be removed",
+    )
 
 
 @pytest.mark.slow

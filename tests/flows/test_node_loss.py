@@ -100,11 +100,8 @@ def alive():
 while alive() and time.monotonic() < deadline:
     time.sleep(0.2)
 seen["lost node is alive"] = alive()
-from flows.parking import parked_slots
-parked = {slot.group.id.hex() for slot in parked_slots()}
 seen["groups left"] = [
-    group["state"] for key, group in ray.util.placement_group_table().items()
-    if group["state"] != "REMOVED" and key not in parked
+    group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"
 ]
 print("SEEN " + json.dumps(seen), flush=True)
 ray.shutdown()

@@ -19,9 +19,9 @@ from ray.util import placement_group_table
 
 import tune_core as tune
 from flows.experiment import experiment
-from flows.parking import borrowed_pool, parked_slots
+from flows.recorders import Recorders
 from flows.slots import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
-from tests.flows.conftest import CPUS, Recorded, wait_for
+from tests.flows.conftest import CPUS, wait_for
 from tune_core.resources import PlacementGroupFactory
 
 #: Minutes for what the other files see in passing: not in CI.
@@ -41,9 +41,7 @@ def nothing_lives() -> bool:
 
 @pytest.fixture
 def no_slots(cluster: None) -> None:
-    """Nothing is parked from earlier tests."""
-    with borrowed_pool(with_actors=True, fresh_process=None, runtime_env=None) as pool:
-        pool.clear()
+    """Nothing is left of earlier tests."""
     wait_for(nothing_lives, what="the groups of earlier tests to be gone")
 
 
@@ -169,8 +167,8 @@ class Loop:
 
 @pytest.fixture
 def loop(no_slots: None) -> Iterator[Loop]:
-    """A pool without actors: its groups are ready as soon as they are placed."""
-    pool = SlotPool(with_actors=False)
+    """A pool without processes: its groups are ready as soon as they are placed."""
+    pool = SlotPool(None)
     yield Loop(pool)
     pool.clear()
 
@@ -239,6 +237,25 @@ def test_no_more_groups_are_pending_than_could_be_of_use(loop: Loop) -> None:
     assert len(loop.pool.waiting()) == 18
 
 
+def test_no_more_slots_are_held_than_trials_may_run_at_once(no_slots: None) -> None:
+    loop = Loop(SlotPool(None, max_slots=1))
+    loop.pool.start_ahead(cpus(1), 3)
+    loop.pool.request("first", cpus(1))
+    loop.run_until(lambda: "first" in loop.granted)
+    loop.granted["first"].is_ending = True
+
+    loop.pool.request("second", cpus(1))
+    loop.pool.request("of another shape", cpus(2))
+    held = live_groups()
+    loop.pool.release(loop.granted["first"])
+    loop.run_until(lambda: "second" in loop.granted)
+    loop.pool.release(loop.granted["second"])
+    loop.run_until(lambda: "of another shape" in loop.granted)
+
+    assert len(held) == len(live_groups()) == 1
+    loop.pool.clear()
+
+
 def test_request_waits_for_a_slot_that_is_about_to_be_given_back(loop: Loop) -> None:
     loop.pool.request("all", cpus(CPUS))
     loop.run_until(lambda: "all" in loop.granted)
@@ -284,10 +301,12 @@ def test_slots_are_given_up_after_the_idle_limit_and_only_they(loop: Loop) -> No
 
 
 def test_request_fails_with_rays_reason_when_its_process_cannot_start(no_slots: None) -> None:
-    loop = Loop(SlotPool(runtime_env={"working_dir": "gcs://_ray_pkg_of_nobody.zip"}))
+    recorders = Recorders()
+    loop = Loop(SlotPool(recorders, runtime_env={"working_dir": "gcs://_ray_pkg_of_nobody.zip"}))
 
     loop.pool.request("a", cpus(1))
     loop.run_until(lambda: "a" in loop.failed)
+    recorders.close()
 
     assert "_ray_pkg_of_nobody" in str(loop.failed["a"])
     wait_for(nothing_lives, what="its group to be gone")
@@ -346,12 +365,10 @@ def raise_made_up() -> None:
 def test_groups_are_released_however_an_experiment_ends(
     no_slots: None,
     run_config: Callable[..., tune.RunConfig],
-    monkeypatch: pytest.MonkeyPatch,
     ending: str,
     changes: dict[str, Any],
     counts: tuple[int, int] | None,
 ) -> None:
-    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.2)
     trainable = tune.with_resources(once, lambda config: {"cpu": 99 if ending == "unplaced" else 1})
 
     if counts is None:
@@ -362,35 +379,6 @@ def test_groups_are_released_however_an_experiment_ends(
         assert (results.num_errors, results.num_terminated) == counts
 
     wait_for(nothing_lives, what="all groups to be released", timeout_s=20)
-
-
-def test_slots_stay_warm_for_the_next_fit_until_the_idle_limit(
-    no_slots: None, run_config: Callable[..., tune.RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = fit(run_config(), num_samples=2, max_concurrent_trials=1)
-    parked = parked_slots()
-    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.2)
-
-    second = fit(run_config(), num_samples=2, max_concurrent_trials=1)
-
-    (pid,) = {result.metrics["pid"] for result in first}
-    assert {result.metrics["pid"] for result in second} == {pid}
-    assert [slot.worker["pid"] for slot in parked] == [pid]
-    wait_for(nothing_lives, what="the warm slot to be given up", timeout_s=20)
-    assert parked_slots() == []
-
-
-def test_next_fit_gives_up_warm_slots_of_another_shape(
-    no_slots: None, run_config: Callable[..., tune.RunConfig]
-) -> None:
-    fit(run_config(), num_samples=2)
-    # One of them, if it was ready long before the other.
-    assert {slot.resources for slot in parked_slots()} == {cpus(1)}
-
-    results = fit(run_config(), trainable=tune.with_resources(once, {"cpu": CPUS}))
-
-    assert results.num_errors == 0
-    assert [slot.resources for slot in parked_slots()] == [cpus(CPUS)]
 
 
 def test_idle_slots_make_way_within_an_experiment_for_a_trial_of_another_shape(
@@ -410,7 +398,7 @@ def test_slots_that_a_running_experiment_needs_no_more_are_given_up(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("flows.parking.SLOT_IDLE_S", 0.5)
+    monkeypatch.setattr("flows.placement.SLOT_IDLE_S", 0.5)
     go_on = tmp_path / "go-on"
 
     def waits(config: dict[str, Any]) -> dict[str, Any]:
@@ -430,21 +418,6 @@ def test_slots_that_a_running_experiment_needs_no_more_are_given_up(
     results = fit(config, {"waits": tune.grid_search([False, True])}, waits)
 
     assert results.num_errors == 0
-
-
-def test_warm_slot_whose_process_died_meanwhile_costs_no_trial_its_attempt(
-    no_slots: None, run_config: Callable[..., tune.RunConfig], recorded: Callable[[str], Recorded]
-) -> None:
-    fit(run_config())
-    (slot,) = parked_slots()
-    os.kill(slot.worker["pid"], signal.SIGKILL)
-    config = run_config()
-
-    results = fit(config)
-
-    assert results.num_errors == 0
-    assert results[0].metrics["pid"] != slot.worker["pid"]
-    assert [run.state_name for run in recorded(config.name).task_runs(1)] == ["Completed"]
 
 
 def test_two_experiments_at_once_share_the_cluster(

@@ -24,9 +24,9 @@ from ray.actor import ActorHandle
 
 import tune_core as tune
 from flows import cluster
-from flows.actor import TaskActor
+from flows.actor import Recorder
 from flows.experiment import ExperimentFlow, experiment
-from flows.task_runner import TuneTaskRunner, use_actor
+from flows.task_runner import TuneTaskRunner, use_recorder
 from tests.flows.conftest import Recorded, wait_for
 from tune_core.errors import ConfigError, TuneError
 
@@ -100,27 +100,27 @@ def where(text: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def actor(cluster: None) -> Iterator[ActorHandle]:
-    handle = ray.remote(TaskActor).options(num_cpus=0).remote()
+def recorder(cluster: None) -> Iterator[ActorHandle]:
+    handle = ray.remote(Recorder).options(num_cpus=0).remote()
     yield handle
     ray.kill(handle)
 
 
-def test_tasks_under_use_actor_run_in_it_each_in_the_context_of_its_own_flow_run(
-    actor: ActorHandle, recorded: Callable[[str], Recorded], client: SyncPrefectClient, api: str
+def test_tasks_under_use_recorder_run_in_it_each_in_the_context_of_its_own_flow_run(
+    recorder: ActorHandle, recorded: Callable[[str], Recorded], client: SyncPrefectClient, api: str
 ) -> None:
-    names = [f"in-actor-{os.urandom(3).hex()}" for _ in range(2)]
+    names = [f"in-recorder-{os.urandom(3).hex()}" for _ in range(2)]
 
     @flow(task_runner=TuneTaskRunner())
     def work(text: str) -> list[dict[str, Any]]:
-        with use_actor(actor), tags(f"tag-{text}"):
+        with use_recorder(recorder), tags(f"tag-{text}"):
             inside = [where.submit(text) for _ in range(2)]
             refused = double.submit(0, refuse=True)
         outside = where.submit(text)
         refused.wait()
         return [future.result() for future in (*inside, outside)]
 
-    pid = ray.get(actor.ready.remote())["pid"]
+    pid = ray.get(recorder.ready.remote())["pid"]
 
     found = [work.with_options(flow_run_name=name)(name) for name in names]
 
@@ -144,11 +144,14 @@ def wait_for_logs(client: SyncPrefectClient, task_run_ids: list[Any]) -> list[li
     return [wait_for(lambda key=key: read(key), what="the task run's log") for key in task_run_ids]
 
 
-def test_actor_is_not_made_to_wait_for_other_tasks(actor: ActorHandle) -> None:
+def test_recorder_is_not_made_to_wait_for_other_tasks(recorder: ActorHandle) -> None:
     @flow(task_runner=TuneTaskRunner())
     def work() -> None:
         first = double.submit(1)
-        with use_actor(actor), pytest.raises(ValueError, match=r"wait_for= with use_actor: wait in the flow"):
+        with (
+            use_recorder(recorder),
+            pytest.raises(ValueError, match=r"wait_for= with use_recorder: wait in the flow"),
+        ):
             double.submit(2, wait_for=[first])
         first.wait()
 

@@ -324,6 +324,9 @@ class FakeBackend(Backend):
     def kill(self, attempt: RunningAttempt) -> None:
         self._note("kill", *attempt.key)
 
+    def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
+        pass  # there is no recorder to be told
+
     def free(self, attempt: RunningAttempt) -> None:
         self._note("free", *attempt.key, str(attempt.leaves))
 

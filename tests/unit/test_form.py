@@ -35,7 +35,7 @@ from tune_core.search import create
 #: What only Python can say, or what a process knows of itself.
 _ONLY_PYTHON = {
     TuneForm: {"trial_name_creator", "trial_dirname_creator", "chdir_to_trial_dir"}
-    | {"fresh_process", "max_reuses", "max_reuse_memory"},
+    | {"fresh_process", "max_reuses", "max_reuse_memory", "max_process_growth"},
     RunForm: {
         "storage_filesystem",
         "storage_options",

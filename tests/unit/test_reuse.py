@@ -359,3 +359,19 @@ def test_open_descriptors_are_counted_against_the_limit_of_the_process(
 
     monkeypatch.setattr(Path, "iterdir", full)
     assert open_part() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(50, Leftover.WORN), (51, Leftover.NOTHING), (None, Leftover.NOTHING)]
+)
+def test_process_is_worn_once_it_has_grown_by_more_than_the_limit(
+    limit: int | None, expected: Leftover
+) -> None:
+    held = iter([100, 150, 151])
+    keeper = Keeper(lambda: next(held))
+    ends = []
+    for _ in range(2):
+        keeper.begin(None, lambda: print, max_growth=limit)
+        ends.append(keeper.end(has_failed=False))
+
+    assert ends == [Leftover.NOTHING, expected]
