@@ -30,7 +30,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 
 from flows.contact import Contact
-from flows.server import before_own_server_stops, client_options, is_own_server
+from flows.server import before_own_server_stops, client_options, is_own_server, unlogged_requests
 from flows.tables import (
     ROWS_PER_VERSION,
     TRIAL,
@@ -124,6 +124,9 @@ class ArtifactWriter:
         every_report: Write each report at once.
         contact: What is known of the server; None: nothing yet.
         clock: Monotonic seconds.
+
+    Attributes:
+        may_lose_states: Whether the process of a task run may have ended before the server was told how that ended.
     """
 
     def __init__(
@@ -160,7 +163,7 @@ class ArtifactWriter:
         self._best = ("", "")
         self._states: list[TaskRunState] = []
         self._expected: dict[UUID, TaskRunState] = {}
-        self._has_death = False
+        self.may_lose_states = False
         self._is_closing = False
         self._has_warned = False
         label = self._standings.objective.label
@@ -290,7 +293,7 @@ class ArtifactWriter:
     def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
         """Set the state of a task run whose process cannot report it any more."""
         with self._changed:
-            self._has_death = True
+            self.may_lose_states = True
             self._states.append(TaskRunState(run_name, task_run_id, state))
             self._changed.notify_all()
 
@@ -300,7 +303,7 @@ class ArtifactWriter:
         `close` makes sure that the server knows, if that may have been lost.
         """
         with self._changed:
-            self._has_death = self._has_death or state.is_crashed()
+            self.may_lose_states = self.may_lose_states or state.is_crashed()
             plain = State(type=state.type, name=state.name, message=state.message, timestamp=state.timestamp)
             self._expected[task_run_id] = TaskRunState(run_name, task_run_id, plain)
 
@@ -427,7 +430,7 @@ class ArtifactWriter:
             with get_client(sync_client=True, httpx_settings=options) as client:
                 self._tag_flow_run(client)
                 self._write_until_closed(client)
-                if self._has_death or self._contact.was_lost:
+                if self.may_lose_states or self._contact.was_lost:
                     self._ends.settle(client, self._expected)
         except Exception as error:  # noqa: BLE001 - artifacts must never fail an experiment
             self._failed("artifacts are not written any more", error)
@@ -437,7 +440,11 @@ class ArtifactWriter:
     def _wait_until_recorded(self) -> None:
         """Return when a server that is about to end has recorded how task runs ended."""
         assert self._api_url is not None
-        with SyncPrefectClient(self._api_url, httpx_settings=client_options(self._api_url)) as client:
+        options = client_options(self._api_url)
+        with (
+            unlogged_requests(self._api_url),
+            SyncPrefectClient(self._api_url, httpx_settings=options) as client,
+        ):
             self._ends.settle(client, self._expected)
 
     def _tag_flow_run(self, client: SyncPrefectClient) -> None:

@@ -450,6 +450,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     controller = Controller(current.rules(steering), current.storage)
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
     artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
+    # Ray's own workers may end before Prefect has sent what they have told it.
+    artifacts.may_lose_states = not with_actors
     files = stack.enter_context(_trial_files(current))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered

@@ -170,7 +170,10 @@ class Recorded:
 
     def _all_artifacts(self) -> list[Artifact]:
         found = self._client.read_artifacts(flow_run_filter=self._this())
-        return sorted(found, key=lambda artifact: artifact.created or 0)
+        ours = [
+            artifact for artifact in found if artifact.description
+        ]  # Prefect's own, of results, have none
+        return sorted(ours, key=lambda artifact: artifact.created or 0)
 
     def _name_of(self, artifact: Artifact) -> str:
         """Its key without the experiment's name; of one without a key what its description says that it is."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -20,13 +20,16 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
 )
-from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.objects import Artifact, State
 from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
+from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
 from deployments.seaweedfs import S3Server
 from flows.artifacts import SHARED_REPORTS, ArtifactWriter
+from flows.contact import Contact
 from flows.tables import TrialRows
+from flows.task_run_ends import TaskRunEnds
 from flows.trial import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
@@ -196,6 +199,47 @@ def test_only_what_is_looked_up_by_its_name_has_a_key(
     assert {"reports", "progress", "charts"} <= {*artifacts}
     assert len([name for name in artifacts if name.startswith("trial-")]) == 2  # its table and its curve
     assert len(seen.reports()) == SHARED_REPORTS
+
+
+@pytest.mark.parametrize(
+    ("state", "was_silent", "is_forced", "settles"),
+    [
+        (Completed(), False, False, False),
+        (Failed(), False, False, False),
+        (Crashed(), False, False, True),
+        (Completed(), True, False, True),
+        (Completed(), False, True, True),
+    ],
+)
+def test_end_waits_for_recorded_states_only_if_some_may_be_lost(
+    api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    state: State[Any],
+    *,
+    was_silent: bool,
+    is_forced: bool,
+    settles: bool,
+) -> None:
+    waited_for: list[list[UUID]] = []
+    before_the_end: list[Callable[[], None]] = []
+    monkeypatch.setattr(TaskRunEnds, "settle", lambda self, client, expected: waited_for.append([*expected]))
+    monkeypatch.setattr(TaskRunEnds, "force", lambda self, client, item: None)
+    monkeypatch.setattr("flows.artifacts.before_own_server_stops", before_the_end.append)
+    contact, ended = Contact(api), uuid4()
+    writer = ArtifactWriter("ends", "a1b2c", uuid4(), [], trial_task, contact=contact)
+
+    writer.expect_state("trial-1", ended, state)
+    if was_silent:
+        contact.lost(ConnectionError("made up"))
+        contact.answered()
+    if is_forced:
+        writer.force_state("trial-2", uuid4(), Crashed())
+    writer.close()
+
+    assert waited_for == ([[ended]] if settles else [])
+    (wait_until_recorded,) = before_the_end
+    wait_until_recorded()
+    assert waited_for[-1] == [ended]
 
 
 def three_reports(config: dict[str, Any]) -> None:
