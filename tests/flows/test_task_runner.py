@@ -223,19 +223,27 @@ def test_endless_trial_is_stopped_on_either_runner(
     recorded: Callable[[str], Recorded],
     runner: type[RayTaskRunner[Any]],
 ) -> None:
+    class FiveReportsAndOneThatHangs(tune.Stopper):
+        def __init__(self) -> None:
+            self.latest: dict[str, int] = {}
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            self.latest[trial_id] = result["training_iteration"]
+            return self.latest[trial_id] >= 5
+
+        def stop_all(self) -> bool:
+            return sorted(self.latest.values()) == [1, 5]
+
     def endless(config: dict[str, Any]) -> None:
         while True:
             tune.report({"x": 1})
             if config["hangs"]:
                 signal.pause()
 
-    config = run_config(
-        stop=lambda trial_id, result: result["training_iteration"] >= 5,
-        stop_timeout_s=0.5,
-    )
-    options = tune.TuneConfig(time_budget_s=12)
+    config = run_config(stop=FiveReportsAndOneThatHangs(), stop_timeout_s=0.5)
+    space = {"hangs": tune.grid_search([False, True])}
 
-    results = on(runner)(endless, {"hangs": tune.grid_search([False, True])}, options, config)
+    results = on(runner)(endless, space, tune.TuneConfig(), config)
 
     assert results.num_errors == 0
     assert [result.metrics["training_iteration"] for result in results] == [5, 1]
