@@ -65,7 +65,7 @@ def test_what_is_due_is_run_and_the_schedule_is_paused_at_the_end(
         )
         assert client.read_deployment_by_name("experiment/served").paused is False
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(150)  # as long as its first run may take: another one may be under way
         deployment = client.read_deployment_by_name("experiment/served")
         assert deployment.paused or not any(each.active for each in deployment.schedules)
         assert deployment.entrypoint == "flows.experiment.experiment"
