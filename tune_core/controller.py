@@ -133,8 +133,9 @@ class Controller:
     @property
     def waits_for_search(self) -> bool:
         """Whether nothing can happen until the searcher, which had nothing to suggest, is asked again."""
-        is_over = self.has_ended or self.stop_request is not None or self.is_paused
-        return self._search == "deferred" and not is_over and not self._live()
+        if self._search != "deferred" or self.has_ended or self.stop_request is not None or self.is_paused:
+            return False
+        return not self._live()
 
     @property
     def unfinished(self) -> list[Trial]:
@@ -511,9 +512,7 @@ class Controller:
             trial.error, trial.traceback = None, ""
         del self._unfinished[trial.trial_id]
         released = self._retention.needed_by(trial)
-        trial.borrowed = None
-        if trial.attempt is not None:
-            trial.attempt.exploit = None
+        trial.need_no_others()
         self._retention.shorten(trial)
         commands = [command for point in released for command in self._retention.release(point)]
         return [CompleteTrial(trial.trial_id, failed=status is Status.ERROR), *commands]

@@ -164,6 +164,7 @@ class Loop:
         self._deadline, self._budget = math.inf, ""
         self.backend, self._journal = backend, journal
         self._watchers, self._callbacks = watchers, callbacks
+        self._sees_steps = callbacks.listens("on_step_begin") or callbacks.listens("on_step_end")
         self._pauses = SearchPauses()
         self._commands: deque[Command] = deque()
         self._actions: dict[type[Command], Callable[[Any], None]] = {
@@ -207,12 +208,14 @@ class Loop:
         self._end_step()
 
     def _begin_step(self) -> None:
-        self._callbacks.on_step_begin(self.turn, self.trials)
+        if self._sees_steps:
+            self._callbacks.on_step_begin(self.turn, self.trials)
 
     def _end_step(self) -> None:
         """Let callbacks know that a step is over, and end the group of events that is due after it."""
         self.turn += 1
-        self._callbacks.on_step_end(self.turn, self.trials)
+        if self._sees_steps:
+            self._callbacks.on_step_end(self.turn, self.trials)
         self._journal.seal(self._watchers.news)
 
     def take(self, item: Any) -> None:

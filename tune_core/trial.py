@@ -327,6 +327,12 @@ class Trial:
         self.lease, self.is_set_aside = number, False
         self.attempt = Attempt(order, start.record.iteration if start else 0)
 
+    def need_no_others(self) -> None:
+        """Take up that it starts from no other trial's checkpoint any more."""
+        self.borrowed = None
+        if self.attempt is not None:
+            self.attempt.exploit = None
+
     def end_attempt(self) -> bool:
         """Take up that no attempt is under way any more; return whether one was."""
         was_live = self.phase is not LeasePhase.NONE
