@@ -344,15 +344,17 @@ def test_an_open_journal_asks_whether_its_driver_lives(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "digits", tmp_path / "cut")
-    *_, last, closing = sorted((tmp_path / "cut" / "journal").iterdir())
-    closing.unlink()
-    header, *rest = last.read_bytes().split(b"\n")
+    files = sorted((tmp_path / "cut" / "journal").iterdir())
+    last = files[-1]
+    while b"EndExperiment" not in last.read_bytes():
+        files.pop().unlink()
+        last = files[-1]
+    header, *lines = last.read_bytes().split(b"\n")
     values = {**json.loads(header), "is_last": False}
     del values["digest"]
     opened = json.dumps(values).encode()
-    last.write_bytes(
-        segments._sealed(opened, b"\n".join(rest[:-3]))
-    )  # as if it had died before its last events
+    left = [line for line in lines if b"EndExperiment" not in line]
+    last.write_bytes(segments._sealed(opened, b"\n".join(left)))  # as if it had died before its last event
     asked: list[object] = []
 
     def status(url: str, owner: dict[str, object]) -> str:
