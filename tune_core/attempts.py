@@ -127,7 +127,7 @@ class Attempts:
     def take(self, message: Message) -> None:
         """Take a message of a trial; if it cannot be handled, that is the end of its trial and of no other."""
         attempt = self.running.get((message.trial_id, message.lease))
-        handle = self._handlers[message.kind]
+        handle = self._handlers.get(message.kind, self._take_unknown)
         if attempt is None or message.kind == "end":
             handle(message, attempt)
             return
@@ -149,6 +149,10 @@ class Attempts:
     def _take_unreadable(self, message: Message, attempt: RunningAttempt | None) -> None:
         if attempt is not None:
             raise message.content[0]
+
+    def _take_unknown(self, message: Message, attempt: RunningAttempt | None) -> None:
+        if attempt is not None:
+            raise ValueError(f"expected one of {', '.join(self._handlers)}, got {message.kind!r}")
 
     def _take_checkpoint(self, message: Message, _: RunningAttempt | None) -> None:
         self._loop.add_checkpoint(message.trial_id, message.lease, *message.content)

@@ -443,6 +443,20 @@ def test_bytes_that_cannot_be_decoded_fail_their_trial_and_those_of_nobody_do_no
     assert error.endswith("could not handle the unreadable of this trial: RecursionError: too deep")
 
 
+def test_a_message_of_a_kind_that_nobody_knows_fails_its_trial(a_backend: ABackend) -> None:
+    backend = a_backend()
+    backend.hello()
+
+    backend.say("greeting", 1, trial=7, lease=1)
+    backend.say("greeting", 1)
+
+    ((trial, _, error, _),) = backend.told("fail")
+    assert trial == 0
+    assert error.endswith(
+        "ValueError: expected one of row, checkpoint, hello, end, unreadable, got 'greeting'"
+    )
+
+
 def test_rows_that_were_left_behind_and_cannot_be_handled_fail_their_trial(a_backend: ABackend) -> None:
     backend = a_backend(failure_config=tune.FailureConfig(max_failures=-1))
     backend.hello()
