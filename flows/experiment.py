@@ -424,9 +424,10 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     steering = current.steering()
+    has_recorders = isinstance(context.task_runner, TuneTaskRunner)
     pool = stack.enter_context(
         opened_pool(
-            with_processes=isinstance(context.task_runner, TuneTaskRunner),
+            with_processes=has_recorders,
             fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
             runtime_env=run.runtime_env,
             max_slots=steering.max_concurrent,
@@ -451,7 +452,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
     artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
     # Ray's own workers may end before Prefect has sent what they have told it.
-    artifacts.may_lose_states = not with_actors
+    artifacts.may_lose_states = not has_recorders
     files = stack.enter_context(_trial_files(current))
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
