@@ -241,7 +241,7 @@ def _client() -> Iterator[Any]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.server import start_own_server
+    from tune_core.engine.server.server import start_own_server
 
     with temporary_settings({PREFECT_API_URL: PREFECT_API_URL.value() or start_own_server().api_url}):
         client = get_client(sync_client=True)
@@ -291,7 +291,7 @@ def run_side(side: str, scenario: Scenario, storage: str) -> dict[str, float]:
     ray.init(namespace="prefect", log_to_driver=False, logging_level="ERROR")  # at RAY_ADDRESS
     run, server_s = run_peer, 0.0
     if side == OURS:
-        from flows.server import start_own_server
+        from tune_core.engine.server.server import start_own_server
 
         run, began = run_ours, time.monotonic()
         if "PREFECT_API_URL" not in os.environ:

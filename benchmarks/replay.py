@@ -13,12 +13,12 @@ import time
 from typing import Any
 
 import tune_core as tune
-from tune_core.controller import Controller
-from tune_core.journal import Journal, claim
-from tune_core.resume import Replay
-from tune_core.rules import Rules
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.controller import Controller
+from tune_core.control.journal import Journal, claim
+from tune_core.control.resume import Replay
+from tune_core.control.controller_config import Rules
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.simulator import simulate
 
 

@@ -215,7 +215,7 @@ def main() -> int:
         os.environ.pop("PREFECT_API_URL", None)
         import ray
 
-        from flows.server import start_own_server, stop_own_server
+        from tune_core.engine.server.server import start_own_server, stop_own_server
 
         ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False)
         try:

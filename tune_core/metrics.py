@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_core.encoding import Opaque, as_plain
 from tune_core.errors import InvalidMetric
-from tune_core.faults import safe_str, shorten
+from tune_core.validation import safe_str, shorten
 
 #: Levels of nesting that a metric may have: writers and readers of JSON stop at a few hundred.
 MAX_DEPTH = 100

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from tune_core.metrics import comparable, lookup
-from tune_core.rules import Rules
+from tune_core.control.controller_config import Rules
 from tune_core.trial import CheckpointRecord, Trial
 
 #: What of a trial's reports counts, by Ray Tune's names, in words.

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.faults import is_name, shorten, suggestion
+from tune_core.validation import is_name, shorten, suggestion
 
 _trainables: dict[str, Callable[..., Any]] = {}
 _environments: dict[str, Callable[..., Any]] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults, is_number, ray_origin, shorten, suggestion
+from tune_core.validation import Faults, is_number, ray_origin, shorten, suggestion
 
 Bundle = dict[str, float]
 AnyTrainable = TypeVar("AnyTrainable", bound=Callable[..., Any])
@@ -253,7 +253,7 @@ def requests_resources(trainable: object) -> bool:
     if not inspect.isclass(trainable):
         return _attached(trainable) is not None
     function = _class_request(trainable)
-    is_inherited = function is None or getattr(function, "__module__", "") == "tune_core.trainable"
+    is_inherited = function is None or getattr(function, "__module__", "") == "tune_core.training.trainable"
     return not is_inherited or hasattr(trainable, "default_resource_requests")
 
 

@@ -15,29 +15,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tune_core.callbacks import Callback, CallbackList
-from tune_core.config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.callback import Callback, CallbackList
+from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.errors import TuneError
-from tune_core.execution import changes_directory
-from tune_core.messages import StartLease
+from tune_core.training.execution import changes_directory
+from tune_core.control.messages import StartLease
 from tune_core.ranking import Objective
 from tune_core.resources import is_fixed, resources_of
-from tune_core.results import ResultGrid
-from tune_core.rules import Rules
-from tune_core.serialization import PickledTrainable
-from tune_core.session import Lease, ReuseRule
-from tune_core.spec import describe, resolve_objects
-from tune_core.steering import Steering
-from tune_core.storage import ExperimentStorage
-from tune_core.trainable import can_save
+from tune_core.results.result_grid import ResultGrid
+from tune_core.control.controller_config import Rules
+from tune_core.training.serialization import PickledTrainable
+from tune_core.training.session import Lease, ReuseRule
+from tune_core.config.spec import describe, resolve_objects
+from tune_core.control.policy import Steering
+from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.trainable import can_save
 from tune_core.trial import TOTALS, Trial
-from tune_core.watchers import States, Watchers
+from tune_core.control.watchers import States, Watchers
 
 #: The spec, beside the trials' directories.
 SPEC_FILE = "experiment.json"
 
 #: `module:attribute` of the runtime that Prefect and Ray make up.
-PREFECT_RUNTIME = "flows.experiment:PrefectRuntime"
+PREFECT_RUNTIME = "tune_core.engine.experiment:PrefectRuntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Experiment:
         parameters: What `with_parameters` gave the trainable, by name; not in `pickled`.
         identity: Which run this is, if it can be repeated; None: it cannot.
         continuation: How it goes on from its journal; None: it begins.
-        counted: What stoppers and callbacks had counted before it began; see `tune_core.watchers`.
+        counted: What stoppers and callbacks had counted before it began; see `tune_core.control.watchers`.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Experiment:
         return rules_of(self.experiment_id, self.run_config, limit, objective, saves_on_request=saves)
 
     def spec(self) -> dict[str, Any]:
-        """Return what this experiment is made of, as `tune_core.spec` writes it: no pickle, no credentials."""
+        """Return what this experiment is made of, as `tune_core.config.spec` writes it: no pickle, no credentials."""
         is_same = is_fixed(self.trainable)
         return describe(
             name=self.name,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from tune_core.errors import IllegalTransition
-from tune_core.messages import Decision, ExploitChoice, LeaseStarted
+from tune_core.control.messages import Decision, ExploitChoice, LeaseStarted
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 
 
@@ -73,7 +73,7 @@ _INSTEAD = {
 
 
 class Storage(Protocol):
-    """Where an experiment is kept: see `tune_core.storage.ExperimentStorage`."""
+    """Where an experiment is kept: see `tune_core.storage.experiment_storage.ExperimentStorage`."""
 
     path: str
     url: str

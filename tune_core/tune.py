@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tune_core.analysis import ExperimentAnalysis
-from tune_core.config import (
+from tune_core.results.analysis import ExperimentAnalysis
+from tune_core.config.run_config import (
     CheckpointConfig,
     FailureConfig,
     ResumeConfig,
@@ -20,7 +20,7 @@ from tune_core.config import (
     TuneConfig,
 )
 from tune_core.errors import ConfigError, TrialError, TuneError
-from tune_core.faults import Faults, shorten, suggestion
+from tune_core.validation import Faults, shorten, suggestion
 from tune_core.registry import find_trainable, is_registered
 from tune_core.resources import requests_resources, with_resources
 from tune_core.schedulers import TrialScheduler, create_scheduler

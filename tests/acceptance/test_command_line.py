@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from deployments.seaweedfs import S3Server, start_seaweedfs
-from flows import server as prefect_servers
+from examples.seaweedfs import S3Server, start_seaweedfs
+from tune_core.engine.server import server as prefect_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +79,7 @@ class Shell:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "tune_core.cli", *arguments],
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -93,7 +93,7 @@ class Shell:
         self, *arguments: str, code: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "tune_core.cli", *arguments],
             cwd=self.directory,
             env={**self.environment, **environment},
             capture_output=True,

@@ -20,14 +20,14 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.automations import install_crash_detection
-from deployments.seaweedfs import S3Server, start_seaweedfs
-from deployments.store import ExperimentStore
+from tune_core.cli.automations import install_crash_detection
+from examples.seaweedfs import S3Server, start_seaweedfs
+from tune_core.engine.store import ExperimentStore
 from tests.support.prefect_server import BIN, ROOT, end, environment_of, free_port, is_healthy, wait_for
 from tests.support.processes import command_of, descendants
-from tune_core.messages import ExperimentResumed, TrialReported
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.messages import ExperimentResumed, TrialReported
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 STORE = "tuning"
 TERMINAL = (sys.executable, "-m", "tests.support.terminal")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.seaweedfs import start_seaweedfs
-from flows.server import start_own_server, stop_own_server
+from examples.seaweedfs import start_seaweedfs
+from tune_core.engine.server.server import start_own_server, stop_own_server
 from tests.support.snippets import examples
 
 ROOT = Path(__file__).resolve().parents[2]

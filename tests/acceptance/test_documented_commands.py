@@ -18,8 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.seaweedfs import start_seaweedfs
-from flows.server import start_own_server, stop_own_server
+from examples.seaweedfs import start_seaweedfs
+from tune_core.engine.server.server import start_own_server, stop_own_server
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_every_documented_command_does_what_it_says(tmp_path: Path, environment:
     printed: dict[str, str] = {}
 
     def call(arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "deployments.cli", *arguments]
+        command = [sys.executable, "-m", "tune_core.cli", *arguments]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

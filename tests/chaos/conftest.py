@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.seaweedfs import S3Server, start_seaweedfs
+from examples.seaweedfs import S3Server, start_seaweedfs
 from tests.chaos.harness import ROOT, ApiServer, Chaos, Outcome, wait_for
 from tests.support.ceph import missing_programs, start_rgw
 from tests.support.fault_proxy import FaultProxy

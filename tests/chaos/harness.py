@@ -20,13 +20,13 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.chaos.training import STEPS, TRIALS, Given, value_after
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import command_of
-from tune_core.messages import ExperimentResumed, LeaseStarted, TrialReported, TrialSuggested
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.messages import ExperimentResumed, LeaseStarted, TrialReported, TrialSuggested
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How long anything may take before it counts as hung.
@@ -54,7 +54,7 @@ class ApiServer:
         """Start it; returns at once."""
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server_process", str(self._port)],
+                [sys.executable, "-m", "tune_core.engine.server.server_process", str(self._port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -208,7 +208,7 @@ def killed_with_its_cluster(chaos: Chaos) -> None:
     before = chaos.snapshot()
     family = descendants(script.pid)
     for pid in family:
-        if "flows.server" not in command_of(pid):
+        if "tune_core.engine.server.server" not in command_of(pid):
             os.kill(pid, signal.SIGKILL)
     chaos.finish(script)  # Ray ends a driver whose head is gone
     assert script.returncode != 0

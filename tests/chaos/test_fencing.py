@@ -12,7 +12,7 @@ import pytest
 from tests.support.ceph import missing_programs, start_rgw
 from tests.support.racing import Scenario, check_race, run_races
 from tests.support.s3_servers import start_moto, start_seaweedfs
-from tune_core.storage import ExperimentStorage
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROUNDS = 20
 

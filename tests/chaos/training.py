@@ -162,7 +162,7 @@ def main() -> None:
     """Do what `given.json` says."""
     given = Given(**json.loads(Path(sys.argv[1]).read_text()))
     if given.journal_patience_s is not None:
-        from tune_core import journal
+        from tune_core.control import journal
 
         journal.RETRY_FOR_S = given.journal_patience_s
     if given.ray is not None:

@@ -14,7 +14,7 @@ import pytest
 from tests.contracts.conftest import open_s3
 from tests.support.racing import Scenario, check_race, run_races
 from tests.support.s3_servers import S3Server
-from tune_core.storage import ExperimentStorage
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 
 @pytest.mark.parametrize("scenario", get_args(Scenario))

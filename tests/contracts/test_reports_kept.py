@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.channel import Channel, ChannelUplink
-from flows.spool import left_behind, rows_of
+from tune_core.engine.channel.channel import Channel, ChannelUplink
+from tune_core.engine.channel.spool import left_behind, rows_of
 from tests.support.interrupting import call_interrupted
 from tests.support.sessions import a_session
 
@@ -60,7 +60,7 @@ def test_interrupted_reports_tear_no_row_and_hold_up_none_after_them(
 DYING = """
 import os, pickle, signal, sys
 from pathlib import Path
-from flows.channel import ChannelUplink
+from tune_core.engine.channel.channel import ChannelUplink
 from tests.contracts.test_reports_kept import a_session
 
 uplink = ChannelUplink(pickle.load(sys.stdin.buffer), "trial", 1)

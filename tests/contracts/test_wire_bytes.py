@@ -11,8 +11,8 @@ import pytest
 from tests.contracts.conftest import RawObjects, a_session, open_s3, raw_objects
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
-from tune_core.checkpoint import Checkpoint
-from tune_core.storage import ExperimentStorage
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 MIB = 2**20
 

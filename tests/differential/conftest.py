@@ -10,7 +10,7 @@ import pytest
 import ray
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import server as prefect_servers
+from tune_core.engine.server import server as prefect_servers
 from tests.differential.record import CLUSTER
 
 

@@ -26,8 +26,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 from ray.util import placement_group_table
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server, start_seaweedfs
-from flows import server as prefect_servers
+from examples.seaweedfs import S3Server, start_seaweedfs
+from tune_core.engine.server import server as prefect_servers
 from tests.flows.journals import replayed_journals
 
 CPUS, GPUS = 8, 5

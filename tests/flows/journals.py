@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tune_core.controller import Controller
-from tune_core.journal import Journal
-from tune_core.messages import Event
-from tune_core.rules import Rules
-from tune_core.segments import read_segment, segment_numbers
-from tune_core.storage import ExperimentStorage
+from tune_core.control.controller import Controller
+from tune_core.control.journal import Journal
+from tune_core.control.messages import Event
+from tune_core.control.controller_config import Rules
+from tune_core.control.segments import read_segment, segment_numbers
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.replay import replay
 
 
@@ -28,7 +28,7 @@ def replayed_journals(tmp_path: Path) -> Iterator[None]:
         return Journal(storage, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("flows.experiment.Journal", noted_journal)
+        patches.setattr("tune_core.engine.experiment.Journal", noted_journal)
         yield
     for segment in tmp_path.rglob("journal/00000001.jsonl"):
         directory = segment.parent.parent

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
-from flows.experiment import experiment
+from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,7 +164,7 @@ def is_server(pid):
         command, environment = (open(f"/proc/{{pid}}/{{name}}", "rb").read() for name in ("cmdline", "environ"))
     except OSError:
         return False
-    return {home!r}.encode() in environment and (b"flows.server" in command or b"create_app" in command)
+    return {home!r}.encode() in environment and (b"tune_core.engine.server.server" in command or b"create_app" in command)
 
 def fit_twice():
     tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},

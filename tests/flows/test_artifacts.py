@@ -25,12 +25,12 @@ from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settin
 from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
-from flows.artifacts import SHARED_REPORTS, ArtifactWriter
-from flows.contact import Contact
-from flows.tables import TrialRows
-from flows.task_run_ends import TaskRunEnds
-from flows.trial import trial as trial_task
+from examples.seaweedfs import S3Server
+from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
+from tune_core.engine.server.contact import Contact
+from tune_core.engine.artifacts.tables import TrialRows
+from tune_core.engine.task_run_ends import TaskRunEnds
+from tune_core.engine.worker.trial_task import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
 from tune_core.ranking import Objective, Standings
@@ -147,7 +147,7 @@ def test_first_reports_of_all_trials_share_a_table_and_more_of_one_have_their_ow
 def test_full_table_of_all_trials_goes_on_in_another_version(
     silent_writer: ArtifactWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.tables.ROWS_PER_VERSION", 50)
+    monkeypatch.setattr("tune_core.engine.artifacts.tables.ROWS_PER_VERSION", 50)
     for number in range(4):
         trial = Trial(f"t{number}", number, {}, lease=1)
         silent_writer.begin_attempt(trial, uuid4())
@@ -224,7 +224,7 @@ def test_end_waits_for_recorded_states_only_if_some_may_be_lost(
     before_the_end: list[Callable[[], None]] = []
     monkeypatch.setattr(TaskRunEnds, "settle", lambda self, client, expected: waited_for.append([*expected]))
     monkeypatch.setattr(TaskRunEnds, "force", lambda self, client, item: None)
-    monkeypatch.setattr("flows.artifacts.before_own_server_stops", before_the_end.append)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.before_own_server_stops", before_the_end.append)
     contact, ended = Contact(api), uuid4()
     writer = ArtifactWriter("ends", "a1b2c", uuid4(), [], trial_task, contact=contact)
 
@@ -273,7 +273,7 @@ def test_rows_between_the_first_and_the_last_wait_for_their_interval(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 3600)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 3600)
     tuner = tune.Tuner(three_reports, param_space={"go": str(tmp_path)}, run_config=run_config())
 
     with in_background(tuner.fit):
@@ -291,7 +291,7 @@ def test_with_every_report_each_row_is_in_the_table_before_the_next_comes(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 3600)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 3600)
     config = run_config(every_report=True)
     tuner = tune.Tuner(three_reports, param_space={"go": str(tmp_path)}, run_config=config)
 
@@ -313,7 +313,7 @@ def test_leaderboard_of_many_trials_has_those_that_have_not_ended_and_the_best_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ArtifactWriter, "_write_all", lambda self: None)
-    monkeypatch.setattr("flows.artifacts.LEADERBOARD_ROWS", 4)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.LEADERBOARD_ROWS", 4)
     standings = Standings(Objective("loss", "min"))
     writer = ArtifactWriter("many", "a1b2c", uuid4(), [], trial_task, standings=standings)
     losses = {"t0": 5.0, "t1": 1.0, "t2": 4.0, "t3": 2.0, "t4": 3.0, "t5": None, "t6": 6.0}
@@ -372,7 +372,7 @@ def test_progress_counts_finished_trials_up_to_a_hundred_percent(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
     go = tmp_path / "go"
 
     def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -522,14 +522,14 @@ def api_behind(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         return SyncPrefectClient(f"{proxy.url}/api")
 
     with monkeypatch.context() as patches:
-        patches.setattr("flows.artifacts.get_client", through_proxy)
+        patches.setattr("tune_core.engine.artifacts.artifacts.get_client", through_proxy)
         yield
 
 
 def test_artifact_that_is_larger_than_an_event_may_be_is_written_once(
     api: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
     name, shown = f"large-{uuid4().hex[:8]}", ["a" * 5000]
     with (
         FaultProxy(api.removesuffix("/api")) as proxy,
@@ -566,8 +566,8 @@ def test_training_goes_on_without_the_artifact_service_and_one_warning_says_so(
         for step in range(20):
             tune.report({"step": step})
 
-    monkeypatch.setattr("flows.artifacts.CLOSE_TIMEOUT_S", 2.0)
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.CLOSE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
     # Prefect's loggers do not propagate, and caplog listens at the root.
     monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
     space = {"x": tune.grid_search([1, 2])}
@@ -595,7 +595,7 @@ def test_artifacts_that_could_not_be_written_are_written_when_the_service_is_bac
     api: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.1)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
     config = run_config()
     with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
         proxy.add(Rule("status", path="/artifacts", status=500, times=6))

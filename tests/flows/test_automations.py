@@ -19,7 +19,7 @@ from prefect.flows import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Running
 
-from deployments.automations import (
+from tune_core.cli.automations import (
     FINISHED,
     NEW_BEST,
     STARTED,

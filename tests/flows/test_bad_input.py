@@ -16,8 +16,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
-from flows import cluster as ray_cluster
+from examples.seaweedfs import S3Server
+from tune_core.engine import cluster as ray_cluster
 from tests.flows.conftest import Recorded, wait_for
 from tune_core.errors import ExperimentConflict, PlacementError, StorageError, TuneError
 
@@ -145,7 +145,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_cluster.ray, "init", start)
-    monkeypatch.setattr("flows.server.start_own_server", start)
+    monkeypatch.setattr("tune_core.engine.server.server.start_own_server", start)
 
 
 @pytest.mark.usefixtures("nothing_is_started")

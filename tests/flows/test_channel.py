@@ -17,15 +17,15 @@ import pytest
 import zmq
 
 import tune_core as tune
-from flows import channel as channels
-from flows.channel import Channel, ChannelAddress, ChannelUplink, Message
+from tune_core.engine.channel import channel as channels
+from tune_core.engine.channel.channel import Channel, ChannelAddress, ChannelUplink, Message
 from tests.support.sessions import a_session
-from tune_core.checkpoint import Checkpoint
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.encoding import dumps
 from tune_core.errors import ChannelLost
-from tune_core.execution import Ending
-from tune_core.messages import Outcome
-from tune_core.uplink import Report
+from tune_core.training.execution import Ending
+from tune_core.control.messages import Outcome
+from tune_core.training.uplink import Report
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def experiments_channel(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
             super().__init__(host)
             opened.append(self)
 
-    monkeypatch.setattr("flows.experiment.Channel", Seen)
+    monkeypatch.setattr("tune_core.engine.experiment.Channel", Seen)
     return opened
 
 
@@ -491,7 +491,7 @@ def test_rows_survive_breaks_of_the_connection_once_each_and_in_order(
             if config["waits"] and number % 100 == 0:
                 time.sleep(0.05)
 
-    monkeypatch.setattr("flows.experiment.Channel", Relayed)
+    monkeypatch.setattr("tune_core.engine.experiment.Channel", Relayed)
     config = run_config(
         callbacks=[Cutter()],
         stop=lambda trial_id, result: trial_id.endswith("1") and result["training_iteration"] >= 1_400,

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tune_core.binding import current_session
+from tune_core.training.session_binding import current_session
 
 pytestmark = pytest.mark.slow
 

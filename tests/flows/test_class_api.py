@@ -15,8 +15,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
-from flows.slots import Slot, SlotPool
+from examples.seaweedfs import S3Server
+from tune_core.engine.slots.pool import Slot, SlotPool
 from tests.flows.conftest import CPUS, Recorded, logs_of, wait_for
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher

@@ -10,7 +10,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_LOGGING_MARKUP, temporary_settings
 from prefect.settings.legacy import Setting
 
-from flows.context import write_plain_lines
+from tune_core.engine.prefect_context import write_plain_lines
 
 
 def lines_of(handler: logging.Handler) -> str:

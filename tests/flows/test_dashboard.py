@@ -17,17 +17,17 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
-from flows.artifacts import CLOSE_TIMEOUT_S
-from flows.contact import Contact
-from flows.events import Events
+from tune_core.engine.artifacts.artifacts import CLOSE_TIMEOUT_S
+from tune_core.engine.server.contact import Contact
+from tune_core.engine.events import Events
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
-from tune_core.announcements import Announcement, Announcer
-from tune_core.controller import Controller
-from tune_core.overview import Overview, Picture
+from tune_core.views.notifications import Announcement, Announcer
+from tune_core.control.controller import Controller
+from tune_core.views.overview import Overview, Picture
 from tune_core.ranking import Objective, Standings
-from tune_core.rules import Rules
-from tune_core.storage import ExperimentStorage
+from tune_core.control.controller_config import Rules
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 PREFIX = "prefect-tune."
 
@@ -67,7 +67,7 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
+    monkeypatch.setattr("tune_core.engine.events.HOLD_BEGINNINGS_S", 60.0)
     config = run_config(tags=["nightly"])
     space = {"x": tune.grid_search([2, 1, 3])}
     tune_config = tune.TuneConfig(metric="loss", mode="min", max_concurrent_trials=1)
@@ -132,7 +132,7 @@ def test_page_that_cannot_be_made_is_left_out_and_nothing_waits_for_it(
     def broken(picture: Picture) -> str:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr("flows.pages.charts_page", broken)
+    monkeypatch.setattr("tune_core.engine.artifacts.experiment_pages.charts_page", broken)
     config = run_config()
     began = time.monotonic()
 
@@ -162,7 +162,7 @@ class Heard(Events):
 def test_beginning_of_an_attempt_that_has_ended_meanwhile_is_not_announced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
+    monkeypatch.setattr("tune_core.engine.events.HOLD_BEGINNINGS_S", 60.0)
     events = Heard()
 
     events.hear("trial.started", "t1", 1)
@@ -177,7 +177,7 @@ def test_beginning_of_an_attempt_that_has_ended_meanwhile_is_not_announced(
 def test_beginning_of_an_attempt_that_goes_on_is_announced_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 0.05)
+    monkeypatch.setattr("tune_core.engine.events.HOLD_BEGINNINGS_S", 0.05)
     events = Heard()
 
     events.hear("trial.started", "t1", 1)
@@ -196,7 +196,7 @@ def test_experiment_that_goes_on_announces_nothing_twice(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.events.HOLD_BEGINNINGS_S", 60.0)
+    monkeypatch.setattr("tune_core.engine.events.HOLD_BEGINNINGS_S", 60.0)
     config = run_config(callbacks=[FailAt(5)])
     space = {"x": tune.grid_search([2, 1])}
     tune_config = tune.TuneConfig(metric="loss", mode="min", max_concurrent_trials=1)

@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Running
 
-from flows.ownership import end_runs_of
+from tune_core.engine.ownership import end_runs_of
 
 
 @flow

@@ -21,15 +21,15 @@ from prefect.flow_engine import run_flow
 from prefect.states import Crashed
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
-from flows.experiment import experiment
+from examples.seaweedfs import S3Server
+from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import wait_until_gone
 from tests.flows.test_resume import count, rows_of, undisturbed
 from tests.support.processes import descendants
-from tune_core.messages import ExperimentResumed, TrialReported
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.messages import ExperimentResumed, TrialReported
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = "tests.flows.test_resume:count"
@@ -38,7 +38,7 @@ COUNT = "tests.flows.test_resume:count"
 @pytest.fixture(scope="module")
 def deployment(api: str) -> UUID:
     made = experiment.to_deployment("by-form", entrypoint_type=EntrypointType.MODULE_PATH)
-    assert made.entrypoint == "flows.experiment.experiment"
+    assert made.entrypoint == "tune_core.engine.experiment.experiment"
     return made.apply()
 
 

@@ -19,11 +19,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import TaskRun
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded, logs_of, wait_for
-from tune_core.binding import current_session
+from tune_core.training.session_binding import current_session
 from tune_core.errors import TrialError
-from tune_core.session import Session
+from tune_core.training.session import Session
 
 
 def step_of(checkpoint: tune.Checkpoint | None) -> int:
@@ -228,14 +228,14 @@ def test_checkpoint_that_was_half_uploaded_when_its_writer_died_is_never_offered
     run_config: Callable[..., tune.RunConfig], s3: S3Server, place: str
 ) -> None:
     def die_at_the_second_file(*args: Any, **kwargs: Any) -> Any:
-        from tune_core import transfer
+        from tune_core.storage import transfer
 
         if Path(args[1]).name == "weights-2":
             os.kill(os.getpid(), signal.SIGKILL)
         return transfer.upload_file(*args, **kwargs)
 
     def train(config: dict[str, Any]) -> None:
-        from tune_core import commit
+        from tune_core.storage import commit
 
         first = step_of(tune.get_checkpoint()) + 1
         for step in range(first, 4):
@@ -299,7 +299,7 @@ def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_ro
 ) -> None:
     def train(config: dict[str, Any]) -> None:
         first = step_of(tune.get_checkpoint()) + 1
-        from tune_core.outbox import Outbox
+        from tune_core.training.send_queue import Outbox
 
         session = running_session()
 

@@ -15,9 +15,9 @@ from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 
 import tune_core as tune
-from flows.experiment import experiment
-from flows.form import ExperimentForm
-from flows.steer import steer
+from tune_core.engine.experiment import experiment
+from tune_core.engine.form.form import ExperimentForm
+from tune_core.engine.steer import steer
 from tests.support.forms import (
     box,
     browser_page,
@@ -137,7 +137,7 @@ def deployed() -> dict[str, dict[str, Any]]:
     given = {
         each["name"]: each["parameters"]
         for each in described
-        if each["entrypoint"] == "flows.experiment.experiment"
+        if each["entrypoint"] == "tune_core.engine.experiment.experiment"
     }
     assert [each["name"] for each in described if each["name"] not in given] == ["steer"]
     return given | yaml.safe_load(WRITTEN)

@@ -14,9 +14,9 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
 import tune_core as tune
-from deployments.automations import _HEARTBEAT
-from flows import heartbeat
-from flows.heartbeat import heartbeats, without_heartbeats
+from tune_core.cli.automations import _HEARTBEAT
+from tune_core.engine import heartbeat
+from tune_core.engine.heartbeat import heartbeats, without_heartbeats
 from tests.flows.conftest import Recorded, wait_for
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.callbacks import Callback
-from tune_core.inbox import AddConfiguration, RaiseNumSamples, post
-from tune_core.loggers import LoggerCallback
-from tune_core.namesakes import experiment_at
-from tune_core.progress_reporter import ProgressReporter
+from tune_core.callback import Callback
+from tune_core.steering.inbox import AddConfiguration, RaiseNumSamples, post
+from tune_core.logger.callbacks import LoggerCallback
+from tune_core.control.namesakes import experiment_at
+from tune_core.progress_reporter.reporters import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
-from tune_core.stoppers import Stopper
+from tune_core.stopper import Stopper
 from tune_core.trial import Status
 
 BASES = (Searcher, TrialScheduler, Stopper, Callback, LoggerCallback, ProgressReporter, tune.Trainable)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
 
 

@@ -19,10 +19,10 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import get_current_placement_group, placement_group_table
 
 import tune_core as tune
-from flows.experiment import experiment
+from tune_core.engine.experiment import experiment
 from tests.flows.conftest import CPUS, GPUS, Recorded, wait_for
 from tune_core.errors import PlacementError
-from tune_core.progress import ProgressDisplay
+from tune_core.progress_reporter.display import ProgressDisplay
 
 MIB = 2**20
 
@@ -308,7 +308,7 @@ def test_trial_that_waits_for_busy_resources_is_shown_as_pending_with_the_reason
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("flows.artifacts.INTERVAL_S", 0.2)
+    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.2)
     waited: list[dict[str, str]] = []
     monkeypatch.setattr(
         ProgressDisplay, "update", lambda self, trials, waiting, now: waited.append(dict(waiting))

@@ -13,7 +13,7 @@ import ray.data
 from prefect_ray.task_runners import RayTaskRunner
 
 import tune_core as tune
-from flows.experiment import experiment
+from tune_core.engine.experiment import experiment
 
 MB = 1_000_000
 

@@ -18,15 +18,15 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
-from flows.experiment import experiment
+from examples.seaweedfs import S3Server
+from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
 from tune_core.errors import ExperimentConflict
-from tune_core.messages import ExperimentResumed, SpecRecorded, TrialReported
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.messages import ExperimentResumed, SpecRecorded, TrialReported
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -335,7 +335,7 @@ def test_a_killed_run_that_prefect_tries_again_goes_on(
     run = recorded(name).flow_run
     client.set_flow_run_state(run.id, Crashed(message="its heartbeat is gone"), force=True)
 
-    entrypoint = "flows.experiment.experiment" if kind == "ad hoc" else f"{script}:nightly"
+    entrypoint = "tune_core.engine.experiment.experiment" if kind == "ad hoc" else f"{script}:nightly"
     command = [sys.executable, "-m", "prefect", "flow-run", "retry", str(run.id), "--entrypoint", entrypoint]
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
 

@@ -22,7 +22,7 @@ import boto3
 import pytest
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
 from tests.support.fault_proxy import FaultProxy, Rule
 
@@ -36,7 +36,7 @@ from pathlib import Path
 
 import tune_core as tune
 from tests.support.processes import command_of, descendants, listeners
-from tune_core.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 
 given = json.loads(Path(sys.argv[1]).read_text())
 
@@ -208,7 +208,7 @@ def test_credentials_and_ports_stay_inside(s3: S3Server, tmp_path: Path, short_d
 def _check_processes(seen: dict[str, Any], hidden: tuple[str, ...]) -> None:
     commands = {int(pid): command for pid, command in seen["commands"].items()}
     assert not [secret for secret in hidden for command in commands.values() if secret in command]
-    (server,) = [pid for pid, command in commands.items() if "flows.server" in command]
+    (server,) = [pid for pid, command in commands.items() if "tune_core.engine.server.server" in command]
     open_to: dict[int, list[str]] = {pid: [] for pid in commands}
     for pid, address, _ in seen["listeners"]:
         open_to[pid].append(address)

@@ -12,8 +12,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
-from deployments.serve import serve
-from flows.form import ExperimentForm
+from tune_core.cli.serve import serve
+from tune_core.engine.form.form import ExperimentForm
 from tests.flows.conftest import wait_for
 from tests.support.prefect_server import ROOT, end, environment_of
 from tune_core.errors import ConfigError
@@ -22,8 +22,8 @@ FORM = ExperimentForm.read({"trainable": "math:sqrt"})
 
 SCRIPT = """
 import sys
-from deployments.serve import serve
-from flows.form import ExperimentForm
+from tune_core.cli.serve import serve
+from tune_core.engine.form.form import ExperimentForm
 
 serve(ExperimentForm.load(sys.argv[1]), "served", interval_s=5)
 """
@@ -68,8 +68,8 @@ def test_what_is_due_is_run_and_the_schedule_is_paused_at_the_end(
         process.wait(150)  # as long as its first run may take: another one may be under way
         deployment = client.read_deployment_by_name("experiment/served")
         assert deployment.paused or not any(each.active for each in deployment.schedules)
-        assert deployment.entrypoint == "flows.experiment.experiment"
-        assert client.read_deployment_by_name("steer/steer").entrypoint == "flows.steer.steer"
+        assert deployment.entrypoint == "tune_core.engine.experiment.experiment"
+        assert client.read_deployment_by_name("steer/steer").entrypoint == "tune_core.engine.steer.steer"
     except AssertionError as error:
         raise AssertionError((tmp_path / "out.log").read_text()[-3000:]) from error
     finally:

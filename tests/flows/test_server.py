@@ -23,10 +23,10 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows import server as servers
-from flows.contact import Contact
-from flows.run_context import client_for, settings_for
-from flows.server import (
+from tune_core.engine.server import server as servers
+from tune_core.engine.server.contact import Contact
+from tune_core.engine.run_context import client_for, settings_for
+from tune_core.engine.server.server import (
     SERVER_SETTINGS,
     PrefectServer,
     before_own_server_stops,
@@ -82,7 +82,7 @@ def test_server_of_a_script_that_ends_at_once_has_recorded_how_all_trials_ended(
 IN_A_FLOW = """
 import httpx
 from prefect import flow
-from flows.server import prefect_server
+from tune_core.engine.server.server import prefect_server
 
 @flow
 def outer():

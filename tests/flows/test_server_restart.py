@@ -18,7 +18,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.contact import END_S
+from tune_core.engine.server.contact import END_S
 from tests.flows.conftest import Recorded, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -82,7 +82,7 @@ class Server:
     def start(self) -> None:
         environment = {**os.environ, "PREFECT_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
         environment.pop("PREFECT_API_URL", None)
-        command = [sys.executable, "-m", "flows.server_process", str(self.port)]
+        command = [sys.executable, "-m", "tune_core.engine.server.server_process", str(self.port)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         wait_for(self.answers, what="the server to answer", timeout_s=120)
 

@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = "from flows.server import start_own_server; print(start_own_server().api_url)"
+SCRIPT = "from tune_core.engine.server.server import start_own_server; print(start_own_server().api_url)"
 
 
 def test_servers_that_start_at_once_on_a_fresh_home_all_live(tmp_path: Path) -> None:

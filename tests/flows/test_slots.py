@@ -18,9 +18,9 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import placement_group_table
 
 import tune_core as tune
-from flows.experiment import experiment
-from flows.recorders import Recorders
-from flows.slots import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
+from tune_core.engine.experiment import experiment
+from tune_core.engine.slots.recorders import Recorders
+from tune_core.engine.slots.pool import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
 from tests.flows.conftest import CPUS, wait_for
 from tune_core.resources import PlacementGroupFactory
 
@@ -398,7 +398,7 @@ def test_slots_that_a_running_experiment_needs_no_more_are_given_up(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("flows.placement.SLOT_IDLE_S", 0.5)
+    monkeypatch.setattr("tune_core.engine.driver.placement.SLOT_IDLE_S", 0.5)
     go_on = tmp_path / "go-on"
 
     def waits(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from deployments.seaweedfs import S3Server
+from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_failures import report_step, running_session, step_of
 from tests.support.fault_proxy import FaultProxy, Kind, Rule
-from tune_core.outbox import Outbox
+from tune_core.training.send_queue import Outbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -12,20 +12,20 @@ import pytest
 from rich.console import Console
 
 import tune_core as tune
-from deployments.cli import main
-from tune_core.announcements import Announcement, Announcer
-from tune_core.controller import Controller
-from tune_core.html_report import report_page
-from tune_core.namesakes import experiment_at
-from tune_core.overview import Overview, Picture
-from tune_core.pages import summary_page
-from tune_core.progress import ProgressDisplay
+from tune_core.cli import main
+from tune_core.views.notifications import Announcement, Announcer
+from tune_core.control.controller import Controller
+from tune_core.views.html_report import report_page
+from tune_core.control.namesakes import experiment_at
+from tune_core.views.overview import Overview, Picture
+from tune_core.views.pages import summary_page
+from tune_core.progress_reporter.display import ProgressDisplay
 from tune_core.ranking import SCOPES, Objective
-from tune_core.resume import Replay
-from tune_core.rules import Rules
+from tune_core.control.resume import Replay
+from tune_core.control.controller_config import Rules
 from tune_core.schedulers import ASHAScheduler
-from tune_core.segments import read_journal
-from tune_core.storage import ExperimentStorage
+from tune_core.control.segments import read_journal
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 
 #: The first peaks and falls behind, the second ends highest, the third is the steadiest.

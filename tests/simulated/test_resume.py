@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tune_core as tune
-from tune_core.controller import Controller
+from tune_core.control.controller import Controller
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
-from tune_core.inbox import (
+from tune_core.steering.inbox import (
     AddConfiguration,
     LoosenStop,
     PauseExperiment,
@@ -31,7 +31,7 @@ from tune_core.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.messages import (
+from tune_core.control.messages import (
     CheckpointSaved,
     Decision,
     Event,
@@ -44,11 +44,11 @@ from tune_core.messages import (
     event_from_dict,
     event_to_dict,
 )
-from tune_core.rules import Rules
+from tune_core.control.controller_config import Rules
 from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
-from tune_core.stoppers import ExperimentPlateauStopper, MaximumIterationStopper
+from tune_core.stopper import ExperimentPlateauStopper, MaximumIterationStopper
 from tune_core.testing.replay import replay
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
 from tune_core.testing.simulator import Requests, SimulatedRun, simulate

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import tune_core as tune
-from tune_core.attempts import Attempts
-from tune_core.barrier import Barrier
-from tune_core.callbacks import CallbackList
-from tune_core.commit import CheckpointMarker
-from tune_core.config import TuneConfig
-from tune_core.controller import Controller
-from tune_core.endings import Ended, Recovered, RunningAttempt
-from tune_core.loop import Backend, Loop
-from tune_core.messages import (
+from tune_core.control.attempts import Attempts
+from tune_core.control.barrier import Barrier
+from tune_core.callback import CallbackList
+from tune_core.storage.commit import CheckpointMarker
+from tune_core.config.run_config import TuneConfig
+from tune_core.control.controller import Controller
+from tune_core.control.endings import Ended, Recovered, RunningAttempt
+from tune_core.control.loop import Backend, Loop
+from tune_core.control.messages import (
     Command,
     Decision,
     Event,
@@ -26,13 +26,13 @@ from tune_core.messages import (
     TrialReported,
     describe,
 )
-from tune_core.resume import Replay
+from tune_core.control.resume import Replay
 from tune_core.runtime import rules_of
-from tune_core.steering import Steering
+from tune_core.control.policy import Steering
 from tune_core.testing.replay import replay
 from tune_core.trial import Trial
-from tune_core.uplink import Message
-from tune_core.watchers import Watchers
+from tune_core.training.uplink import Message
+from tune_core.control.watchers import Watchers
 
 #: Makes an experiment that has begun: see the fixture of this name.
 ABackend = Callable[..., "FakeBackend"]

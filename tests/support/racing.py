@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tune_core.controller import Controller
+from tune_core.control.controller import Controller
 from tune_core.errors import ExperimentConflict
-from tune_core.journal import Journal, claim
-from tune_core.messages import (
+from tune_core.control.journal import Journal, claim
+from tune_core.control.messages import (
     Command,
     CompleteTrial,
     DeleteCheckpoint,
@@ -35,9 +35,9 @@ from tune_core.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.rules import Rules
-from tune_core.segments import read_journal, read_segment, segment_numbers
-from tune_core.storage import ExperimentStorage
+from tune_core.control.controller_config import Rules
+from tune_core.control.segments import read_journal, read_segment, segment_numbers
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.replay import replay
 from tune_core.trial import Status
 

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from deployments.seaweedfs import S3Server, start_seaweedfs
+from examples.seaweedfs import S3Server, start_seaweedfs
 
 __all__ = ["S3Server", "start_moto", "start_seaweedfs"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tune_core.resources import PlacementGroupFactory
-from tune_core.session import Lease, Session
-from tune_core.storage import ExperimentStorage
-from tune_core.uplink import Uplink
+from tune_core.training.session import Lease, Session
+from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.uplink import Uplink
 
 
 def a_session(uplink: Uplink, tmp_path: Path, **changes: Any) -> Session:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from deployments.cli import main
+from tune_core.cli import main
 from tune_core.search import BasicVariantGenerator
 from tune_core.testing.local_runtime import LocalRuntime
 

@@ -13,7 +13,7 @@ from tune_core.metrics import comparable
 from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
-from tune_core.stoppers import (
+from tune_core.stopper import (
     DictStopper,
     ExperimentPlateauStopper,
     Stopper,

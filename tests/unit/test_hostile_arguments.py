@@ -14,7 +14,7 @@ from tune_core.errors import ConfigError
 from tune_core.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
-from tune_core.stoppers import (
+from tune_core.stopper import (
     ExperimentPlateauStopper,
     MaximumIterationStopper,
     Stopper,

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from flows.imports import after_import
+from tune_core.engine.worker.import_hook import after_import
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import tune_core as tune
-from tune_core.callbacks import Callback
-from tune_core.faults import Faults
+from tune_core.callback import Callback
+from tune_core.validation import Faults
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
-from tune_core.stoppers import Stopper
+from tune_core.stopper import Stopper
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
@@ -72,7 +72,7 @@ def of_ray(name: str) -> object:
 @pytest.mark.parametrize(
     ("name", "base", "advice"),
     [
-        ("JsonLoggerCallback", Callback, "use tune_core.loggers.JsonLoggerCallback"),
+        ("JsonLoggerCallback", Callback, "use tune_core.logger.callbacks.JsonLoggerCallback"),
         ("TBXLoggerCallback", Callback, "there is none here: derive one from tune_core.Callback"),
         ("AsyncHyperBandScheduler", TrialScheduler, "use tune_core.schedulers.AsyncHyperBandScheduler"),
         (
@@ -82,7 +82,7 @@ def of_ray(name: str) -> object:
         ),
         ("OptunaSearch", Searcher, "use tune_core.search.optuna.OptunaSearch"),
         ("HyperOptSearch", Searcher, "there is none here: derive one from tune_core.search.Searcher"),
-        ("TimeoutStopper", Stopper, "use tune_core.stoppers.TimeoutStopper"),
+        ("TimeoutStopper", Stopper, "use tune_core.stopper.TimeoutStopper"),
         ("RunConfig", tune.RunConfig, "use tune_core.RunConfig"),
     ],
 )

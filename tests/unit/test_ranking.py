@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.progress_reporter import CLIReporter
+from tune_core.progress_reporter.reporters import CLIReporter
 from tune_core.ranking import MODES, SCOPES, Objective, Standings, Tally
-from tune_core.results import Result, ResultGrid
+from tune_core.results.result_grid import Result, ResultGrid
 from tune_core.schedulers import ASHAScheduler
 from tune_core.search.optuna import OptunaSearch
 from tune_core.trial import CheckpointRecord, Trial

@@ -513,7 +513,7 @@ def test_inherited_request_of_the_trainable_class_itself_is_fixed() -> None:
     def default_resource_request(cls: type, config: dict[str, Any]) -> None:
         return None
 
-    default_resource_request.__module__ = "tune_core.trainable"
+    default_resource_request.__module__ = "tune_core.training.trainable"
     ours = type("Ours", (), {"default_resource_request": classmethod(default_resource_request)})
 
     assert is_fixed(ours)

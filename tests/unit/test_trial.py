@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tune_core.errors import IllegalTransition
-from tune_core.storage import ExperimentStorage
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import FINAL, TRANSITIONS, CheckpointRecord, Status, Trial, checkpoint_name
 
 P, R, Z, T, E = Status.PENDING, Status.RUNNING, Status.PAUSED, Status.TERMINATED, Status.ERROR

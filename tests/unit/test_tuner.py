@@ -13,11 +13,11 @@ import pytest
 import tune_core as tune
 from tune_core import tuner as tuner_module
 from tune_core.errors import ConfigError, StorageError, TrainableError, TuneError
-from tune_core.results import ResultGrid
+from tune_core.results.result_grid import ResultGrid
 from tune_core.runtime import Experiment
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
 from tune_core.search.optuna import OptunaSearch
-from tune_core.stoppers import MaximumIterationStopper
+from tune_core.stopper import MaximumIterationStopper
 
 
 def train(config: dict[str, Any]) -> None: ...
@@ -263,7 +263,7 @@ def test_ray_tunes_own_configuration_by_mistake_is_told_from_ours(name: str) -> 
         ),
         (
             {"run_config": tune.TuneConfig()},
-            r"is a tune_core.config.TuneConfig: expected a tune_core.RunConfig$",
+            r"is a tune_core.config.run_config.TuneConfig: expected a tune_core.RunConfig$",
         ),
     ],
 )

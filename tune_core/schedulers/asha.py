@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_core.faults import Faults, is_number
+from tune_core.validation import Faults, is_number
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Trial
 

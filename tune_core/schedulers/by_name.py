@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tune_core.faults import Faults, suggestion
+from tune_core.validation import Faults, suggestion
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tune_core.faults import Faults
+from tune_core.validation import Faults
 from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
 

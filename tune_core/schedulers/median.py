@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from tune_core.faults import Faults
+from tune_core.validation import Faults
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Status, Trial
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from tune_core.search.basic_variant import BasicVariantGenerator
 from tune_core.search.concurrency_limiter import ConcurrencyLimiter
 from tune_core.search.create import create_searcher
-from tune_core.search.domain import (
+from tune_core.search.sample import (
     Categorical,
     Domain,
     Float,

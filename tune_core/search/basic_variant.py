@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
-from tune_core.arguments import note_arguments
+from tune_core.init_args import note_arguments
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults
-from tune_core.search.domain import path_text
+from tune_core.validation import Faults
+from tune_core.search.sample import path_text
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import validate_space
 from tune_core.search.variants import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_core.faults import Faults
+from tune_core.validation import Faults
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any
 
-from tune_core.search.domain import Path, children, is_unresolved, path_text, with_children
+from tune_core.search.sample import Path, children, is_unresolved, path_text, with_children
 
 
 class NotDecidedYet(Exception):

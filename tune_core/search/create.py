@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.faults import shorten, suggestion
+from tune_core.validation import shorten, suggestion
 from tune_core.search.searcher import Searcher
 
 #: Modules are imported when they are asked for: behind some of them are packages that need not be there.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults
+from tune_core.validation import Faults
 from tune_core.metrics import comparable, lookup
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher

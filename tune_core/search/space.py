@@ -15,8 +15,8 @@ from numbers import Integral
 from typing import Any, Final
 
 from tune_core.errors import ConfigError
-from tune_core.faults import Faults, is_number, ray_origin, shorten
-from tune_core.search.domain import (
+from tune_core.validation import Faults, is_number, ray_origin, shorten
+from tune_core.search.sample import (
     GRID_KEY,
     SCALARS,
     Categorical,

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from tune_core.errors import ConfigError
-from tune_core.faults import shorten, suggestion
+from tune_core.validation import shorten, suggestion
 from tune_core.search.config_view import ConfigView, view_of, without_views
-from tune_core.search.domain import (
+from tune_core.search.sample import (
     Categorical,
     Domain,
     Function,

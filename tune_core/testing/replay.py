@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tune_core.controller import Controller
-from tune_core.messages import Event, describe
-from tune_core.rules import Rules
+from tune_core.control.controller import Controller
+from tune_core.control.messages import Event, describe
+from tune_core.control.controller_config import Rules
 
 
 def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Controller:
-    """Replay what `tune_core.segments.read_journal` yields; return the controller in its last state.
+    """Replay what `tune_core.control.segments.read_journal` yields; return the controller in its last state.
 
     Args:
         records: Events, each with the texts of the commands that followed when it was new.
@@ -20,7 +20,7 @@ def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Cont
         AssertionError: An event leads to other commands now; the message shows it with both.
 
     Example:
-        >>> from tune_core.messages import ExperimentStarted
+        >>> from tune_core.control.messages import ExperimentStarted
         >>> replay([(ExperimentStarted(0.0, capacity=1), ("Suggest a1b2c_00000",))], Rules("a1b2c")).trials
         {}
     """

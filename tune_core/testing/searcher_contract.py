@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from tune_core.search import Searcher, Suggestion, choice, fill_in, randint, uniform, unresolved_paths
-from tune_core.search.domain import Categorical, Domain, Function, children, could_be, grid_values, is_among
+from tune_core.search.sample import Categorical, Domain, Function, children, could_be, grid_values, is_among
 
 
 class SearcherContract:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tune_core.errors import TrainableError
-from tune_core.serialization import pickle_trainable, pickling_fault, variables_of
+from tune_core.training.serialization import pickle_trainable, pickling_fault, variables_of
 
 
 def diagnose_serialization(trainable: Callable[..., Any]) -> bool | set[str]:

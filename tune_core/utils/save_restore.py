@@ -10,10 +10,10 @@ from typing import Any
 
 import cloudpickle
 
-from tune_core.checkpoint import Checkpoint
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import SaveRestoreError, TrainableError
 from tune_core.runtime import load_runtime
-from tune_core.serialization import PickledTrainable, pickle_trainable
+from tune_core.training.serialization import PickledTrainable, pickle_trainable
 
 _USED_METHODS = ("train", "save", "restore", "stop")
 

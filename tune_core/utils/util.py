@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.faults import shorten
+from tune_core.validation import shorten
 from tune_core.utils.diagnosis import diagnose_serialization
 from tune_core.utils.gpu import wait_for_gpu
 from tune_core.utils.save_restore import validate_save_restore

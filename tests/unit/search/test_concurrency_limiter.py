@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.config import TuneConfig
+from tune_core.config.run_config import TuneConfig
 from tune_core.errors import ConfigError
-from tune_core.messages import SearchEnded, SuggestionDeferred, TrialSuggested
+from tune_core.control.messages import SearchEnded, SuggestionDeferred, TrialSuggested
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
-from tune_core.steering import Steering
+from tune_core.control.policy import Steering
 
 
 class Numbers(Searcher):

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 import tune_core as tune
 from tune_core.errors import ConfigError
 from tune_core.search import Suggestion, create_searcher
-from tune_core.search.domain import Domain
+from tune_core.search.sample import Domain
 from tune_core.search.optuna import OptunaSearch
 from tune_core.search.optuna.conversion import parameters_of
 from tune_core.testing.local_runtime import LocalRuntime

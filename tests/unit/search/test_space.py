@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tune_core.errors import ConfigError
 from tune_core.search import space as samplers
-from tune_core.search.domain import Categorical, Domain, Float, Function, Integer, unresolved_paths
+from tune_core.search.sample import Categorical, Domain, Float, Function, Integer, unresolved_paths
 from tune_core.search.space import (
     choice,
     grid_search,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tune_core.errors import ConfigError
-from tune_core.faults import shorten
-from tune_core.search.domain import (
+from tune_core.validation import shorten
+from tune_core.search.sample import (
     Categorical,
     Domain,
     Float,

@@ -1,1 +1,0 @@
-"""Where the project meets its surroundings: settings, deployment definitions, servers for demos."""

@@ -1,0 +1,65 @@
+"""What an attempt is sent: its references beside its bytes, and let go of afterwards."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from tune_core.engine.channel.channel import ChannelAddress
+from tune_core.engine.channel.spool import SpoolPlace
+from tune_core.engine.worker.ticket import Ticket
+from tests.unit.training.test_serialization import ObjectRef
+from tests.unit.training.test_session import a_lease
+from tune_core.training.serialization import pickle_trainable
+from tune_core.storage.experiment_storage import ExperimentStorage
+
+ADDRESS = ChannelAddress("tcp://127.0.0.1:1", b"server", b"public", b"secret", SpoolPlace("/tmp", "key"))
+
+
+def a_ticket(tmp_path: Path, config: dict[str, Any], trainable: Any) -> Ticket:
+    lease = a_lease(ExperimentStorage.open(tmp_path, "experiment"), config=config)
+    return Ticket(ADDRESS, lease, pickle_trainable(trainable))
+
+
+def test_references_of_configuration_and_trainable_arrive_and_are_let_go_of(tmp_path: Path) -> None:
+    chosen, captured = ObjectRef(), ObjectRef()
+    sent = a_ticket(tmp_path, {"data": [chosen]}, lambda config: captured)
+    restore, (data, references) = sent.__reduce__()  # as Ray does, which sends the references by itself
+    ticket: Ticket = restore(data, [*references])
+
+    address, trial_id, number, body, pickled = ticket.open()
+    lease = ticket.load_lease(body)
+
+    assert (address, trial_id, number) == (ADDRESS, "a1b2c_00000", 1)
+    assert lease.config["data"][0] is chosen
+    assert pickled.load()({}) is captured
+    held = weakref.ref(chosen)
+    sent.release()
+    ticket.release()
+    del chosen, lease, references
+    gc.collect()
+    assert held() is None
+
+
+def test_what_the_users_objects_raise_is_raised_when_the_lease_is_loaded(tmp_path: Path) -> None:
+    ticket = a_ticket(tmp_path, {"broken": Broken()}, print)
+
+    *_, body, _ = ticket.open()
+
+    with pytest.raises(ValueError, match="made up"):
+        ticket.load_lease(body)
+
+
+class Broken:
+    """Cannot be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail, ()
+
+
+def fail() -> NoReturn:
+    raise ValueError("made up")

@@ -1,0 +1,524 @@
+"""The values that controller and shell exchange: events are facts, commands are orders.
+
+Every event that changes an experiment is one line of its journal, so the classes here are
+also the journal's format: `event_to_dict` and `event_from_dict` are its only spelling. A class
+derived from `Event` is known to both by that alone; its fields' types say how they are read.
+Times are seconds since the epoch (UTC); they are read by the shell, never by the core.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import cache
+from typing import Any, ClassVar
+
+
+class Outcome(StrEnum):
+    """How an attempt at a trial ended."""
+
+    #: The trainable returned.
+    COMPLETED = "completed"
+    #: It was told to stop, and did.
+    STOPPED = "stopped"
+    #: Its code raised.
+    ERROR = "error"
+    #: Its process died.
+    CRASHED = "crashed"
+    #: It took longer than a time limit allows, so it was killed.
+    TIMED_OUT = "timed_out"
+    #: What it ran on was lost (its node, its placement group, memory that others used): it did nothing wrong.
+    LOST = "lost"
+    #: The checkpoint that it starts from is damaged or gone; nothing was saved since.
+    CORRUPTED = "corrupted"
+    #: Its bundles cannot be had, or its process cannot be started.
+    UNPLACED = "unplaced"
+
+
+class Decision(StrEnum):
+    """The answer to a report."""
+
+    CONTINUE = "CONTINUE"
+    STOP = "STOP"
+    PAUSE = "PAUSE"
+    #: Stop without saving; go on from another trial's checkpoint, with another configuration.
+    EXPLOIT = "EXPLOIT"
+
+
+class StopCause(StrEnum):
+    """Why a whole experiment is told to stop."""
+
+    #: Ctrl-C, SIGTERM, or cancelled in Prefect: unfinished trials stay PAUSED, able to go on.
+    INTERRUPT = "interrupt"
+    #: `time_budget_s` is used up.
+    TIME_BUDGET = "time_budget"
+    #: A stopper's `stop_all`.
+    STOPPER = "stopper"
+    #: `fail_fast`, after the first failed trial.
+    FAIL_FAST = "fail_fast"
+    #: The shell cannot go on (storage, cluster): unfinished trials stay PAUSED.
+    FAILURE = "failure"
+    #: Somebody asked for it: see `tune_core.steering.inbox.StopExperiment`.
+    REQUEST = "request"
+
+
+class Steer(StrEnum):
+    """What somebody wants of a trial, or of the whole experiment."""
+
+    #: Run no further, and be able to go on.
+    PAUSE = "pause"
+    #: Go on after a PAUSE.
+    RESUME = "resume"
+    #: End.
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact; `time` is when the shell learnt it.
+
+    Attributes:
+        is_urgent: Whether the journal writes it at once: beginnings and ends, and trials, whose checkpoints count
+            once they are known.
+    """
+
+    is_urgent: ClassVar[bool] = False
+    #: Every kind of event, by name.
+    kinds: ClassVar[dict[str, type[Event]]] = {}
+
+    time: float
+
+    def __init_subclass__(cls) -> None:
+        Event.kinds[cls.__name__] = cls
+
+
+@dataclass(frozen=True, slots=True)
+class SpecRecorded(Event):
+    """What the experiment is: its journal begins with it, and each extension adds another.
+
+    Attributes:
+        revision: 1 for the first, one more for each change.
+        spec: The description that `tune_core.config.spec` makes.
+        rules: The fields of the controller's `Rules`, which hold from here on.
+        request_id: The request that changed it while it ran; "" if none did.
+    """
+
+    is_urgent: ClassVar[bool] = True
+
+    revision: int
+    spec: dict[str, Any]
+    rules: dict[str, Any]
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentStarted(Event):
+    """A driver began the experiment. `capacity` trials of the usual size fit the cluster at once."""
+
+    is_urgent: ClassVar[bool] = True
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentResumed(Event):
+    """A driver took the experiment up again: no attempt from before goes on.
+
+    Attributes:
+        capacity: So many trials of the usual size fit the cluster at once.
+        skipped: Unfinished trials that are ended as they are.
+        reopened: Trials that go on from their last checkpoint, finished ones too.
+        restarted: Trials that begin anew, each with the directory that it gets.
+        resources: Trials whose next attempts get other bundles than those before, each with these.
+    """
+
+    is_urgent: ClassVar[bool] = True
+
+    capacity: int
+    skipped: tuple[str, ...] = ()
+    reopened: tuple[str, ...] = ()
+    restarted: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentsGivenUp(Event):
+    """Segments of the journal were damaged, and its reader chose to go on without them.
+
+    What they said is not known: attempts may have begun whose numbers must not be used again.
+
+    Attributes:
+        first: The number of the first one.
+        segments: How many they are.
+    """
+
+    first: int
+    segments: int
+
+    @property
+    def most_leases(self) -> int:
+        """More attempts than a trial can have begun in the second that a segment holds."""
+        return 100 * self.segments
+
+
+@dataclass(frozen=True, slots=True)
+class StateSaved(Event):
+    """What a searcher and a scheduler of the user's own return as their state; a replay gives it back.
+
+    Attributes:
+        searcher: The `kind` of it, and the `state` that its `get_state` returned; None: it has none.
+        scheduler: The same of the scheduler.
+    """
+
+    searcher: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchersSaved(Event):
+    """What stoppers and callbacks have counted, all events before this one included; a replay gives it back.
+
+    Attributes:
+        stoppers: What their `get_state` returned, by place and class; None: nothing has changed.
+        callbacks: The same of callbacks.
+    """
+
+    stoppers: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityChanged(Event):
+    """The cluster grew or shrank."""
+
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSuggested(Event):
+    """The searcher, or with a `request_id` somebody else, chose a configuration: replay applies it and never asks."""
+
+    is_urgent: ClassVar[bool] = True
+
+    trial_id: str
+    config: dict[str, Any]
+    experiment_tag: str
+    dirname: str
+    trainable_name: str
+    resources: dict[str, Any]
+    trial_name: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestionDeferred(Event):
+    """The searcher has nothing now, but may have later."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRetried(Event):
+    """Nothing runs that the searcher could wait for: it is asked again after a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnded(Event):
+    """The searcher has no more configurations."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStarted(Event):
+    """The trainable runs, in this process."""
+
+    trial_id: str
+    lease: int
+    pid: int
+    hostname: str
+    node_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExploitChoice:
+    """What a scheduler chose for a trial that goes on from another one's checkpoint.
+
+    Attributes:
+        donor: The trial whose directory holds the checkpoint.
+        checkpoint: Index of that checkpoint.
+        config: The configuration that the trial goes on with.
+        experiment_tag: The trial's tag from then on.
+    """
+
+    donor: str
+    checkpoint: int
+    config: dict[str, Any]
+    experiment_tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReported(Event):
+    """A report arrived, and was decided on.
+
+    Attributes:
+        row: User metrics and auto-filled keys, without what `LeaseStarted` and the config say already.
+        checkpoint: Index of the checkpoint that was committed with it, if any.
+        decision: What the scheduler and the stoppers answered.
+        exploit: With EXPLOIT, what was chosen.
+    """
+
+    trial_id: str
+    lease: int
+    iteration: int
+    row: dict[str, Any]
+    checkpoint: int | None = None
+    decision: Decision = Decision.CONTINUE
+    exploit: ExploitChoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """A checkpoint was committed after the report that it belongs to, the trial's latest, had been sent."""
+
+    trial_id: str
+    lease: int
+    iteration: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded(Event):
+    """An attempt is over; its process runs no more code of it.
+
+    Attributes:
+        error: `ExceptionType: text`, for a failure.
+        retryable: False if another attempt would fail in the same way.
+    """
+
+    is_urgent: ClassVar[bool] = True
+
+    trial_id: str
+    lease: int
+    outcome: Outcome
+    error: str | None = None
+    traceback: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRequested(Event):
+    """A node that holds bundles of this attempt is about to go: the trial shall save, and go on elsewhere."""
+
+    trial_id: str
+    lease: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PausedChosen(Event):
+    """The scheduler chose which paused trial goes on (None: none now), or which ones never will."""
+
+    trial_id: str | None
+    stopped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested(Event):
+    """Somebody wants the whole experiment to stop."""
+
+    is_urgent: ClassVar[bool] = True
+
+    cause: StopCause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsHeld(Event):
+    """How much of the cluster this driver has held since it began, whether or not attempts ran in it.
+
+    Attributes:
+        seconds: Of each resource, the amount times the seconds for which placement groups held it.
+    """
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Steered(Event):
+    """A request of `tune_core.steering.inbox` was accepted: something is to pause, to go on, or to end.
+
+    Attributes:
+        request_id: The request.
+        action: What is wanted.
+        trial_id: Of this trial; "": of the experiment.
+        reason: Why, for the STOP of an experiment.
+    """
+
+    is_urgent: ClassVar[bool] = True
+
+    request_id: str
+    action: Steer
+    trial_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An order from the controller to the shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggest(Command):
+    """Ask the searcher for the configuration of a new trial; answer with an event."""
+
+    trial_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLease(Command):
+    """Start attempt `lease` of a trial, from the checkpoint `checkpoint` (None: from scratch).
+
+    `highest_index` is the newest committed checkpoint of the trial that the journal knows: a
+    marker above it, written by an older lease, is an orphan. `source` is the trial that
+    the checkpoint belongs to, "" for the trial itself.
+    """
+
+    trial_id: str
+    lease: int
+    checkpoint: int | None
+    iteration: int
+    highest_index: int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Command):
+    """Tell a running lease the decision on its report (anything but CONTINUE)."""
+
+    trial_id: str
+    lease: int
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class StopLease(Command):
+    """Tell a lease, whatever it is doing, to stop at its next report."""
+
+    trial_id: str
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChoosePaused(Command):
+    """Ask the scheduler which paused trial goes on, and which never will; answer with an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCheckpoint(Command):
+    """Remove a checkpoint that nothing needs any more."""
+
+    trial_id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTrial(Command):
+    """A trial is over: tell searcher, scheduler, callbacks; close its files."""
+
+    trial_id: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndExperiment(Command):
+    """Nothing is left to do. `error` is raised out of `fit()` (`fail_fast="raise"`)."""
+
+    reason: str
+    error: str | None = None
+
+
+_EXPLOIT_FIELDS = tuple(each.name for each in fields(ExploitChoice))
+
+
+@cache
+def _fields(kind: str) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(Event.kinds[kind]))
+
+
+@cache
+def _readers(kind: str) -> dict[str, Callable[[Any], Any]]:
+    """What makes values of JSON those of the fields: of enums, tuples, and of what was chosen."""
+    hints = typing.get_type_hints(Event.kinds[kind])
+    readers = {name: _reader(hints[name]) for name in _fields(kind)}
+    return {name: reader for name, reader in readers.items() if reader is not None}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint
+    if typing.get_origin(hint) is tuple:
+        return tuple
+    if isinstance(hint, types.UnionType) and ExploitChoice in typing.get_args(hint):
+        return lambda value: None if value is None else ExploitChoice(**value)
+    return None
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """Return the event as the JSON object that the journal holds."""
+    if isinstance(event, TrialReported):
+        return _report_to_dict(event)
+    kind = type(event).__name__
+    record: dict[str, Any] = {"event": kind}
+    for name in _fields(kind):
+        value = getattr(event, name)
+        record[name] = value.value if isinstance(value, StrEnum) else value
+    if record.get("request_id") == "":
+        del record["request_id"]
+    return record
+
+
+def _report_to_dict(event: TrialReported) -> dict[str, Any]:
+    """The same of a report, of which there are a thousand times as many: written out, it takes a third of the time."""
+    record = {
+        "event": "TrialReported",
+        "time": event.time,
+        "trial_id": event.trial_id,
+        "lease": event.lease,
+        "iteration": event.iteration,
+        "row": event.row,
+        "checkpoint": event.checkpoint,
+        "decision": event.decision.value,
+    }
+    if event.exploit is not None:
+        record["exploit"] = {name: getattr(event.exploit, name) for name in _EXPLOIT_FIELDS}
+    return record
+
+
+def event_from_dict(data: dict[str, Any]) -> Event:
+    """Rebuild an event from its journal object.
+
+    Raises:
+        ValueError: The journal was written by a newer prefect-tune that knows more events.
+    """
+    values = dict(data)
+    name = values.pop("event", None)
+    if name not in Event.kinds:
+        known = ", ".join(Event.kinds)
+        raise ValueError(
+            f"unknown journal event {name!r}; this version knows {known}: use a newer prefect-tune"
+        )
+    for key, read in _readers(name).items():
+        if key in values:
+            values[key] = read(values[key])
+    return Event.kinds[name](**values)
+
+
+def describe(command: Command) -> str:
+    """Return a command as the short text that the journal keeps beside its event.
+
+    Example:
+        >>> describe(StopLease("a1b2c_00000", 2))
+        'StopLease a1b2c_00000 2'
+    """
+    values = " ".join(str(getattr(command, f.name)) for f in fields(command))
+    return f"{type(command).__name__} {values}".strip()

@@ -1,0 +1,531 @@
+"""What chooses: searcher, scheduler and stoppers, asked and told at the right moments.
+
+The shell owns one `Steering`. Every answer becomes part of an event, so replay applies it and
+never asks again. None of the three ever holds the controller: they see trials and rows, and
+return values.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tune_core.config.run_config import TuneConfig
+from tune_core.encoding import dumps, holds_opaque, loads
+from tune_core.errors import ConfigError, StorageError
+from tune_core.validation import shorten
+from tune_core.control.messages import (
+    Decision,
+    Event,
+    ExperimentResumed,
+    ExploitChoice,
+    PausedChosen,
+    SearchEnded,
+    StateSaved,
+    SuggestionDeferred,
+    TrialSuggested,
+)
+from tune_core.metrics import flatten, lookup
+from tune_core.resources import resources_of
+from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
+from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
+from tune_core.search.searcher import note_asked
+from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
+from tune_core.stopper import Stopper, resolve_stop
+from tune_core.storage.experiment_storage import check_trial_dirname
+from tune_core.trial import Status, Trial
+
+_DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
+
+_logger = logging.getLogger(__name__)
+
+
+#: How long a searcher that has nothing to suggest is left alone while nothing runs, in seconds: at first, and
+#: at most. Each time it is twice as long.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+
+
+class SearchPauses:
+    """Says when a searcher that had nothing to suggest while nothing ran is asked again.
+
+    Example:
+        >>> pauses = SearchPauses()
+        >>> [pauses.is_over(True, now) for now in (5.0, 5.05, 5.15)]
+        [False, False, True]
+    """
+
+    def __init__(self) -> None:
+        self._pause_s, self._has_warned = FIRST_PAUSE_S, False
+        #: When it is asked, on the clock of `is_over`.
+        self.due = math.inf
+
+    def is_over(self, waits: bool, now: float) -> bool:
+        """Return whether it is time; the log says once that the experiment waits.
+
+        Args:
+            waits: Whether nothing can happen until it is asked again.
+            now: Seconds, on a clock that does not go back.
+        """
+        if not waits:
+            self._pause_s, self.due = FIRST_PAUSE_S, math.inf
+        elif self.due == math.inf:
+            self.due = now + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        elif now >= self.due:
+            self.due = math.inf
+            if not self._has_warned:
+                _logger.warning("nothing runs, and the searcher suggests nothing: it is asked until it does")
+            self._has_warned = True
+            return True
+        return False
+
+
+class Steering:
+    """The searcher, scheduler and stoppers of one experiment.
+
+    Args:
+        tune_config: Which searcher and scheduler, for which metric.
+        stop: `RunConfig.stop`.
+        param_space: The search space.
+        trainable: Whose resources each configuration is given.
+        trainable_name: Goes into directory names.
+        saves_on_request: Whether the trainable saves when it is told to pause.
+        wall_clock: Seconds since the epoch; dates directory names.
+    """
+
+    def __init__(
+        self,
+        tune_config: TuneConfig,
+        stop: Any,
+        param_space: dict[str, Any],
+        trainable: Callable[..., Any],
+        trainable_name: str,
+        *,
+        saves_on_request: bool = False,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = tune_config
+        self._trainable, self._trainable_name = trainable, trainable_name
+        self._wall_clock = wall_clock
+        self.searcher: Searcher = tune_config.search_alg or BasicVariantGenerator()
+        self.scheduler: TrialScheduler = tune_config.scheduler or FIFOScheduler()
+        #: Rules that the session checks by itself, so that no report has to wait for them.
+        self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
+        self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
+        self._param_space = param_space
+        limit = tune_config.max_concurrent_trials
+        #: Whether the searcher keeps to `max_concurrent_trials` by itself.
+        self._searcher_limits = bool(limit) and self.searcher.set_max_concurrency(limit or 0)
+        self._draws = draws = self.searcher.set_search_properties(
+            tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
+        )
+        if not draws:
+            self._refuse_unresolved(
+                param_space, "does not draw from param_space, which has samplers or grids"
+            )
+        if not self.scheduler.set_search_properties(tune_config.metric, tune_config.mode):
+            name, own = type(self.scheduler).__name__, (self.scheduler.metric, self.scheduler.mode)
+            raise ConfigError(
+                f"TuneConfig(metric={tune_config.metric!r}, mode={tune_config.mode!r}): {name} was given "
+                f"metric and mode {own} already; give them in one place, and each experiment its own scheduler"
+            )
+        self._saves_on_request = saves_on_request
+        #: Whether the searcher has taken the place of one of another class, which suggested what is replayed.
+        self.is_other_searcher = False
+        self._has_warned = False
+        #: Trials whose end the searcher knows: one that is reopened ends twice.
+        self._completed: set[str] = set()
+        #: Directories of all trials so far, by which their checkpoints are kept apart.
+        self._dirnames: set[str] = set()
+        #: Trials that somebody added, and those of them that the searcher does not learn from.
+        self._added: set[str] = set()
+        self._untold: set[str] = set()
+
+    @property
+    def waits_for_decisions(self) -> bool:
+        """Whether something here could answer a report with other than CONTINUE."""
+        return self.stopper is not None or not self.scheduler.always_continues
+
+    @property
+    def required_metric(self) -> str | None:
+        """The metric that the scheduler cannot do without; None if it can without any."""
+        return self.scheduler.metric if self.scheduler.needs_metric else None
+
+    @property
+    def total_trials(self) -> int | None:
+        """How many trials there will be; None if nobody knows."""
+        total = getattr(self.searcher, "total_trials", None)
+        if not isinstance(total, int) and not self.searcher.counts_samples and not self._config.is_endless:
+            total = self._config.num_samples
+        return total + len(self._added) if isinstance(total, int) else None
+
+    @property
+    def num_samples(self) -> int:
+        """`TuneConfig.num_samples`, as it is now."""
+        return self._config.num_samples
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """The tighter of `TuneConfig.max_concurrent_trials`, unless the searcher sees to that, and its own limit."""
+        ours = None if self._searcher_limits else self._config.max_concurrent_trials
+        limits = (ours, getattr(self.searcher, "max_concurrent", None))
+        return min((limit for limit in limits if limit), default=None)
+
+    def suggest(self, trial_id: str, number: int) -> Event:
+        """Ask the searcher for a configuration; return its answer as an event."""
+        now = self._wall_clock()
+        is_counted = not self.searcher.counts_samples and not self._config.is_endless
+        if is_counted and number - len(self._added) >= self._config.num_samples:
+            return SearchEnded(now)
+        answer = self.searcher.suggest(trial_id)
+        note_asked(self.searcher, trial_id)
+        if answer is None:
+            return SuggestionDeferred(now)
+        if answer == Searcher.FINISHED:
+            return SearchEnded(now)
+        if isinstance(answer, Mapping):
+            config = fill_in(self._param_space, answer)
+            self._refuse_unresolved(config, "did not choose every value of param_space")
+            answer = Suggestion(config, flatten(answer))
+        if not isinstance(answer, Suggestion):
+            raise ConfigError(
+                f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
+                "expected a dict, a Suggestion, None, or Searcher.FINISHED"
+            )
+        event = self._suggested(now, trial_id, number, answer)
+        self._dirnames.add(event.dirname)
+        return event
+
+    def add_configuration(
+        self, request_id: str, trial_id: str, number: int, config: Mapping[str, Any]
+    ) -> TrialSuggested:
+        """Return the trial that somebody wants besides those of the searcher, which has taken note of it.
+
+        Args:
+            request_id: The request for it.
+            trial_id: The trial's id.
+            number: How many trials there are.
+            config: What was asked for.
+
+        Raises:
+            ConfigError: It is none of the search space.
+        """
+        chosen = Suggestion(fill_in(self._param_space, config), flatten(config))
+        if self._draws:
+            variant = added_variant(self._param_space, config)
+            chosen = Suggestion(variant.config, variant.varied)
+        event = self._suggested(self._wall_clock(), trial_id, number, chosen, request_id)
+        is_told = self.searcher.on_configuration_added(
+            event.trial_id, event.config
+        )  # before all: it may refuse
+        self._note_added(event, is_told=is_told)
+        return event
+
+    def _note_added(self, event: TrialSuggested, *, is_told: bool) -> None:
+        self._dirnames.add(event.dirname)
+        self._added.add(event.trial_id)
+        if not is_told:
+            self._untold.add(event.trial_id)
+
+    def raise_num_samples(self, num_samples: int) -> None:
+        """Let the search go on up to this `TuneConfig.num_samples`."""
+        self.searcher.on_num_samples_raised(num_samples)
+        self._config = replace(self._config, num_samples=num_samples)
+
+    def _suggested(
+        self, now: float, trial_id: str, number: int, answer: Suggestion, request_id: str = ""
+    ) -> TrialSuggested:
+        tag = experiment_tag(number, answer.varied)
+        date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+        name, dirname = self._names(trial_id, number, answer.config, tag, date)
+        if dirname in self._dirnames:
+            raise ConfigError(
+                f"trial_dirname_creator returned {dirname!r} for trial {trial_id} too: another trial of this "
+                "experiment, or an earlier experiment of its name, has that directory. Expected another name for each "
+                "trial, such as one with its trial_id in it"
+            )
+        return TrialSuggested(
+            now,
+            trial_id,
+            answer.config,
+            tag,
+            dirname,
+            self._trainable_name,
+            resources_of(self._trainable, answer.config).to_dict(),
+            name,
+            request_id,
+        )
+
+    def refuse_dirnames(self, names: Iterable[str]) -> None:
+        """Let no trial have a directory of one of these names, which exist already."""
+        self._dirnames.update(names)
+
+    def add(self, trials: Sequence[Trial], trial: Trial) -> None:
+        """Tell the scheduler of a new trial."""
+        self.scheduler.on_trial_add(trials, trial)
+
+    def decide(
+        self,
+        trials: Sequence[Trial],
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        checkpoint: int | None = None,
+    ) -> tuple[Decision, ExploitChoice | None]:
+        """Answer a report; a stopper's hit is written into `row` and `result` as `done`.
+
+        Args:
+            trials: All trials, for reading.
+            trial: Whose report it is.
+            row: The report, compact, as it will be journaled.
+            result: The same with every auto-filled key.
+            checkpoint: Index of the checkpoint that came with it, if any.
+
+        Returns:
+            The decision and, with EXPLOIT, what was chosen.
+        """
+        if self._is_done(trial, row, result):
+            return Decision.STOP, None
+        decision, exploit = Decision.CONTINUE, None
+        if not self.scheduler.always_continues and not trial.wants_pause:
+            answer: Any = self.scheduler.on_trial_result(trials, trial, result)
+            if isinstance(answer, Exploit):
+                exploit = self._exploit(trials, trial, answer, checkpoint)
+                decision = Decision.EXPLOIT if exploit is not None else Decision.CONTINUE
+            elif isinstance(answer, str) and answer in _DECISIONS:
+                decision = _DECISIONS[answer]
+            else:
+                raise ConfigError(
+                    f"{type(self.scheduler).__name__}.on_trial_result returned {answer!r}: "
+                    f"expected one of {', '.join(_DECISIONS)}, or an Exploit"
+                )
+        if decision is Decision.PAUSE and checkpoint is None:
+            self._warn_of_lost_work(trial)
+        self._tell(trial, result, decision)
+        return decision, exploit
+
+    def replay_suggestion(self, event: TrialSuggested) -> None:
+        """Tell the searcher what it, or one like it, suggested before a resume, or what somebody added."""
+        if event.request_id:
+            is_told = False
+            try:
+                is_told = self.searcher.on_configuration_added(event.trial_id, event.config)
+            except ConfigError as error:
+                _logger.warning(
+                    "the searcher does not learn from trial %s any more: %s", event.trial_id, error
+                )
+            self._note_added(event, is_told=is_told)
+            return
+        self._dirnames.add(event.dirname)
+        asks_again = type(self.searcher).on_suggestion_replayed is Searcher.on_suggestion_replayed
+        if asks_again and self.is_other_searcher:
+            return
+        self.searcher.on_suggestion_replayed(event.trial_id, event.config)
+
+    def replay_report(
+        self,
+        trials: Sequence[Trial],
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        decision: Decision,
+    ) -> None:
+        """Tell of a report what `decide` told before a resume; what is answered now does not count.
+
+        Args:
+            trials: All trials, for reading.
+            trial: Whose report it is.
+            row: The report as it was journaled.
+            result: The same with every auto-filled key.
+            decision: What was decided then.
+        """
+        was_done = row["done"]
+        if self._is_done(trial, dict(row), dict(result)) and was_done:
+            return
+        if not self.scheduler.always_continues and not trial.wants_pause:
+            self.scheduler.on_trial_result(trials, trial, result)
+        self._tell(trial, result, decision)
+
+    def _tell(self, trial: Trial, result: dict[str, Any], decision: Decision) -> None:
+        if decision is not Decision.STOP and trial.trial_id not in self._untold:
+            self.searcher.on_trial_result(trial.trial_id, result)
+
+    def replay_choice(self, trials: Sequence[Trial], event: PausedChosen) -> None:
+        """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
+        self.scheduler.trials_to_stop(trials)
+        if not event.stopped:
+            self.scheduler.choose_trial_to_run(_choosable(trials))
+
+    def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
+        """Tell the scheduler of trials that were over and go on; the searcher has learnt from them already."""
+        again = {*event.reopened, *event.restarted}
+        for trial in trials:
+            if trial.trial_id in again and trial.is_finished():
+                self.scheduler.on_trial_add(trials, trial)
+
+    def state(self) -> StateSaved | None:
+        """Return what searcher and scheduler save of themselves; None if they save nothing.
+
+        Raises:
+            ConfigError: The state has what JSON cannot hold.
+        """
+        saved = [self._state_of(each) for each in (self.searcher, self.scheduler)]
+        return StateSaved(self._wall_clock(), *saved) if any(saved) else None
+
+    @property
+    def has_own_state(self) -> bool:
+        """Whether one of them is a user's and saves state: unlike the seeds of ours, it may change."""
+        owners: list[Any] = [self.scheduler, self.searcher]
+        while hasattr(owners[-1], "searcher"):  # a limiter's or a repeater's
+            owners.append(owners[-1].searcher)
+        return any(not type(each).get_state.__module__.startswith("tune_core.") for each in owners)
+
+    def _state_of(self, owner: Searcher | TrialScheduler) -> dict[str, Any] | None:
+        state = owner.get_state()
+        if not state:
+            return None
+        if holds_opaque(loads(dumps(state))):
+            raise ConfigError(
+                f"{type(owner).__name__}.get_state() returned {shorten(state)}: expected a dict of what JSON can hold, "
+                "since it is written to the journal"
+            )
+        return {"kind": type(owner).__name__, "state": state}
+
+    def set_state(self, saved: StateSaved) -> bool:
+        """Give searcher and scheduler back what they saved; return whether it was theirs.
+
+        What another kind of searcher or scheduler saved, before it was exchanged, is left alone.
+        """
+        is_theirs = True
+        for owner, state in ((self.searcher, saved.searcher), (self.scheduler, saved.scheduler)):
+            if state is not None and state["kind"] == type(owner).__name__:
+                owner.set_state(state["state"])
+            elif state is not None or owner.get_state():
+                is_theirs = False
+        return is_theirs
+
+    def choose(self, trials: Sequence[Trial]) -> PausedChosen:
+        """Ask the scheduler which paused trials never go on, and which does now."""
+        name = type(self.scheduler).__name__
+        paused = {trial.trial_id for trial in _choosable(trials) if trial.status is Status.PAUSED}
+        stopped = [
+            trial
+            for trial in self.scheduler.trials_to_stop(trials)
+            if not (trial.is_finished() or trial.is_held)
+        ]
+        for trial in stopped:
+            if trial.trial_id not in paused:
+                raise ConfigError(
+                    f"{name}.trials_to_stop returned trial {trial.trial_id}, which is {trial.status}: "
+                    "expected paused trials only; answer STOP to a report of a running one"
+                )
+        if stopped:  # when they are over, the scheduler knows, and is asked again
+            ids = dict.fromkeys(trial.trial_id for trial in stopped)
+            return PausedChosen(self._wall_clock(), None, tuple(ids))
+        chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
+        if isinstance(chosen, Trial) and chosen.is_held:
+            chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
+        if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
+            shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
+            raise ConfigError(
+                f"{name}.choose_trial_to_run returned {shown}: expected None or one of the trials that are "
+                f"PAUSED, which are {', '.join(sorted(paused))}"
+            )
+        return PausedChosen(self._wall_clock(), chosen.trial_id if chosen is not None else None)
+
+    def wants_all_stopped(self) -> bool:
+        """Whether a stopper ends the whole experiment."""
+        return self.stopper is not None and self.stopper.stop_all()
+
+    def complete(self, trials: Sequence[Trial], trial: Trial) -> None:
+        """Tell searcher and scheduler that a trial is over."""
+        failed = trial.status is Status.ERROR
+        result = trial.last_result or None
+        metric = self._config.metric
+        has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
+        has_metric = has_metric and not failed
+        is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
+        self._completed.add(trial.trial_id)
+        if is_news:
+            self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
+        if failed:
+            self.scheduler.on_trial_error(trials, trial)
+        elif trial.decision is Decision.PAUSE:
+            self.scheduler.on_trial_remove(trials, trial)
+        else:
+            self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _is_done(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> bool:
+        """Whether the trial's own word or a stopper ends it; a stopper sees every row, as in Ray Tune."""
+        if self.stopper is not None and self.stopper(trial.trial_id, result):
+            row["done"] = result["done"] = True
+        return bool(row["done"])
+
+    def _refuse_unresolved(self, config: dict[str, Any], fault: str) -> None:
+        left = unresolved_paths(config)
+        if left:
+            raise ConfigError(
+                f"{type(self.searcher).__name__} {fault}: {', '.join(left)}. Give them to the searcher, or use another"
+            )
+
+    def _exploit(
+        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None
+    ) -> ExploitChoice | None:
+        """Fill in what an Exploit leaves open; None if there is no checkpoint to go on from."""
+        name = f"{type(self.scheduler).__name__}.on_trial_result returned Exploit"
+        donor_id = answer.donor.trial_id if isinstance(answer.donor, Trial) else answer.donor
+        donor = next((each for each in trials if each.trial_id == donor_id), None)
+        if donor is None:
+            raise ConfigError(f"{name}(donor={answer.donor!r}): there is no such trial in this experiment")
+        if not isinstance(answer.config, dict):
+            raise ConfigError(f"{name}(config={answer.config!r}): expected a dict")
+        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(answer.config))
+        if donor.trial_id == trial.trial_id and checkpoint is not None:
+            return ExploitChoice(donor.trial_id, checkpoint, dict(answer.config), tag)
+        start = donor.start_point
+        if start is None:
+            _logger.warning(
+                "trial %s cannot go on from trial %s, which has no checkpoint: it goes on as it is",
+                trial.trial_id,
+                donor.trial_id,
+            )
+            return None
+        return ExploitChoice(start.trial_id, start.record.index, dict(answer.config), tag)
+
+    def _warn_of_lost_work(self, trial: Trial) -> None:
+        if trial.start_point is not None or self._saves_on_request or self._has_warned:
+            return
+        self._has_warned = True
+        _logger.warning(
+            "%s pauses trial %s, which has never saved a checkpoint: it will start over. "
+            "Report with checkpoint=… so that paused trials go on where they were (said once)",
+            type(self.scheduler).__name__,
+            trial.trial_id,
+        )
+
+    def _names(
+        self, trial_id: str, number: int, config: dict[str, Any], tag: str, date: str
+    ) -> tuple[str, str]:
+        """The trial's name, "" for the usual one, and its directory's."""
+        usual = trial_dirname(self._trainable_name, trial_id, tag, date)
+        if self._config.trial_name_creator is None and self._config.trial_dirname_creator is None:
+            return "", usual
+        trial = Trial(trial_id, number, config, self._trainable_name, experiment_tag=tag)
+        if self._config.trial_name_creator is not None:
+            trial.name = str(self._config.trial_name_creator(trial))
+        if self._config.trial_dirname_creator is None:
+            return trial.name, usual
+        dirname: Any = self._config.trial_dirname_creator(trial)
+        try:
+            return trial.name, check_trial_dirname(dirname)
+        except StorageError as error:
+            raise ConfigError(f"trial_dirname_creator, for trial {trial_id}: {error}") from None
+
+
+def _choosable(trials: Sequence[Trial]) -> Sequence[Trial]:
+    """Trials among which the scheduler chooses one to go on: not those that somebody has paused."""
+    return [trial for trial in trials if not trial.is_held] if any(t.is_held for t in trials) else trials

@@ -1,0 +1,573 @@
+"""Takes an experiment up where its journal ends.
+
+A replay applies what was chosen and never asks again: searcher, scheduler and stoppers are told
+what happened, in the order in which they were told when it was new, so that they know what they
+would know had nothing died. What users read beside the journal is then completed from it.
+Executes nothing that is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tune_core.callback import Callback
+from tune_core.storage.commit import CheckpointMarker
+from tune_core.config.run_config import ResumeConfig
+from tune_core.control.controller import Controller
+from tune_core.encoding import dumps, loads, opaque_texts
+from tune_core.errors import ExperimentConflict, SpecError, StorageError
+from tune_core.validation import shorten
+from tune_core.logger.callbacks import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
+from tune_core.control.messages import (
+    CapacityChanged,
+    Command,
+    CompleteTrial,
+    Event,
+    ExperimentResumed,
+    ExperimentStarted,
+    PausedChosen,
+    SpecRecorded,
+    StateSaved,
+    TrialReported,
+    TrialSuggested,
+    WatchersSaved,
+)
+from tune_core.references import is_reference_text
+from tune_core.resources import resources_of
+from tune_core.logger.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
+from tune_core.control.controller_config import Rules
+from tune_core.runtime import Continuation, Experiment
+from tune_core.control.segments import events_of, experiments, read_journal
+from tune_core.config.spec import is_kind_of, resolve_objects
+from tune_core.control.state import ExperimentState
+from tune_core.control.policy import Steering
+from tune_core.stopper import DictStopper
+from tune_core.storage.experiment_storage import RESTARTED, ExperimentStorage
+from tune_core.storage.transfer import in_parallel
+from tune_core.trial import Status, Trial, checkpoint_name
+from tune_core.logger.trial_files import TrialFiles
+from tune_core.control.watchers import Watchers
+
+Records = Iterable[tuple[Event, Sequence[str]]]
+#: Called with each report that counts, after the controller has taken it.
+Observer = Callable[[Trial, TrialReported], None]
+
+
+class Replay:
+    """Applies what a journal holds to an experiment's state, and tells searcher, scheduler and stoppers of it.
+
+    Args:
+        controller: Decides what follows from each event.
+        steering: What is told; None: nobody is.
+        resolve: Gives a configuration back the objects that JSON could not hold.
+        watchers: Who is given back what they had counted; None: nobody is.
+
+    Attributes:
+        state: What all of it has come to; events that are new are applied to the same.
+        controller: Its controller.
+        trials: All trials in creation order.
+        has_state: Whether what searcher and scheduler saved last is of these kinds.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        steering: Steering | None = None,
+        resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        watchers: Watchers | None = None,
+    ) -> None:
+        self.state = ExperimentState(controller)
+        self.controller, self.trials = controller, self.state.trials
+        self.steering, self.resolve, self.watchers = steering, resolve, watchers
+        self.has_state = False
+
+    def run(self, records: Records, observe: Observer | None = None) -> Replay:
+        """Apply the events of a journal, as `read_journal` yields them; return this replay."""
+        for event, _ in records:
+            self.apply(event, observe)
+        return self
+
+    def apply(self, event: Event, observe: Observer | None = None) -> list[Command]:
+        """Apply one event; return the commands that followed, which have been carried out or are void."""
+        event = self._resolved(event)
+        trial = self._reporting(event)
+        self._tell_before(event, trial)
+        commands = self.state.apply(event)
+        if self.steering is not None:
+            if isinstance(event, TrialSuggested):
+                self.steering.add(self.trials, self.trials[-1])
+            for command in commands:
+                if isinstance(command, CompleteTrial):
+                    self.steering.complete(self.trials, self.controller.trials[command.trial_id])
+        if trial is not None and observe is not None and isinstance(event, TrialReported):
+            observe(trial, event)
+        return commands
+
+    @property
+    def spec(self) -> SpecRecorded | None:
+        """What `SpecRecorded` said last; None before that."""
+        return self.state.spec
+
+    @property
+    def ended_at(self) -> dict[str, float]:
+        """When each finished trial ended, epoch seconds."""
+        return self.state.ended_at
+
+    @property
+    def live(self) -> list[Trial]:
+        """Trials with an attempt that was live when the journal ended."""
+        return self.state.live
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the experiment had come to its own end: nothing interrupted it."""
+        return self.state.is_over
+
+    @property
+    def budget_used_s(self) -> float:
+        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment begins anew."""
+        return self.state.budget_used_s
+
+    @property
+    def unsettled(self) -> list[Trial]:
+        """Trials whose files may lack what the journal holds."""
+        return self.state.unsettled
+
+    def _resolved(self, event: Event) -> Event:
+        if isinstance(event, TrialSuggested):
+            return replace(event, config=self.resolve(event.config))
+        if isinstance(event, TrialReported) and event.exploit is not None:
+            return replace(event, exploit=replace(event.exploit, config=self.resolve(event.exploit.config)))
+        return event
+
+    def _reporting(self, event: Event) -> Trial | None:
+        """The trial that a report belongs to; None if the report does not count."""
+        if not isinstance(event, TrialReported):
+            return None
+        trial = self.controller.live_trial(event.trial_id, event.lease)
+        return trial if trial is not None and event.iteration > trial.iteration else None
+
+    def _tell_before(self, event: Event, trial: Trial | None) -> None:
+        """Tell what was told before the controller handled the event."""
+        if isinstance(event, WatchersSaved) and self.watchers is not None:
+            self.watchers.replay(event)
+        steering = self.steering
+        if steering is None:
+            return
+        if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
+            before = event.spec["tune_config"]["search_alg"]
+            steering.is_other_searcher = not is_kind_of(before, steering.searcher)
+        if isinstance(event, StateSaved):
+            self.has_state = steering.set_state(event)
+        elif isinstance(event, TrialSuggested):
+            steering.replay_suggestion(event)
+        elif isinstance(event, PausedChosen):
+            steering.replay_choice(self.trials, event)
+        elif isinstance(event, ExperimentResumed):
+            steering.resume(self.trials, event)
+        elif isinstance(event, TrialReported) and trial is not None:
+            result = trial.result_of(event.row)
+            steering.replay_report(self.trials, trial, event.row, result, event.decision)
+
+
+def take_up(
+    experiment: Experiment,
+    replay: Replay,
+    apply: Callable[[Event], None],
+    *,
+    recover: Callable[[Trial], None],
+    clock: Callable[[], float],
+    capacity: int,
+) -> None:
+    """Begin an experiment, or go on with one that was replayed.
+
+    Args:
+        experiment: What is run, as it is now.
+        replay: What was before; a fresh one if nothing was.
+        apply: Journals an event and does what follows from it; only the last one has to be written at once.
+        recover: Reports what a trial's live attempt has committed and not reported.
+        clock: Seconds since the epoch.
+        capacity: So many trials of the usual size fit the cluster at once.
+
+    Raises:
+        SpecError: A trial that has to run again has a value that cannot be loaded.
+    """
+    steering, recorded = replay.steering, replay.spec
+    assert steering is not None
+    continuation = experiment.continuation or Continuation()
+    resumed = resumption(replay, clock(), capacity, continuation.config, continuation.may_go_on)
+    again = _who_runs_again(replay, resumed)
+    _refuse_opaque(experiment, again)
+    resumed = replace(resumed, resources=_changed_resources(experiment, again))
+    if replay.live:
+        apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
+    for trial in replay.live:
+        recover(trial)
+    spec, rules = experiment.spec(), asdict(experiment.rules(steering))
+    if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
+        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
+    state = None if replay.has_state else steering.state()
+    if state is not None:
+        apply(state)
+    if recorded is None:
+        if experiment.tune_config.trial_dirname_creator is not None:
+            steering.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
+        apply(ExperimentStarted(clock(), capacity))
+        return
+    steering.resume(replay.trials, resumed)
+    apply(resumed)
+
+
+def _who_runs_again(replay: Replay, resumed: ExperimentResumed) -> list[Trial]:
+    again = {*resumed.reopened, *resumed.restarted}
+    return [
+        trial
+        for trial in replay.trials
+        if trial.trial_id in again or not (trial.is_finished() or trial.trial_id in resumed.skipped)
+    ]
+
+
+def _refuse_opaque(experiment: Experiment, trials: Sequence[Trial]) -> None:
+    """Refuse to run a trial with a value of which only the text is left."""
+    for trial in trials:
+        resolved, left = resolve_objects(trial.config, experiment.param_space)
+        if left:
+            advice = "Pass Tuner.restore the param_space that has them, or resume_unfinished=False"
+            if any(map(is_reference_text, opaque_texts(resolved))):
+                advice += (
+                    ". Ray's references end with the process that made them, and of several at one place nobody "
+                    "knows which it was: give their values with tune.with_parameters, and choose them by name"
+                )
+            raise SpecError(
+                f"trial {trial.trial_id} cannot go on: its config holds objects that JSON could not store, at "
+                f"{', '.join(left)}. {advice}"
+            )
+
+
+def _changed_resources(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """What these trials get, where the trainable now asks for something else than when they were suggested."""
+    wanted = {trial.trial_id: resources_of(experiment.trainable, trial.config) for trial in trials}
+    return {
+        trial.trial_id: wanted[trial.trial_id].to_dict()
+        for trial in trials
+        if wanted[trial.trial_id] != trial.resources
+    }
+
+
+def loosened(before: Any, after: Any) -> Callable[[Trial], bool]:
+    """Return whether a trial was ended by the stop rule `before`, and would not be by `after`.
+
+    Args:
+        before: The rule as the spec describes it; one that is no plain dict has ended every trial that is `done`.
+        after: `RunConfig.stop` from now on; one that is no dict is asked at the next report.
+    """
+    bounds = (
+        before if isinstance(before, Mapping) and not any(key.startswith("$") for key in before) else None
+    )
+
+    def may_go_on(trial: Trial) -> bool:
+        row = trial.last_row
+        if before is None or not row.get("done"):
+            return False
+        was_ended = bounds is None or DictStopper(dict(bounds))(trial.trial_id, row)
+        return was_ended and not (
+            isinstance(after, Mapping) and DictStopper(dict(after))(trial.trial_id, row)
+        )
+
+    return may_go_on
+
+
+def resumption(
+    replay: Replay,
+    time: float,
+    capacity: int,
+    config: ResumeConfig,
+    may_go_on: Callable[[Trial], bool] = lambda _: False,
+) -> ExperimentResumed:
+    """Return the event that takes a replayed experiment up again.
+
+    Args:
+        replay: Where it stands.
+        time: Now, in epoch seconds.
+        capacity: So many trials fit the cluster at once.
+        config: What becomes of trials that are finished, unfinished, or failed.
+        may_go_on: Whether a trial that ended without an error has more to do since a rule was loosened.
+    """
+    kinds = ResumeConfig.ResumeType
+    skipped: list[str] = []
+    reopened: list[str] = []
+    restarted: dict[str, str] = {}
+    for trial in replay.trials:
+        if not trial.is_finished():
+            wanted = config.unfinished
+        else:
+            wanted = config.errored if trial.status is Status.ERROR else config.finished
+        if wanted is kinds.RESTART:
+            restarted[trial.trial_id] = f"{RESTARTED.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
+        elif not trial.is_finished():
+            skipped += [trial.trial_id] if wanted is kinds.SKIP else []
+        elif wanted is kinds.RESUME or (trial.status is Status.TERMINATED and may_go_on(trial)):
+            reopened.append(trial.trial_id)
+    return ExperimentResumed(time, capacity, tuple(skipped), tuple(reopened), restarted)
+
+
+def read_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> SpecRecorded:
+    """Return what the journal says last of what an experiment is: of the one that `storage` means and had begun.
+
+    Args:
+        storage: Where it is.
+        discard_damaged: Whether the journal is read up to its first damaged segment, instead of refused.
+
+    Raises:
+        StorageError: There is no experiment, its journal is damaged, or it began with a prefect-tune
+            that kept no spec in it.
+    """
+    found = find_spec(storage, discard_damaged=discard_damaged)
+    if found is None:
+        raise StorageError(
+            f"{storage.url} holds no experiment that can be resumed: expected a journal with a spec in it, "
+            "as <storage_path>/<name>/journal/00000001.jsonl"
+        )
+    return found
+
+
+def find_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> SpecRecorded | None:
+    """Return what `read_spec` does; None if there is no experiment.
+
+    Raises:
+        StorageError: Its journal is damaged.
+    """
+    known = experiments(storage, discard_damaged=discard_damaged)
+    if storage.experiment_id is not None:
+        return _last_spec(known.get(storage.experiment_id, []))
+    found = (_last_spec(segments) for segments in reversed(known.values()))
+    return next((spec for spec in found if spec is not None), None)
+
+
+def steered_spec(storage: ExperimentStorage, experiment_id: str) -> SpecRecorded | None:
+    """Return what an experiment is since a request changed it last; None if none did.
+
+    Raises:
+        StorageError: Its journal is damaged.
+    """
+    return _last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
+
+
+def refuse_another(current: Experiment) -> None:
+    """Refuse a retry that tunes something else than the experiment that it would go on with.
+
+    Raises:
+        ExperimentConflict: Its trainable has another name, or its search space is another one.
+        StorageError: The journal is damaged.
+    """
+    recorded = _last_spec(experiments(current.storage).get(current.experiment_id, []))
+    if recorded is None:
+        return  # it died before it said what it was
+    before, now = recorded.spec, loads(dumps(current.spec()))
+    for part in ("trainable", "param_space"):
+        if dumps(before[part]) != dumps(now[part]):
+            raise ExperimentConflict(
+                f"{current.storage.url}: this run began its experiment there ({current.experiment_id}) with "
+                f"{part}={shorten(before[part])}, and is tried again with {part}={shorten(now[part])}. A retry goes "
+                "on with what the run before it began: let it make the same calls of fit() in the same order, give "
+                "each call that may come at another time a RunConfig(name=…) of its own, or begin a new run"
+            )
+
+
+def _last_spec(
+    segments: Sequence[bytes], counts: Callable[[SpecRecorded], bool] = lambda _: True
+) -> SpecRecorded | None:
+    for data in reversed(segments):
+        specs = [event for event in events_of(data) if isinstance(event, SpecRecorded) and counts(event)]
+        if specs:
+            return specs[-1]
+    return None
+
+
+def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]:
+    """Yield every report that counts, in order, with its trial as it was then."""
+    found: list[tuple[Trial, TrialReported]] = []
+    replay = Replay(Controller(Rules("")))
+    for event, _ in read_journal(storage):
+        replay.apply(event, lambda trial, report: found.append((trial, report)))
+        yield from found
+        found.clear()
+
+
+@dataclass(slots=True)
+class _Written:
+    """What a trial's files hold: the numbers of the reports of each attempt, for each of the two."""
+
+    rows: dict[str, dict[int, set[int]]]
+    has_params: bool
+    has_failure: bool
+
+    def holds(self, name: str, report: TrialReported) -> bool:
+        return report.row["iterations_since_restore"] in self.rows[name].get(report.lease, ())
+
+    def has_gap(self, name: str) -> bool:
+        """Whether rows are lacking before others: somebody has removed or cut the file."""
+        return any(len(numbers) < max(numbers) for numbers in self.rows[name].values())
+
+
+def unreported(
+    markers: Iterable[CheckpointMarker], trial: Trial
+) -> Iterator[tuple[int, int | None, dict[str, Any] | None]]:
+    """Yield what a trial's latest attempt has committed, by the trial's markers, and the controller does not know.
+
+    Each is an iteration, the index of the checkpoint that came with it or None, and its row; None
+    instead of the row if that is known and the checkpoint is not. The trial is looked at between
+    them: let the controller take each one before the next is asked for.
+    """
+    for marker in markers:
+        if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
+            continue
+        first = marker.iteration - len(marker.rows) + 1
+        for iteration, row in enumerate(marker.rows[:-1], first):
+            if iteration > trial.iteration:
+                yield iteration, None, dict(row)
+        if marker.iteration > trial.iteration:
+            # The row was written before it was known which index was free.
+            row = {**marker.rows[-1], "checkpoint_dir_name": checkpoint_name(marker.index)}
+            yield marker.iteration, marker.index, row
+        else:
+            yield marker.iteration, marker.index, None
+
+
+def complete_files(
+    storage: ExperimentStorage,
+    trials: Sequence[Trial],
+    loggers: Sequence[LoggerCallback],
+    observe: Observer = lambda _trial, _report: None,
+    cut: Collection[str] = (),
+) -> int:
+    """Write what the journal holds and the files of these trials lack; return how many rows that were.
+
+    A driver that dies takes the last second of these files with it: what is lacking is at their end. A file
+    that lacks rows before others, or is named by `cut`, is written again as a whole.
+
+    Args:
+        storage: The experiment's storage.
+        trials: Those that were not settled, as the replay left them.
+        loggers: What writes the files.
+        observe: Called with each report of these trials, lacking or not.
+        cut: Directories of trials whose files somebody has removed or cut.
+
+    Raises:
+        StorageError: A file cannot be read.
+    """
+    limit = csv.field_size_limit(sys.maxsize)  # a reported text may be long
+    try:
+        read = in_parallel(lambda trial: _written(storage, trial.dirname), trials)
+    finally:
+        csv.field_size_limit(limit)
+    written = {trial.dirname: each for trial, each in zip(trials, read, strict=True)}
+    writers = [
+        (logger, RESULT_FILE if isinstance(logger, JsonLoggerCallback) else PROGRESS_FILE)
+        for logger in loggers
+        if isinstance(logger, (JsonLoggerCallback, CSVLoggerCallback))
+    ]
+    for _, name in writers:
+        for dirname, each in written.items():
+            if each.rows[name] and (dirname in cut or each.has_gap(name)):
+                storage.delete(f"{dirname}/{name}")
+                each.rows[name] = {}
+    lacking = {trial.dirname: 0 for trial in trials if trial.lease and not written[trial.dirname].has_params}
+    for trial in trials:
+        if trial.dirname in lacking:
+            for logger in loggers:
+                logger.log_trial_start(trial)
+    for trial, report in reports(storage):
+        if trial.dirname not in written:
+            continue
+        observe(trial, report)
+        for logger, name in writers:
+            if not written[trial.dirname].holds(name, report):
+                lacking[trial.dirname] = lacking.get(trial.dirname, 0) + 1
+                logger.log_trial_result(0, trial, trial.result_of(report.row))
+    for trial in trials:
+        failed = trial.status is Status.ERROR
+        if trial.is_finished() and (
+            trial.dirname in lacking or (failed and not written[trial.dirname].has_failure)
+        ):
+            for logger in loggers:
+                logger.log_trial_end(trial, failed)
+    return sum(lacking.values())
+
+
+def put_back(
+    storage: ExperimentStorage,
+    dirnames: Collection[str],
+    staging_dir: str | Path,
+    given: Iterable[Callback] = (),
+) -> None:
+    """Write again from the journal what somebody has removed or cut while the experiment ran.
+
+    Args:
+        storage: The experiment's storage; its journal is closed.
+        dirnames: The trials' directories.
+        staging_dir: As of `TrialFiles`.
+        given: The user's callbacks, as of `default_loggers`.
+
+    Raises:
+        StorageError: The journal cannot be read, or the files cannot be written.
+    """
+    replay = Replay(Controller(Rules(""))).run(read_journal(storage))
+    trials = [trial for trial in replay.trials if trial.dirname in dirnames]
+    files = TrialFiles(storage, staging_dir)
+    try:
+        complete_files(storage, trials, default_loggers(files, given), cut=dirnames)
+    finally:
+        files.close()
+
+
+def _written(storage: ExperimentStorage, dirname: str) -> _Written:
+    names = set(storage.list(dirname))
+    results, table, failures = (
+        storage.read(f"{dirname}/{name}") if name in names else b""
+        for name in (RESULT_FILE, PROGRESS_FILE, ERROR_FILE)
+    )
+    try:
+        places = {
+            RESULT_FILE: _numbers(_result_places(results)),
+            PROGRESS_FILE: _numbers(_table_places(table)),
+        }
+    except csv.Error as error:
+        raise StorageError(
+            f"{storage.url}/{dirname}/{PROGRESS_FILE} is damaged ({error}): move it away, and it is written again"
+        ) from error
+    has_failure = last_failure(failures.decode("utf-8", "replace")) is not None
+    return _Written(places, PARAMS_FILE in names, has_failure)
+
+
+def _place_of(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Which attempt a row is of, and which report of it: unlike `training_iteration`, no function sets that."""
+    return row.get("lease"), row.get("iterations_since_restore")
+
+
+def _result_places(data: bytes) -> Iterator[tuple[Any, Any]]:
+    for line in data.split(b"\n"):
+        row = parse_line(line)
+        if isinstance(row, dict):  # else the half line that a crash leaves
+            yield _place_of(row)
+
+
+def _table_places(data: bytes) -> Iterator[tuple[Any, Any]]:
+    whole = data[: data.rfind(b"\n") + 1]
+    for record in csv.DictReader(io.StringIO(whole.decode("utf-8", "replace"), newline="")):
+        yield _place_of(record)
+
+
+def _numbers(places: Iterable[tuple[Any, Any]]) -> dict[int, set[int]]:
+    numbers: dict[int, set[int]] = {}
+    for lease, report in places:
+        with contextlib.suppress(TypeError, ValueError):  # a record that lacks them was not written here
+            numbers.setdefault(int(lease), set()).add(int(report))
+    return numbers

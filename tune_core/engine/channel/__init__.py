@@ -1,0 +1,1 @@
+"""How reports travel from trials to the driver."""

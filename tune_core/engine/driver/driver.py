@@ -1,0 +1,403 @@
+"""The backend of an experiment's loop that Prefect and Ray make up.
+
+What follows from what happens is decided by `tune_core.control.loop` and `tune_core.control.attempts`. Here it is carried out: by
+slots, task runs and the channel, and shown by artifacts and files. Everything that is slow, such as artifacts, the
+journal and deletions, happens in other threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import zmq
+from prefect.states import Cancelled
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
+from tune_core.engine.deaths import ProcessDied
+from tune_core.engine.driver.history import OwnState, take_in_history
+from tune_core.engine.driver.inbox_watcher import Requested
+from tune_core.engine.ownership import OWNS_FILES_S
+from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.driver.placement import Placement
+from tune_core.engine.driver.reports import Reports
+from tune_core.engine.driver.requests import Requests
+from tune_core.engine.slots.pool import Slot, SlotAnswered
+from tune_core.control.attempts import Attempts
+from tune_core.control.barrier import Barrier
+from tune_core.control.endings import UNHEARD, Ended, RunningAttempt
+from tune_core.errors import ExperimentConflict
+from tune_core.control.loop import Backend, Loop
+from tune_core.control.messages import (
+    Command,
+    Decision,
+    EndExperiment,
+    Event,
+    Outcome,
+    SlotsHeld,
+    SpecRecorded,
+    StartLease,
+    StopCause,
+    StopRequested,
+    TrialSuggested,
+)
+from tune_core.control.resume import Replay, take_up
+from tune_core.training.trainable_cache import Leftover
+from tune_core.trial import Trial
+from tune_core.training.uplink import Message
+
+#: How long the loop sleeps at most, so that timers are looked at.
+TURN_S = 0.25
+#: How often it looks at them while there is much to do.
+TIMERS_S = 0.02
+#: How often it looks at who waits, and at slots that nobody uses.
+UPKEEP_S = 1.0
+#: How often the journal is told what the slots have held: so much of it a death of the driver may take.
+NOTE_HELD_EVERY_S = 60.0
+
+
+class Driver(Backend):
+    """Runs one experiment to its end.
+
+    Args:
+        parts: Everything that it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._experiment, self._controller = parts, parts.experiment, parts.controller
+        self._replay = Replay(
+            parts.controller, parts.steering, parts.experiment.loaded_config, parts.watchers
+        )
+        self._trials = self._replay.trials
+        self.loop = Loop(
+            self._replay.state,
+            parts.steering,
+            parts.journal,
+            self,
+            watchers=parts.watchers,
+            callbacks=parts.user_callbacks,
+            wall_clock=parts.wall_clock,
+        )
+        barrier = Barrier(parts.user_callbacks, (zmq.ZMQError, RayError))
+        self.attempts = Attempts(self.loop, self, parts.experiment.run_config, barrier)
+        self._placement = Placement(parts, self._begin_attempt, self.attempts.ended)
+        self._reports = Reports(parts, self.loop)
+        self._requests = Requests(parts, self._replay, self.loop.apply)
+        self._own_state = OwnState(parts.steering)
+        self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
+        self._held_due = parts.clock() + NOTE_HELD_EVERY_S
+        self._num_finished, self._has_news = 0, False
+        self.loop.takers |= {
+            Journaled: self._take_journaled,
+            SlotAnswered: self._placement.answered,
+            TaskEnded: self._take_task_ended,
+            Requested: self._take_request,
+            ShellFailed: lambda item: self.loop.fail(item.error),
+        }
+
+    def run(self) -> EndExperiment:
+        """Run until the controller ends the experiment; return how it ended.
+
+        Raises:
+            ExperimentConflict: Another driver took over.
+            StorageError: The journal cannot be written.
+        """
+        parts = self._parts
+        parts.pool.attach(parts.channel.post)
+        self._begin()
+        end = self.loop.run()
+        self._reports.link_best_checkpoint()
+        parts.pages.changed()
+        parts.pages.finish()
+        return end
+
+    def _begin(self) -> None:
+        """Begin the experiment, or go on where its journal ends."""
+        parts, continuation = self._parts, self._experiment.continuation
+        tune = self._experiment.tune_config
+        take_in_history(parts, self._replay)
+        self._num_finished = sum(trial.is_finished() for trial in self._trials)
+        if continuation is not None and continuation.is_retry and self._replay.is_over:
+            self.loop.end = replace(self._controller.ending(), reason="it had ended before this run")
+            return
+        if tune.time_budget_seconds is not None:
+            left_s = tune.time_budget_seconds - self._replay.budget_used_s
+            self.loop.limit_time(f"time_budget_s={tune.time_budget_s}", left_s)
+        unsettled = self._replay.unsettled
+        take_up(
+            self._experiment,
+            self._replay,
+            self.loop.apply,
+            recover=self._recover_committed,
+            clock=parts.wall_clock,
+            capacity=parts.capacity,
+        )
+        self._requests.remind()
+        for trial in unsettled:  # not before: they may have committed what the journal did not know
+            parts.deletions.sweep(trial, parts.journal)
+        self.loop.look_at_stop_all()
+
+    def _recover_committed(self, trial: Trial) -> None:
+        """Take up what a trial has committed on storage and nobody has heard of."""
+        self.loop.recover(trial, self._experiment.storage.committed(trial.dirname, skip_damaged=True))
+
+    def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
+        """Ask the loop, from any thread or signal handler, to stop the experiment in order.
+
+        Args:
+            cause: Decides what becomes of unfinished trials.
+            reason: Is shown.
+            patience_s: How long trials may take to stop, at most, in seconds; None: `stop_timeout_s`.
+        """
+        if patience_s is not None:
+            self.attempts.stop_timeout_s = min(self.attempts.stop_timeout_s, patience_s)
+            self._parts.pool.cleanup_timeout_s = self.attempts.stop_timeout_s
+        self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
+
+    def abandon(self, error: Exception | None = None) -> None:
+        """Kill every attempt that still runs: nothing that was started here goes on.
+
+        Args:
+            error: Why, if the experiment cannot go on.
+        """
+        if isinstance(error, ExperimentConflict):
+            self._parts.files.discard()  # they are another driver's now
+        self.attempts.abandon()
+
+    # What the loop orders.
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return self._parts.clock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an attempt that has said its last word still has to end its task run."""
+        return bool(self.attempts.running)
+
+    def receive(self, until: float) -> Iterable[Any]:
+        """Wait for what arrives on the channel, and for what other threads post there."""
+        return self._parts.channel.receive(min(TURN_S, max(0.0, until - self.now())))
+
+    def start(self, trial: Trial, order: StartLease) -> None:
+        """Find a slot for an attempt."""
+        self._placement.order(order)
+
+    def stop(self, trial: Trial, lease: int) -> None:
+        """Stop an attempt, or withdraw it."""
+        self.attempts.stop(trial, lease)
+
+    def answer(self, trial: Trial, decision: Decision) -> None:
+        """Tell an attempt what was decided on its report."""
+        self.attempts.answer(trial, decision)
+
+    def delete_checkpoint(self, trial: Trial, index: int) -> None:
+        """Remove a checkpoint once the journal has what released it."""
+        self._parts.deletions.delete(trial.dirname, index, self._parts.journal)
+
+    # What the rules of attempts order.
+
+    def send(self, trial_id: str, lease: int, *content: Any) -> bool:
+        """Send a message to an attempt."""
+        return self._parts.channel.send(trial_id, lease, *content)
+
+    def drain(self) -> Iterable[Message]:
+        """Return what lies in the channel now."""
+        return self._parts.channel.drain()
+
+    def cancel(self, trial_id: str, lease: int) -> bool:
+        """Withdraw an order; return False if it has got its slot."""
+        return self._placement.cancel(trial_id, lease)
+
+    def forget(self, trial_id: str) -> None:
+        """An order is void: its attempt is over."""
+        self._placement.forget(trial_id)
+
+    def order_again(self, order: StartLease) -> None:
+        """Find another slot for an attempt that never began."""
+        self._placement.order(order)
+
+    def kill(self, attempt: RunningAttempt) -> None:
+        """Give up a slot, and whatever runs in it."""
+        self._parts.pool.discard(attempt.process.slot)
+
+    def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
+        """Tell the recorder of a task run how it ends, once its process is dead."""
+        attempt.process.tell_recorder(state_of_death(attempt, outcome, text), is_over=attempt.is_over)
+
+    def fill(self) -> None:
+        """Begin what has got its slot since."""
+        self._placement.grant()
+
+    def free(self, attempt: RunningAttempt) -> None:
+        """Give a slot back; its process is renewed if it is worn."""
+        slot = attempt.process.slot
+        if attempt.leaves == Leftover.WORN or self._parts.pool.needs_fresh_process(slot):
+            self._parts.pool.renew(slot)
+        else:
+            self._parts.pool.release(slot, keeps_object=attempt.leaves == Leftover.OBJECT)
+
+    def ending(self, attempt: RunningAttempt) -> None:
+        """Let the pool know that a slot will be given back in a moment."""
+        slot, reuses = attempt.process.slot, self._experiment.tune_config.reuse_actors
+        slot.is_ending = True
+        slot.is_returning = reuses and attempt.leaves != Leftover.WORN
+
+    def end_task_run(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
+        """End a task run whose process cannot say so: it would be RUNNING for ever."""
+        state = state_of_death(attempt, outcome, text)
+        attempt.process.end(state, self._parts.artifacts, is_over=attempt.is_over)
+
+    def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
+        """End a task run whose process is killed after this."""
+        attempt.process.end(Cancelled(message=message), self._parts.artifacts, is_over=attempt.is_over)
+
+    def recover(self, ended: Ended, dirname: str) -> None:
+        """Find out in another thread what an attempt has committed."""
+        self._parts.recovery.begin(ended, dirname)
+
+    def _begin_attempt(self, trial: Trial, order: StartLease, slot: Slot, *, fresh_process: bool) -> None:
+        parts = self._parts
+        attempt = start_attempt(
+            self._experiment,
+            parts.steering,
+            trial,
+            order,
+            slot,
+            parts.channel,
+            parts.parameters,
+            fresh_process=fresh_process,
+            now=parts.clock(),
+        )
+        self.attempts.add(attempt)
+        parts.artifacts.begin_attempt(trial, attempt.process.task_run_id)
+
+    # What arrives.
+
+    def _take_request(self, item: Requested) -> None:
+        if isinstance(self._requests.take(item), SpecRecorded):
+            self.attempts.send_rules()
+
+    def _take_journaled(self, item: Journaled) -> None:
+        self._owns_files_until = item.time + OWNS_FILES_S
+        self.attempts.journaled(item.iterations)
+
+    def _take_task_ended(self, item: TaskEnded) -> None:
+        attempt = self.attempts.running.get((item.trial_id, item.lease))
+        if attempt is None:
+            return
+        task_run = attempt.process
+        if item.state is not None:
+            self._parts.artifacts.expect_state(task_run.name, task_run.task_run_id, item.state)
+        if item.error is None:
+            message = (item.state.message if item.state else None) or ""
+            has_completed = item.state is not None and item.state.is_completed()
+            self.attempts.task_over(attempt, message, has_completed=has_completed)
+            return
+        death = ProcessDied.of(item.error)
+        task_run.is_recorded = death.is_recorded
+        if task_run.slot.process is not None and isinstance(item.error, RayActorError):
+            # Not the trial's own: that death would have come as the recorder's word.
+            self.attempts.died(
+                attempt, Outcome.LOST, f"the process of its task run is gone: {death.text}", has_begun=True
+            )
+            return
+        lives = isinstance(item.error, RayTaskError) and not isinstance(item.error, ProcessDied)
+        self.attempts.died(attempt, death.outcome, death.text, has_begun=not lives)
+
+    # What happens by itself.
+
+    def look(self, now: float) -> None:
+        """Do what is due by itself."""
+        parts = self._parts
+        parts.progress.update(self._trials, self._placement.waiting, now)
+        if now < self._timers_due:
+            return
+        self._timers_due = now + TIMERS_S
+        if self._has_news:
+            self._has_news = False
+            parts.pages.changed()
+        if now < self._owns_files_until:
+            parts.files.flush_due(now)
+        self.attempts.look(now)
+        if now >= self._held_due:
+            self._note_held(now)
+        if now >= self._upkeep_due:
+            self._upkeep_due = now + UPKEEP_S
+            if state := self._own_state.news(now):
+                self.loop.apply(state)
+            self._placement.look()
+            self.attempts.leave(self._placement.leaving)
+            self.loop.look_at_stop_all()
+
+    def _note_held(self, now: float) -> None:
+        """Have the journal say what has been held of the cluster: attempts may have used less."""
+        self._held_due = now + NOTE_HELD_EVERY_S
+        self.loop.apply(SlotsHeld(self._parts.wall_clock(), self._parts.pool.held()))
+
+    # What is shown.
+
+    def noted(self, event: Event, commands: Sequence[Command]) -> None:
+        """Show a new trial, and announce what an event gives reason to."""
+        parts = self._parts
+        if isinstance(event, TrialSuggested):
+            parts.artifacts.show_trial(self._trials[-1])
+        parts.events.note(event, commands, parts.journal, is_best=parts.overview.note(event))
+        self._has_news = True
+
+    def decided(
+        self,
+        trial: Trial,
+        row: dict[str, Any],
+        result: dict[str, Any],
+        decision: Decision,
+        checkpoint: int | None,
+    ) -> tuple[dict[str, Any], int | None]:
+        """Show a result to the user's callbacks, which may add to it."""
+        return self._reports.show_callbacks(trial, row, result), checkpoint
+
+    def show_report(
+        self, trial: Trial, checkpoint: int | None, row: dict[str, Any], result: dict[str, Any]
+    ) -> None:
+        """Show a report to files, artifacts and the terminal."""
+        self._reports.show(trial, checkpoint, row, result)
+
+    def show_checkpoint(self, trial: Trial, index: int) -> None:
+        """Show a checkpoint that was committed after its report."""
+        self._reports.show_checkpoint(trial, index)
+
+    def begun(self, trial: Trial) -> None:
+        """Show that a trial runs."""
+        for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+            callbacks.on_trial_start(self.loop.turn, self._trials, trial)
+            if trial.start_point is not None:
+                callbacks.on_trial_restore(self.loop.turn, self._trials, trial)
+        self._parts.artifacts.show_trial(trial)
+
+    def over(self, trial: Trial, ended: Ended, *, goes_on_after_failure: bool) -> None:
+        """Show that an attempt is over, and remove what it has left behind."""
+        if ended.outcome in UNHEARD:
+            self._parts.deletions.sweep(trial, self._parts.journal)
+        if goes_on_after_failure:
+            for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+                callbacks.on_trial_recover(self.loop.turn, self._trials, trial)
+        self._parts.artifacts.show_trial(trial)
+
+    def completed(self, trial: Trial, *, failed: bool) -> None:
+        """Show that a trial is over."""
+        parts = self._parts
+        for callbacks in (parts.user_callbacks, parts.loggers):
+            tell = callbacks.on_trial_error if failed else callbacks.on_trial_complete
+            tell(self.loop.turn, self._trials, trial)
+        parts.artifacts.show_trial(trial)
+        parts.artifacts.close_table(trial)
+        self._num_finished += 1
+        total = parts.steering.total_trials or len(self._trials)
+        parts.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
+
+    def ended(self) -> None:
+        """Journal what was held until now."""
+        self._note_held(self._parts.clock())

@@ -1,0 +1,601 @@
+"""The experiment as a Prefect flow, and the runtime that `Tuner.fit` finds.
+
+The flow's parameters are JSON: Prefect stores them. A deployment's say everything (`tune_core.engine.form.form`). Those of an
+experiment that `Tuner.fit` runs say where it is kept; what is alive (the trainable, storage credentials,
+callbacks) travels beside them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any
+from uuid import UUID
+
+import httpx
+import ray
+from prefect import Flow, tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL, Settings
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from tune_core.engine.settings import storage_of
+from tune_core.engine import cluster
+from tune_core.engine.artifacts.artifacts import ArtifactWriter
+from tune_core.engine.cancellation import StopSignals, cancellation_watched
+from tune_core.engine.channel.channel import Channel
+from tune_core.engine.server.contact import Contact, require_answer
+from tune_core.engine.deaths import Recovery, rows_left_behind
+from tune_core.engine.driver.deletions import Deletions
+from tune_core.engine.driver.driver import Driver
+from tune_core.engine.events import Events
+from tune_core.engine.forks import end_forks_well
+from tune_core.engine.form.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
+from tune_core.engine.form.fields import FormModel
+from tune_core.engine.heartbeat import heartbeats, without_heartbeats
+from tune_core.engine.driver.history import save_counts
+from tune_core.engine.remote_object import hosted
+from tune_core.engine.driver.inbox_watcher import InboxWatch
+from tune_core.engine.slots.nested_groups import shortfall_inside
+from tune_core.engine.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
+from tune_core.engine.artifacts.experiment_pages import Pages
+from tune_core.engine.worker.shared_parameters import SharedParameters
+from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.slots.recorders import opened_pool
+from tune_core.engine.run_context import client_for, own_flow_log, quiet_console, settings_for
+from tune_core.engine.server.server import PrefectServer, prefect_server, unlogged_requests
+from tune_core.engine.slots.pool import SlotPool, copies_that_fit, shortfall
+from tune_core.engine.staging import keep, staging_directory
+from tune_core.engine.task_runner import ExperimentTaskRunner, TuneTaskRunner
+from tune_core.engine.worker.trial_task import trial as trial_task
+from tune_core.views.notifications import Announcer
+from tune_core.callback import CallbackList
+from tune_core.config.run_config import RunConfig
+from tune_core.control.controller import Controller
+from tune_core.encoding import dumps
+from tune_core.errors import (
+    ConfigError,
+    ExperimentConflict,
+    PlacementError,
+    StorageError,
+    TrialError,
+    TuneError,
+)
+from tune_core.logger.failures import failure_lines, failures_of
+from tune_core.control.journal import Journal
+from tune_core.logger.callbacks import TrialFiles, default_loggers
+from tune_core.control.messages import EndExperiment, StopCause
+from tune_core.views.overview import Overview
+from tune_core.progress_reporter.display import ProgressDisplay
+from tune_core.registry import import_string
+from tune_core.resources import ONE_CPU, is_fixed, resources_of
+from tune_core.results.result_grid import ResultGrid
+from tune_core.control.resume import put_back
+from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
+from tune_core.control.policy import Steering
+from tune_core.training.trainable import hint_on_resources
+from tune_core.trial import Status, Trial
+from tune_core.tuner import Tuner, dated
+
+_HOW_TO_GO_ON = "Tuner.restore or prefect-tune resume continues it"
+
+logger = logging.getLogger("prefect.tune")
+
+
+@dataclass(slots=True)
+class _Live:
+    """An experiment on its way through Prefect's engine, and what came of it."""
+
+    experiment: Experiment
+    server: PrefectServer
+    signals: StopSignals = field(default_factory=StopSignals)
+    results: ResultGrid | None = None
+    error: BaseException | None = None
+    was_interrupted: bool = False
+    contact: Contact = field(init=False)
+    flow_run_id: UUID | None = None
+    #: Prefect's settings, if its engine sends no heartbeats, and we do.
+    settings: Settings | None = None
+
+    def __post_init__(self) -> None:
+        self.contact = Contact(self.server.api_url)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known what came of it."""
+        return self.results is not None or self.error is not None
+
+
+#: The experiment that `Tuner.fit` runs; None in a run that Prefect has started, or starts again elsewhere.
+_live: ContextVar[_Live | None] = ContextVar("_live", default=None)
+
+
+class PrefectRuntime:
+    """Runs experiments as Prefect flow runs, their trials on Ray."""
+
+    def run(self, experiment: Experiment) -> ResultGrid:
+        """See `tune_core.runtime.Runtime`."""
+        return run_experiment(experiment, experiment_flow())
+
+    def identity(self, name: str | None) -> Identity | None:
+        """See `tune_core.runtime.Runtime`."""
+        return identity(name, ExperimentFlow)
+
+    def gpu_ids(self) -> list[int | str]:
+        """See `tune_core.runtime.Runtime`."""
+        return list(ray.get_gpu_ids()) if ray.is_initialized() else []
+
+    def remote_object(
+        self, kind: Callable[..., Any], *args: Any, num_gpus: float = 0
+    ) -> AbstractContextManager[RemoteObject]:
+        """See `tune_core.runtime.Runtime`; Ray is started if it is not there."""
+        cluster.connect(RunConfig())
+        return hosted(kind, *args, num_gpus=num_gpus)
+
+
+def experiment_flow() -> ExperimentFlow:
+    """Return the flow that `Tuner.fit` runs."""
+    return experiment
+
+
+def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultGrid:
+    """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
+    run = live_experiment.run_config
+    with quiet_console(run.verbose), unlogged_requests(PREFECT_API_URL.value()):
+        _try_first(live_experiment)
+    with ThreadPoolExecutor(1, "tune-start") as starter, quiet_console(run.verbose):
+        # Both take seconds: the server, a process of its own, starts while Ray does.
+        starting = None if _has_server() else starter.submit(prefect_server)
+        cluster.connect(run)
+        server = starting.result() if starting is not None else prefect_server()
+        if server.is_ours and cluster.has_other_hosts():
+            raise ConfigError(
+                "Ray has nodes on other machines, which cannot reach a Prefect server that is started here: "
+                "set PREFECT_API_URL to a server that every node can reach"
+            )
+        live = _Live(live_experiment, server)
+        parent, _, name = live_experiment.storage.url.rpartition("/")
+        token = _live.set(live)
+        try:
+            with (
+                settings_for(server),
+                unlogged_requests(server.api_url),
+                client_for(live.contact),
+                _own_log(live),
+                tags(*(run.tags or ())),
+                without_heartbeats() as live.settings,
+            ):
+                Flow.__call__(
+                    flow,
+                    trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
+                    run_config={"name": name, "storage_path": parent},
+                    return_state=True,
+                )
+        except httpx.TransportError as error:
+            if not live.is_over:
+                raise
+            live.contact.lost(error)  # what came of the experiment does not depend on what Prefect is told
+        finally:
+            _live.reset(token)
+        live.signals.pass_on()
+        if live.error is not None:
+            raise live.error
+        if live.results is None:
+            raise TuneError(
+                f"the flow run of experiment {live_experiment.name} ended before the experiment began"
+            )
+        return live.results
+
+
+class ExperimentFlow(Flow[..., Any]):
+    """The experiment flow: called like a `Tuner`, or by Prefect with JSON parameters."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run an experiment; return its `ResultGrid`.
+
+        Args:
+            *args: The trainable: a function, an import string `"package.module:name"`, or a registered name.
+            **kwargs: `param_space`, `tune_config` and `run_config` as for `tune_core.Tuner`; or these and
+                `resources` as a deployment has them, see `tune_core.engine.form.form.ExperimentForm`.
+
+        Raises:
+            ConfigError: A value is missing or wrong.
+
+        Example:
+            >>> from tune_core.engine.experiment import experiment
+            >>> results = experiment(train, param_space={"x": 1})  # doctest: +SKIP
+        """
+        trainable = args[0] if args else kwargs.get("trainable")
+        if not (callable(trainable) or isinstance(trainable, str)):
+            return super().__call__(*args, **kwargs)
+        tuner = _tuner(*args, **kwargs)
+        return run_experiment(tuner.experiment(PrefectRuntime().identity), self)
+
+    def with_options(self, *args: Any, **kwargs: Any) -> ExperimentFlow:
+        """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
+        changed = super().with_options(*args, **kwargs)
+        changed.__class__ = ExperimentFlow  # Prefect's own makes a plain Flow
+        assert isinstance(changed, ExperimentFlow)
+        return changed
+
+
+def _flow_run_name() -> str:
+    """Return the experiment's name, by which one finds its run."""
+    live, context = _live.get(), FlowRunContext.get()
+    if live is not None:
+        return live.experiment.name
+    assert context is not None  # Prefect asks within the run
+    assert context.flow_run is not None
+    parameters = context.parameters or {}
+    run_config: RunForm = parameters.get("run_config") or RunForm()
+    if context.flow_run.deployment_id is not None:
+        return _deployed_name(run_config, parameters["trainable"], context.flow_run)
+    return run_config.name or context.flow_run.name
+
+
+def _as_flow(function: Callable[..., State[Any]]) -> ExperimentFlow:
+    return ExperimentFlow(
+        fn=function,
+        name="experiment",
+        flow_run_name=_flow_run_name,
+        task_runner=ExperimentTaskRunner(),
+        persist_result=False,
+        log_prints=False,
+    )
+
+
+@_as_flow
+def experiment(
+    trainable: Annotated[str, Field(json_schema_extra={"pattern": IMPORT_STRING})],
+    param_space: ParamSpace = [],  # noqa: B006 - Prefect shows these defaults in its form; nobody changes them
+    tune_config: TuneForm = TuneForm(),  # noqa: B008
+    run_config: RunForm = RunForm(),  # noqa: B008
+    resources: ResourcesForm = ResourcesForm(),  # noqa: B008
+) -> State[Any]:
+    """Tune a trainable: each trial is a task run, its reports are artifacts.
+
+    Args:
+        trainable: What is tuned: the import string of a function or class, such as package.module:train. The
+            worker imports it.
+        param_space: The search space: each parameter that the trainable reads, and where its values come from.
+        tune_config: How to search: what to optimise, how often, and with what.
+        run_config: How to run: where results are kept, when to stop, what to try again.
+        resources: What each trial gets. Without a bundle: what the trainable asks for itself, else 1 CPU.
+    """
+    # Workers get this function by value, since its name in the module is the flow's: so it says only this.
+    return _run(
+        ExperimentForm(
+            trainable=trainable,
+            param_space=param_space,
+            tune_config=tune_config,
+            run_config=run_config,
+            resources=resources,
+        )
+    )
+
+
+def _run(form: ExperimentForm) -> State[Any]:
+    """Run the live experiment of this process, or the one that the parameters say."""
+    end_forks_well()  # whoever's they are: a trainable that is tried out here, a callback's, those after `fit()`
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise TuneError("the experiment flow was called without a flow run")
+    live = _live.get()
+    if live is None and context.flow_run.deployment_id is not None:
+        live = _deployed(form, context.flow_run)
+    elif live is None:
+        live = _revived(form.run_config, form.trainable)
+    # Prefect may try a run again, with this.
+    live.error, live.results, live.signals = None, None, StopSignals()
+    live.flow_run_id = context.flow_run.id
+    live.contact.begin()
+    try:
+        # Trials get the context, and need not know our models of the parameters.
+        plain = context.model_copy(update={"parameters": context.flow_run.parameters})
+        with plain, tags(*(live.experiment.run_config.tags or ())), heartbeats(live.settings, context):
+            ended, trials, live.results = _drive(live, context)
+        if ended.error is not None:
+            raise TrialError(ended.error, next((t.traceback for t in trials if t.status is Status.ERROR), ""))
+    except KeyboardInterrupt as error:
+        live.error = error  # it leaves `fit` when Prefect has been told
+        return Cancelled(message=f"stopped at once; {_HOW_TO_GO_ON}")
+    except BaseException as error:
+        live.error = error
+        raise
+    finally:
+        live.contact.end()
+    return _final_state(ended, trials, live)
+
+
+def _deployed(form: ExperimentForm, run: FlowRun) -> _Live:
+    """Return the experiment of a deployment's run: a new one for each run, the same one when a run is tried again.
+
+    Raises:
+        ConfigError: The trainable cannot be imported here, or the form cannot work; nothing has been started.
+    """
+    tuner = form.tuner(_deployed_name(form.run_config, form.trainable, run))
+    current = tuner.experiment(lambda _: deployed_identity(run))
+    wanted = {*run.tags, *(current.run_config.tags or ())}
+    if wanted != set(run.tags):
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, tags=sorted(wanted))
+    _try_first(current)
+    cluster.connect(current.run_config)
+    return _Live(current, prefect_server())
+
+
+def _deployed_name(run_config: RunForm, trainable: str, run: FlowRun) -> str:
+    digits, date = dated(deployed_identity(run))
+    return f"{run_config.name or trainable.rpartition(':')[2]}_{date}_{digits}"
+
+
+def _revived(run_config: RunForm, trainable: str) -> _Live:
+    """Return the experiment of a run that is tried again in a process that knows nothing of it.
+
+    Raises:
+        TuneError: What it needs cannot be had here: the message says how to go on from Python.
+    """
+    path = f"{run_config.storage_path}/{run_config.name}"
+    try:
+        place = storage_of(path)
+        tuner = Tuner.restore(place.url, trainable, storage_options=place.options)
+    except TuneError as error:
+        raise TuneError(
+            f"flow run of experiment {run_config.name!r}: the process that held its trainable {trainable!r} is gone, "
+            f"and this one cannot go on with it ({error}). Resume it from Python: "
+            f"Tuner.restore({path!r}, trainable).fit()"
+        ) from error
+    again = replace(tuner.experiment(), continuation=Continuation(is_retry=True))
+    cluster.connect(again.run_config)
+    return _Live(again, prefect_server())
+
+
+def _tuner(
+    trainable: Callable[..., Any] | str,
+    param_space: Any = None,
+    tune_config: Any = None,
+    run_config: Any = None,
+    resources: Any = None,
+) -> Tuner:
+    parts = {"tune_config": tune_config, "run_config": run_config, "resources": resources}
+    if isinstance(param_space, list) or any(
+        isinstance(part, (Mapping, FormModel)) for part in parts.values()
+    ):
+        given = {"trainable": trainable, "param_space": param_space, **parts}
+        return ExperimentForm.read({name: part for name, part in given.items() if part is not None}).tuner()
+    return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
+
+
+def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Trial], ResultGrid]:
+    """Set everything up, run the loop, and take everything down again, whatever happens."""
+    current = live.experiment
+    tune = current.tune_config
+    with live.signals.caught(), ExitStack() as stack:
+        driver, parts = _set_up(live, context, stack)
+
+        def stop(reason: str, patience_s: float | None) -> None:
+            driver.request_stop(StopCause.INTERRUPT, f"{reason}; {_HOW_TO_GO_ON}", patience_s=patience_s)
+
+        try:
+            with live.signals.stopping(stop), cancellation_watched(context.flow_run.id, stop):  # type: ignore[union-attr]
+                ended = driver.run()
+        except BaseException:
+            driver.abandon()
+            parts.pool.clear()
+            save_counts(parts, has_failed=True)
+            raise
+        controller = parts.controller
+        trials = list(controller.trials.values())
+        live.was_interrupted = controller.is_interrupted
+        if live.was_interrupted:
+            parts.pool.clear()
+        else:
+            parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
+        parts.user_callbacks.on_experiment_end(trials)
+        save_counts(parts, has_failed=False)
+        get_run_logger().info(parts.steering.scheduler.debug_string())
+        parts.progress.finish(trials, ended.reason)
+    results = ResultGrid.from_trials(
+        trials,
+        current.storage,
+        tune.objective,
+        num_to_keep=controller.rules.num_to_keep,
+        rank=controller.rank_checkpoint,
+    )
+    return ended, trials, results
+
+
+def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Driver, Parts]:
+    """Start what a driver works with; the stack takes it down in the reverse order.
+
+    Slots come first, since they take longest: they start while the storage is tried.
+    """
+    current = continued(live.experiment)
+    run, tune = current.run_config, current.tune_config
+    flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
+    steering = current.steering()
+    has_recorders = isinstance(context.task_runner, TuneTaskRunner)
+    pool = stack.enter_context(
+        opened_pool(
+            with_processes=has_recorders,
+            fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
+            runtime_env=run.runtime_env,
+            max_slots=steering.max_concurrent,
+        )
+    )
+    pool.cleanup_timeout_s = run.stop_timeout_s
+    capacity = _start_slots(current, steering, pool)
+    cluster.refuse_unshared(current.storage, run)
+    current.storage.probe()
+    owner = this_process(flow_run_id, current.identity)
+    parameters = SharedParameters(current.parameters)
+    stack.callback(parameters.release)
+    number = take_journal(current, owner)
+    stack.enter_context(driving(current.storage.url))
+    current.storage.write(SPEC_FILE, dumps(current.spec()))
+    deletions = Deletions(current.storage)
+    # Last but for the channel: the closed journal lets the last ones begin, and files and artifacts do not wait.
+    stack.callback(deletions.close)
+    channel = Channel(cluster.channel_host())
+    stack.callback(channel.close)
+    controller = Controller(current.rules(steering), current.storage)
+    run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
+    artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
+    # Ray's own workers may end before Prefect has sent what they have told it.
+    artifacts.may_lose_states = not has_recorders
+    files = stack.enter_context(_trial_files(current))
+    inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
+    stack.callback(inbox.close)  # after the journal: what it has is answered
+    users = CallbackList(run.callbacks or [])
+    watchers = current.watchers(steering, users)
+    journal = Journal(
+        current.storage,
+        current.experiment_id,
+        owner,
+        number,
+        is_sealed=watchers.have_state,
+        on_flushed=lambda iterations: channel.post(Journaled(iterations, time.monotonic())),
+        on_failure=lambda error: channel.post(ShellFailed(error)),
+    )
+    stack.callback(journal.close)
+    rows_left = partial(rows_left_behind, channel.address.spool, run.runtime_env)
+    recovery = Recovery(
+        current.storage, channel.post, lambda error: channel.post(ShellFailed(error)), rows_left=rows_left
+    )
+    stack.callback(recovery.close)
+    loggers = default_loggers(files, users.callbacks)
+    parts = Parts(
+        experiment=current,
+        controller=controller,
+        steering=steering,
+        channel=channel,
+        parameters=parameters,
+        pool=pool,
+        journal=journal,
+        inbox=inbox,
+        artifacts=artifacts,
+        recovery=recovery,
+        files=files,
+        default_loggers=loggers,
+        loggers=CallbackList(loggers),
+        user_callbacks=users,
+        watchers=watchers,
+        progress=stack.enter_context(ProgressDisplay(overview.standings, run.verbose, run.progress_reporter)),
+        capacity=capacity,
+        deletions=deletions,
+        overview=overview,
+        events=events,
+        pages=Pages(artifacts, overview, current.name, current.storage.url),
+    )
+    watch_url = live.server.flow_run_url(flow_run_id)
+    parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
+    return Driver(parts), parts
+
+
+def _dashboard(
+    live: _Live, current: Experiment, run_tags: set[str], controller: Controller, stack: ExitStack
+) -> tuple[ArtifactWriter, Overview, Events]:
+    """Start what shows the experiment in Prefect."""
+    flow_run_id = live.flow_run_id
+    assert flow_run_id is not None  # it runs
+    overview = Overview(controller, current.tune_config.objective)
+    artifacts = ArtifactWriter(
+        current.name,
+        current.experiment_id,
+        flow_run_id,
+        run_tags,
+        trial_task,
+        standings=overview.standings,
+        every_report=current.run_config.every_report,
+        contact=live.contact,
+    )
+    stack.callback(artifacts.close)
+    announcer = Announcer(controller, current.name, current.storage.url, overview.standings)
+    events = Events(announcer, current.experiment_id, current.name, live.contact)
+    stack.callback(events.close)
+    stack.callback(live.contact.end)
+    return artifacts, overview, events
+
+
+@contextmanager
+def _trial_files(current: Experiment) -> Iterator[TrialFiles]:
+    with staging_directory() as staging:
+        files = TrialFiles(current.storage, staging)
+        try:
+            yield files
+        except ExperimentConflict:
+            files.discard()  # they are another driver's now
+            raise
+        finally:
+            try:
+                files.close()
+                if files.lost:  # the journal, which is closed by now, has what they held
+                    put_back(current.storage, files.lost, staging, current.run_config.callbacks or ())
+            except StorageError:  # it names the copies
+                keep(staging)
+                raise
+
+
+def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int:
+    """Start the first slots; return how many trials fit at once.
+
+    Raises:
+        PlacementError: The cluster can never give a trial its bundles.
+    """
+    if not is_fixed(current.trainable):
+        return max(1, copies_that_fit(ONE_CPU, cluster.total_resources()))
+    shape = resources_of(current.trainable, {})
+    reason = shortfall(shape, cluster.nodes())
+    reason = reason or shortfall_inside(shape, cluster.total_resources())
+    if reason is not None and current.run_config.placement_timeout_s is None:
+        raise PlacementError(
+            f"the cluster can never give a trial its bundles: {reason}. Ask for less with tune.with_resources, "
+            f"or, if nodes will join, set RunConfig(placement_timeout_s=…){hint_on_resources(current.trainable, {})}"
+        )
+    capacity = max(1, copies_that_fit(shape, cluster.total_resources()))
+    limits = (capacity, steering.total_trials, steering.max_concurrent)
+    pool.start_ahead(shape, min(limit for limit in limits if limit is not None))
+    return capacity
+
+
+def _final_state(ended: EndExperiment, trials: list[Trial], live: _Live) -> State[Any]:
+    failed = [trial for trial in trials if trial.status is Status.ERROR]
+    paused = [trial for trial in trials if trial.status is Status.PAUSED]
+    counts = f"{len(trials)} trials, {len(failed)} failed"
+    why = "".join(f"\n{line}" for line in failure_lines(failures_of(trials), live.experiment.storage.url, 3))
+    if paused or live.was_interrupted:
+        return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}{why}")
+    if trials and len(failed) == len(trials):
+        return Failed(message=f"All {counts}{why}")
+    return Completed(message=f"{counts}: {ended.reason}{why}", data=live.results)
+
+
+def _try_first(current: Experiment) -> None:
+    """Find out within seconds what would come to nothing after Ray and perhaps a server have been started.
+
+    Raises:
+        StorageError: The storage cannot be used.
+        TuneError: The Prefect server that is configured does not answer.
+    """
+    if (url := PREFECT_API_URL.value()) and FlowRunContext.get() is None:
+        require_answer(url)
+    if not (ray.is_initialized() or current.storage.is_local):
+        current.storage.probe()
+
+
+def _own_log(live: _Live) -> AbstractContextManager[None]:
+    return own_flow_log(live.contact, lambda: live.flow_run_id)
+
+
+def _has_server() -> bool:
+    return bool(PREFECT_API_URL.value()) or FlowRunContext.get() is not None

@@ -1,0 +1,1 @@
+"""An experiment as plain values: the form in Prefect's UI, and experiments in files."""

@@ -1,0 +1,1 @@
+"""Which Prefect server an experiment uses, and how one is started for it."""

@@ -1,0 +1,1 @@
+"""Placement groups and the processes in them, given to trials in the order in which they asked."""

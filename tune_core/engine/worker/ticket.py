@@ -1,0 +1,60 @@
+"""What an attempt needs, on its way to the process that runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_core.engine.channel.channel import ChannelAddress
+from tune_core.training.serialization import PickledTrainable, dumps_apart, loads_apart
+from tune_core.training.session import Lease
+
+
+class Ticket:
+    """An attempt's lease, its trainable and the way to the flow: bytes, and the references of Ray in them.
+
+    Of no type that Prefect looks into: it, and prefect-ray, call `ray.get` on every reference that they find in
+    a task's parameters. Ray itself does see the references, so that it knows who uses them; what the user's
+    objects do when they are unpickled, it does not, since that is to be an error of their trial.
+
+    Args:
+        address: Where the attempt reports.
+        lease: What it is.
+        trainable: What it runs.
+    """
+
+    __slots__ = ("_data", "_references")
+
+    def __init__(self, address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> None:
+        self._references: list[Any] = []
+        body = dumps_apart(lease, self._references)
+        self._data = dumps_apart((address, lease.trial_id, lease.lease, body, trainable), self._references)
+
+    @property
+    def size(self) -> int:
+        """How many bytes travel, without what Ray sends of the references."""
+        return len(self._data)
+
+    def open(self) -> tuple[ChannelAddress, str, int, bytes, PickledTrainable]:
+        """Return the address, the trial's id, the attempt's number, its lease for `load_lease`, and the trainable."""
+        opened: tuple[ChannelAddress, str, int, bytes, PickledTrainable] = loads_apart(
+            self._data, self._references
+        )
+        return opened
+
+    def load_lease(self, body: bytes) -> Lease:
+        """Return the lease; whatever the user's objects in its configuration raise is raised here."""
+        lease: Lease = loads_apart(body, self._references)
+        return lease
+
+    def release(self) -> None:
+        """Let go of the references: the process lives on, and something may hold this object."""
+        self._references.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._data, self._references)
+
+
+def _restore(data: bytes, references: list[Any]) -> Ticket:
+    ticket = object.__new__(Ticket)
+    ticket._data, ticket._references = data, references
+    return ticket

@@ -1,0 +1,1 @@
+"""The files next to each trial, written as Ray Tune writes them."""

@@ -1,0 +1,567 @@
+"""What `fit()` returns, and what can be read back from storage later: `ResultGrid` and `Result`.
+
+Only the last report of each trial is in memory; every other row is read from the trial's
+`result.json` when it is asked for. Reading executes nothing that is stored: no pickle, JSON only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.errors import ConfigError, TrialError
+from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
+from tune_core.metrics import comparable, flatten
+from tune_core.ranking import MODES, SCOPES, Objective, Tally
+from tune_core.logger.rows import (
+    ERROR_FILE,
+    PARAMS_FILE,
+    RESULT_FILE,
+    last_failure,
+    newest_rows,
+    parse_params,
+    parse_rows,
+    user_metrics,
+    with_configs,
+)
+from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.transfer import explain, in_parallel, read_bytes
+from tune_core.trial import CheckpointRecord, Status, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Checkpoints, each with the report that it came with.
+_Best: TypeAlias = list[tuple[Checkpoint, dict[str, Any]]]
+
+Item = TypeVar("Item")
+
+#: At most this many names in a message.
+_NAMES_SHOWN = 20
+
+
+class Result:
+    """What became of one trial.
+
+    Attributes:
+        metrics: The last report, with its auto-filled keys; nested as it was made.
+        checkpoint: The latest checkpoint; None if there is none.
+        error: Why the trial failed, with the traceback of its process as text; None if it did not.
+        path: The trial's directory, as `filesystem` names it: `bucket/experiment/trial` on S3.
+        best_checkpoints: Pairs of a checkpoint and the report that it came with: the best ones, as
+            many as `num_to_keep` says, worst first; without a score attribute, oldest first.
+        status: `TERMINATED`, `ERROR`, or where an interrupted experiment left the trial; None: unknown.
+
+    Example:
+        >>> result = Result({"loss": 0.5, "config": {"lr": 0.1}}, None, None, "/tmp/trial")
+        >>> result.config
+        {'lr': 0.1}
+
+    Source: as Ray Tune 2.60. Differs: `rows` and `status`; `metrics_dataframe` is read when it is
+        first asked for, and has one row per iteration after a retry; `filesystem` is fsspec's.
+    """
+
+    def __init__(
+        self,
+        metrics: dict[str, Any] | None,
+        checkpoint: Checkpoint | None,
+        error: Exception | None,
+        path: str,
+        best_checkpoints: _Best | Callable[[], _Best] | None = None,
+        filesystem: Any = None,
+        *,
+        status: Status | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.checkpoint = checkpoint
+        self.error = error
+        self.path = path
+        self._best = best_checkpoints
+        self.status = status
+        self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
+        self._dataframe: pd.DataFrame | None = None
+
+    @classmethod
+    def from_trial(
+        cls,
+        trial: Trial,
+        storage: ExperimentStorage,
+        *,
+        num_to_keep: int | None = None,
+        rank: Callable[[CheckpointRecord], Any] | None = None,
+    ) -> Result:
+        """Return the result of a trial as its record stands now; reads nothing from storage.
+
+        Args:
+            trial: The trial's record.
+            storage: Where the experiment is.
+            num_to_keep: `CheckpointConfig.num_to_keep`; the latest checkpoint, which is kept
+                besides, is not among the best ones.
+            rank: Sorts checkpoints, worse ones first; None: by time.
+        """
+        ranked = sorted(trial.usable_checkpoints, key=rank) if rank else trial.usable_checkpoints
+        best = ranked if num_to_keep is None else ranked[-num_to_keep:]
+        failed = trial.error is not None and trial.status is not Status.TERMINATED
+        return cls(
+            metrics=trial.last_result
+            or {
+                "trial_id": trial.trial_id,
+                **trial.worker,
+                "config": trial.config,
+                "experiment_tag": trial.experiment_tag,
+                **({"done": True} if trial.status is Status.TERMINATED else {}),
+            },
+            checkpoint=storage.checkpoint(trial.dirname, trial.checkpoint.index)
+            if trial.checkpoint
+            else None,
+            error=TrialError(trial.error or "", trial.traceback) if failed else None,
+            path=storage.absolute(trial.dirname),
+            best_checkpoints=functools.partial(_with_reports, storage, trial, best),
+            filesystem=storage.fs,
+            status=trial.status,
+        )
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | os.PathLike[str],
+        storage_filesystem: Any = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Read the result of a trial from its directory, by whomever and whenever it was written.
+
+        Args:
+            path: A trial's directory: a local path, a URL, or with `storage_filesystem` a path in that.
+            storage_filesystem: An fsspec filesystem, or a `pyarrow.fs.FileSystem`.
+            storage_options: fsspec options for a URL (`endpoint_url`, `key`, `secret` …).
+
+        Raises:
+            RuntimeError: No trial has written there.
+            StorageError: The storage does not answer.
+
+        Source: as Ray Tune 2.60. Differs: executes nothing that is stored; a failure from which
+            the trial recovered is no `error`; `progress.csv` is not read.
+        """
+        filesystem, trial_path, url = resolve(path, storage_filesystem, storage_options)
+        data, params, failures = (
+            _read(filesystem, f"{trial_path}/{name}", url) for name in (RESULT_FILE, PARAMS_FILE, ERROR_FILE)
+        )
+        if data is None and params is None and failures is None:
+            raise RuntimeError(
+                f"{url} is no trial's directory: neither {RESULT_FILE} nor {PARAMS_FILE} "
+                f"nor {ERROR_FILE} is in it; expected <storage_path>/<experiment>/<trial>"
+            )
+        config = None if params is None else parse_params(params, f"{url}/{PARAMS_FILE}")
+        rows = newest_rows(with_configs(parse_rows(data or b"", f"{url}/{RESULT_FILE}"), config))
+        metrics = dict(rows[-1]) if rows else {} if config is None else {"config": config}
+        metrics.pop("lease", None)
+        parent, _, trial = trial_path.rpartition("/")
+        storage = ExperimentStorage(filesystem, parent or "/", url, parent)
+        markers = storage.committed(trial, skip_damaged=True)
+        checkpoints = [(storage.checkpoint(trial, marker.index), marker.metrics) for marker in markers]
+        return cls(
+            metrics=metrics,
+            checkpoint=checkpoints[-1][0] if checkpoints else None,
+            error=last_failure((failures or b"").decode("utf-8", "replace")),
+            path=trial_path,
+            best_checkpoints=checkpoints,
+            filesystem=filesystem,
+        )
+
+    @property
+    def best_checkpoints(self) -> _Best | None:
+        """The checkpoints that are kept, worse ones first, each with its report; read when first asked for.
+
+        Raises:
+            StorageError: The storage does not answer.
+        """
+        if callable(self._best):
+            self._best = self._best()
+        return self._best
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The trial's configuration; None if it is not known."""
+        config: dict[str, Any] | None = (self.metrics or {}).get("config")
+        return config
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of `path`."""
+        if self._filesystem is None:
+            from fsspec.implementations.local import LocalFileSystem
+
+            self._filesystem = ProcessLocal(LocalFileSystem())
+        return self._filesystem.get()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every report, read from storage each time; of each iteration, what its newest attempt reported.
+
+        The key `lease` holds the number of the attempt. Empty if nothing was reported.
+        """
+        place = f"{self.path}/{RESULT_FILE}"
+        data = _read(self.filesystem, place, place)
+        rows = parse_rows(data or b"", place)
+        config = self.config
+        if config is None and rows:
+            params = _read(self.filesystem, f"{self.path}/{PARAMS_FILE}", place)
+            config = None if params is None else parse_params(params, f"{self.path}/{PARAMS_FILE}")
+        return newest_rows(with_configs(rows, config))
+
+    @property
+    def metrics_dataframe(self) -> pd.DataFrame:
+        """Every report as a row of a pandas frame, nested metrics as `a/b`; read once, when first asked for.
+
+        Raises:
+            ImportError: pandas is not installed; the message says how to.
+        """
+        if self._dataframe is None:
+            pandas = import_pandas()
+            self._dataframe = pandas.DataFrame([flatten(row) for row in self.rows])
+        return self._dataframe
+
+    def get_best_checkpoint(self, metric: str, mode: str) -> Checkpoint:
+        """Return the checkpoint whose report has the best value of a metric.
+
+        Args:
+            metric: Name of the metric, nested with "/".
+            mode: "min" or "max".
+
+        Raises:
+            RuntimeError: There is no checkpoint, or none came with that metric.
+            ConfigError: `mode` is something else.
+
+        Source: as Ray Tune 2.60. Differs: NaN is never the best.
+        """
+        if mode not in MODES:
+            raise ConfigError(f"get_best_checkpoint(mode={mode!r}): expected 'min' or 'max'")
+        if not self.best_checkpoints:
+            raise RuntimeError(
+                f"the trial at {self.path} has no checkpoint: report one with tune.report(…, checkpoint=)"
+            )
+        best = _best_by(metric, mode, self.best_checkpoints)
+        if best is None:
+            hint = _name_hint(metric, (metrics for _, metrics in self.best_checkpoints))
+            raise RuntimeError(
+                f"no checkpoint of the trial at {self.path} came with a number as {metric!r}; {hint}"
+            )
+        return best
+
+    def __repr__(self) -> str:
+        parts = [f"status={self.status.value}"] if self.status else []
+        parts += [f"error={type(self.error).__name__}({str(self.error)!r})"] if self.error else []
+        parts += [
+            f"metrics={user_metrics(self.metrics or {})!r}",
+            f"path={self.path!r}",
+            f"filesystem={protocols(self.filesystem)[0]!r}",
+        ]
+        parts += [f"checkpoint={self.checkpoint!r}"]
+        return f"Result({', '.join(parts)})"
+
+
+class ResultGrid(Sequence[Result]):
+    """The results of an experiment's trials, in the order in which the trials were created.
+
+    Every trial is in it: failed and unfinished ones with their last report and checkpoint.
+
+    Args:
+        results: One for each trial.
+        experiment_path: The experiment's directory, as `filesystem` names it.
+        filesystem: fsspec filesystem of `experiment_path`; None: the local one.
+        metric: What `get_best_result` goes by if it is not told.
+        mode: "min" or "max", likewise.
+        scope: What of a trial's reports counts, likewise.
+
+    Example:
+        >>> results = [Result({"loss": loss}, None, None, "/tmp/t") for loss in (0.5, 0.25)]
+        >>> ResultGrid(results, "/tmp", None, "loss", "min").get_best_result().metrics
+        {'loss': 0.25}
+
+    Source: as Ray Tune 2.60. Differs: creation order always.
+    """
+
+    def __init__(
+        self,
+        results: Iterable[Result],
+        experiment_path: str,
+        filesystem: Any = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str = "last",
+    ) -> None:
+        self._results = list(results)
+        self._experiment_path = experiment_path
+        self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
+        self._metric, self._mode, self._scope = metric, mode, scope
+
+    @classmethod
+    def from_trials(
+        cls,
+        trials: Iterable[Trial],
+        storage: ExperimentStorage,
+        objective: Objective,
+        *,
+        num_to_keep: int | None = None,
+        rank: Callable[[CheckpointRecord], Any] | None = None,
+    ) -> ResultGrid:
+        """Return the results of trials as their records stand now; arguments as of `Result.from_trial`.
+
+        `objective` is what `get_best_result` goes by if it is not told.
+        """
+        ordered = sorted(trials, key=lambda trial: trial.number)
+        results = [Result.from_trial(trial, storage, num_to_keep=num_to_keep, rank=rank) for trial in ordered]
+        return cls(results, storage.path, storage.fs, objective.metric, objective.mode, objective.scope)
+
+    @property
+    def experiment_path(self) -> str:
+        """The experiment's directory, as `filesystem` names it."""
+        return self._experiment_path
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of `experiment_path`."""
+        if self._filesystem is None:
+            from fsspec.implementations.local import LocalFileSystem
+
+            self._filesystem = ProcessLocal(LocalFileSystem())
+        return self._filesystem.get()
+
+    @property
+    def errors(self) -> list[Exception]:
+        """The errors of the trials that have one."""
+        return [result.error for result in self._results if result.error is not None]
+
+    @property
+    def num_errors(self) -> int:
+        """Number of trials that failed for good."""
+        return sum(1 for result in self._results if _status(result) is Status.ERROR)
+
+    @property
+    def num_terminated(self) -> int:
+        """Number of trials that ended without an error."""
+        return sum(1 for result in self._results if _status(result) is Status.TERMINATED)
+
+    def get_best_result(
+        self,
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str | None = None,
+        filter_nan_and_inf: bool = True,
+    ) -> Result:
+        """Return the result of the best trial; of several equal ones, the first.
+
+        With exactly one trial it is returned whatever it reported. `scope` chooses the trial:
+        metrics and checkpoint of what is returned are still its last ones. Every scope but `last`
+        reads the trials' rows from storage.
+
+        Args:
+            metric: Name of the metric, nested with "/"; None: the one of `TuneConfig`.
+            mode: "min" or "max"; None: the one of `TuneConfig`.
+            scope: What of a trial counts: its `last` value; its best of `all`; the mean of all
+                (`avg`), of the last 5 (`last-5-avg`), of the last 10 (`last-10-avg`). None: what
+                `TuneConfig(best_scope=…)` says, "last" unless it is given.
+            filter_nan_and_inf: Whether a trial whose score is NaN or infinite is left out. If not,
+                NaN is worse than any number.
+
+        Raises:
+            ConfigError: No metric or mode is known, or mode or scope is none of the above.
+            RuntimeError: No trial has such a metric, or none that is finite.
+
+        Source: as Ray Tune 2.60. Differs: with `all`, a NaN does not hide the values before it;
+            `avg` is the plain mean also if the metric is missing in some rows.
+        """
+        if len(self._results) == 1:
+            return self._results[0]
+        wanted = Objective(metric or self._metric, mode or self._mode, scope or self._scope)
+        _check_choice(wanted)
+        scores = self._each(lambda result: _score(result, wanted), reads=wanted.scope != "last")
+        ranked = [
+            (wanted.loss(score, finite=False), place)
+            for place, score in enumerate(scores)
+            if score is not None and (math.isfinite(score) or not filter_nan_and_inf)
+        ]
+        if not ranked:
+            is_reported = any(score is not None for score in scores)
+            raise RuntimeError(self._nothing_found(str(wanted.metric), is_reported))
+        return self._results[min(ranked)[1]]
+
+    def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
+        """Return a pandas frame with one row per trial, in creation order: its last report, or its best.
+
+        Columns are the metrics, nested ones as `a/b`, the configuration as `config/a`, `logdir`, the
+        trial's directory, and, if a trial failed, `trial_error`: the last line of why. A trial that
+        never reported has its configuration and no metrics, so pandas makes floats of integer metrics.
+
+        Args:
+            filter_metric: If given with a mode, the row where this metric is best is taken, from
+                storage; a trial without it has its last row.
+            filter_mode: "min" or "max".
+
+        Raises:
+            ConfigError: A mode without a metric, or something else than min and max.
+            ImportError: pandas is not installed; the message says how to.
+
+        Source: as Ray Tune 2.60. Differs: `logdir` is the directory, there it is the trial id; Ray
+            leaves trials that never reported out, and has no `trial_error`.
+        """
+        if filter_mode is not None and filter_mode not in MODES:
+            raise ConfigError(f"get_dataframe(filter_mode={filter_mode!r}): expected 'min' or 'max'")
+        if filter_mode is not None and not filter_metric:
+            raise ConfigError(
+                f"get_dataframe(filter_mode={filter_mode!r}) needs filter_metric=, the metric to filter by"
+            )
+        pandas = import_pandas()
+        rows = self._each(
+            lambda result: _best_row(result, filter_metric, filter_mode), reads=filter_mode is not None
+        )
+        has_errors = bool(self.errors)
+        frame_rows = [
+            {
+                **flatten({name: value for name, value in row.items() if name != "experiment_tag"}),
+                **flatten({"config": result.config or {}}),
+                "logdir": result.path,
+                **({"trial_error": result.error and str(result.error)} if has_errors else {}),
+            }
+            for row, result in zip(rows, self._results, strict=True)
+        ]
+        return pandas.DataFrame(frame_rows)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        """Return the result of the trial that was created as number `index`."""
+        return self._results[index]
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self._results)
+
+    def __repr__(self) -> str:
+        others = len(self) - self.num_terminated - self.num_errors
+        counts = f"{self.num_terminated} terminated, {self.num_errors} errors" + (
+            f", {others} unfinished" if others else ""
+        )
+        return f"ResultGrid({len(self)} trials: {counts}; experiment_path={self._experiment_path!r})"
+
+    def _each(self, call: Callable[[Result], Any], *, reads: bool) -> list[Any]:
+        """Call with every result; with several at once where each call waits for the network."""
+        if reads and len(self._results) > 1 and not is_local(self.filesystem):
+            return in_parallel(call, self._results)
+        return [call(result) for result in self._results]
+
+    def _nothing_found(self, metric: str, is_reported: bool) -> str:
+        if not self._results:
+            return f"no best trial for {metric!r}: the experiment has no trials"
+        if is_reported:
+            return (
+                f"no best trial for {metric!r}: every value reported for it is NaN or infinite; "
+                "pass filter_nan_and_inf=False to compare them all the same"
+            )
+        hint = _name_hint(metric, (result.metrics or {} for result in self._results))
+        return f"no best trial for {metric!r}: no trial has reported a number of that name; {hint}"
+
+
+def _check_choice(wanted: Objective) -> None:
+    faults = []
+    if not wanted.metric:
+        faults.append("No metric is provided: pass metric= to get_best_result, or give TuneConfig one")
+    if not wanted.mode:
+        faults.append("No mode is provided: pass mode= to get_best_result, or give TuneConfig one")
+    elif wanted.mode not in MODES:
+        faults.append(f"get_best_result(mode={wanted.mode!r}): expected 'min' or 'max'")
+    if wanted.scope not in SCOPES:
+        faults.append(f"get_best_result(scope={wanted.scope!r}): expected one of {', '.join(SCOPES)}")
+    if faults:
+        raise ConfigError(faults)
+
+
+def _score(result: Result, objective: Objective) -> float | None:
+    """What a trial is compared by; None if it never reported a number."""
+    is_last = objective.scope == "last"
+    if is_last and (number := objective.value(result.metrics or {})) is not None:
+        return number
+    tally = Tally(objective)
+    for place, row in enumerate(result.rows if is_last else sorted(result.rows, key=_iteration)):
+        tally.add(place, objective.value(row))
+    return tally.score
+
+
+def _iteration(row: Mapping[str, Any]) -> float:
+    number = comparable(row.get("training_iteration"))
+    return math.inf if number is None or math.isnan(number) else number
+
+
+def _best_by(metric: str, mode: str, found: Iterable[tuple[Item, Mapping[str, Any]]]) -> Item | None:
+    """Return what comes with the best value of a metric, of equal ones the first; infinite values count."""
+    objective = Objective(metric, mode)
+    scored = [(objective.value(row), item) for item, row in found]
+    valid = [(score, item) for score, item in scored if score is not None and not math.isnan(score)]
+    return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1] if valid else None
+
+
+def _best_row(result: Result, metric: str | None, mode: str | None) -> dict[str, Any]:
+    last = result.metrics or {}
+    if metric is None or mode is None:
+        return last
+    return _best_by(metric, mode, ((row, row) for row in result.rows)) or last
+
+
+def _status(result: Result) -> Status:
+    return result.status or (Status.ERROR if result.error else Status.TERMINATED)
+
+
+def _name_hint(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    known: dict[str, None] = {}
+    reported: dict[str, None] = {}
+    for row in rows:
+        known |= dict.fromkeys(flatten(row))
+        reported |= dict.fromkeys(flatten(user_metrics(row)))
+    close = difflib.get_close_matches(metric, known, 1)
+    shown = ", ".join(list(reported)[:_NAMES_SHOWN]) + (", …" if len(reported) > _NAMES_SHOWN else "")
+    return f"reported: {shown or 'nothing'}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _with_reports(storage: ExperimentStorage, trial: Trial, records: Sequence[CheckpointRecord]) -> _Best:
+    """Return the checkpoints with their reports; those that the driver has let go of are in the markers."""
+    stored: dict[int, dict[str, Any]] = {}
+    if any(record.is_brief for record in records):
+        markers = storage.committed(trial.dirname, skip_damaged=True)
+        stored = {marker.index: marker.metrics for marker in markers}
+    found = []
+    for record in records:
+        metrics = {**stored.get(record.index, {}), **record.metrics} if record.is_brief else record.metrics
+        report = trial.result_of(metrics) if "timestamp" in metrics else metrics
+        found.append((storage.checkpoint(trial.dirname, record.index), report))
+    return found
+
+
+def import_pandas() -> Any:
+    """Return the module pandas, or raise an ImportError that says how to install it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            "data frames need pandas: run pip install 'prefect-tune[pandas]', "
+            "or read the rows without it from Result.rows"
+        ) from error
+    return pandas
+
+
+def _read(filesystem: Any, path: str, url: str) -> bytes | None:
+    """The bytes of a file; None if it does not exist."""
+    try:
+        return read_bytes(filesystem, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # filesystems raise what their client libraries raise
+        raise explain(error, url, "read it") from error

@@ -1,0 +1,1 @@
+"""Where bytes go, and when they count: filesystems, transfers, commits and checkpoints."""

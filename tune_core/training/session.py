@@ -1,0 +1,554 @@
+"""One attempt at a trial, as its trainable sees it.
+
+A `Session` turns metrics into a report row, commits the checkpoint before the row is sent,
+and stops the trainable when it is told to. It keeps the rows that the driver has not yet
+journaled, so that a commit marker can carry them. It knows the driver only as an `Uplink`.
+A report counts once it is in that list, which is one step: an exception that a signal handler
+or another thread raises comes before it, and nothing has happened, or after it, and the row is sent.
+Uploads in the background: docs/design/007-asynchronous-checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
+
+from tune_core.training.autofill import Counters, Snapshot
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
+from tune_core.validation import shorten
+from tune_core.storage.filesystems import brief
+from tune_core.control.messages import Decision
+from tune_core.metrics import lookup, validate_metrics
+from tune_core.training.send_queue import Outbox, Upload
+from tune_core.resources import PlacementGroupFactory
+from tune_core.storage.sharing import private_directory
+from tune_core.stopper import DictStopper
+from tune_core.storage.experiment_storage import ExperimentStorage, staged_copy
+from tune_core.trial import checkpoint_name
+from tune_core.training.uplink import Report, Uplink
+
+#: Rows that may be on their way before `report` waits for the journal: bounds the memory of
+#: a trial that reports faster than its storage takes segments.
+WINDOW = 8192
+
+#: What `Trainable.train` returns of where and what it is: the driver knows that, so rows do not say it.
+_SAID_OTHERWISE = frozenset({"trial_id", "date", "pid", "hostname", "node_ip", "config"})
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class StopTrial(SystemExit):
+    """Raised out of `report` to end the trainable in order: its `finally` blocks run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseRule:
+    """What a process may keep from one attempt to the next (`TuneConfig.reuse_actors`).
+
+    Attributes:
+        key: Only attempts of equal keys share: those of one experiment, with equal bundles.
+        max_reuses: `TuneConfig.max_reuses`.
+        max_memory: `TuneConfig.max_reuse_memory`.
+    """
+
+    key: str
+    max_reuses: int | None = None
+    max_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Everything that one attempt at a trial needs to know; travels to its process as bytes.
+
+    Attributes:
+        experiment_name: Name of the experiment.
+        trial_id: The trial's id.
+        trial_name: `<trainable>_<trial id>`.
+        dirname: The trial's directory below the experiment's.
+        lease: Number of this attempt, from 1.
+        config: The trial's configuration.
+        resources: The bundles that the attempt was given.
+        storage: Where checkpoints are committed.
+        checkpoint: Index of the checkpoint to start from; None: from scratch.
+        checkpoint_dirname: The trial's directory that this checkpoint is in; "" for its own.
+        iteration: `training_iteration` of that checkpoint; 0 without one.
+        totals: `time_total_s`, `timesteps_total` … at that checkpoint.
+        highest_index: Highest checkpoint index of earlier attempts; -1: none.
+        metric: The metric that every report must contain; None: any report will do.
+        stop: Rules `name >= value` that the session checks itself.
+        waits_for_decisions: Whether something could answer a report with other than CONTINUE.
+        may_be_told_to_save: Whether the answer to a report could be that the trial is to save.
+        log_files: Names of the files that stdout and stderr are copied to; None: to none.
+        prints: Whether what it prints may be seen on a terminal, besides its log (`verbose=0`: no).
+        keeps_artifacts: When files that the trainable leaves in its directory go to the storage;
+            "always" is with each checkpoint and at the end.
+        checkpoint_frequency: A trainable class saves every so many iterations; 0 for never.
+        checkpoint_at_end: Whether a trainable class saves when its trial ends.
+        async_upload: Whether the trial goes on while a checkpoint is uploaded, where no answer is waited for.
+        reuse: What may be kept for later attempts; None: nothing.
+        max_growth: `TuneConfig.max_process_growth`.
+        changes_directory: Whether the attempt works in its trial's directory, as the driver's environment says;
+            None: as that of the attempt's process says.
+    """
+
+    experiment_name: str
+    trial_id: str
+    trial_name: str
+    dirname: str
+    lease: int
+    config: dict[str, Any]
+    resources: PlacementGroupFactory
+    storage: ExperimentStorage
+    checkpoint: int | None = None
+    checkpoint_dirname: str = ""
+    iteration: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    highest_index: int = -1
+    metric: str | None = None
+    stop: dict[str, float] = field(default_factory=dict)
+    waits_for_decisions: bool = False
+    may_be_told_to_save: bool = False
+    log_files: tuple[str, str] | None = None
+    prints: bool = True
+    keeps_artifacts: Literal["never", "at_end", "always"] = "never"
+    checkpoint_frequency: int = 0
+    checkpoint_at_end: bool = False
+    async_upload: bool = False
+    reuse: ReuseRule | None = None
+    max_growth: int | None = None
+    changes_directory: bool | None = None
+
+    @property
+    def waits_for_answers(self) -> bool:
+        """Whether each report but the last is answered."""
+        return self.waits_for_decisions or self.may_be_told_to_save
+
+
+#: What an upload in the background comes to.
+_Uploaded = tuple[Report, CheckpointError | None]
+
+
+class _HandedOver(NamedTuple):
+    """A report that counts.
+
+    Attributes:
+        said: What goes to the driver, at once or after an upload.
+        counters: As they are with it.
+    """
+
+    iteration: int
+    row: dict[str, Any]
+    said: Report | Upload[Report]
+    counters: Snapshot
+
+
+class Session:
+    """One attempt at a trial, as its trainable sees it.
+
+    Args:
+        lease: What the driver ordered.
+        uplink: The way to the driver.
+        takes_reports: False for a trainable class, whose rows come from `step`: there `tune.report`
+            warns and does nothing.
+        wall_clock: Seconds since the epoch.
+        clock: Monotonic seconds.
+
+    Attributes:
+        trial_dir: The working directory of the trial on this node.
+        metric_missing: Set when a report lacked the metric that the experiment is tuned for.
+        stopped_by: Why the trial was stopped: "done", or see `Uplink.stop_cause`; None while it runs.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        uplink: Uplink,
+        *,
+        takes_reports: bool = True,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lease = lease
+        self.trial_dir = ""
+        self.metric_missing: MetricMissing | None = None
+        self.stopped_by: str | None = None
+        self.takes_reports = takes_reports
+        self._refused: set[str] = set()
+        self._uplink = uplink
+        self._outbox: Outbox[Report] = Outbox(uplink.send, uplink.keep)
+        self._lock = threading.RLock()
+        self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
+        self._is_reporting = self._has_ended = False
+        self._process = os.getpid()
+        self._begun = self._counters.snapshot()
+        #: What the driver may not have journaled, and the latest in any case: it says what counts.
+        self._handed_over: deque[_HandedOver] = deque()
+        self._iteration_sent = 0
+        self._saved_iteration = lease.iteration
+        self._next_index = lease.highest_index + 1
+        self._kept: dict[Path, tuple[int, int]] = {}
+        self._stop_rules = DictStopper(lease.stop)
+        self._heard_rules: dict[str, float] | None = None
+        self._checkpoint = None
+        if lease.checkpoint is not None:
+            source = lease.checkpoint_dirname or lease.dirname
+            self._checkpoint = lease.storage.checkpoint(source, lease.checkpoint)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest committed checkpoint of the trial: restored from, or reported since."""
+        return self._checkpoint
+
+    @property
+    def iteration(self) -> int:
+        """`training_iteration` of the latest report."""
+        return self._counted.iteration
+
+    @property
+    def _counted(self) -> Snapshot:
+        return self._handed_over[-1].counters if self._handed_over else self._begun
+
+    @property
+    def is_told_to_save(self) -> bool:
+        """Whether a callback has asked, by `result["should_checkpoint"]`, that the latest report be saved."""
+        return self.lease.may_be_told_to_save and self._uplink.wants_save and self.has_unsaved_progress
+
+    @property
+    def has_unsaved_progress(self) -> bool:
+        """Whether there was a report since the newest checkpoint of this attempt, or since its start."""
+        return self.iteration > self._saved_iteration
+
+    def restart_clock(self) -> None:
+        """Start measuring the first iteration now, when the trainable is about to run."""
+        self._counters.restart_clock()
+        self._begun = self._counters.snapshot()
+
+    def end(self) -> None:
+        """Take no more reports; when this returns, none is under way."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._has_ended = True
+
+    def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
+        """See `tune_core.report`."""
+        if os.getpid() != self._process:  # first: another thread may have held the lock when it was forked
+            raise NotInTrial(
+                f"report was called in process {os.getpid()}, which was forked from that of trial "
+                f"{self.lease.trial_id}, {self._process}: only that one reports. Send what the child has to say "
+                "there, by a multiprocessing.Queue for example, or start it with the method 'spawn' and return "
+                "its results"
+            )
+        with self._lock:
+            self._begin_report()
+            try:
+                self._is_reporting = True
+                self.check_stop()
+                user_metrics = validate_metrics(metrics)
+                _require_checkpoint(checkpoint)
+                row = self._resolve_done(self._counters.fill(user_metrics))
+                self._send(row, self._commit(checkpoint, row))
+            finally:
+                self._is_reporting = False
+
+    def _begin_report(self) -> None:
+        """Count on from the latest report that was handed over: what others have counted came to nothing.
+
+        Raises:
+            NotInTrial: The attempt is over, and a thread of it is not.
+            StopTrial: The same, of a trial that was stopped.
+            RuntimeError: A signal handler has interrupted a report, and makes one of its own.
+        """
+        if self._has_ended:
+            if self.stopped_by is not None:  # so that its threads end without a word, as it did
+                self._stop(self.stopped_by)
+            raise NotInTrial(
+                f"trial {self.lease.trial_id} has ended, and this thread still reports to it: end threads before "
+                "the trainable returns"
+            )
+        if self._is_reporting:
+            raise RuntimeError(
+                "report was called inside of report, by a signal handler that interrupted it: note in the "
+                "handler what is to be reported, and report it from the training loop"
+            )
+        counted = self._counted
+        self._counters.put_back(counted)
+        if self._iteration_sent != counted.iteration:
+            self._hand_over()
+
+    def check_stop(self) -> None:
+        """Return if the trial may go on.
+
+        Raises:
+            StopTrial: It was told to stop.
+        """
+        with self._outbox.lock:
+            if self.stopped_by is not None or self._uplink.poll():
+                self._stop(self._uplink.stop_cause or "stop")
+
+    def row_of(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row for what `Trainable.train` returned; its `done` says whether a stop rule was hit.
+
+        Raises:
+            InvalidMetric: Something in it cannot be reported, see `validate_metrics`.
+        """
+        kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
+        kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))
+        with self._outbox.lock:
+            self._uplink.poll()  # a step takes long: the rules may have changed meanwhile
+        return self._resolve_done(validate_metrics(kept))
+
+    def publish(self, row: dict[str, Any], checkpoint: Checkpoint | None = None) -> None:
+        """Commit the checkpoint if there is one, send a row of `row_of`, and wait for the answer.
+
+        The row is sent in any case: whoever made it has come as far as it says.
+
+        Raises:
+            StopTrial: The trial is over, or is to stop.
+            MetricMissing: `TuneConfig(metric=…)` is not in the row; the row is kept.
+            CheckpointError: The checkpoint cannot be stored; no row is sent.
+        """
+        with self._lock:
+            self._begin_report()
+            try:
+                self._is_reporting = True
+                # If no row is sent, its number stays free: rows in a marker are counted back from its own.
+                self._counters.iteration += 1
+                self._send(row, self._commit(checkpoint, row))
+            finally:
+                self._is_reporting = False
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint after the report that it belongs to, the latest one, was sent.
+
+        When this returns, the checkpoint is committed and the driver is told of it.
+
+        Raises:
+            CheckpointError: It cannot be stored.
+        """
+        with self._lock:
+            self.finish_upload()
+            last = self._handed_over[-1].row if self._handed_over else {}
+            index = self._store(checkpoint, self._unjournaled_rows(), last, self.iteration)
+            self._uplink.send_checkpoint(self.iteration, index)
+
+    def finish_upload(self) -> None:
+        """Wait until the latest checkpoint is committed, and all rows are on their way.
+
+        Raises:
+            CheckpointError: It could not be stored; this is said once.
+        """
+        self._hand_over()
+        self._outbox.wait()
+        self._raise_failure()
+
+    @contextmanager
+    def finishing_upload(self) -> Iterator[None]:
+        """Wait at the end of an attempt for what is uploaded; it fails with that, if not with something else."""
+        try:
+            yield
+        except StopTrial:
+            self.finish_upload()
+            raise
+        except BaseException:
+            self._hand_over()
+            self._outbox.wait()
+            if (failure := self._outbox.take_failure()) is not None:
+                logger.warning("%s, besides what follows", failure)
+            raise
+        self.finish_upload()
+
+    def _raise_failure(self) -> None:
+        failure = self._outbox.take_failure()
+        if failure is not None:
+            raise failure
+
+    def _send(self, row: dict[str, Any], commit: int | Upload[Report] | None) -> None:
+        counters = self._counters.snapshot()
+        iteration = counters.iteration
+        index = commit if isinstance(commit, int) else None
+        waits = self.lease.waits_for_answers if not row["done"] else self.lease.may_be_told_to_save
+        report = Report(iteration, row, index, waits)
+        said = commit if isinstance(commit, Upload) else report
+        # The one step that nothing tears: from here on the report counts, and is sent whatever happens.
+        self._handed_over.append(_HandedOver(iteration, row, said, counters))
+        self._hand_over()
+        if commit is not None and self.lease.keeps_artifacts == "always":
+            self.keep_artifacts()
+        self._require_metric(row)
+        if row["done"]:
+            if waits:
+                self._uplink.wait_for_decision(iteration)
+            self._stop("done")
+        self._await_answer(report)
+
+    def _hand_over(self) -> None:
+        """Send the reports that count and were not sent; what interrupts this has them sent by the next call."""
+        behind: list[_HandedOver] = []
+        for each in reversed(self._handed_over):
+            if each.iteration <= self._iteration_sent:
+                break
+            behind.append(each)
+        while behind:
+            each = behind.pop()
+            self._outbox.put(each.said)
+            self._iteration_sent = each.iteration
+
+    def _await_answer(self, report: Report) -> None:
+        if report.wants_decision:
+            decision = self._uplink.wait_for_decision(report.iteration)
+            if decision is not Decision.CONTINUE:
+                told = self._uplink.stop_cause if decision is Decision.STOP else None
+                self._stop(told or str(decision))
+        self._forget_journaled()
+        if len(self._handed_over) >= WINDOW:
+            self._outbox.wait()  # what is held back is not on its way to the journal
+            self._uplink.wait_for_journal(self._handed_over[WINDOW // 2].iteration)
+            self._forget_journaled()
+
+    def _forget_journaled(self) -> None:
+        reports = self._handed_over
+        while len(reports) > 1 and reports[0].iteration <= self._uplink.journaled:
+            reports.popleft()
+
+    def _unjournaled_rows(self) -> list[dict[str, Any]]:
+        journaled = self._uplink.journaled
+        return [each.row for each in self._handed_over if each.iteration > journaled]
+
+    def _stop(self, cause: str) -> NoReturn:
+        self.stopped_by = self.stopped_by or cause
+        raise StopTrial(0)
+
+    def refuse(self, name: str, instead: str) -> None:
+        """Warn, once per attempt, that a function of the function API does nothing inside a class."""
+        if name not in self._refused:
+            self._refused.add(name)
+            warnings.warn(f"`{name}` does nothing inside a Trainable class: {instead}.", stacklevel=3)
+
+    def keep_artifacts(self) -> None:
+        """Copy files that are new or changed in the working directory to the trial's directory."""
+        root = Path(self.trial_dir)
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            stat = file.stat()
+            version = (stat.st_mtime_ns, stat.st_size)
+            if self._kept.get(file) != version:
+                name = file.relative_to(root).as_posix()
+                self.lease.storage.upload(file, f"{self.lease.dirname}/{name}")
+                self._kept[file] = version
+
+    def _resolve_done(self, row: dict[str, Any]) -> dict[str, Any]:
+        rules = self._uplink.stop_rules
+        if rules is not None and rules is not self._heard_rules:
+            self._heard_rules, self._stop_rules = rules, DictStopper(rules)
+        row["done"] = bool(row.get("done")) or self._stop_rules(self.lease.trial_id, row)
+        row["checkpoint_dir_name"] = None
+        return row
+
+    def _commit(self, checkpoint: Checkpoint | None, row: dict[str, Any]) -> int | Upload[Report] | None:
+        """Commit what comes with a row; return its index, or what commits a private copy of it in the background."""
+        if checkpoint is None:
+            self._raise_failure()
+            return None
+        self.finish_upload()
+        row["should_checkpoint"] = True
+        row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
+        rows, iteration = [*self._unjournaled_rows(), row], self._counters.iteration
+        if self.lease.async_upload and not self.lease.waits_for_answers and not row["done"]:
+            staged = _staged(checkpoint)
+            if staged is not None:
+                return Upload(partial(self._upload, staged, rows, iteration))
+        index = self._store(checkpoint, rows, row, iteration)
+        row["checkpoint_dir_name"] = checkpoint_name(index)
+        return index
+
+    def _upload(self, staged: Path, rows: list[dict[str, Any]], iteration: int) -> _Uploaded:
+        """Commit a private copy, in a thread; return the report to send then, and what went wrong."""
+        row, index, failure = rows[-1], None, None
+        try:
+            index = self._store(Checkpoint.from_directory(staged), rows, row, iteration)
+        except BaseException as error:  # noqa: BLE001 - the next report raises it
+            failure = CheckpointError(
+                f"the checkpoint of iteration {iteration} was not stored: {brief(error)}"
+            )
+            failure.__cause__ = error
+            del row["should_checkpoint"]
+        row["checkpoint_dir_name"] = None if index is None else checkpoint_name(index)
+        shutil.rmtree(staged, ignore_errors=True)
+        return Report(iteration, row, index), failure
+
+    def _store(
+        self, checkpoint: Checkpoint, rows: list[dict[str, Any]], metrics: dict[str, Any], iteration: int
+    ) -> int:
+        marker = self.lease.storage.commit_checkpoint(
+            self.lease.dirname,
+            checkpoint,
+            index=self._next_index,
+            lease=self.lease.lease,
+            iteration=iteration,
+            rows=rows,
+            metrics=metrics,
+            previous=self._checkpoint,
+        )
+        self._next_index = marker.index + 1
+        self._saved_iteration = iteration
+        self._checkpoint = self.lease.storage.checkpoint(self.lease.dirname, marker.index)
+        return marker.index
+
+    def _require_metric(self, row: dict[str, Any]) -> None:
+        metric = self.lease.metric
+        if metric is None or lookup(row, metric) is not None:
+            return
+        names = sorted(map(str, row))
+        close = get_close_matches(metric, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        self.metric_missing = MetricMissing(
+            f"metric {metric!r} is missing from the report of trial {self.lease.trial_id} (iteration "
+            f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={metric!r}) needs it: report it, "
+            f"or change metric=.{hint}"
+        )
+        raise self.metric_missing
+
+
+def _staged(checkpoint: Checkpoint) -> Path | None:
+    """Copy a directory to a private one; None if it has to be committed from where it is."""
+    try:
+        return staged_copy(checkpoint)
+    except OSError as error:
+        logger.warning(
+            "a checkpoint is uploaded before report returns, since it cannot be copied to %s: %s "
+            "(CheckpointConfig.async_upload needs room there for one checkpoint of each trial; TMPDIR moves it)",
+            tempfile.gettempdir(),
+            brief(error),
+        )
+        return None
+
+
+def _require_checkpoint(checkpoint: Any) -> None:
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        message = f"checkpoint={shorten(checkpoint)}: report expects a tune_core.Checkpoint, such as "
+        raise TypeError(message + "Checkpoint.from_directory(path)")
+
+
+def working_directory(lease: Lease) -> str:
+    """Return the local directory that a lease runs in, on this node, below one that is this user's alone.
+
+    Raises:
+        StorageError: Somebody else has taken the name of that.
+    """
+    root = private_directory(Path(tempfile.gettempdir(), f"prefect-tune-{os.getuid()}"))
+    return str(root / lease.experiment_name / lease.dirname)

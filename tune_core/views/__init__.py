@@ -1,0 +1,1 @@
+"""How an experiment looks: its numbers, charts, pages and notifications."""

@@ -1,0 +1,176 @@
+"""The charts of an experiment, as SVG text: see `tune_core.views.svg` for how they are drawn.
+
+Each takes a `Picture` and returns an image, or None where there is nothing to show. A few
+kilobytes each, however many trials there are: what would not be seen is left out, and said so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from tune_core.views.importance import importance, parameters_of
+from tune_core.control.messages import Outcome
+from tune_core.views.overview import PAID, AttemptRecord, Picture, TrialRecord
+from tune_core.views.svg import BAD, COLOURS, GREY, Axis, Drawing, Panel, cut, short
+
+WIDTH: Final = 760
+_LEFT, _TOP, _BOTTOM = 62, 34, 40
+#: Lines of the learning curves, parameters of the slices, trials of the timeline.
+_CURVES, _SLICES, _ROWS = 8, 6, 60
+#: Dots of one slice.
+_DOTS: Final = 300
+#: Points of a curve of resources.
+_STEPS: Final = 400
+_UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+_FAILED = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.CORRUPTED, Outcome.UNPLACED})
+
+
+def best_so_far(picture: Picture) -> str | None:
+    """Draw the best trial's score over the time that drivers were at work; None before the first."""
+    if not picture.best_so_far:
+        return None
+    unit, name = _unit(picture.seconds)
+    points = [(seconds / unit, value) for seconds, value in picture.best_so_far]
+    drawing = Drawing(WIDTH, 260, f"best {picture.metric} so far")
+    x = Axis(0.0, max(picture.seconds / unit, 1e-3), label=name)
+    y = Axis.over([value for _, value in points], f"best {picture.metric} ({picture.mode})", may_be_log=True)
+    _panel(drawing, x, y).steps(points, COLOURS[0], picture.seconds / unit)
+    return drawing.svg()
+
+
+def learning_curves(picture: Picture, count: int = _CURVES) -> str | None:
+    """Draw what the best trials reported, iteration by iteration; None if none reported the metric."""
+    return _curves([trial for trial in picture.ranked if trial.curve][: min(count, len(COLOURS))], picture)
+
+
+def trial_curve(trial: TrialRecord, picture: Picture) -> str | None:
+    """Draw the learning curve of one trial; None if it did not report the metric."""
+    return _curves([trial], picture, height=200) if trial.curve else None
+
+
+def _curves(shown: Sequence[TrialRecord], picture: Picture, height: int = 300) -> str | None:
+    if not shown:
+        return None
+    drawing = Drawing(WIDTH, height, f"{picture.metric} of {len(shown)} trials")
+    x = Axis.over([x for trial in shown for x, _ in trial.curve], "training_iteration", zero=True)
+    y = Axis.over([y for trial in shown for _, y in trial.curve], str(picture.metric), may_be_log=True)
+    panel = _panel(drawing, x, y, right=150)
+    for number, (trial, colour) in reversed(list(enumerate(zip(shown, COLOURS, strict=False)))):
+        panel.curve(trial.curve, colour)
+        text = f"trial {trial.number}: {short(trial.score if trial.score is not None else math.nan)}"
+        drawing.text(WIDTH - 142, _TOP + 10 + 17 * number, text, colour=colour)
+    return drawing.svg()
+
+
+def importances(picture: Picture) -> str | None:
+    """Draw which parameters set the best trials apart; None while there are too few trials to say."""
+    parts = importance(picture)[:12]
+    if not parts:
+        return None
+    drawing = Drawing(WIDTH, 24 + 24 * len(parts), "importance of parameters")
+    for row, (name, part) in enumerate(parts):
+        top = 12 + 24 * row
+        drawing.text(205, top + 12, cut(name, 32), "end")
+        drawing.bar(212, top, part * (WIDTH - 280), 16, COLOURS[0])
+        drawing.text(218 + part * (WIDTH - 280), top + 12, f"{part:.0%}")
+    return drawing.svg()
+
+
+def slices(picture: Picture) -> str | None:
+    """Draw the score of each trial over each parameter, the most important first; None if nothing differs."""
+    scored = picture.with_value[:_DOTS]
+    trials = [trial for trial, _ in scored]
+    order = {name: place for place, (name, _) in enumerate(importance(picture))}
+    parameters = sorted(parameters_of(trials), key=lambda each: order.get(each.name, len(order)))[:_SLICES]
+    if not parameters:
+        return None
+    columns = min(3, len(parameters))
+    width, height = (WIDTH - _LEFT - 10) / columns, 200
+    drawing = Drawing(WIDTH, height * math.ceil(len(parameters) / columns), f"{picture.metric} by parameter")
+    y = Axis.over([score for _, score in scored], may_be_log=True)
+    for number, parameter in enumerate(parameters):
+        down, column = divmod(number, columns)
+        x = Axis.unit() if parameter.axis is None else replace(parameter.axis, label="")
+        place = (_LEFT + column * width, 24 + down * height, width - 24, height - 50)
+        panel = Panel(drawing, *place, x, y, names=parameter.choices, y_ticks=column == 0)
+        drawing.text(place[0], place[1] - 8, cut(parameter.name, 36))
+        dots = [
+            panel.place(value, score)
+            for trial, score in scored
+            if (value := parameter.place(trial.trial_id)) is not None
+        ]
+        drawing.dots(dots, COLOURS[0])
+        drawing.dots(dots[:1] if trials[0].trial_id in parameter.values else (), COLOURS[1], 9)
+    return drawing.svg()
+
+
+def timeline(picture: Picture) -> str | None:
+    """Draw when each trial ran, and what all of them had of the cluster; None before the first attempt."""
+    ran = [trial for trial in picture.trials if trial.timeline]
+    if not ran:
+        return None
+    shown = ran[-_ROWS:]
+    unit, name = _unit(picture.seconds)
+    x = Axis(0.0, max(picture.seconds / unit, 1e-3), label=name)
+    kinds = [
+        kind for kind in PAID if any(span.resources.get(kind) for trial in shown for span in trial.timeline)
+    ]
+    row = max(6.0, min(16.0, 480.0 / len(shown)))
+    first = _TOP + 88 * len(kinds)
+    drawing = Drawing(WIDTH, int(first + row * len(shown) + _BOTTOM), f"when {len(shown)} trials ran")
+    for number, kind in enumerate(kinds):
+        steps = _in_use([span for trial in ran for span in trial.timeline], kind, picture.seconds)
+        y = Axis.over([amount for _, amount in steps], f"{kind}s that trials have", zero=True)
+        panel = Panel(drawing, _LEFT, _TOP + 88 * number, WIDTH - _LEFT - 12, 46, replace(x, label=""), y)
+        panel.steps([(at / unit, amount) for at, amount in steps], COLOURS[number], picture.seconds / unit)
+    rows = Axis(0.0, float(len(shown)))
+    panel = Panel(drawing, _LEFT, first, WIDTH - _LEFT - 12, row * len(shown), x, rows, rows=True)
+    hidden = f", the newest {len(shown)} of {len(ran)}" if len(ran) > len(shown) else ""
+    drawing.text(
+        _LEFT - 5, first - 7, f"trials{hidden}: blue ran, red failed, grey was lost with its driver or runs"
+    )
+    for number, trial in enumerate(shown):
+        top = first + row * number
+        if row >= 10 or number % 2 == 0:
+            drawing.text(_LEFT - 5, top + row / 2 + 4, str(trial.number), "end")
+        for span in trial.timeline:
+            left, _ = panel.place(span.began / unit, 0)
+            right, _ = panel.place((picture.seconds if span.ended is None else span.ended) / unit, 0)
+            drawing.bar(left, top + 1, right - left, row - 2, _colour(span))
+    return drawing.svg()
+
+
+def _in_use(spans: Sequence[AttemptRecord], kind: str, until: float) -> list[tuple[float, float]]:
+    """(seconds, amount that attempts have from then on), at not more than `_STEPS` places."""
+    changes: dict[float, float] = defaultdict(float, {0.0: 0.0})
+    for span in spans:
+        changes[span.began] += span.resources.get(kind, 0.0)
+        changes[until if span.ended is None else span.ended] -= span.resources.get(kind, 0.0)
+    steps: list[tuple[float, float]] = []
+    amount = 0.0
+    for at in sorted(changes):
+        amount += changes[at]
+        steps.append((at, max(0.0, amount)))
+    every = math.ceil(len(steps) / _STEPS)
+    return [*steps[::every], steps[-1]]
+
+
+def _colour(span: AttemptRecord) -> str:
+    if span.outcome is None:
+        return GREY
+    return BAD if span.outcome in _FAILED else COLOURS[0]
+
+
+def _panel(drawing: Drawing, x: Axis, y: Axis, right: float = 12) -> Panel:
+    width, height = drawing.width - _LEFT - right, drawing.height - _TOP - _BOTTOM
+    return Panel(drawing, _LEFT, _TOP, width, height, x, y)
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return next(
+        (size, name) for size, name in (*_UNITS, (1.0, "seconds")) if seconds >= 2 * size or size == 1.0
+    )
