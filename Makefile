@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retries 5 --timeout 60
 PYTEST := $(BIN)/python -m pytest -q
-CODE   := $(wildcard tune_core flows deployments examples benchmarks tests)
+CODE   := $(wildcard tune_core flows examples benchmarks tests)
 
 .PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos docs lint types format bench clean
 .DEFAULT_GOAL := help
@@ -73,7 +73,7 @@ lint: install ## ruff: rules and format
 
 types: install ## mypy
 	@echo "types: mypy"
-	@$(BIN)/mypy --no-error-summary $(wildcard tune_core flows deployments examples tests/typing)
+	@$(BIN)/mypy --no-error-summary $(wildcard tune_core flows examples tests/typing)
 
 format: install ## let ruff mend what it can
 	@$(BIN)/ruff check --quiet --fix $(CODE) || true

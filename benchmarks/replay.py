@@ -14,9 +14,9 @@ from typing import Any
 
 import tune_core as tune
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
 from tune_core.control.journal import Journal, claim
 from tune_core.control.resume import Replay
-from tune_core.control.controller_config import Rules
 from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.simulator import simulate

@@ -178,7 +178,7 @@ def main() -> int:
 
 def start_s3_server(servers: ExitStack) -> tuple[str, dict[str, Any]]:
     """Start SeaweedFS until the stack is closed; return a URL in it and how to reach it."""
-    from examples.seaweedfs import start_seaweedfs
+    from seaweedfs import start_seaweedfs
 
     print("Starting an S3 server …", flush=True)
     server = start_seaweedfs(DEMO / "s3", bucket="prefect-tune")

@@ -7,17 +7,20 @@ Change `from ray import tune` to `import tune_core as tune`: names and behaviour
 from __future__ import annotations
 
 from tune_core import utils as utils
-from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.callback import Callback
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig
-from tune_core.training.context import TuneContext, get_checkpoint, get_context, report
+from tune_core.config.run_config import (
+    CheckpointConfig,
+    FailureConfig,
+    ResumeConfig,
+    RunConfig,
+    SyncConfig,
+    TuneConfig,
+)
 from tune_core.errors import TuneError
-from tune_core.steering.inbox import steer
-from tune_core.training.parameters import with_parameters
 from tune_core.progress_reporter.reporters import CLIReporter, JupyterNotebookReporter, ProgressReporter
 from tune_core.registry import register_env, register_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
+from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.results.result_grid import Result, ResultGrid
 from tune_core.schedulers import create_scheduler
 from tune_core.search import create_searcher
@@ -36,7 +39,11 @@ from tune_core.search.space import (
     sample_from,
     uniform,
 )
+from tune_core.steering.inbox import steer
 from tune_core.stopper import Stopper
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.training.context import TuneContext, get_checkpoint, get_context, report
+from tune_core.training.parameters import with_parameters
 from tune_core.training.trainable import Trainable
 from tune_core.tune import run
 from tune_core.tuner import Tuner

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from tune_core.metrics import comparable, lookup
-from tune_core.control.controller_config import Rules
 from tune_core.trial import CheckpointRecord, Trial
 
 #: What of a trial's reports counts, by Ray Tune's names, in words.
@@ -50,11 +49,6 @@ class Objective:
     metric: str | None = None
     mode: str | None = None
     scope: str = "last"
-
-    @classmethod
-    def of_rules(cls, rules: Rules) -> Objective:
-        """Return what the trials of an experiment are compared by, as its journal says."""
-        return cls(rules.metric, rules.mode, rules.best_scope)
 
     @property
     def said(self) -> str:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from tune_core.init_args import RecordsArguments
 from tune_core.errors import ConfigError, MetricMissing
-from tune_core.validation import Faults, is_name, is_number, ray_origin, shorten, suggestion
+from tune_core.init_args import RecordsArguments
 from tune_core.metrics import comparable, flatten, lookup
+from tune_core.validation import Faults, is_name, is_number, ray_origin, shorten, suggestion
 
 _logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from tune_core.errors import IllegalTransition
-from tune_core.control.messages import Decision, ExploitChoice, LeaseStarted
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
+from tune_core.states import Decision, ExploitChoice
 
 
 class Status(StrEnum):
@@ -308,10 +308,15 @@ class Trial:
         released, self.borrowed = self.borrowed, None
         return released
 
-    def begin(self, event: LeaseStarted) -> None:
-        """Take up that the trainable runs."""
-        self.move_to(Status.RUNNING, because=event)
-        self.worker = {"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}
+    def begin(self, worker: dict[str, Any], because: object) -> None:
+        """Take up that the trainable runs.
+
+        Args:
+            worker: Where: `pid`, `hostname` and `node_ip`.
+            because: What an error names as the reason.
+        """
+        self.move_to(Status.RUNNING, because=because)
+        self.worker = worker
         if self.phase is LeasePhase.STARTING:
             self.live.phase = LeasePhase.RUNNING
 

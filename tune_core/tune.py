@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.config.run_config import (
     CheckpointConfig,
     FailureConfig,
@@ -20,13 +19,14 @@ from tune_core.config.run_config import (
     TuneConfig,
 )
 from tune_core.errors import ConfigError, TrialError, TuneError
-from tune_core.validation import Faults, shorten, suggestion
 from tune_core.registry import find_trainable, is_registered
 from tune_core.resources import requests_resources, with_resources
+from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.schedulers import TrialScheduler, create_scheduler
 from tune_core.search import Searcher, create_searcher
 from tune_core.trial import Status
 from tune_core.tuner import Tuner
+from tune_core.validation import Faults, shorten, suggestion
 
 #: Arguments of Ray Tune that are not taken here, and what does the same.
 _ELSEWHERE = {

@@ -15,23 +15,24 @@ from typing import Any, TypeVar
 
 from tune_core.callback import CallbackList
 from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.config.spec import makeable, rebuild_param_space, rebuild_run_config, rebuild_tune_config
+from tune_core.control.experiment import Continuation, Experiment, Identity
+from tune_core.control.namesakes import experiment_at
+from tune_core.control.resume import find_spec, loosened, read_spec
+from tune_core.control.watchers import counted
 from tune_core.environment import check_environment
 from tune_core.errors import ConfigError, NoResults, SpecIncomplete
-from tune_core.validation import ray_origin
-from tune_core.control.namesakes import experiment_at
-from tune_core.training.parameters import parameters_of
-from tune_core.results.reading import read_results
 from tune_core.registry import find_trainable, is_registered
+from tune_core.results.reading import read_results
 from tune_core.results.result_grid import ResultGrid
-from tune_core.control.resume import find_spec, loosened, read_spec
-from tune_core.runtime import Continuation, Experiment, Identity, load_runtime
+from tune_core.runtime import load_runtime
 from tune_core.search.space import validate_space
-from tune_core.training.serialization import pickle_trainable
-from tune_core.config.spec import makeable, rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import ExperimentStorage, split_path
+from tune_core.training.parameters import parameters_of
+from tune_core.training.serialization import pickle_trainable
 from tune_core.training.trainable import Trainable, check_class, check_signature, is_written, trainable_name
-from tune_core.control.watchers import counted
+from tune_core.validation import ray_origin
 
 Config = TypeVar("Config", TuneConfig, RunConfig)
 

@@ -20,13 +20,13 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tune_core.cli.automations import install_crash_detection
 from examples.seaweedfs import S3Server, start_seaweedfs
-from tune_core.engine.store import ExperimentStore
 from tests.support.prefect_server import BIN, ROOT, end, environment_of, free_port, is_healthy, wait_for
 from tests.support.processes import command_of, descendants
+from tune_core.cli.automations import install_crash_detection
 from tune_core.control.messages import ExperimentResumed, TrialReported
 from tune_core.control.segments import read_journal
+from tune_core.engine.store import ExperimentStore
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 STORE = "tuning"

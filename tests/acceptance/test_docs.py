@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from examples.seaweedfs import start_seaweedfs
-from tune_core.engine.server.server import start_own_server, stop_own_server
 from tests.support.snippets import examples
+from tune_core.engine.server.server import start_own_server, stop_own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if examples(page)]

@@ -16,10 +16,10 @@ import pytest
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_servers import S3Server, start_moto, start_seaweedfs
-from tune_core.control.messages import Decision
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease, Session
+from tune_core.states import Decision
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session import Lease, Session
 from tune_core.training.uplink import Report
 
 

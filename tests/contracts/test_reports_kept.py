@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tune_core.engine.channel.channel import Channel, ChannelUplink
-from tune_core.engine.channel.spool import left_behind, rows_of
 from tests.support.interrupting import call_interrupted
 from tests.support.sessions import a_session
+from tune_core.engine.channel.channel import Channel, ChannelUplink
+from tune_core.engine.channel.spool import left_behind, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

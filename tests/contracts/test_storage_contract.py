@@ -18,10 +18,10 @@ import pytest
 
 from tests.contracts.conftest import Place, RawObjects, open_s3, raw_objects
 from tests.support.s3_servers import S3Server
+from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, CreateConflict, StorageError
 from tune_core.storage import experiment_storage as storage_module
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT, WRITER
-from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, CreateConflict, StorageError
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
 
 ODD_FILES = {

@@ -15,12 +15,12 @@ from tests.contracts.conftest import Heard, RawObjects, a_session, open_s3, raw_
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
 from tune_core import get_checkpoint
+from tune_core.errors import CheckpointCorrupted, CheckpointError, CreateConflict, StorageError
+from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT, WRITER
-from tune_core.errors import CheckpointCorrupted, CheckpointError, CreateConflict, StorageError
-from tune_core.training.execution import run_lease
-from tune_core.control.messages import Outcome
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
+from tune_core.training.execution import run_lease
 
 # s3fs forgets the response of a part that breaks off; aiohttp notices when it is collected.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")

@@ -10,8 +10,8 @@ import pytest
 import ray
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tune_core.engine.server import server as prefect_servers
 from tests.differential.record import CLUSTER
+from tune_core.engine.server import server as prefect_servers
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ from ray.util import placement_group_table
 
 import tune_core as tune
 from examples.seaweedfs import S3Server, start_seaweedfs
-from tune_core.engine.server import server as prefect_servers
 from tests.flows.journals import replayed_journals
+from tune_core.engine.server import server as prefect_servers
 
 CPUS, GPUS = 8, 5
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
 from tune_core.control.journal import Journal
 from tune_core.control.messages import Event
-from tune_core.control.controller_config import Rules
 from tune_core.control.segments import read_segment, segment_numbers
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.replay import replay

@@ -19,8 +19,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
-from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded
+from tune_core.engine.experiment import experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -218,27 +218,6 @@ def test_without_an_api_one_server_is_started_for_all_ends_with_the_script_and_v
     assert not Path(f"/proc/{printed['servers'][0]}").exists()
     if not in_flow:  # the flow of the script's own says what it does
         assert (done.stdout.count("\n"), done.stderr) == (1, "")
-
-
-def test_a_package_of_the_users_called_flows_is_named_beside_ours(tmp_path: Path) -> None:
-    theirs = tmp_path / "flows"
-    theirs.mkdir()
-    (theirs / "__init__.py").touch()
-    script = tmp_path / "script.py"
-    script.write_text("import tune_core as tune\ntune.Tuner(lambda config: None).fit()\n")
-
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert done.returncode == 1
-    assert str(theirs) in done.stderr
-    assert str(ROOT / "flows") in done.stderr
 
 
 def test_a_repeated_flow_run_whose_process_is_gone_is_refused(client: SyncPrefectClient) -> None:

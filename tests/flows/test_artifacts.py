@@ -26,13 +26,13 @@ from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
-from tune_core.engine.server.contact import Contact
-from tune_core.engine.artifacts.tables import TrialRows
-from tune_core.engine.task_run_ends import TaskRunEnds
-from tune_core.engine.worker.trial_task import trial as trial_task
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.support.fault_proxy import FaultProxy, Rule
+from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
+from tune_core.engine.artifacts.tables import TrialRows
+from tune_core.engine.server.contact import Contact
+from tune_core.engine.task_run_ends import TaskRunEnds
+from tune_core.engine.worker.trial_task import trial as trial_task
 from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
 

@@ -19,6 +19,7 @@ from prefect.flows import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Running
 
+from tests.flows.conftest import wait_for
 from tune_core.cli.automations import (
     FINISHED,
     NEW_BEST,
@@ -28,7 +29,6 @@ from tune_core.cli.automations import (
     install_notification,
     install_stall_cancellation,
 )
-from tests.flows.conftest import wait_for
 from tune_core.errors import ConfigError
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tune_core.engine import cluster as ray_cluster
 from tests.flows.conftest import Recorded, wait_for
+from tune_core.engine import cluster as ray_cluster
 from tune_core.errors import ExperimentConflict, PlacementError, StorageError, TuneError
 
 

@@ -17,14 +17,14 @@ import pytest
 import zmq
 
 import tune_core as tune
+from tests.support.sessions import a_session
+from tune_core.encoding import dumps
 from tune_core.engine.channel import channel as channels
 from tune_core.engine.channel.channel import Channel, ChannelAddress, ChannelUplink, Message
-from tests.support.sessions import a_session
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.encoding import dumps
 from tune_core.errors import ChannelLost
+from tune_core.states import Outcome
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training.execution import Ending
-from tune_core.control.messages import Outcome
 from tune_core.training.uplink import Report
 
 

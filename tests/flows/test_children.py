@@ -12,8 +12,8 @@ import ray
 from ray import actor, remote_function
 
 import tune_core as tune
-from tune_core.engine.worker import children
 from tune_core.engine import ray_private
+from tune_core.engine.worker import children
 from tune_core.errors import NoRoomForChild, PlacementError
 
 #: Longer than any launch may take to be refused, shorter than for ever.

@@ -17,17 +17,17 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
-from tune_core.engine.artifacts.artifacts import CLOSE_TIMEOUT_S
-from tune_core.engine.server.contact import Contact
-from tune_core.engine.events import Events
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
-from tune_core.views.notifications import Announcement, Announcer
 from tune_core.control.controller import Controller
-from tune_core.views.overview import Overview, Picture
-from tune_core.ranking import Objective, Standings
 from tune_core.control.controller_config import Rules
+from tune_core.engine.artifacts.artifacts import CLOSE_TIMEOUT_S
+from tune_core.engine.events import Events
+from tune_core.engine.server.contact import Contact
+from tune_core.ranking import Objective, Standings
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.views.notifications import Announcement, Announcer
+from tune_core.views.overview import Overview, Picture
 
 PREFIX = "prefect-tune."
 

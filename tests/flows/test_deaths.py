@@ -10,11 +10,11 @@ import pytest
 from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 
+from tune_core.control.endings import Ended, Recovered
 from tune_core.engine import deaths
 from tune_core.engine.deaths import Recovery, is_lost_at_start, outcome_of
-from tune_core.control.endings import Ended, Recovered
 from tune_core.errors import CheckpointCorrupted, StorageError
-from tune_core.control.messages import Outcome
+from tune_core.states import Outcome
 
 ACTOR = b"\x01" * 16
 

@@ -22,13 +22,13 @@ from prefect.states import Crashed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import wait_until_gone
 from tests.flows.test_resume import count, rows_of, undisturbed
 from tests.support.processes import descendants
 from tune_core.control.messages import ExperimentResumed, TrialReported
 from tune_core.control.segments import read_journal
+from tune_core.engine.experiment import experiment
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]

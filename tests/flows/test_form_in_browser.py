@@ -15,9 +15,6 @@ from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 
 import tune_core as tune
-from tune_core.engine.experiment import experiment
-from tune_core.engine.form.form import ExperimentForm
-from tune_core.engine.steer import steer
 from tests.support.forms import (
     box,
     browser_page,
@@ -29,6 +26,9 @@ from tests.support.forms import (
     submit,
     write,
 )
+from tune_core.engine.experiment import experiment
+from tune_core.engine.form.form import ExperimentForm
+from tune_core.engine.steer import steer
 
 pytestmark = in_browser
 

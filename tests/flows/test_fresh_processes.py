@@ -16,9 +16,9 @@ from prefect import get_run_logger, runtime
 from prefect.client.orchestration import SyncPrefectClient
 
 import tune_core as tune
-from tune_core.engine.slots.pool import SlotPool
 from tests.flows.conftest import Recorded, logs_of, wait_for
 from tests.flows.test_failures import report_step, rows_of, state_history, step_of, wait_until_acknowledged
+from tune_core.engine.slots.pool import SlotPool
 
 
 def fit(

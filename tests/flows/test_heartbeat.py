@@ -14,10 +14,10 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
 import tune_core as tune
+from tests.flows.conftest import Recorded, wait_for
 from tune_core.cli.automations import _HEARTBEAT
 from tune_core.engine import heartbeat
 from tune_core.engine.heartbeat import heartbeats, without_heartbeats
-from tests.flows.conftest import Recorded, wait_for
 
 
 def test_run_sends_heartbeats_with_what_automations_choose_by(

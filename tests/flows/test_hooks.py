@@ -12,12 +12,12 @@ import pytest
 
 import tune_core as tune
 from tune_core.callback import Callback
-from tune_core.steering.inbox import AddConfiguration, RaiseNumSamples, post
-from tune_core.logger.callbacks import LoggerCallback
 from tune_core.control.namesakes import experiment_at
+from tune_core.logger.callbacks import LoggerCallback
 from tune_core.progress_reporter.reporters import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
+from tune_core.steering.inbox import AddConfiguration, RaiseNumSamples, post
 from tune_core.stopper import Stopper
 from tune_core.trial import Status
 

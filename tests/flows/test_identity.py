@@ -26,8 +26,8 @@ import tune_core as tune
 from tests.flows.conftest import wait_for
 from tests.flows.test_interrupt import start_script
 from tests.flows.test_resume import FailAt, count, events, rows_of, undisturbed
-from tune_core.errors import ExperimentConflict
 from tune_core.control.messages import ExperimentResumed
+from tune_core.errors import ExperimentConflict
 
 ROOT = Path(__file__).resolve().parents[2]
 

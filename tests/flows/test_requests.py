@@ -21,11 +21,15 @@ from prefect.runtime import flow_run
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tune_core.engine.steer import steer
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
+from tune_core.control.messages import SpecRecorded, Steered
+from tune_core.control.namesakes import experiment_at
+from tune_core.control.segments import read_journal
+from tune_core.engine.steer import steer
 from tune_core.errors import NotSteered
 from tune_core.steering.inbox import (
     AddConfiguration,
@@ -42,10 +46,6 @@ from tune_core.steering.inbox import (
     post,
     reply_to,
 )
-from tune_core.control.messages import SpecRecorded, Steered
-from tune_core.control.namesakes import experiment_at
-from tune_core.control.controller_config import Rules
-from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status
 

@@ -19,13 +19,13 @@ from prefect.states import Crashed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tune_core.engine.experiment import experiment
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
-from tune_core.errors import ExperimentConflict
 from tune_core.control.messages import ExperimentResumed, SpecRecorded, TrialReported
 from tune_core.control.segments import read_journal
+from tune_core.engine.experiment import experiment
+from tune_core.errors import ExperimentConflict
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]

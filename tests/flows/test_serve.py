@@ -12,10 +12,10 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
-from tune_core.cli.serve import serve
-from tune_core.engine.form.form import ExperimentForm
 from tests.flows.conftest import wait_for
 from tests.support.prefect_server import ROOT, end, environment_of
+from tune_core.cli.serve import serve
+from tune_core.engine.form.form import ExperimentForm
 from tune_core.errors import ConfigError
 
 FORM = ExperimentForm.read({"trainable": "math:sqrt"})

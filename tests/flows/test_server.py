@@ -23,9 +23,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from tune_core.engine.run_context import client_for, settings_for
 from tune_core.engine.server import server as servers
 from tune_core.engine.server.contact import Contact
-from tune_core.engine.run_context import client_for, settings_for
 from tune_core.engine.server.server import (
     SERVER_SETTINGS,
     PrefectServer,

@@ -18,8 +18,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tune_core.engine.server.contact import END_S
 from tests.flows.conftest import Recorded, wait_for
+from tune_core.engine.server.contact import END_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -18,10 +18,10 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tune_core.engine.experiment import experiment
-from tune_core.engine.slots.recorders import Recorders
-from tune_core.engine.slots.pool import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
 from tests.flows.conftest import CPUS, wait_for
+from tune_core.engine.experiment import experiment
+from tune_core.engine.slots.pool import Slot, SlotAnswered, SlotPool, copies_that_fit, shortfall
+from tune_core.engine.slots.recorders import Recorders
 from tune_core.resources import PlacementGroupFactory
 
 #: Minutes for what the other files see in passing: not in CI.

@@ -12,9 +12,9 @@ from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 
 import tune_core as tune
-from tune_core.engine.steer import steer
 from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
 from tests.support.forms import browser_page, choose, in_browser, picture, submit, write
+from tune_core.engine.steer import steer
 from tune_core.steering.inbox import StopExperiment
 
 pytestmark = in_browser

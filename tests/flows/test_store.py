@@ -9,10 +9,10 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tune_core.engine.settings import Place, require_server, storage_of
-from tune_core.engine.store import ExperimentStore
 from tests.flows.conftest import S3Server
 from tests.support.prefect_server import free_port
+from tune_core.engine.settings import Place, require_server, storage_of
+from tune_core.engine.store import ExperimentStore
 from tune_core.errors import ConfigError, TuneError
 
 

@@ -23,11 +23,11 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.actor import ActorHandle
 
 import tune_core as tune
+from tests.flows.conftest import Recorded, wait_for
 from tune_core.engine import cluster
-from tune_core.engine.worker.recorder import Recorder
 from tune_core.engine.experiment import ExperimentFlow, experiment
 from tune_core.engine.task_runner import TuneTaskRunner, use_recorder
-from tests.flows.conftest import Recorded, wait_for
+from tune_core.engine.worker.recorder import Recorder
 from tune_core.errors import ConfigError, TuneError
 
 RUNNERS = [TuneTaskRunner, RayTaskRunner]

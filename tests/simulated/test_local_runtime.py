@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core.control.experiment import Experiment
+from tune_core.control.journal import claim
+from tune_core.control.segments import read_journal
 from tune_core.encoding import loads
 from tune_core.errors import ConfigError, ExperimentConflict
-from tune_core.control.journal import claim
-from tune_core.runtime import Experiment
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
-from tune_core.control.segments import read_journal
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.schedulers import AnsweringScheduler
 from tune_core.trial import Status, Trial

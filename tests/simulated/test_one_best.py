@@ -13,20 +13,20 @@ from rich.console import Console
 
 import tune_core as tune
 from tune_core.cli import main
-from tune_core.views.notifications import Announcement, Announcer
 from tune_core.control.controller import Controller
-from tune_core.views.html_report import report_page
+from tune_core.control.controller_config import Rules
 from tune_core.control.namesakes import experiment_at
-from tune_core.views.overview import Overview, Picture
-from tune_core.views.pages import summary_page
+from tune_core.control.resume import Replay
+from tune_core.control.segments import read_journal
 from tune_core.progress_reporter.display import ProgressDisplay
 from tune_core.ranking import SCOPES, Objective
-from tune_core.control.resume import Replay
-from tune_core.control.controller_config import Rules
 from tune_core.schedulers import ASHAScheduler
-from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.views.html_report import report_page
+from tune_core.views.notifications import Announcement, Announcer
+from tune_core.views.overview import Overview, Picture
+from tune_core.views.pages import summary_page
 
 #: The first peaks and falls behind, the second ends highest, the third is the steadiest.
 CURVES = ((0.3, 0.95, 0.5), (0.1, 0.2, 0.9), (0.7, 0.7, 0.7))

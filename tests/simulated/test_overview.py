@@ -11,13 +11,13 @@ import pytest
 import tune_core as tune
 from tune_core.control.controller import Controller
 from tune_core.control.messages import LeaseEnded, LeaseStarted
-from tune_core.views.overview import Overview, Picture
-from tune_core.ranking import Objective
 from tune_core.control.resume import Replay
+from tune_core.ranking import Objective
 from tune_core.schedulers import ASHAScheduler, TrialScheduler
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
 from tune_core.testing.simulator import RandomCrashes, SimulatedRun, simulate
+from tune_core.views.overview import Overview, Picture
 
 
 def curve(config: dict[str, Any], iteration: int) -> tuple[Mapping[str, Any], float]:

@@ -14,14 +14,14 @@ import pytest
 import tune_core as tune
 from tune_core.control import journal as journal_module
 from tune_core.control.controller import Controller
-from tune_core.errors import TrialError
+from tune_core.control.experiment import Experiment
 from tune_core.control.messages import SpecRecorded, TrialReported
+from tune_core.control.policy import Steering
+from tune_core.control.segments import read_journal, segment_numbers
+from tune_core.errors import TrialError
 from tune_core.results.result_grid import Result, ResultGrid
-from tune_core.runtime import Experiment
 from tune_core.schedulers import Exploit, TrialScheduler
 from tune_core.search import Searcher
-from tune_core.control.segments import read_journal, segment_numbers
-from tune_core.control.policy import Steering
 from tune_core.stopper import MaximumIterationStopper, Stopper
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime

@@ -18,8 +18,25 @@ from hypothesis import strategies as st
 
 import tune_core as tune
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
+from tune_core.control.messages import (
+    CheckpointSaved,
+    Event,
+    LeaseEnded,
+    LeaseStarted,
+    StateSaved,
+    Steered,
+    TrialReported,
+    describe,
+    event_from_dict,
+    event_to_dict,
+)
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
+from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.optuna import OptunaSearch
+from tune_core.states import Decision
 from tune_core.steering.inbox import (
     AddConfiguration,
     LoosenStop,
@@ -31,23 +48,6 @@ from tune_core.steering.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.control.messages import (
-    CheckpointSaved,
-    Decision,
-    Event,
-    LeaseEnded,
-    LeaseStarted,
-    StateSaved,
-    Steered,
-    TrialReported,
-    describe,
-    event_from_dict,
-    event_to_dict,
-)
-from tune_core.control.controller_config import Rules
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
-from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
-from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import ExperimentPlateauStopper, MaximumIterationStopper
 from tune_core.testing.replay import replay
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler

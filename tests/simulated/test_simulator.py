@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tune_core as tune
-from tune_core.control.messages import Outcome
 from tune_core.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 from tune_core.search import Searcher
+from tune_core.states import Outcome
 from tune_core.stopper import MaximumIterationStopper
 from tune_core.testing.replay import replay
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler

@@ -8,31 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import tune_core as tune
+from tune_core.callback import CallbackList
+from tune_core.config.run_config import TuneConfig
 from tune_core.control.attempts import Attempts
 from tune_core.control.barrier import Barrier
-from tune_core.callback import CallbackList
-from tune_core.storage.commit import CheckpointMarker
-from tune_core.config.run_config import TuneConfig
 from tune_core.control.controller import Controller
 from tune_core.control.endings import Ended, Recovered, RunningAttempt
+from tune_core.control.experiment import rules_of
 from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import (
-    Command,
-    Decision,
-    Event,
-    ExperimentStarted,
-    Outcome,
-    StartLease,
-    TrialReported,
-    describe,
-)
-from tune_core.control.resume import Replay
-from tune_core.runtime import rules_of
+from tune_core.control.messages import Command, Event, ExperimentStarted, StartLease, TrialReported, describe
 from tune_core.control.policy import Steering
-from tune_core.testing.replay import replay
-from tune_core.trial import Trial
-from tune_core.training.uplink import Message
+from tune_core.control.resume import Replay
 from tune_core.control.watchers import Watchers
+from tune_core.states import Decision, Outcome
+from tune_core.storage.commit import CheckpointMarker
+from tune_core.testing.replay import replay
+from tune_core.training.uplink import Message
+from tune_core.trial import Trial
 
 #: Makes an experiment that has begun: see the fixture of this name.
 ABackend = Callable[..., "FakeBackend"]

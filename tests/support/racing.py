@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_core.control.controller import Controller
-from tune_core.errors import ExperimentConflict
+from tune_core.control.controller_config import Rules
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
     Command,
@@ -28,15 +28,15 @@ from tune_core.control.messages import (
     ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
-    Outcome,
     SearchEnded,
     StartLease,
     Suggest,
     TrialReported,
     TrialSuggested,
 )
-from tune_core.control.controller_config import Rules
 from tune_core.control.segments import read_journal, read_segment, segment_numbers
+from tune_core.errors import ExperimentConflict
+from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.replay import replay
 from tune_core.trial import Status

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease, Session
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session import Lease, Session
 from tune_core.training.uplink import Uplink
 
 

@@ -9,9 +9,9 @@ import pytest
 from tune_core.cli.checks import Check
 from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.errors import CheckpointCorrupted, ConfigError, StorageError, TrialError
-from tune_core.validation import shorten
-from tune_core.storage.filesystems import brief
 from tune_core.masking import masked
+from tune_core.storage.filesystems import brief
+from tune_core.validation import shorten
 
 URL = "s3://AKIA:ab/hunter2@bucket/p"
 

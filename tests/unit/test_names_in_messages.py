@@ -12,10 +12,10 @@ import pytest
 
 import tune_core as tune
 from tune_core.callback import Callback
-from tune_core.validation import Faults
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
 from tune_core.stopper import Stopper
+from tune_core.validation import Faults
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(

@@ -15,13 +15,13 @@ import pytest
 
 import tune_core as tune
 from tune_core.cli import main
+from tune_core.config.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.control import segments
-from tune_core.results.analysis import ExperimentAnalysis
-from tune_core.errors import TuneError
-from tune_core.results.result_grid import Result
 from tune_core.control.resume import read_spec, reports
 from tune_core.control.segments import read_journal
-from tune_core.config.spec import rebuild_param_space, rebuild_run_config, rebuild_tune_config
+from tune_core.errors import TuneError
+from tune_core.results.analysis import ExperimentAnalysis
+from tune_core.results.result_grid import Result
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 

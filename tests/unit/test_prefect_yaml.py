@@ -28,7 +28,7 @@ def test_each_deployment_is_an_experiment_with_a_limit_and_schedules_of_a_time_z
 
     assert form.tune_config.metric == "accuracy"
     assert set(form.space()) >= {"learning_rate", "hidden_width", "epochs"}
-    assert deployment["entrypoint"] == "tune_core.engine.experiment.experiment"
+    assert deployment["entrypoint"] == "flows/experiment.py:experiment"
     assert deployment["concurrency_limit"]["limit"] == 1
     for schedule in deployment.get("schedules", []):
         Cron(schedule["cron"], timezone=ZoneInfo(schedule["timezone"]).key)
@@ -65,7 +65,7 @@ def test_one_is_for_the_night_one_larger_for_the_week_and_one_for_when_somebody_
 
 
 def test_what_runs_can_be_steered_while_no_other_experiment_may_run() -> None:
-    assert (STEER["name"], STEER["entrypoint"]) == ("steer", "tune_core.engine.steer.steer")
+    assert (STEER["name"], STEER["entrypoint"]) == ("steer", "flows/steer.py:steer")
     assert "concurrency_limit" not in STEER
     pools = [
         (each["work_pool"]["name"], each["work_pool"]["work_queue_name"]) for each in (STEER, DEPLOYMENTS[0])
@@ -75,7 +75,7 @@ def test_what_runs_can_be_steered_while_no_other_experiment_may_run() -> None:
 
 def test_what_deployments_share_is_written_once() -> None:
     for once in (
-        "tune_core.engine.experiment.experiment",
+        "flows/experiment.py:experiment",
         "lower: 0.003",
         "work_queue_name: experiments",
         "collision_strategy:",

@@ -13,14 +13,16 @@ import pytest
 from tune_core import runtime
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
+from tune_core.control.experiment import Experiment
+from tune_core.control.messages import ExperimentStarted, LeaseEnded, LeaseStarted, StartLease, TrialReported
+from tune_core.control.policy import Steering
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TuneError
-from tune_core.control.messages import ExperimentStarted, LeaseEnded, LeaseStarted, Outcome, StartLease, TrialReported
 from tune_core.results.result_grid import ResultGrid
-from tune_core.control.controller_config import Rules
-from tune_core.runtime import Experiment, load_runtime
+from tune_core.runtime import load_runtime
 from tune_core.search import BasicVariantGenerator
-from tune_core.control.policy import Steering
+from tune_core.states import Outcome
 from tune_core.tuner import Tuner
 
 ROOT = Path(__file__).resolve().parents[2]

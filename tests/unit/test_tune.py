@@ -10,12 +10,12 @@ import pytest
 
 import tune_core as tune
 from tune_core import registry, tuner
-from tune_core.errors import ConfigError, TuneError
+from tune_core.control.experiment import Experiment
 from tune_core.control.messages import LeaseEnded
-from tune_core.resources import resources_of
-from tune_core.runtime import Experiment
-from tune_core.search import BasicVariantGenerator
 from tune_core.control.segments import read_journal
+from tune_core.errors import ConfigError, TuneError
+from tune_core.resources import resources_of
+from tune_core.search import BasicVariantGenerator
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 

@@ -12,9 +12,9 @@ import pytest
 
 import tune_core as tune
 from tune_core import tuner as tuner_module
+from tune_core.control.experiment import Experiment
 from tune_core.errors import ConfigError, StorageError, TrainableError, TuneError
 from tune_core.results.result_grid import ResultGrid
-from tune_core.runtime import Experiment
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import MaximumIterationStopper

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune_core.validation import printable
 from tune_core.metrics import flatten
+from tune_core.validation import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

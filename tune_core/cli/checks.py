@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_core.errors import TuneError
-from tune_core.storage.filesystems import brief, is_s3, resolve
 from tune_core.masking import masked
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief, is_s3, resolve
 from tune_core.storage.transfer import changed_at
 
 #: A clock that is further off than this is worth knowing, in seconds.

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_core.cli.opening import driver_status
+from tune_core.control.resume import Replay
+from tune_core.control.segments import Record, Segment, last_segment, read_segments
 from tune_core.errors import ConfigError
 from tune_core.logger.failures import failure_lines, group_failures
-from tune_core.validation import is_number, suggestion
-from tune_core.metrics import flatten
-from tune_core.views.overview import Following, Picture, TrialRecord, follow
-from tune_core.control.resume import Replay
 from tune_core.logger.rows import user_metrics
-from tune_core.control.segments import Record, Segment, last_segment, read_segments
+from tune_core.metrics import flatten
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status
+from tune_core.validation import is_number, suggestion
+from tune_core.views.overview import Following, Picture, TrialRecord, follow
 
 #: At most this many names of metrics in a message.
 _NAMES_SHOWN = 20

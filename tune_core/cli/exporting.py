@@ -15,19 +15,19 @@ from cyclopts import Parameter
 from tune_core.cli.answer import Answer, Output
 from tune_core.cli.experiment import Reading, read_experiment
 from tune_core.cli.opening import Access, open_experiment
-from tune_core.logger.appending import without_formula
+from tune_core.control.messages import LeaseStarted
+from tune_core.control.resume import reports
+from tune_core.control.segments import read_journal
 from tune_core.encoding import dumps_row
 from tune_core.errors import ConfigError, TuneError
-from tune_core.validation import is_number
-from tune_core.storage.filesystems import brief, without_credentials
-from tune_core.control.messages import LeaseStarted
-from tune_core.metrics import flatten, lookup
-from tune_core.control.resume import reports
+from tune_core.logger.appending import without_formula
 from tune_core.logger.rows import newest_rows, user_metrics
+from tune_core.metrics import flatten, lookup
 from tune_core.search.sample import GRID_KEY
-from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief, without_credentials
 from tune_core.trial import Status
+from tune_core.validation import is_number
 
 if TYPE_CHECKING:
     import optuna

@@ -18,14 +18,14 @@ from uuid import UUID
 
 from cyclopts import Parameter
 
-from tune_core.errors import ConfigError, StorageError
-from tune_core.validation import suggestion
-from tune_core.storage.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.control.namesakes import chosen
-from tune_core.logger.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.control.segments import DIRECTORY, segment_numbers
+from tune_core.errors import ConfigError, StorageError
+from tune_core.logger.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage.experiment_storage import ExperimentStorage, split_number, split_path
+from tune_core.storage.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.storage.transfer import in_parallel
+from tune_core.validation import suggestion
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_core.cli.checks import ANSWER_TIMEOUT_S, Check, clock_check, root_of, skew
-from tune_core.engine import cluster
 from tune_core.config.run_config import RunConfig
+from tune_core.engine import cluster
 from tune_core.errors import TuneError
 from tune_core.storage.filesystems import brief, is_local, resolve
 

@@ -15,13 +15,13 @@ from tune_core.cli.experiment import read_experiment
 from tune_core.cli.opening import Access, open_experiment
 from tune_core.cli.reading import experiment_document, summary_text
 from tune_core.cli.steering import assignments
+from tune_core.config.spec import rebuild_run_config
+from tune_core.control.resume import read_spec
 from tune_core.errors import ConfigError, TuneError
-from tune_core.storage.filesystems import resolve
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
-from tune_core.control.resume import read_spec
-from tune_core.config.spec import rebuild_run_config
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import resolve
 from tune_core.tuner import Tuner
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from prefect.flows import Flow
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 
-from tune_core.engine.settings import require_server
 from tune_core.engine.experiment import experiment
 from tune_core.engine.form.form import ExperimentForm
+from tune_core.engine.settings import require_server
 from tune_core.engine.steer import steer
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults
 from tune_core.storage.filesystems import brief
+from tune_core.validation import Faults
 
 #: How many runs may steer experiments while all that may run do so.
 _STEERING = 2

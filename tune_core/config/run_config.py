@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 from tune_core.callback import Callback, CallbackList
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults, are_names, has_names_as_keys, is_name, is_number
-from tune_core.storage.filesystems import check_url, without_credentials
 from tune_core.masking import masked
 from tune_core.progress_reporter.reporters import ProgressReporter
 from tune_core.ranking import MODES, SCOPES, Objective
@@ -27,7 +25,9 @@ from tune_core.schedulers.scheduler import RETURNED_METRIC
 from tune_core.search.searcher import Searcher
 from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import split_number
+from tune_core.storage.filesystems import check_url, without_credentials
 from tune_core.trial import Trial
+from tune_core.validation import Faults, are_names, has_names_as_keys, is_name, is_number
 
 
 class _Unset(Enum):

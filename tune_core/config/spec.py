@@ -19,17 +19,17 @@ from dataclasses import fields
 from typing import Any, Final
 
 from tune_core import schedulers, search
-from tune_core.logger import callbacks as loggers
-from tune_core.progress_reporter import reporters as progress_reporter
 from tune_core import stopper as stoppers
-from tune_core.init_args import RecordsArguments, arguments_of, make
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError, SpecIncomplete
+from tune_core.init_args import RecordsArguments, arguments_of, make
+from tune_core.logger import callbacks as loggers
+from tune_core.progress_reporter import reporters as progress_reporter
 from tune_core.references import is_reference, stands_for
 from tune_core.search import Categorical, Domain, Float, Function, Integer
-from tune_core.search.sample import children, grid_values, inner_nodes, with_children
 from tune_core.search.optuna.optuna_search import OptunaSearch
+from tune_core.search.sample import children, grid_values, inner_nodes, with_children
 
 #: What this version writes, and the only one it reads.
 SPEC_FORMAT: Final = 1

@@ -12,22 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from tune_core.control.barrier import Barrier, what_of
 from tune_core.config.run_config import RunConfig
+from tune_core.control.barrier import Barrier, what_of
 from tune_core.control.endings import UNHEARD, WHAT_HAPPENED, Ended, Recovered, RunningAttempt
 from tune_core.control.loop import Loop
-from tune_core.control.messages import (
-    Decision,
-    LeaseEnded,
-    LeaseStarted,
-    MoveRequested,
-    Outcome,
-    StartLease,
-)
-from tune_core.training.trainable_cache import Leftover
+from tune_core.control.messages import LeaseEnded, LeaseStarted, MoveRequested, StartLease
+from tune_core.states import Decision, Outcome
 from tune_core.training.session import WINDOW
-from tune_core.trial import LeasePhase, Trial
+from tune_core.training.trainable_cache import Leftover
 from tune_core.training.uplink import Message
+from tune_core.trial import LeasePhase, Trial
 
 #: How long a task run may take to end after its trial has said its last word, in seconds.
 TASK_END_TIMEOUT_S = 120.0

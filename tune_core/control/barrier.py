@@ -14,8 +14,8 @@ from dataclasses import replace
 from tune_core.callback import CallbackList
 from tune_core.control.endings import Ended, Fault
 from tune_core.errors import ConfigError, ExperimentConflict, IllegalTransition, SpecError, StorageError
+from tune_core.states import Outcome
 from tune_core.training.execution import describe_error
-from tune_core.control.messages import Outcome
 from tune_core.training.uplink import Message
 
 #: Errors that are the experiment's. An `OSError` is about its storage, or about this process.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tune_core.errors import IllegalTransition
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     Answer,
     CapacityChanged,
@@ -19,16 +19,13 @@ from tune_core.control.messages import (
     ChoosePaused,
     Command,
     CompleteTrial,
-    Decision,
     EndExperiment,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
-    Outcome,
     PausedChosen,
     SearchEnded,
     SearchRetried,
@@ -37,9 +34,7 @@ from tune_core.control.messages import (
     SpecRecorded,
     StartLease,
     StateSaved,
-    Steer,
     Steered,
-    StopCause,
     StopLease,
     StopRequested,
     Suggest,
@@ -48,9 +43,10 @@ from tune_core.control.messages import (
     TrialSuggested,
     WatchersSaved,
 )
-from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.control.retention import Retention
-from tune_core.control.controller_config import Rules
+from tune_core.errors import IllegalTransition
+from tune_core.resources import ONE_CPU, PlacementGroupFactory
+from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 from tune_core.trial import Attempt, CheckpointRecord, LeasePhase, Status, Storage, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
@@ -256,7 +252,7 @@ class Controller:
         trial = self.live_trial(event.trial_id, event.lease)
         if trial is None:
             return []
-        trial.begin(event)
+        trial.begin({"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}, event)
         return self._next_steps()
 
     def _on_reported(self, event: TrialReported) -> list[Command]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tune_core.ranking import Objective
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -45,3 +47,8 @@ class Rules:
     max_fruitless: int = 100
     mode: str | None = None
     best_scope: str = "last"
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are compared by."""
+        return Objective(self.metric, self.mode, self.best_scope)

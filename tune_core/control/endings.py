@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tune_core.storage.commit import CheckpointMarker
 from tune_core.config.run_config import RunConfig
-from tune_core.control.messages import Outcome, StartLease
+from tune_core.control.messages import StartLease
+from tune_core.states import Outcome
+from tune_core.storage.commit import CheckpointMarker
 from tune_core.training.trainable_cache import Leftover
 
 #: Ends after which the storage may know more of an attempt than was heard of it.

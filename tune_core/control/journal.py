@@ -15,16 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_core.encoding import dumps
-from tune_core.errors import CreateConflict, ExperimentConflict, JournalDamaged, StorageError
-from tune_core.control.messages import (
-    Command,
-    Event,
-    SegmentsGivenUp,
-    TrialReported,
-    describe,
-    event_to_dict,
-)
+from tune_core.control.messages import Command, Event, SegmentsGivenUp, TrialReported, describe, event_to_dict
 from tune_core.control.segments import (
     Segment,
     damaged,
@@ -38,6 +29,8 @@ from tune_core.control.segments import (
     segment_name,
     segment_numbers,
 )
+from tune_core.encoding import dumps
+from tune_core.errors import CreateConflict, ExperimentConflict, JournalDamaged, StorageError
 from tune_core.storage.experiment_storage import RETRY_FOR_S, ExperimentStorage
 
 logger = logging.getLogger(__name__)

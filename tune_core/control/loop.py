@@ -15,31 +15,30 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tune_core.callback import CallbackList
-from tune_core.storage.commit import CheckpointMarker
 from tune_core.control.messages import (
     Answer,
     CheckpointSaved,
     ChoosePaused,
     Command,
     CompleteTrial,
-    Decision,
     DeleteCheckpoint,
     EndExperiment,
     Event,
     SearchRetried,
     StartLease,
-    StopCause,
     StopLease,
     StopRequested,
     Suggest,
     TrialReported,
     TrialSuggested,
 )
+from tune_core.control.policy import SearchPauses, Steering
 from tune_core.control.resume import unreported
 from tune_core.control.state import ExperimentState
-from tune_core.control.policy import SearchPauses, Steering
-from tune_core.trial import Trial
 from tune_core.control.watchers import Watchers
+from tune_core.states import Decision, StopCause
+from tune_core.storage.commit import CheckpointMarker
+from tune_core.trial import Trial
 
 
 class EventLog(Protocol):

@@ -16,64 +16,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar
 
-
-class Outcome(StrEnum):
-    """How an attempt at a trial ended."""
-
-    #: The trainable returned.
-    COMPLETED = "completed"
-    #: It was told to stop, and did.
-    STOPPED = "stopped"
-    #: Its code raised.
-    ERROR = "error"
-    #: Its process died.
-    CRASHED = "crashed"
-    #: It took longer than a time limit allows, so it was killed.
-    TIMED_OUT = "timed_out"
-    #: What it ran on was lost (its node, its placement group, memory that others used): it did nothing wrong.
-    LOST = "lost"
-    #: The checkpoint that it starts from is damaged or gone; nothing was saved since.
-    CORRUPTED = "corrupted"
-    #: Its bundles cannot be had, or its process cannot be started.
-    UNPLACED = "unplaced"
-
-
-class Decision(StrEnum):
-    """The answer to a report."""
-
-    CONTINUE = "CONTINUE"
-    STOP = "STOP"
-    PAUSE = "PAUSE"
-    #: Stop without saving; go on from another trial's checkpoint, with another configuration.
-    EXPLOIT = "EXPLOIT"
-
-
-class StopCause(StrEnum):
-    """Why a whole experiment is told to stop."""
-
-    #: Ctrl-C, SIGTERM, or cancelled in Prefect: unfinished trials stay PAUSED, able to go on.
-    INTERRUPT = "interrupt"
-    #: `time_budget_s` is used up.
-    TIME_BUDGET = "time_budget"
-    #: A stopper's `stop_all`.
-    STOPPER = "stopper"
-    #: `fail_fast`, after the first failed trial.
-    FAIL_FAST = "fail_fast"
-    #: The shell cannot go on (storage, cluster): unfinished trials stay PAUSED.
-    FAILURE = "failure"
-    #: Somebody asked for it: see `tune_core.steering.inbox.StopExperiment`.
-    REQUEST = "request"
-
-
-class Steer(StrEnum):
-    """What somebody wants of a trial, or of the whole experiment."""
-
-    #: Run no further, and be able to go on.
-    PAUSE = "pause"
-    #: Go on after a PAUSE.
-    RESUME = "resume"
-    #: End.
-    STOP = "stop"
+from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +180,6 @@ class LeaseStarted(Event):
     pid: int
     hostname: str
     node_ip: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExploitChoice:
-    """What a scheduler chose for a trial that goes on from another one's checkpoint.
-
-    Attributes:
-        donor: The trial whose directory holds the checkpoint.
-        checkpoint: Index of that checkpoint.
-        config: The configuration that the trial goes on with.
-        experiment_tag: The trial's tag from then on.
-    """
-
-    donor: str
-    checkpoint: int
-    config: dict[str, Any]
-    experiment_tag: str
 
 
 @dataclass(frozen=True, slots=True)

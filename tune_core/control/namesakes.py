@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tune_core.errors import StorageError
 from tune_core.control.segments import experiment_ids
+from tune_core.errors import StorageError
 from tune_core.storage.experiment_storage import ExperimentStorage, split_number, split_path
 
 

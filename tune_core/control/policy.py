@@ -15,29 +15,28 @@ from dataclasses import replace
 from typing import Any
 
 from tune_core.config.run_config import TuneConfig
-from tune_core.encoding import dumps, holds_opaque, loads
-from tune_core.errors import ConfigError, StorageError
-from tune_core.validation import shorten
 from tune_core.control.messages import (
-    Decision,
     Event,
     ExperimentResumed,
-    ExploitChoice,
     PausedChosen,
     SearchEnded,
     StateSaved,
     SuggestionDeferred,
     TrialSuggested,
 )
+from tune_core.encoding import dumps, holds_opaque, loads
+from tune_core.errors import ConfigError, StorageError
 from tune_core.metrics import flatten, lookup
 from tune_core.resources import resources_of
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
 from tune_core.search.searcher import note_asked
 from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
+from tune_core.states import Decision, ExploitChoice
 from tune_core.stopper import Stopper, resolve_stop
 from tune_core.storage.experiment_storage import check_trial_dirname
 from tune_core.trial import Status, Trial
+from tune_core.validation import shorten
 
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
 

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tune_core.callback import Callback
-from tune_core.storage.commit import CheckpointMarker
 from tune_core.config.run_config import ResumeConfig
+from tune_core.config.spec import is_kind_of, resolve_objects
 from tune_core.control.controller import Controller
-from tune_core.encoding import dumps, loads, opaque_texts
-from tune_core.errors import ExperimentConflict, SpecError, StorageError
-from tune_core.validation import shorten
-from tune_core.logger.callbacks import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
+from tune_core.control.controller_config import Rules
+from tune_core.control.experiment import Continuation, Experiment
 from tune_core.control.messages import (
     CapacityChanged,
     Command,
@@ -39,21 +37,30 @@ from tune_core.control.messages import (
     TrialSuggested,
     WatchersSaved,
 )
+from tune_core.control.policy import Steering
+from tune_core.control.segments import events_of, experiments, read_journal
+from tune_core.control.state import ExperimentState
+from tune_core.control.watchers import Watchers
+from tune_core.encoding import dumps, loads, opaque_texts
+from tune_core.errors import ExperimentConflict, SpecError, StorageError
+from tune_core.logger.callbacks import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
+from tune_core.logger.rows import (
+    ERROR_FILE,
+    PARAMS_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    last_failure,
+    parse_line,
+)
+from tune_core.logger.trial_files import TrialFiles
 from tune_core.references import is_reference_text
 from tune_core.resources import resources_of
-from tune_core.logger.rows import ERROR_FILE, PARAMS_FILE, PROGRESS_FILE, RESULT_FILE, last_failure, parse_line
-from tune_core.control.controller_config import Rules
-from tune_core.runtime import Continuation, Experiment
-from tune_core.control.segments import events_of, experiments, read_journal
-from tune_core.config.spec import is_kind_of, resolve_objects
-from tune_core.control.state import ExperimentState
-from tune_core.control.policy import Steering
 from tune_core.stopper import DictStopper
+from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import RESTARTED, ExperimentStorage
 from tune_core.storage.transfer import in_parallel
 from tune_core.trial import Status, Trial, checkpoint_name
-from tune_core.logger.trial_files import TrialFiles
-from tune_core.control.watchers import Watchers
+from tune_core.validation import shorten
 
 Records = Iterable[tuple[Event, Sequence[str]]]
 #: Called with each report that counts, after the controller has taken it.

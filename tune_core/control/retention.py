@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tune_core.errors import IllegalTransition
-from tune_core.control.messages import Command, DeleteCheckpoint, ExploitChoice
-from tune_core.metrics import lookup
 from tune_core.control.controller_config import Rules
+from tune_core.control.messages import Command, DeleteCheckpoint
+from tune_core.errors import IllegalTransition
+from tune_core.metrics import lookup
+from tune_core.states import ExploitChoice
 from tune_core.trial import TOTALS, CheckpointRecord, StartPoint, Trial
 
 

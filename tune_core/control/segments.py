@@ -14,14 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tune_core.control.messages import Event, event_from_dict
 from tune_core.encoding import dumps, loads
 from tune_core.errors import JournalDamaged, StorageError
-from tune_core.storage.filesystems import brief, check_name
-from tune_core.control.messages import (
-    Event,
-    event_from_dict,
-)
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief, check_name
 from tune_core.storage.transfer import digest_of, in_parallel
 
 FORMAT = 1

@@ -16,10 +16,10 @@ from tune_core.control.messages import (
     SegmentsGivenUp,
     SpecRecorded,
     Steered,
-    StopCause,
     TrialReported,
     TrialSuggested,
 )
+from tune_core.states import StopCause
 from tune_core.trial import LeasePhase, Trial
 
 #: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.

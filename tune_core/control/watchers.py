@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tune_core.callback import CallbackList
+from tune_core.control.messages import WatchersSaved
 from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError
-from tune_core.validation import shorten
-from tune_core.control.messages import WatchersSaved
 from tune_core.stopper import CombinedStopper, Stopper
+from tune_core.validation import shorten
 
 #: States by place and class: `"0 TimeoutStopper"`.
 States = Mapping[str, Any]

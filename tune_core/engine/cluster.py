@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune_core.engine.settings import tune_settings
-from tune_core.engine.ray_private import draining_nodes, skip_output
 from tune_core.config.run_config import RunConfig
+from tune_core.engine.ray_private import draining_nodes, skip_output
+from tune_core.engine.settings import tune_settings
 from tune_core.errors import ConfigError, PlacementError, TuneError
-from tune_core.storage.filesystems import brief
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief
 
 _NODES_TTL_S = 1.0
 #: How long a node may take to accept a connection before it counts as gone.

@@ -17,13 +17,13 @@ from typing import Any
 
 from ray import exceptions
 
+from tune_core.control.endings import Ended, Recovered
 from tune_core.engine import cluster
 from tune_core.engine.channel.spool import SpoolPlace, left_behind, rows_of
-from tune_core.storage.commit import CheckpointMarker
-from tune_core.control.endings import Ended, Recovered
 from tune_core.errors import CheckpointCorrupted, StorageError
 from tune_core.masking import masked
-from tune_core.control.messages import Outcome
+from tune_core.states import Outcome
+from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 #: How long the storage is asked for an attempt's checkpoints while it does not answer, in seconds: as

@@ -25,11 +25,11 @@ from prefect.events.clients import EventsClient, get_events_client
 from prefect.events.related import related_resources_from_run_context
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
+from tune_core.control.journal import Journal
+from tune_core.control.messages import Command, Event
 from tune_core.engine.server.contact import Contact
 from tune_core.engine.server.server import client_options
 from tune_core.views.notifications import Announcement, Announcer
-from tune_core.control.journal import Journal
-from tune_core.control.messages import Command, Event
 
 #: In front of the kind of every event, and of the ids of what they are about.
 PREFIX = "prefect-tune"

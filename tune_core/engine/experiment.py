@@ -29,40 +29,58 @@ from prefect.settings import PREFECT_API_URL, Settings
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from tune_core.engine.settings import storage_of
-from tune_core.engine import cluster
-from tune_core.engine.artifacts.artifacts import ArtifactWriter
-from tune_core.engine.cancellation import StopSignals, cancellation_watched
-from tune_core.engine.channel.channel import Channel
-from tune_core.engine.server.contact import Contact, require_answer
-from tune_core.engine.deaths import Recovery, rows_left_behind
-from tune_core.engine.driver.deletions import Deletions
-from tune_core.engine.driver.driver import Driver
-from tune_core.engine.events import Events
-from tune_core.engine.forks import end_forks_well
-from tune_core.engine.form.form import IMPORT_STRING, ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
-from tune_core.engine.form.fields import FormModel
-from tune_core.engine.heartbeat import heartbeats, without_heartbeats
-from tune_core.engine.driver.history import save_counts
-from tune_core.engine.remote_object import hosted
-from tune_core.engine.driver.inbox_watcher import InboxWatch
-from tune_core.engine.slots.nested_groups import shortfall_inside
-from tune_core.engine.ownership import continued, deployed_identity, driving, identity, take_journal, this_process
-from tune_core.engine.artifacts.experiment_pages import Pages
-from tune_core.engine.worker.shared_parameters import SharedParameters
-from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
-from tune_core.engine.slots.recorders import opened_pool
-from tune_core.engine.run_context import client_for, own_flow_log, quiet_console, settings_for
-from tune_core.engine.server.server import PrefectServer, prefect_server, unlogged_requests
-from tune_core.engine.slots.pool import SlotPool, copies_that_fit, shortfall
-from tune_core.engine.staging import keep, staging_directory
-from tune_core.engine.task_runner import ExperimentTaskRunner, TuneTaskRunner
-from tune_core.engine.worker.trial_task import trial as trial_task
-from tune_core.views.notifications import Announcer
 from tune_core.callback import CallbackList
 from tune_core.config.run_config import RunConfig
 from tune_core.control.controller import Controller
+from tune_core.control.experiment import SPEC_FILE, Continuation, Experiment, Identity
+from tune_core.control.journal import Journal
+from tune_core.control.messages import EndExperiment
+from tune_core.control.policy import Steering
+from tune_core.control.resume import put_back
 from tune_core.encoding import dumps
+from tune_core.engine import cluster
+from tune_core.engine.artifacts.artifacts import ArtifactWriter
+from tune_core.engine.artifacts.experiment_pages import Pages
+from tune_core.engine.cancellation import StopSignals, cancellation_watched
+from tune_core.engine.channel.channel import Channel
+from tune_core.engine.deaths import Recovery, rows_left_behind
+from tune_core.engine.driver.deletions import Deletions
+from tune_core.engine.driver.driver import Driver
+from tune_core.engine.driver.history import save_counts
+from tune_core.engine.driver.inbox_watcher import InboxWatch
+from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.events import Events
+from tune_core.engine.forks import end_forks_well
+from tune_core.engine.form.fields import FormModel
+from tune_core.engine.form.form import (
+    IMPORT_STRING,
+    ExperimentForm,
+    ParamSpace,
+    ResourcesForm,
+    RunForm,
+    TuneForm,
+)
+from tune_core.engine.heartbeat import heartbeats, without_heartbeats
+from tune_core.engine.ownership import (
+    continued,
+    deployed_identity,
+    driving,
+    identity,
+    take_journal,
+    this_process,
+)
+from tune_core.engine.remote_object import hosted
+from tune_core.engine.run_context import client_for, own_flow_log, quiet_console, settings_for
+from tune_core.engine.server.contact import Contact, require_answer
+from tune_core.engine.server.server import PrefectServer, prefect_server, unlogged_requests
+from tune_core.engine.settings import storage_of
+from tune_core.engine.slots.nested_groups import shortfall_inside
+from tune_core.engine.slots.pool import SlotPool, copies_that_fit, shortfall
+from tune_core.engine.slots.recorders import opened_pool
+from tune_core.engine.staging import keep, staging_directory
+from tune_core.engine.task_runner import ExperimentTaskRunner, TuneTaskRunner
+from tune_core.engine.worker.shared_parameters import SharedParameters
+from tune_core.engine.worker.trial_task import trial as trial_task
 from tune_core.errors import (
     ConfigError,
     ExperimentConflict,
@@ -71,21 +89,19 @@ from tune_core.errors import (
     TrialError,
     TuneError,
 )
-from tune_core.logger.failures import failure_lines, failures_of
-from tune_core.control.journal import Journal
 from tune_core.logger.callbacks import TrialFiles, default_loggers
-from tune_core.control.messages import EndExperiment, StopCause
-from tune_core.views.overview import Overview
+from tune_core.logger.failures import failure_lines, failures_of
 from tune_core.progress_reporter.display import ProgressDisplay
 from tune_core.registry import import_string
 from tune_core.resources import ONE_CPU, is_fixed, resources_of
 from tune_core.results.result_grid import ResultGrid
-from tune_core.control.resume import put_back
-from tune_core.runtime import SPEC_FILE, Continuation, Experiment, Identity, RemoteObject
-from tune_core.control.policy import Steering
+from tune_core.runtime import RemoteObject
+from tune_core.states import StopCause
 from tune_core.training.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner, dated
+from tune_core.views.notifications import Announcer
+from tune_core.views.overview import Overview
 
 _HOW_TO_GO_ON = "Tuner.restore or prefect-tune resume continues it"
 

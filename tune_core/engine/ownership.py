@@ -29,12 +29,12 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from tune_core.errors import ExperimentConflict
-from tune_core.steering.request_handler import as_steered
+from tune_core.control.experiment import Continuation, Experiment, Identity
 from tune_core.control.journal import claim
 from tune_core.control.resume import refuse_another, steered_spec
-from tune_core.runtime import Continuation, Experiment, Identity
 from tune_core.control.segments import experiments, last_segment, segment_before
+from tune_core.errors import ExperimentConflict
+from tune_core.steering.request_handler import as_steered
 
 logger = logging.getLogger("prefect.tune")
 

@@ -21,10 +21,10 @@ from prefect.settings import (
     get_current_settings,
 )
 
-from tune_core.engine.server.contact import Contact
-from tune_core.engine.worker.output import SEND_TIMEOUT_S, RunLog
 from tune_core.engine.prefect_private import share_client
+from tune_core.engine.server.contact import Contact
 from tune_core.engine.server.server import PrefectServer
+from tune_core.engine.worker.output import SEND_TIMEOUT_S, RunLog
 
 #: The latest settings that were changed for a server: those before, what was changed, what came of it.
 _changed_settings: tuple[Settings, dict[Any, Any], Settings] | None = None

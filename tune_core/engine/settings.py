@@ -19,8 +19,8 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from tune_core.engine.store import ExperimentStore, checked_url
 from tune_core.errors import ConfigError, TuneError
-from tune_core.storage.filesystems import brief
 from tune_core.storage.experiment_storage import DEFAULT_STORAGE_PATH
+from tune_core.storage.filesystems import brief
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 

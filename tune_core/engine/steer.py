@@ -15,10 +15,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from tune_core.engine.settings import storage_of
+from tune_core.control.namesakes import chosen, experiment_at
 from tune_core.engine.form.fields import OneOf, OptionForm
+from tune_core.engine.settings import storage_of
 from tune_core.errors import TuneError
-from tune_core.validation import shorten
 from tune_core.steering.inbox import (
     TIMEOUT_S,
     AddConfiguration,
@@ -34,8 +34,8 @@ from tune_core.steering.inbox import (
     StopTrial,
     send,
 )
-from tune_core.control.namesakes import chosen, experiment_at
 from tune_core.storage.experiment_storage import ExperimentStorage, split_number
+from tune_core.validation import shorten
 
 
 def requests() -> dict[str, type[Request]]:

@@ -17,9 +17,9 @@ import orjson
 from tune_core.callback import Callback
 from tune_core.encoding import dumps_row
 from tune_core.errors import StorageError
-from tune_core.metrics import flatten
 from tune_core.logger.rows import ERROR_FILE, FAILED, PARAMS_FILE, PROGRESS_FILE, RECOVERED, RESULT_FILE
 from tune_core.logger.trial_files import TrialFiles
+from tune_core.metrics import flatten
 
 if TYPE_CHECKING:
     from tune_core.trial import Trial

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tune_core.validation import printable
 from tune_core.logger.rows import ERROR_FILE
 from tune_core.trial import Trial
+from tune_core.validation import printable
 
 #: Letters of an error and groups in a text: an error may be as long as a whole batch of data.
 _LETTERS: Final = 2000

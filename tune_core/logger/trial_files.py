@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_core.logger.appending import LineFile, TableFile
 from tune_core.errors import StorageError
-from tune_core.storage.filesystems import check_name
+from tune_core.logger.appending import LineFile, TableFile
 from tune_core.storage.experiment_storage import RETRY_FOR_S
+from tune_core.storage.filesystems import check_name
 from tune_core.storage.transfer import TEMPORARY_PREFIX, refuse_special
 
 if TYPE_CHECKING:

@@ -17,11 +17,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tune_core.logger.failures import failure_lines, failures_of
+from tune_core.logger.rows import user_metrics
 from tune_core.metrics import flatten
 from tune_core.progress_reporter.reporters import CLIReporter, ProgressReporter
+from tune_core.progress_reporter.terminal import (
+    Row,
+    Snapshot,
+    View,
+    new_console,
+    open_view,
+    print_lines,
+    print_table,
+)
 from tune_core.ranking import Objective, Standings
-from tune_core.logger.rows import user_metrics
-from tune_core.progress_reporter.terminal import Row, Snapshot, View, new_console, open_view, print_lines, print_table
 from tune_core.trial import Status, Trial
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tune_core.init_args import RecordsArguments
-from tune_core.validation import Faults
-from tune_core.metrics import flatten, lookup
-from tune_core.ranking import Objective, Standings
 from tune_core.logger.rows import user_metrics
+from tune_core.metrics import flatten, lookup
 from tune_core.progress_reporter.terminal import new_console
+from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
+from tune_core.validation import Faults
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.errors import ConfigError
-from tune_core.validation import shorten, suggestion
-from tune_core.metrics import flatten
 from tune_core.control.namesakes import experiment_at
+from tune_core.control.resume import find_spec
+from tune_core.errors import ConfigError
+from tune_core.logger.rows import ERROR_FILE
+from tune_core.metrics import flatten
 from tune_core.results.reading import read_results
 from tune_core.results.result_grid import Result, ResultGrid, import_pandas
-from tune_core.control.resume import find_spec
-from tune_core.logger.rows import ERROR_FILE
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.trial import Status
+from tune_core.validation import shorten, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd

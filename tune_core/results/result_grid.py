@@ -13,11 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import ConfigError, TrialError
-from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
-from tune_core.metrics import comparable, flatten
-from tune_core.ranking import MODES, SCOPES, Objective, Tally
 from tune_core.logger.rows import (
     ERROR_FILE,
     PARAMS_FILE,
@@ -29,7 +25,11 @@ from tune_core.logger.rows import (
     user_metrics,
     with_configs,
 )
+from tune_core.metrics import comparable, flatten
+from tune_core.ranking import MODES, SCOPES, Objective, Tally
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
 from tune_core.storage.transfer import explain, in_parallel, read_bytes
 from tune_core.trial import CheckpointRecord, Status, Trial
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_core.validation import Faults, is_number
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Trial
+from tune_core.validation import Faults, is_number
 
 #: More rungs, or brackets, than anybody has a use for.
 MAX_RUNGS = 1000

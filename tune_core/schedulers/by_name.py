@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tune_core.validation import Faults, suggestion
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
+from tune_core.validation import Faults, suggestion
 
 _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "fifo": FIFOScheduler,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tune_core.validation import Faults
 from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
+from tune_core.validation import Faults
 
 
 class ComparingScheduler(TrialScheduler):

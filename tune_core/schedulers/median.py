@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from tune_core.validation import Faults
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Status, Trial
+from tune_core.validation import Faults
 
 
 class MedianStoppingRule(ComparingScheduler):

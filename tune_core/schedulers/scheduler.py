@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tune_core.init_args import RecordsArguments
-from tune_core.control.messages import Decision
+from tune_core.states import Decision
 from tune_core.trial import Status, Trial
 
 #: What a number is reported as that a training function returns.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from tune_core.search.basic_variant import BasicVariantGenerator
 from tune_core.search.concurrency_limiter import ConcurrencyLimiter
 from tune_core.search.create import create_searcher
+from tune_core.search.repeater import Repeater
 from tune_core.search.sample import (
     Categorical,
     Domain,
@@ -20,7 +21,6 @@ from tune_core.search.sample import (
     fill_in,
     unresolved_paths,
 )
-from tune_core.search.repeater import Repeater
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import (
     choice,

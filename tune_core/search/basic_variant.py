@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
-from tune_core.init_args import note_arguments
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults
+from tune_core.init_args import note_arguments
 from tune_core.search.sample import path_text
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import validate_space
@@ -29,6 +28,7 @@ from tune_core.search.variants import (
     read_point,
     walk_sample,
 )
+from tune_core.validation import Faults
 
 logger = logging.getLogger(__name__)
 

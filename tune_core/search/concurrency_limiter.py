@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_core.validation import Faults
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
+from tune_core.validation import Faults
 
 
 class ConcurrencyLimiter(WrappingSearcher):

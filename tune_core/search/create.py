@@ -7,8 +7,8 @@ import inspect
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.validation import shorten, suggestion
 from tune_core.search.searcher import Searcher
+from tune_core.validation import shorten, suggestion
 
 #: Modules are imported when they are asked for: behind some of them are packages that need not be there.
 _SEARCHERS = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults
 from tune_core.metrics import comparable, lookup
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
+from tune_core.validation import Faults
 
 #: The key of the configuration that says which repetition a trial is, as in Ray Tune.
 TRIAL_INDEX = "__trial_index__"

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from tune_core.init_args import RecordsArguments
 from tune_core.encoding import dumps
+from tune_core.init_args import RecordsArguments
 from tune_core.validation import Faults, shorten
 
 _ASKED = "_asked_in_this_process"

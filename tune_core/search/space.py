@@ -15,7 +15,6 @@ from numbers import Integral
 from typing import Any, Final
 
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults, is_number, ray_origin, shorten
 from tune_core.search.sample import (
     GRID_KEY,
     SCALARS,
@@ -26,6 +25,7 @@ from tune_core.search.sample import (
     children,
     inner_nodes,
 )
+from tune_core.validation import Faults, is_number, ray_origin, shorten
 
 _NOT_GIVEN: Final = object()
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from tune_core.errors import ConfigError
-from tune_core.validation import shorten, suggestion
 from tune_core.search.config_view import ConfigView, view_of, without_views
 from tune_core.search.sample import (
     Categorical,
@@ -35,6 +34,7 @@ from tune_core.search.sample import (
     with_children,
 )
 from tune_core.search.space import validate_space
+from tune_core.validation import shorten, suggestion
 
 #: Values by the path at which they replace a node of the space.
 Values: TypeAlias = dict[Path, Any]

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from tune_core.encoding import dumps, holds_opaque, loads
-from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageError
-from tune_core.validation import Faults, shorten
-from tune_core.storage.filesystems import brief
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.segments import last_segment, segment_numbers
+from tune_core.encoding import dumps, holds_opaque, loads
+from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageError
 from tune_core.stopper import DictStopper
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief
+from tune_core.validation import Faults, shorten
 
 FORMAT = 1
 DIRECTORY = "inbox"

@@ -14,9 +14,11 @@ from typing import Any
 
 from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.control.controller import Controller
+from tune_core.control.messages import Event, SpecRecorded, Steered
+from tune_core.control.policy import Steering
+from tune_core.control.resume import Replay
 from tune_core.errors import TuneError
-from tune_core.validation import shorten, suggestion
-from tune_core.storage.filesystems import brief
+from tune_core.states import Decision, Steer
 from tune_core.steering.inbox import (
     AddConfiguration,
     LoosenStop,
@@ -30,10 +32,9 @@ from tune_core.steering.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.control.messages import Decision, Event, SpecRecorded, Steer, Steered
-from tune_core.control.resume import Replay
-from tune_core.control.policy import Steering
+from tune_core.storage.filesystems import brief
 from tune_core.trial import LeasePhase, Status, Trial
+from tune_core.validation import shorten, suggestion
 
 #: Of a trial's number; an integer of thousands of digits is an error of Python's.
 _MAX_DIGITS = 20

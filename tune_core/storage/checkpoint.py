@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tune_core.errors import CheckpointCorrupted, CheckpointError, CheckpointNotFound
 from tune_core.storage.commit import (
     COMMIT,
     METADATA,
@@ -26,7 +27,6 @@ from tune_core.storage.commit import (
     download_files,
     read_marker,
 )
-from tune_core.errors import CheckpointCorrupted, CheckpointError, CheckpointNotFound
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
 from tune_core.storage.sharing import fill_once, private_directory, shared_directory
 from tune_core.storage.transfer import exists, explain, read_bytes, write_bytes

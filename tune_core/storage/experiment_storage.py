@@ -31,6 +31,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tune_core.encoding import dumps, loads
+from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import (
     COMMIT,
@@ -46,11 +48,16 @@ from tune_core.storage.commit import (
     scan_source,
     upload_files,
 )
-from tune_core.encoding import dumps, loads
-from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
 from tune_core.storage.filesystems import ProcessLocal, check_name, check_url, is_local, resolve
 from tune_core.storage.objects import ObjectStore
-from tune_core.storage.transfer import changed_at, find_files, in_parallel, read_bytes, remove_files, remove_tree
+from tune_core.storage.transfer import (
+    changed_at,
+    find_files,
+    in_parallel,
+    read_bytes,
+    remove_files,
+    remove_tree,
+)
 from tune_core.trial import checkpoint_name
 
 __all__ = [

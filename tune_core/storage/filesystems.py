@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from tune_core.errors import ConfigError, StorageError
-from tune_core.validation import safe_str
 from tune_core.masking import masked, userinfo_end
+from tune_core.validation import safe_str
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: `s3:/bucket`, which pathlib makes of a URL: a local path of that name is hardly ever meant.

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tune_core.storage.commit import scan_source
 from tune_core.errors import CreateConflict, StorageError, TuneError
+from tune_core.storage.commit import scan_source
 from tune_core.storage.filesystems import ProcessLocal, brief, check_name, is_local, is_s3
 from tune_core.storage.transfer import (
     TEMPORARY_PREFIX,

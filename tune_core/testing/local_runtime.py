@@ -21,23 +21,24 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from tune_core.control import messages
 from tune_core.callback import Callback, CallbackList
+from tune_core.control import messages
 from tune_core.control.controller import Controller
+from tune_core.control.experiment import SPEC_FILE, Experiment
+from tune_core.control.journal import Journal, claim
+from tune_core.control.loop import Backend, Loop
+from tune_core.control.messages import Command, EndExperiment, Event, StartLease
+from tune_core.control.resume import Replay, complete_files, put_back, take_up
+from tune_core.control.segments import read_journal
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
-from tune_core.training.execution import Ending, run_lease
-from tune_core.control.journal import Journal, claim
 from tune_core.logger.callbacks import TrialFiles, default_loggers
-from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Decision, EndExperiment, Event, Outcome, StartLease, StopCause
 from tune_core.results.result_grid import ResultGrid
-from tune_core.control.resume import Replay, complete_files, put_back, take_up
+from tune_core.states import Decision, Outcome, StopCause
+from tune_core.training.execution import Ending, run_lease
 from tune_core.training.trainable_cache import Keeper, Leftover
-from tune_core.runtime import SPEC_FILE, Experiment
-from tune_core.control.segments import read_journal
-from tune_core.trial import Trial
 from tune_core.training.uplink import Report
+from tune_core.trial import Trial
 
 
 class LocalRuntime(Backend):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tune_core.control.controller import Controller
-from tune_core.control.messages import Event, describe
 from tune_core.control.controller_config import Rules
+from tune_core.control.messages import Event, describe
 
 
 def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Controller:

@@ -14,25 +14,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from tune_core.control import messages
 from tune_core.callback import CallbackList
 from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.control.controller import Controller
-from tune_core.steering.request_handler import Helm, as_steered
-from tune_core.steering.inbox import Request
-from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Decision, Event, Outcome, StartLease
-from tune_core.metrics import lookup
-from tune_core.control.resume import Replay, resumption
-from tune_core.control.controller_config import Rules
-from tune_core.runtime import rules_of
-from tune_core.search import BasicVariantGenerator
 from tune_core.config.spec import describe
-from tune_core.control.state import ExperimentState
+from tune_core.control import messages
+from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
+from tune_core.control.experiment import rules_of
+from tune_core.control.loop import Backend, Loop
+from tune_core.control.messages import Command, Event, StartLease
 from tune_core.control.policy import Steering
+from tune_core.control.resume import Replay, resumption
+from tune_core.control.state import ExperimentState
+from tune_core.control.watchers import Watchers
+from tune_core.metrics import lookup
+from tune_core.search import BasicVariantGenerator
+from tune_core.states import Decision, Outcome
+from tune_core.steering.inbox import Request
+from tune_core.steering.request_handler import Helm, as_steered
 from tune_core.stopper import DictStopper
 from tune_core.trial import Trial, checkpoint_name
-from tune_core.control.watchers import Watchers
 
 #: Called with a configuration and an iteration from 1; returns metrics, and how many seconds they took.
 Curve: TypeAlias = Callable[[dict[str, Any], int], tuple[Mapping[str, Any], float]]

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from tune_core.training.session_binding import current_session
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Session
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session import Session
+from tune_core.training.session_binding import current_session
 
 T = TypeVar("T")
 

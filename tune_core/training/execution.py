@@ -22,13 +22,11 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tune_core.training.session_binding import bind
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
-from tune_core.validation import safe_str, shorten
-from tune_core.control.messages import Decision, Outcome, StopCause
-from tune_core.training.trainable_cache import Keeper, Leftover
+from tune_core.states import Decision, Outcome, StopCause
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training.session import Lease, Session, StopTrial
+from tune_core.training.session_binding import bind
 from tune_core.training.trainable import (
     Trainable,
     TrainingResult,
@@ -38,7 +36,9 @@ from tune_core.training.trainable import (
     is_trainable_class,
     trainable_name,
 )
+from tune_core.training.trainable_cache import Keeper, Leftover
 from tune_core.training.uplink import Uplink
+from tune_core.validation import safe_str, shorten
 
 #: Whether a trial works in its own directory; Ray Tune's, and as there the driver's counts before that of the process.
 CHANGES_DIRECTORY = "RAY_CHDIR_TO_TRIAL_DIR"

@@ -27,7 +27,7 @@ from tune_core.references import is_reference
 
 #: In the path of every module of an installed package.
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
-_OWN_PACKAGES = frozenset({"tune_core", "flows", "deployments"})
+_OWN_PACKAGES = frozenset({"tune_core"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,20 +26,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
-from tune_core.training.autofill import Counters, Snapshot
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
-from tune_core.validation import shorten
-from tune_core.storage.filesystems import brief
-from tune_core.control.messages import Decision
 from tune_core.metrics import lookup, validate_metrics
-from tune_core.training.send_queue import Outbox, Upload
 from tune_core.resources import PlacementGroupFactory
-from tune_core.storage.sharing import private_directory
+from tune_core.states import Decision
 from tune_core.stopper import DictStopper
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage, staged_copy
-from tune_core.trial import checkpoint_name
+from tune_core.storage.filesystems import brief
+from tune_core.storage.sharing import private_directory
+from tune_core.training.autofill import Counters, Snapshot
+from tune_core.training.send_queue import Outbox, Upload
 from tune_core.training.uplink import Report, Uplink
+from tune_core.trial import checkpoint_name
+from tune_core.validation import shorten
 
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
 #: a trial that reports faster than its storage takes segments.

@@ -24,12 +24,12 @@ from typing import Any
 
 import cloudpickle
 
-from tune_core.training.autofill import Counters
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import TrainableError
-from tune_core.validation import shorten
 from tune_core.resources import PlacementGroupFactory
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.training.autofill import Counters
 from tune_core.trial import TOTALS
+from tune_core.validation import shorten
 
 logger = logging.getLogger(__name__)
 

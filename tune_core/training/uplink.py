@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from tune_core.control.messages import Decision
+from tune_core.states import Decision
 
 
 class Report(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 
 import cloudpickle
 
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import SaveRestoreError, TrainableError
 from tune_core.runtime import load_runtime
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training.serialization import PickledTrainable, pickle_trainable
 
 _USED_METHODS = ("train", "save", "restore", "stop")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.validation import shorten
 from tune_core.utils.diagnosis import diagnose_serialization
 from tune_core.utils.gpu import wait_for_gpu
 from tune_core.utils.save_restore import validate_save_restore
+from tune_core.validation import shorten
 
 __all__ = ["diagnose_serialization", "validate_save_restore", "validate_warmstart", "wait_for_gpu"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from tune_core.states import Outcome
 from tune_core.views.importance import importance, parameters_of
-from tune_core.control.messages import Outcome
 from tune_core.views.overview import PAID, AttemptRecord, Picture, TrialRecord
 from tune_core.views.svg import BAD, COLOURS, GREY, Axis, Drawing, Panel, cut, short
 

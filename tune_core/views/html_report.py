@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tune_core.logger.failures import group_failures
+from tune_core.metrics import flatten
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.validation import printable, shorten
 from tune_core.views.importance import importance, parameters_of
-from tune_core.metrics import flatten
 from tune_core.views.overview import PAID, Overview, Picture, TrialRecord
 from tune_core.views.pages import duration
-from tune_core.storage.experiment_storage import ExperimentStorage
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tune_core.validation import is_number, printable, shorten
 from tune_core.metrics import flatten
+from tune_core.validation import is_number, printable, shorten
 from tune_core.views.overview import Picture, TrialRecord
 from tune_core.views.svg import Axis
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tune_core.control.controller import Controller
-from tune_core.validation import shorten
 from tune_core.control.messages import (
     Command,
     CompleteTrial,
@@ -29,6 +28,7 @@ from tune_core.control.messages import (
 from tune_core.metrics import flatten
 from tune_core.ranking import Standings
 from tune_core.trial import Status, Trial
+from tune_core.validation import shorten
 
 #: Least time between two announcements of a new best, in seconds; the end of a trial does not wait for it.
 NEW_BEST_EVERY_S: Final = 10.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tune_core.control.controller import Controller
-from tune_core.logger.failures import Failure, failures_of
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     CapacityChanged,
     Event,
@@ -24,17 +24,17 @@ from tune_core.control.messages import (
     ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
-    Outcome,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StateSaved,
     TrialReported,
 )
-from tune_core.ranking import Objective, Standings
 from tune_core.control.resume import Records, Replay
-from tune_core.control.controller_config import Rules
 from tune_core.control.segments import read_journal
+from tune_core.logger.failures import Failure, failures_of
+from tune_core.ranking import Objective, Standings
+from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status, Trial
 
@@ -352,7 +352,7 @@ class Overview:
                     self._facts_of(self._controller.trials[trial_id])
             elif isinstance(event, SpecRecorded) and self._is_open:
                 self._is_open = False
-                self.standings = Standings(Objective.of_rules(self._controller.rules))
+                self.standings = Standings(self._controller.rules.objective)
             return False
 
     def is_best(self, row: Mapping[str, Any]) -> bool:
@@ -508,7 +508,7 @@ class Following:
             metric: What the caller wants; None: the experiment's own metric and mode.
             mode: "min" or "max".
         """
-        wanted = Objective.of_rules(self.replay.controller.rules)
+        wanted = self.replay.controller.rules.objective
         if metric is not None:
             wanted = replace(wanted, metric=metric, mode=mode)
         return None if self.overview.standings.objective == wanted else wanted

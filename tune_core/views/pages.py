@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tune_core.views import charts
 from tune_core.logger.failures import group_failures
-from tune_core.validation import printable, shorten
-from tune_core.views.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.metrics import flatten
+from tune_core.validation import printable, shorten
+from tune_core.views import charts
+from tune_core.views.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.views.overview import PAID, Picture, TrialRecord
 from tune_core.views.svg import cut, short
 

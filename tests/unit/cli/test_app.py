@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.command_line import CommandLine, tuned
 from tune_core.cli import app
 from tune_core.cli.answer import Answer, ExitCode, to_json
-from tests.unit.command_line import CommandLine, tuned
 from tune_core.errors import ConfigError, StorageError, TrainableError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,10 +13,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests.unit.command_line import CommandLine
 from tune_core.cli import checks
 from tune_core.cli.checks import Check, check_server, check_storage, check_versions, clock_check, skew, worst
 from tune_core.engine.settings import require_server
-from tests.unit.command_line import CommandLine
 from tune_core.errors import TuneError
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tests.unit.command_line import CommandLine, tuned
 from tune_core.cli import experiment
 from tune_core.cli.experiment import read_experiment
 from tune_core.cli.opening import driver_status
-from tests.unit.command_line import CommandLine, tuned
 from tune_core.control import segments
 from tune_core.storage.experiment_storage import ExperimentStorage
 

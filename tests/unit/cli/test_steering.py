@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tune_core.cli import steering
 from tests.unit.command_line import CommandLine, tuned
+from tune_core.cli import steering
 from tune_core.steering.inbox import (
     AddConfiguration,
     LoosenStop,

@@ -22,10 +22,15 @@ from hypothesis import strategies as st
 
 import tune_core as tune
 from tune_core.config import spec
-from tune_core.init_args import RecordsArguments, arguments_of, make
 from tune_core.encoding import dumps, loads
 from tune_core.errors import ConfigError, SpecError
-from tune_core.logger.callbacks import CSVLoggerCallback, ErrorLoggerCallback, JsonLoggerCallback, LoggerCallback
+from tune_core.init_args import RecordsArguments, arguments_of, make
+from tune_core.logger.callbacks import (
+    CSVLoggerCallback,
+    ErrorLoggerCallback,
+    JsonLoggerCallback,
+    LoggerCallback,
+)
 from tune_core.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from tune_core.search import (
     BasicVariantGenerator,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tune_core as tune
 from tune_core import references
+from tune_core.config.spec import resolve_objects
 from tune_core.encoding import Opaque, dumps, loads
 from tune_core.search import BasicVariantGenerator
-from tune_core.config.spec import resolve_objects
 
 Point = namedtuple("Point", "x y")
 

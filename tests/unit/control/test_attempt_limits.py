@@ -9,9 +9,10 @@ import pytest
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
 from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S, TASK_END_TIMEOUT_S
-from tune_core.control.messages import LeaseEnded, MoveRequested, Outcome, StopCause
-from tune_core.training.session import WINDOW
+from tune_core.control.messages import LeaseEnded, MoveRequested
+from tune_core.states import Outcome, StopCause
 from tune_core.testing.schedulers import PausingScheduler
+from tune_core.training.session import WINDOW
 from tune_core.trial import Status
 
 

@@ -6,8 +6,9 @@ import pytest
 
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
+from tune_core.control.messages import CheckpointSaved, LeaseEnded, LeaseStarted
 from tune_core.errors import ConfigError, StorageError
-from tune_core.control.messages import CheckpointSaved, LeaseEnded, LeaseStarted, Outcome, StopCause
+from tune_core.states import Outcome, StopCause
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.trial import Status
 

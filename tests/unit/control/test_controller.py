@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tune_core.control.controller import Controller
-from tune_core.errors import IllegalTransition
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     Answer,
     CapacityChanged,
@@ -18,25 +18,20 @@ from tune_core.control.messages import (
     ChoosePaused,
     Command,
     CompleteTrial,
-    Decision,
     DeleteCheckpoint,
     EndExperiment,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
-    Outcome,
     PausedChosen,
     SearchEnded,
     SearchRetried,
     SpecRecorded,
     StartLease,
-    Steer,
     Steered,
-    StopCause,
     StopLease,
     StopRequested,
     Suggest,
@@ -45,7 +40,8 @@ from tune_core.control.messages import (
     TrialSuggested,
     describe,
 )
-from tune_core.control.controller_config import Rules
+from tune_core.errors import IllegalTransition
+from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
 
 CONTINUE, STOP, PAUSE, EXPLOIT = Decision

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tune_core.control.controller import Controller
-from tune_core.encoding import dumps, loads
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     Answer,
     CapacityChanged,
@@ -19,24 +19,19 @@ from tune_core.control.messages import (
     ChoosePaused,
     Command,
     CompleteTrial,
-    Decision,
     DeleteCheckpoint,
     EndExperiment,
     Event,
     ExperimentStarted,
-    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
-    Outcome,
     PausedChosen,
     SearchEnded,
     SearchRetried,
     SpecRecorded,
     StartLease,
-    Steer,
     Steered,
-    StopCause,
     StopLease,
     StopRequested,
     Suggest,
@@ -47,7 +42,8 @@ from tune_core.control.messages import (
     event_from_dict,
     event_to_dict,
 )
-from tune_core.control.controller_config import Rules
+from tune_core.encoding import dumps, loads
+from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 from tune_core.testing.replay import replay
 from tune_core.trial import LeasePhase, Status, Trial
 

@@ -13,15 +13,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tune_core.control import journal as journal_module
 from tune_core.control import segments as segments_module
-from tune_core.encoding import dumps, loads
-from tune_core.errors import ExperimentConflict, JournalDamaged, StorageError
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
     CompleteTrial,
     Event,
     ExperimentStarted,
     LeaseEnded,
-    Outcome,
     SearchEnded,
     SegmentsGivenUp,
     Suggest,
@@ -37,6 +34,9 @@ from tune_core.control.segments import (
     segment_before,
     segment_numbers,
 )
+from tune_core.encoding import dumps, loads
+from tune_core.errors import ExperimentConflict, JournalDamaged, StorageError
+from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 

@@ -9,23 +9,21 @@ import pytest
 
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
-from tune_core.errors import ExperimentConflict, StorageError
 from tune_core.control.messages import (
     CheckpointSaved,
     EndExperiment,
     LeaseEnded,
-    Outcome,
     SearchRetried,
-    Steer,
     Steered,
-    StopCause,
     StopRequested,
     SuggestionDeferred,
     TrialReported,
     TrialSuggested,
 )
+from tune_core.errors import ExperimentConflict, StorageError
 from tune_core.schedulers import FIFOScheduler, TrialScheduler
 from tune_core.search import Searcher
+from tune_core.states import Outcome, Steer, StopCause
 from tune_core.stopper import Stopper
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler
 from tune_core.trial import Status, Trial

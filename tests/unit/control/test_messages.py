@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tune_core.control import messages
 from tune_core.control.controller import Controller
-from tune_core.encoding import dumps, loads
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     Answer,
     CapacityChanged,
@@ -21,17 +21,14 @@ from tune_core.control.messages import (
     ChoosePaused,
     Command,
     CompleteTrial,
-    Decision,
     DeleteCheckpoint,
     EndExperiment,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    ExploitChoice,
     LeaseEnded,
     LeaseStarted,
     MoveRequested,
-    Outcome,
     PausedChosen,
     SearchEnded,
     SearchRetried,
@@ -40,9 +37,7 @@ from tune_core.control.messages import (
     SpecRecorded,
     StartLease,
     StateSaved,
-    Steer,
     Steered,
-    StopCause,
     StopLease,
     StopRequested,
     Suggest,
@@ -54,7 +49,8 @@ from tune_core.control.messages import (
     event_from_dict,
     event_to_dict,
 )
-from tune_core.control.controller_config import Rules
+from tune_core.encoding import dumps, loads
+from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 
 SUGGESTED = TrialSuggested(
     1.5,

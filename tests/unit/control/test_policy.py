@@ -8,26 +8,20 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.steering import inbox
-from tune_core.control import segments
 from tune_core.config.run_config import TuneConfig
+from tune_core.control import segments
+from tune_core.control.experiment import SPEC_FILE
+from tune_core.control.messages import PausedChosen, SearchEnded, SuggestionDeferred, TrialSuggested
+from tune_core.control.policy import Steering
 from tune_core.errors import ConfigError
-from tune_core.views.html_report import REPORT_FILE
-from tune_core.control.messages import (
-    Decision,
-    ExploitChoice,
-    PausedChosen,
-    SearchEnded,
-    SuggestionDeferred,
-    TrialSuggested,
-)
-from tune_core.runtime import SPEC_FILE
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, Suggestion
-from tune_core.control.policy import Steering
+from tune_core.states import Decision, ExploitChoice
+from tune_core.steering import inbox
 from tune_core.stopper import MaximumIterationStopper, Stopper
 from tune_core.storage.experiment_storage import RESERVED_NAMES
 from tune_core.trial import Attempt, CheckpointRecord, StartPoint, Status, Trial
+from tune_core.views.html_report import REPORT_FILE
 
 NOW = 1_700_000_000.0
 

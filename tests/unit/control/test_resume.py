@@ -17,7 +17,7 @@ import pytest
 import tune_core as tune
 from tune_core import references
 from tune_core.control.controller import Controller
-from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
+from tune_core.control.controller_config import Rules
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
     CapacityChanged,
@@ -31,18 +31,18 @@ from tune_core.control.messages import (
     SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
-    StopCause,
     StopRequested,
     TrialReported,
 )
-from tune_core.control.resume import Replay, loosened, read_spec, reports, steered_spec
-from tune_core.control.controller_config import Rules
-from tune_core.control.segments import read_journal
 from tune_core.control.policy import Steering
+from tune_core.control.resume import Replay, loosened, read_spec, reports, steered_spec
+from tune_core.control.segments import read_journal
+from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
+from tune_core.logger.trial_files import TrialFiles
+from tune_core.states import StopCause
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.trial import Status, Trial
-from tune_core.logger.trial_files import TrialFiles
 
 STEPS = 6
 

@@ -10,24 +10,22 @@ import pytest
 import tune_core as tune
 from tests.support.fake_backend import ABackend, row_of
 from tune_core.control.controller import Controller
-from tune_core.encoding import dumps, loads
-from tune_core.errors import IllegalTransition
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     CapacityChanged,
     ExperimentStarted,
     LeaseStarted,
-    Outcome,
     SpecRecorded,
-    Steer,
     Steered,
-    StopCause,
     TrialReported,
     TrialSuggested,
     event_from_dict,
     event_to_dict,
 )
-from tune_core.control.controller_config import Rules
 from tune_core.control.state import ExperimentState
+from tune_core.encoding import dumps, loads
+from tune_core.errors import IllegalTransition
+from tune_core.states import Outcome, Steer, StopCause
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.testing.simulator import RandomCrashes, simulate
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.control import journal
 from tune_core.callback import CallbackList
-from tune_core.errors import ConfigError
+from tune_core.control import journal
+from tune_core.control.experiment import Continuation
 from tune_core.control.messages import TrialReported, WatchersSaved
-from tune_core.runtime import Continuation
 from tune_core.control.segments import read_journal
+from tune_core.control.watchers import Watchers, counted
+from tune_core.errors import ConfigError
 from tune_core.stopper import (
     CombinedStopper,
     FunctionStopper,
@@ -28,7 +29,6 @@ from tune_core.stopper import (
 )
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
-from tune_core.control.watchers import Watchers, counted
 
 STEPS = 4
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tune_core.engine import cluster
 from tune_core.config.run_config import RunConfig
+from tune_core.engine import cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,8 +13,8 @@ from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED, temporary_settings
 
 from tune_core.engine import prefect_private
-from tune_core.engine.server.contact import Contact
 from tune_core.engine.run_context import client_for
+from tune_core.engine.server.contact import Contact
 
 ROOT = Path(__file__).resolve().parents[3]
 URL = "http://127.0.0.1:1/api"

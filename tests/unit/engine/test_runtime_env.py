@@ -10,7 +10,7 @@ from ray.exceptions import RuntimeEnvSetupError
 import tune_core as tune
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.placement import Placement
-from tune_core.control.messages import Outcome
+from tune_core.states import Outcome
 
 ERROR = RuntimeEnvSetupError("Failed to download s3://AKIA:hunter2@bucket/code.zip:\n not found")
 SHOWN = "Failed to download s3://***@bucket/code.zip: not found"

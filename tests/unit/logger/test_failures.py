@@ -9,8 +9,8 @@ from typing import Any
 import numpy
 import pytest
 
-from tune_core.training.execution import describe_error, format_traceback
 from tune_core.logger.failures import Failure, failure_lines, failures_of, group_failures
+from tune_core.training.execution import describe_error, format_traceback
 from tune_core.trial import Status, Trial
 
 HERE = str(Path(__file__))

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tune_core.logger import trial_files as trial_files_module
 from tune_core.errors import StorageError
-from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.logger import trial_files as trial_files_module
 from tune_core.logger.trial_files import TrialFiles
+from tune_core.storage.experiment_storage import ExperimentStorage
 
 TRIAL = "train_abcde_00000"
 

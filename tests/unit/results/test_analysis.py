@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.errors import ConfigError, StorageError
+from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.testing.local_runtime import LocalRuntime
 
 LOSSES = {1: [5.0, 1.0], 2: [4.0, 3.0], 3: [0.5, 9.0]}

@@ -14,11 +14,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import ConfigError, TrialError
 from tune_core.logger.callbacks import TrialFiles, default_loggers
 from tune_core.ranking import Objective
 from tune_core.results.result_grid import Result, ResultGrid
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import CheckpointRecord, Status, Trial
 

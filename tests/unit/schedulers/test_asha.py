@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tune_core.errors import ConfigError
-from tune_core.control.messages import Decision
 from tune_core.schedulers import ASHAScheduler, AsyncHyperBandScheduler
+from tune_core.states import Decision
 from tune_core.trial import Trial
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tune_core.control.messages import Decision
 from tune_core.schedulers import FIFOScheduler, TrialScheduler
+from tune_core.states import Decision
 from tune_core.trial import Trial
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import tune_core as tune
 from tune_core import schedulers
+from tune_core.control.policy import Steering
 from tune_core.errors import ConfigError
 from tune_core.schedulers import (
     ASHAScheduler,
@@ -16,7 +17,6 @@ from tune_core.schedulers import (
     TrialScheduler,
     create_scheduler,
 )
-from tune_core.control.policy import Steering
 
 COMPARING = [ASHAScheduler, MedianStoppingRule]
 

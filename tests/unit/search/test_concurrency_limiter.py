@@ -8,10 +8,10 @@ import pytest
 
 import tune_core as tune
 from tune_core.config.run_config import TuneConfig
-from tune_core.errors import ConfigError
 from tune_core.control.messages import SearchEnded, SuggestionDeferred, TrialSuggested
-from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from tune_core.control.policy import Steering
+from tune_core.errors import ConfigError
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
 
 class Numbers(Searcher):

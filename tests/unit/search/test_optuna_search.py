@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 import tune_core as tune
 from tune_core.errors import ConfigError
 from tune_core.search import Suggestion, create_searcher
-from tune_core.search.sample import Domain
 from tune_core.search.optuna import OptunaSearch
 from tune_core.search.optuna.conversion import parameters_of
+from tune_core.search.sample import Domain
 from tune_core.testing.local_runtime import LocalRuntime
 
 SPACE = {"x": tune.uniform(-10, 10), "net": {"width": tune.randint(1, 100)}, "epochs": 3}

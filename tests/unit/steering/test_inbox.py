@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core.control.journal import Journal, claim
 from tune_core.encoding import dumps, loads
 from tune_core.errors import ConfigError, NotSteered, StorageError
 from tune_core.steering.inbox import (
@@ -33,7 +34,6 @@ from tune_core.steering.inbox import (
     request_to_dict,
     send,
 )
-from tune_core.control.journal import Journal, claim
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 EACH: list[Request] = [

@@ -8,8 +8,31 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tune_core.config.spec import describe
 from tune_core.control.controller import Controller
-from tune_core.steering.request_handler import Helm, as_steered
+from tune_core.control.controller_config import Rules
+from tune_core.control.messages import (
+    Answer,
+    Command,
+    Event,
+    ExperimentStarted,
+    LeaseEnded,
+    LeaseStarted,
+    PausedChosen,
+    SearchEnded,
+    SpecRecorded,
+    StartLease,
+    Steered,
+    StopLease,
+    Suggest,
+    TrialReported,
+    TrialSuggested,
+)
+from tune_core.control.policy import Steering
+from tune_core.control.resume import Replay
+from tune_core.search import Repeater, Searcher
+from tune_core.search.optuna import OptunaSearch
+from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import (
     AddConfiguration,
     LoosenStop,
@@ -22,31 +45,7 @@ from tune_core.steering.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.control.messages import (
-    Answer,
-    Command,
-    Decision,
-    Event,
-    ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    Outcome,
-    PausedChosen,
-    SearchEnded,
-    SpecRecorded,
-    StartLease,
-    Steered,
-    StopLease,
-    Suggest,
-    TrialReported,
-    TrialSuggested,
-)
-from tune_core.control.resume import Replay
-from tune_core.control.controller_config import Rules
-from tune_core.search import Repeater, Searcher
-from tune_core.search.optuna import OptunaSearch
-from tune_core.config.spec import describe
-from tune_core.control.policy import Steering
+from tune_core.steering.request_handler import Helm, as_steered
 from tune_core.stopper import MaximumIterationStopper
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.trial import Status

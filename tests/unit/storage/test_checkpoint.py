@@ -14,9 +14,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, StorageError
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT, METADATA
-from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, StorageError
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.faults import FaultyFileSystem
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tune_core.storage.commit import CheckpointMarker, FileEntry
 from tune_core.encoding import dumps
 from tune_core.errors import CheckpointCorrupted, CheckpointError
+from tune_core.storage.commit import CheckpointMarker, FileEntry
 from tune_core.storage.transfer import digest_of
 
 MARKER = CheckpointMarker(

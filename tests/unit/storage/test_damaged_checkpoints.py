@@ -11,19 +11,20 @@ from uuid import uuid4
 import pytest
 
 import tune_core as tune
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.storage.commit import COMMIT
+from tune_core.control.controller_config import Rules
+from tune_core.control.messages import LeaseEnded
+from tune_core.control.segments import read_journal
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, ConfigError
-from tune_core.training.execution import Ending, run_lease
-from tune_core.control.messages import Decision, LeaseEnded, Outcome
 from tune_core.resources import PlacementGroupFactory
 from tune_core.results.result_grid import Result
-from tune_core.control.controller_config import Rules
-from tune_core.control.segments import read_journal
-from tune_core.training.session import Lease
+from tune_core.states import Decision, Outcome
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.storage.commit import COMMIT
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
+from tune_core.training.execution import Ending, run_lease
+from tune_core.training.session import Lease
 from tune_core.training.uplink import Report
 
 FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}

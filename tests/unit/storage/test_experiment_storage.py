@@ -18,10 +18,7 @@ import time_machine
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tune_core.storage import objects
-from tune_core.storage import transfer
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.storage.commit import COMMIT, WRITER, check_uploaded
+from tune_core.control.namesakes import experiment_at
 from tune_core.errors import (
     CheckpointCorrupted,
     CheckpointError,
@@ -30,7 +27,9 @@ from tune_core.errors import (
     CreateConflict,
     StorageError,
 )
-from tune_core.control.namesakes import experiment_at
+from tune_core.storage import objects, transfer
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.storage.commit import COMMIT, WRITER, check_uploaded
 from tune_core.storage.experiment_storage import (
     DEFAULT_STORAGE_PATH,
     SETTLED_S,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import CheckpointError, StorageError
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.sharing import fill_once, private_directory, shared_directory
 
 HOLD_FOR_EVER = """

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tune_core.errors import CheckpointError, CheckpointNotFound, StorageError
 from tune_core.storage import experiment_storage as storage_module
 from tune_core.storage.commit import COMMIT, SWEPT, WRITER
-from tune_core.errors import CheckpointError, CheckpointNotFound, StorageError
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 

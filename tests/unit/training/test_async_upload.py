@@ -13,17 +13,17 @@ import fsspec
 import pytest
 
 import tune_core as tune
-from tune_core.training import session as session_module
+from tune_core.errors import CheckpointError, StorageError
+from tune_core.resources import PlacementGroupFactory
+from tune_core.states import Decision, Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import CheckpointMarker
-from tune_core.errors import CheckpointError, StorageError
-from tune_core.training.execution import Ending, run_lease
-from tune_core.control.messages import Decision, Outcome
-from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease, Session, StopTrial
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.training import session as session_module
+from tune_core.training.execution import Ending, run_lease
+from tune_core.training.session import Lease, Session, StopTrial
 from tune_core.training.uplink import Report
 
 PATIENCE_S = 10.0

@@ -11,11 +11,11 @@ import pytest
 
 import tune_core as tune
 from tune_core.errors import CheckpointError, MetricMissing
-from tune_core.training.execution import Ending, run_lease
-from tune_core.control.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease
+from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.execution import Ending, run_lease
+from tune_core.training.session import Lease
 from tune_core.training.uplink import Report
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import tune_core as tune
-from tune_core.training.session_binding import current_session
 from tune_core.errors import ChannelLost
-from tune_core.training.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_lease
-from tune_core.control.messages import Decision, Outcome
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease
+from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_lease
+from tune_core.training.session import Lease
+from tune_core.training.session_binding import current_session
 from tune_core.training.uplink import Report
 
 

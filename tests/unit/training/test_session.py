@@ -21,10 +21,6 @@ import numpy as np
 import pytest
 
 import tune_core as tune
-from tune_core.training import context as context_module
-from tune_core.training import session as session_module
-from tune_core.training.session_binding import bind, current_session
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.encoding import Opaque, dumps, loads
 from tune_core.errors import (
     CheckpointError,
@@ -34,11 +30,15 @@ from tune_core.errors import (
     NotInTrial,
     StorageError,
 )
-from tune_core.control.messages import Decision
 from tune_core.metrics import validate_metrics
 from tune_core.resources import PlacementGroupFactory
-from tune_core.training.session import Lease, Session, StopTrial, working_directory
+from tune_core.states import Decision
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training import context as context_module
+from tune_core.training import session as session_module
+from tune_core.training.session import Lease, Session, StopTrial, working_directory
+from tune_core.training.session_binding import bind, current_session
 from tune_core.training.uplink import Report
 
 NOW = 1_700_000_000.75

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import tune_core as tune
-from tune_core.training import trainable as trainable_module
-from tune_core.storage.checkpoint import Checkpoint
 from tune_core.errors import CheckpointNotFound, TrainableError
 from tune_core.resources import PlacementGroupFactory
+from tune_core.storage.checkpoint import Checkpoint
+from tune_core.training import trainable as trainable_module
 from tune_core.training.trainable import (
     DICT_CHECKPOINT,
     Trainable,

@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 import pytest
 
 import tune_core as tune
+from tune_core.resources import PlacementGroupFactory
+from tune_core.states import Outcome
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training import trainable_cache as reuse_module
 from tune_core.training.execution import Ending, run_lease
-from tune_core.control.messages import Outcome
-from tune_core.resources import PlacementGroupFactory
-from tune_core.training.trainable_cache import Keeper, Leftover, open_part, resident_memory
 from tune_core.training.session import Lease, ReuseRule
-from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.trainable import TrialPlace
+from tune_core.training.trainable_cache import Keeper, Leftover, open_part, resident_memory
 from tune_core.training.uplink import Report
 
 RULE = ReuseRule("experiment 1")

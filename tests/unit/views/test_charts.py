@@ -13,15 +13,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tune_core.views import charts
-from tune_core.views import pages
 from tune_core.logger.failures import Failure
-from tune_core.views.importance import importance, parameters_of
-from tune_core.control.messages import Outcome
-from tune_core.views.overview import AttemptRecord, Picture, TrialRecord
 from tune_core.ranking import Objective
-from tune_core.views.svg import Axis
+from tune_core.states import Outcome
 from tune_core.trial import Status
+from tune_core.views import charts, pages
+from tune_core.views.importance import importance, parameters_of
+from tune_core.views.overview import AttemptRecord, Picture, TrialRecord
+from tune_core.views.svg import Axis
 
 ALL = (charts.best_so_far, charts.learning_curves, charts.importances, charts.slices, charts.timeline)
 

@@ -13,10 +13,10 @@ import pytest
 
 import tune_core as tune
 from tests.unit.views.test_charts import picture, searched, trial
-from tune_core.views import html_report
 from tune_core.logger.failures import Failure
 from tune_core.ranking import Objective
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.views import html_report
 
 pytest.importorskip("plotly", reason="the extra `report` is not installed")
 

@@ -8,20 +8,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from tests.unit.views.test_overview import RULES, began, over, runs, suggested, told
-from tune_core.views.notifications import FAILING_TRIALS, PLATEAU_TRIALS, Announcement, Announcer, plain_config
 from tune_core.control.controller import Controller
-from tune_core.control.messages import (
-    Event,
-    ExperimentResumed,
-    LeaseStarted,
-    Outcome,
-    SearchEnded,
-    StopCause,
-    StopRequested,
+from tune_core.control.controller_config import Rules
+from tune_core.control.messages import Event, ExperimentResumed, LeaseStarted, SearchEnded, StopRequested
+from tune_core.ranking import Objective
+from tune_core.states import Outcome, StopCause
+from tune_core.views.notifications import (
+    FAILING_TRIALS,
+    PLATEAU_TRIALS,
+    Announcement,
+    Announcer,
+    plain_config,
 )
 from tune_core.views.overview import Overview
-from tune_core.ranking import Objective
-from tune_core.control.controller_config import Rules
 
 
 class Told:

@@ -11,29 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_core.control.controller import Controller
+from tune_core.control.controller_config import Rules
 from tune_core.control.messages import (
     CapacityChanged,
-    Decision,
     Event,
     ExperimentResumed,
     ExperimentStarted,
     LeaseEnded,
     LeaseStarted,
-    Outcome,
     SearchEnded,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
     StateSaved,
-    StopCause,
     StopRequested,
     TrialReported,
     TrialSuggested,
 )
-from tune_core.views.overview import ATTEMPTS, CURVE_POINTS, Overview, Picture, Series
 from tune_core.ranking import Objective
-from tune_core.control.controller_config import Rules
+from tune_core.states import Decision, Outcome, StopCause
 from tune_core.trial import Status
+from tune_core.views.overview import ATTEMPTS, CURVE_POINTS, Overview, Picture, Series
 
 RULES = {"experiment_id": "a1b2c", "max_failures": -1}
 

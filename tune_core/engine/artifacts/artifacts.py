@@ -29,8 +29,6 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import Task
 
-from tune_core.engine.server.contact import Contact
-from tune_core.engine.server.server import before_own_server_stops, client_options, is_own_server, unlogged_requests
 from tune_core.engine.artifacts.tables import (
     ROWS_PER_VERSION,
     TRIAL,
@@ -42,11 +40,18 @@ from tune_core.engine.artifacts.tables import (
     shortened,
     uniform,
 )
+from tune_core.engine.server.contact import Contact
+from tune_core.engine.server.server import (
+    before_own_server_stops,
+    client_options,
+    is_own_server,
+    unlogged_requests,
+)
 from tune_core.engine.task_run_ends import TaskRunEnds, TaskRunState
 from tune_core.metrics import flatten, lookup
-from tune_core.views.pages import checkpoint_page
 from tune_core.ranking import Objective, Standings
 from tune_core.trial import FINAL, Trial
+from tune_core.views.pages import checkpoint_page
 
 #: Least time between two writes of one artifact, in seconds, unless something is due at once.
 INTERVAL_S = 5.0

@@ -29,11 +29,11 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
-from tune_core.engine.channel.spool import Spool, SpoolPlace
 from tune_core.encoding import dumps, loads
+from tune_core.engine.channel.spool import Spool, SpoolPlace
 from tune_core.errors import ChannelLost
+from tune_core.states import Decision
 from tune_core.training.execution import Ending
-from tune_core.control.messages import Decision
 from tune_core.training.uplink import Message, Report
 
 #: How often peers make sure of each other, and how long they may be silent, in milliseconds.

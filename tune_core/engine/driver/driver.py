@@ -16,38 +16,36 @@ import zmq
 from prefect.states import Cancelled
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
-from tune_core.engine.deaths import ProcessDied
-from tune_core.engine.driver.history import OwnState, take_in_history
-from tune_core.engine.driver.inbox_watcher import Requested
-from tune_core.engine.ownership import OWNS_FILES_S
-from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
-from tune_core.engine.driver.placement import Placement
-from tune_core.engine.driver.reports import Reports
-from tune_core.engine.driver.requests import Requests
-from tune_core.engine.slots.pool import Slot, SlotAnswered
 from tune_core.control.attempts import Attempts
 from tune_core.control.barrier import Barrier
 from tune_core.control.endings import UNHEARD, Ended, RunningAttempt
-from tune_core.errors import ExperimentConflict
 from tune_core.control.loop import Backend, Loop
 from tune_core.control.messages import (
     Command,
-    Decision,
     EndExperiment,
     Event,
-    Outcome,
     SlotsHeld,
     SpecRecorded,
     StartLease,
-    StopCause,
     StopRequested,
     TrialSuggested,
 )
 from tune_core.control.resume import Replay, take_up
+from tune_core.engine.deaths import ProcessDied
+from tune_core.engine.driver.history import OwnState, take_in_history
+from tune_core.engine.driver.inbox_watcher import Requested
+from tune_core.engine.driver.placement import Placement
+from tune_core.engine.driver.reports import Reports
+from tune_core.engine.driver.requests import Requests
+from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
+from tune_core.engine.ownership import OWNS_FILES_S
+from tune_core.engine.slots.pool import Slot, SlotAnswered
+from tune_core.errors import ExperimentConflict
+from tune_core.states import Decision, Outcome, StopCause
 from tune_core.training.trainable_cache import Leftover
-from tune_core.trial import Trial
 from tune_core.training.uplink import Message
+from tune_core.trial import Trial
 
 #: How long the loop sleeps at most, so that timers are looked at.
 TURN_S = 0.25

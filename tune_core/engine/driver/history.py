@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
-from tune_core.engine.driver.services import Parts
 from tune_core.control.messages import StateSaved, TrialReported
+from tune_core.control.policy import Steering
 from tune_core.control.resume import Replay, complete_files
 from tune_core.control.segments import read_journal
-from tune_core.control.policy import Steering
+from tune_core.engine.driver.services import Parts
 from tune_core.trial import Trial
 
 #: How often the state of a user's own searcher or scheduler is journaled at most, in seconds.

@@ -11,10 +11,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
+from tune_core.control.experiment import SPEC_FILE
 from tune_core.encoding import dumps
 from tune_core.errors import TuneError
 from tune_core.steering.inbox import Inbox, Reply, Request
-from tune_core.runtime import SPEC_FILE
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 logger = logging.getLogger("prefect.tune")

@@ -7,16 +7,17 @@ from typing import Protocol
 
 from ray.util.placement_group import PlacementGroup
 
+from tune_core.control.endings import Ended
+from tune_core.control.messages import StartLease
 from tune_core.engine.cluster import leaving_nodes, nodes
-from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 from tune_core.engine.deaths import is_lost_at_start
 from tune_core.engine.driver.services import Parts, ShellFailed
+from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered, amounts_of, shortfall
-from tune_core.control.endings import Ended
 from tune_core.errors import PlacementError
 from tune_core.masking import masked
-from tune_core.control.messages import Outcome, StartLease
 from tune_core.resources import PlacementGroupFactory
+from tune_core.states import Outcome
 from tune_core.training.trainable import hint_on_resources
 from tune_core.trial import Trial
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_core.engine.driver.services import Parts
 from tune_core.control.loop import Loop
+from tune_core.engine.driver.services import Parts
 from tune_core.metrics import validate_metrics
 from tune_core.trial import Trial
 

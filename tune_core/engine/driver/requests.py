@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from tune_core.control.messages import Event, SpecRecorded
+from tune_core.control.resume import Replay
 from tune_core.engine.driver.inbox_watcher import Requested
 from tune_core.engine.driver.services import Parts
 from tune_core.steering.request_handler import Helm
-from tune_core.control.messages import Event, SpecRecorded
-from tune_core.control.resume import Replay
 
 logger = logging.getLogger("prefect.tune")
 

@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tune_core.callback import CallbackList
+from tune_core.control.controller import Controller
+from tune_core.control.experiment import Experiment
+from tune_core.control.journal import Journal
+from tune_core.control.policy import Steering
+from tune_core.control.watchers import Watchers
 from tune_core.engine.artifacts.artifacts import ArtifactWriter
+from tune_core.engine.artifacts.experiment_pages import Pages
 from tune_core.engine.channel.channel import Channel
 from tune_core.engine.deaths import Recovery
 from tune_core.engine.driver.deletions import Deletions
-from tune_core.engine.events import Events
 from tune_core.engine.driver.inbox_watcher import InboxWatch
-from tune_core.engine.artifacts.experiment_pages import Pages
-from tune_core.engine.worker.shared_parameters import SharedParameters
+from tune_core.engine.events import Events
 from tune_core.engine.slots.pool import SlotPool
-from tune_core.callback import CallbackList
-from tune_core.control.controller import Controller
-from tune_core.control.journal import Journal
+from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.logger.callbacks import LoggerCallback
-from tune_core.views.overview import Overview
-from tune_core.progress_reporter.display import ProgressDisplay
-from tune_core.runtime import Experiment
-from tune_core.control.policy import Steering
 from tune_core.logger.trial_files import TrialFiles
-from tune_core.control.watchers import Watchers
+from tune_core.progress_reporter.display import ProgressDisplay
+from tune_core.views.overview import Overview
 
 
 @dataclass(frozen=True, slots=True)

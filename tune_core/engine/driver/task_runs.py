@@ -12,17 +12,18 @@ from prefect.states import Cancelled, Crashed
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 
+from tune_core.control.endings import RunningAttempt
+from tune_core.control.experiment import Experiment
+from tune_core.control.messages import StartLease
+from tune_core.control.policy import Steering
 from tune_core.engine.artifacts.artifacts import ArtifactWriter
 from tune_core.engine.channel.channel import Channel
-from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.slots.pool import Slot
 from tune_core.engine.task_runner import use_recorder
+from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.engine.worker.trial_task import trial as trial_task
-from tune_core.control.endings import RunningAttempt
-from tune_core.control.messages import Outcome, StartLease
-from tune_core.runtime import Experiment
-from tune_core.control.policy import Steering
+from tune_core.states import Outcome
 from tune_core.trial import Trial
 
 #: How long the recorder of a task run may take to hear how that is to end, in seconds.

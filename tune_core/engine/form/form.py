@@ -17,20 +17,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tune_core.engine.settings import storage_of
-from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OptionForm, tagged
-from tune_core.engine.form.yaml12 import read_yaml
 from tune_core import search
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.spec import SAMPLERS
+from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OptionForm, tagged
+from tune_core.engine.form.yaml12 import read_yaml
+from tune_core.engine.settings import storage_of
 from tune_core.errors import ConfigError
-from tune_core.validation import suggestion
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
 from tune_core.schedulers.by_name import schedulers
 from tune_core.search.create import searchers
 from tune_core.search.sample import GRID_KEY
-from tune_core.config.spec import SAMPLERS
 from tune_core.tuner import Tuner
+from tune_core.validation import suggestion
 
 #: Of the experiment, or only of use from Python: no option of a scheduler or searcher.
 _NO_OPTIONS = ("metric", "mode", "max_concurrent", "space", "study_name", "storage")

@@ -148,7 +148,7 @@ def _started() -> tuple[PrefectServer, subprocess.Popen[bytes], IO[bytes]]:
                 # Prefect's own default lets the pages of any site read and change everything here.
                 "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()]),
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *_python_path()]),
                 "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             },

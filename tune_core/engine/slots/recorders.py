@@ -16,8 +16,8 @@ import ray
 from prefect.settings import PREFECT_API_URL
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune_core.engine.worker.recorder import FLUSH_TIMEOUT_S, Recorder
 from tune_core.engine.slots.pool import SlotPool
+from tune_core.engine.worker.recorder import FLUSH_TIMEOUT_S, Recorder
 
 #: How many slots share a recorder before another one is started: a task run costs one some milliseconds.
 SLOTS_PER_RECORDER = 16

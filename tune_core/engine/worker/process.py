@@ -26,18 +26,18 @@ from tune_core.engine.channel.channel import ChannelUplink
 from tune_core.engine.worker.children import refused_misfits
 from tune_core.engine.worker.import_hook import after_import
 from tune_core.engine.worker.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
-from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ray_tune import bridge
+from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.engine.workers import has_run_tasks
 from tune_core.errors import StorageError, TrainableError
+from tune_core.states import Outcome
 from tune_core.training.execution import Ending, describe_error, format_traceback, run_lease
 from tune_core.training.hygiene import Surroundings, warn_of_threads
-from tune_core.control.messages import Outcome
 from tune_core.training.parameters import supplied_parameters
-from tune_core.training.trainable_cache import Keeper, Leftover
 from tune_core.training.serialization import PickledTrainable
 from tune_core.training.session import Lease, working_directory
+from tune_core.training.trainable_cache import Keeper, Leftover
 
 #: How long what Prefect has to send at the end of a trial that uses it may take, in seconds.
 PREFECT_TIMEOUT_S = 5.0
@@ -203,8 +203,8 @@ class TrialProcess:
         root = logging.getLogger()
         level, handlers = root.level, root.handlers[:]
         try:
-            from tune_core.engine.prefect_context import enter_context
             from tune_core.engine.forks import end_forks_well
+            from tune_core.engine.prefect_context import enter_context
 
             end_forks_well()
             enter_context(self._context, *ray.get(asked))

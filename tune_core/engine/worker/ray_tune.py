@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from tune_core.engine.worker.import_hook import after_import
+from tune_core.errors import TrainableError
+from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training import context
 from tune_core.training.session_binding import current_session
-from tune_core.storage.checkpoint import Checkpoint
-from tune_core.errors import TrainableError
 from tune_core.validation import ray_origin
 
 #: What Ray's deprecated `ray.air.session` has of the context.

@@ -24,12 +24,12 @@ from ray.exceptions import RayError, RayTaskError
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.forks import end_forks_well
 from tune_core.engine.worker.output import TrialLog
-from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.process import carry_out
+from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.errors import TrialError
+from tune_core.states import Outcome, StopCause
 from tune_core.training.execution import Ending
-from tune_core.control.messages import Outcome, StopCause
 
 #: Stops after which a task run ends as Cancelled.
 _CANCELLING = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tune_core.errors import ConfigError
-from tune_core.validation import shorten
 from tune_core.search.sample import (
     Categorical,
     Domain,
@@ -25,6 +24,7 @@ from tune_core.search.sample import (
     path_text,
 )
 from tune_core.search.space import validate_space
+from tune_core.validation import shorten
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

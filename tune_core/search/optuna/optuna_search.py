@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults, shorten, suggestion
 from tune_core.metrics import comparable, flatten, lookup
 from tune_core.search.basic_variant import global_seed
-from tune_core.search.sample import unresolved_paths
 from tune_core.search.optuna.conversion import MISSING, Parameter, chosen_of, parameters_of, part, possible
+from tune_core.search.sample import unresolved_paths
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import validate_space
 from tune_core.search.variants import walk_sample
+from tune_core.validation import Faults, shorten, suggestion
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tune_core.encoding import dumps
 from tune_core.engine.channel import spool as spool_module
 from tune_core.engine.channel.spool import Spool, SpoolPlace, left_behind, rows_of
-from tune_core.encoding import dumps
 
 
 @pytest.fixture

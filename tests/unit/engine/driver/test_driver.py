@@ -13,22 +13,23 @@ from prefect.states import Completed, Failed
 from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 
 import tune_core as tune
-from tune_core.engine.driver.task_runs import TaskEnded, TaskRun
+from tune_core.callback import CallbackList
+from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S
+from tune_core.control.controller import Controller
+from tune_core.control.endings import Ended, Recovered, RunningAttempt
+from tune_core.control.messages import ExperimentStarted, LeaseStarted, StartLease
 from tune_core.engine.channel.channel import Message
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.driver import Driver
+from tune_core.engine.driver.task_runs import TaskEnded, TaskRun
 from tune_core.engine.slots.pool import Slot
-from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S
-from tune_core.callback import CallbackList
-from tune_core.control.controller import Controller
-from tune_core.control.endings import Ended, Recovered, RunningAttempt
 from tune_core.errors import ConfigError, ExperimentConflict, StorageError
-from tune_core.control.messages import ExperimentStarted, LeaseStarted, Outcome, StartLease
-from tune_core.views.overview import Overview
 from tune_core.resources import ONE_CPU
-from tune_core.training.trainable_cache import Leftover
+from tune_core.states import Outcome
 from tune_core.testing.schedulers import AnsweringScheduler
+from tune_core.training.trainable_cache import Leftover
 from tune_core.trial import Status, Trial
+from tune_core.views.overview import Overview
 
 
 @pytest.fixture

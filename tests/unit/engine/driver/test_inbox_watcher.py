@@ -10,12 +10,12 @@ from queue import SimpleQueue
 
 import pytest
 
-from tune_core.engine.driver.inbox_watcher import InboxWatch, Requested
-from tune_core.steering import inbox
-from tune_core.encoding import loads
-from tune_core.errors import StorageError
-from tune_core.steering.inbox import PauseExperiment, Reply, StopTrial, post, reply_to
 from tune_core.control.journal import claim
+from tune_core.encoding import loads
+from tune_core.engine.driver.inbox_watcher import InboxWatch, Requested
+from tune_core.errors import StorageError
+from tune_core.steering import inbox
+from tune_core.steering.inbox import PauseExperiment, Reply, StopTrial, post, reply_to
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 

@@ -13,6 +13,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 import tune_core as tune
+from tune_core import schedulers, search
+from tune_core.engine.form.fields import FormModel, OneOf, OptionForm, option_form
 from tune_core.engine.form.form import (
     Bundle,
     CheckpointForm,
@@ -23,9 +25,7 @@ from tune_core.engine.form.form import (
     SyncForm,
     TuneForm,
 )
-from tune_core.engine.form.fields import FormModel, OneOf, OptionForm, option_form
 from tune_core.engine.form.yaml12 import read_list, read_yaml
-from tune_core import schedulers, search
 from tune_core.errors import ConfigError
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, resources_of

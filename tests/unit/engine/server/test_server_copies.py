@@ -10,10 +10,10 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from tune_core.errors import CheckpointError, StorageError
 from tune_core.storage import commit as commit_module
 from tune_core.storage import transfer
 from tune_core.storage.checkpoint import Checkpoint
-from tune_core.errors import CheckpointError, StorageError
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 

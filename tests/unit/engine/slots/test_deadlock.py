@@ -9,11 +9,11 @@ from unittest.mock import MagicMock
 import pytest
 
 import tune_core as tune
-from tune_core.engine.slots import deadlock
 from tune_core.engine.driver import placement
-from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
-from tune_core.engine.driver.services import ShellFailed
 from tune_core.engine.driver.placement import STUCK_TIMEOUT_S, Placement
+from tune_core.engine.driver.services import ShellFailed
+from tune_core.engine.slots import deadlock
+from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 
 CPU = tune.PlacementGroupFactory([{"CPU": 1}])
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tune_core.engine.worker.output import TrialLog, forwarded_output
 from tune_core.engine.server.server import unlogged_requests
+from tune_core.engine.worker.output import TrialLog, forwarded_output
 
 URL = "http://127.0.0.1:4200/api"
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import pytest
 
 import tune_core as tune
-from tune_core.engine.worker.ray_tune import bridge
 from tests.unit.training.test_session import FakeUplink, a_session
-from tune_core.training.session_binding import bind
+from tune_core.engine.worker.ray_tune import bridge
 from tune_core.errors import TrainableError
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session_binding import bind
 
 
 def of_ray(module: str, name: str, returns: Any = "Ray's") -> Callable[..., Any]:

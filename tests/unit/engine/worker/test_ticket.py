@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.unit.training.test_serialization import ObjectRef
+from tests.unit.training.test_session import a_lease
 from tune_core.engine.channel.channel import ChannelAddress
 from tune_core.engine.channel.spool import SpoolPlace
 from tune_core.engine.worker.ticket import Ticket
-from tests.unit.training.test_serialization import ObjectRef
-from tests.unit.training.test_session import a_lease
-from tune_core.training.serialization import pickle_trainable
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.serialization import pickle_trainable
 
 ADDRESS = ChannelAddress("tcp://127.0.0.1:1", b"server", b"public", b"secret", SpoolPlace("/tmp", "key"))
 
