@@ -273,7 +273,9 @@ def _wait_until_recorded(client: Any, flow_run_name: str, trials: int, rows: int
             )
             found = [row for each in tables for row in json.loads(str(each.data))]
             # A trial's first rows may be in a table of all trials as well as in its own.
-            shown = len({(row["started"], row["training_iteration"]) for row in found if "lease" in row})
+            shown = len(
+                {(row["started"], row["training_iteration"]) for row in found if "attempt_number" in row}
+            )
             if shown == rows:
                 return asked
         if time.monotonic() > deadline:

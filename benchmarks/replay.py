@@ -14,7 +14,7 @@ from typing import Any
 
 import tune_core as tune
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.journal import Journal, claim
 from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
@@ -59,7 +59,7 @@ def main() -> None:
         written = time.perf_counter()
         count = sum(1 for _ in read_journal(storage))
         read = time.perf_counter()
-        Replay(Controller(Rules(""))).run(read_journal(storage))
+        Replay(Controller(ControllerConfig(""))).run(read_journal(storage))
         replayed = time.perf_counter()
     print(
         f"{count} events: written in {written - began:.1f} s, read in {read - written:.1f} s, "

@@ -4,7 +4,7 @@ Runs the experiment on a local Ray and a Prefect server of its own (SQLite), the
 headless Chromium, in both UIs: the flow run's page until its name and its tabs can be used, and the
 leaderboard until its best trial is read. A page is opened five times, with a profile as users have one,
 so that the UI's scripts are in the browser's caches; the figure is the median of the last three.
-`--shots DIR` keeps pictures of the pages. Exits with 1 if one takes longer than its limit.
+`--shots DIR` keeps snapshots of the pages. Exits with 1 if one takes longer than its limit.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ def artifact(api_url: str, run_id: str, description: str) -> dict[str, Any]:
 
 
 class Browser:
-    """Headless Chromium that measures, and takes pictures.
+    """Headless Chromium that measures, and takes snapshots.
 
     Args:
         playwright: What `sync_playwright()` yields.
         profile: Directory of its profile, where compiled scripts are kept.
         server: The server's address.
-        shots: Where pictures go; None: none are taken.
+        shots: Where snapshots go; None: none are taken.
     """
 
     def __init__(self, playwright: Any, profile: Path, server: str, shots: Path | None) -> None:
@@ -205,7 +205,7 @@ def main() -> int:
     """Measure, print, and return 1 if a page takes too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--shots", type=Path, help="a directory for pictures")
+    parser.add_argument("--shots", type=Path, help="a directory for snapshots")
     arguments = parser.parse_args()
     if arguments.shots:
         arguments.shots.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune_core.init_args import RecordsArguments
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 if TYPE_CHECKING:
     from tune_core.storage.checkpoint import Checkpoint
@@ -164,10 +164,10 @@ class CallbackList:
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
-        faults = Faults("RunConfig")
+        validator = Validator("RunConfig")
         for number, callback in enumerate(callbacks):
-            faults.check_instance(f"callbacks[{number}]", callback, Callback)
-        faults.raise_any()
+            validator.check_instance(f"callbacks[{number}]", callback, Callback)
+        validator.raise_any()
         self.callbacks = tuple(callbacks)
         #: What one of them has raised last.
         self.raised: Exception | None = None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from tune_core.errors import ConfigError
-from tune_core.validation import Faults, is_number, ray_origin, shorten, suggestion
+from tune_core.validation import Validator, is_number, ray_origin, shorten, suggestion
 
 Bundle = dict[str, float]
 AnyTrainable = TypeVar("AnyTrainable", bound=Callable[..., Any])
@@ -63,14 +63,14 @@ class PlacementGroupFactory:
     def __init__(
         self, bundles: Sequence[Mapping[str, float]], strategy: str | None = "PACK", *args: Any, **kwargs: Any
     ) -> None:
-        faults = Faults("PlacementGroupFactory")
-        parsed = _parse_bundles(bundles, faults)
+        validator = Validator("PlacementGroupFactory")
+        parsed = _parse_bundles(bundles, validator)
         self._head_bundle_is_empty = bool(parsed) and not parsed[0]
         self._bundles = parsed[1:] if self._head_bundle_is_empty else parsed
         self._strategy = strategy
-        self._options = _parse_options(args, kwargs, faults)
-        _check_options(self._options, strategy, len(self._bundles), faults)
-        faults.raise_any()
+        self._options = _parse_options(args, kwargs, validator)
+        _check_options(self._options, strategy, len(self._bundles), validator)
+        validator.raise_any()
         self._key = json.dumps(self.to_dict(), sort_keys=True)
 
     @property
@@ -262,23 +262,23 @@ def _class_request(trainable: type) -> object:
     return getattr(method, "__func__", method)
 
 
-def _parse_bundles(bundles: object, faults: Faults) -> list[Bundle]:
+def _parse_bundles(bundles: object, validator: Validator) -> list[Bundle]:
     if not isinstance(bundles, (list, tuple)):
-        faults.add("bundles", bundles, 'expected a list with a dict for each bundle, such as [{"CPU": 1}]')
+        validator.add("bundles", bundles, 'expected a list with a dict for each bundle, such as [{"CPU": 1}]')
         return []
     parsed: list[Bundle] = [{} for _ in bundles]
     for number, bundle in enumerate(bundles):
         if not isinstance(bundle, Mapping):
-            faults.add(f"bundles[{number}]", bundle, "expected a dict of resources")
+            validator.add(f"bundles[{number}]", bundle, "expected a dict of resources")
             continue
         for key, amount in bundle.items():
             fault = _fault_of(key, amount)
             if fault:
-                faults.add(f"bundles[{number}]", {key: amount}, fault)
+                validator.add(f"bundles[{number}]", {key: amount}, fault)
             elif amount != 0:
                 parsed[number][key] = float(amount)
-    if not faults.found and not any(parsed):
-        faults.add("bundles", bundles, 'at least one bundle must ask for something, such as {"CPU": 1}')
+    if not validator.found and not any(parsed):
+        validator.add("bundles", bundles, 'at least one bundle must ask for something, such as {"CPU": 1}')
     return parsed
 
 
@@ -295,16 +295,16 @@ def _fault_of(key: object, amount: object) -> str | None:
     return None
 
 
-def _parse_options(args: tuple[Any, ...], kwargs: dict[str, Any], faults: Faults) -> dict[str, Any]:
+def _parse_options(args: tuple[Any, ...], kwargs: dict[str, Any], validator: Validator) -> dict[str, Any]:
     known = f"placement_group takes {', '.join(PLACEMENT_OPTIONS)}"
     if len(args) > len(PLACEMENT_OPTIONS):
-        faults.note(f"{len(args)} arguments after strategy; {known}")
+        validator.note(f"{len(args)} arguments after strategy; {known}")
     given = dict(zip(PLACEMENT_OPTIONS, args, strict=False))
     for name, value in kwargs.items():
         if name in given:
-            faults.add(name, value, "given by position too: give it once")
+            validator.add(name, value, "given by position too: give it once")
         elif name not in PLACEMENT_OPTIONS:
-            faults.add(name, value, f"unknown argument; {known}{suggestion(name, PLACEMENT_OPTIONS)}")
+            validator.add(name, value, f"unknown argument; {known}{suggestion(name, PLACEMENT_OPTIONS)}")
         given[name] = value
     # An option that is given as its default is the same request: they must compare equal.
     # Guarded by test_option_given_as_its_default_does_not_change_the_request.
@@ -313,23 +313,23 @@ def _parse_options(args: tuple[Any, ...], kwargs: dict[str, Any], faults: Faults
     }
 
 
-def _check_options(options: dict[str, Any], strategy: object, num_bundles: int, faults: Faults) -> None:
+def _check_options(options: dict[str, Any], strategy: object, num_bundles: int, validator: Validator) -> None:
     for name in {"name", "_soft_target_node_id"} & options.keys():
         if not isinstance(options[name], str):
-            faults.add(name, options[name], "expected a string")
+            validator.add(name, options[name], "expected a string")
     if options.get("lifetime", "detached") != "detached":
-        faults.add("lifetime", options["lifetime"], "expected None or 'detached'")
+        validator.add("lifetime", options["lifetime"], "expected None or 'detached'")
     topology = options.get("topology_strategy")
     if topology is None:
-        faults.check_choice("strategy", strategy, STRATEGIES)
+        validator.check_choice("strategy", strategy, STRATEGIES)
     elif strategy is not None:
-        faults.add("strategy", strategy, "topology_strategy says it already: pass strategy=None with it")
+        validator.add("strategy", strategy, "topology_strategy says it already: pass strategy=None with it")
     elif not _is_labels(topology):
-        faults.add("topology_strategy", topology, "expected a dict from label to strategy")
+        validator.add("topology_strategy", topology, "expected a dict from label to strategy")
     labels = options.get("bundle_label_selector", [{}] * num_bundles)
     if not isinstance(labels, list) or len(labels) != num_bundles or not all(map(_is_labels, labels)):
         expected = f"expected {num_bundles} dicts of labels, one for each bundle but an empty first one"
-        faults.add("bundle_label_selector", labels, expected)
+        validator.add("bundle_label_selector", labels, expected)
 
 
 def _is_labels(value: object) -> bool:

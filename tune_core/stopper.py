@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 from tune_core.errors import ConfigError, MetricMissing
 from tune_core.init_args import RecordsArguments
 from tune_core.metrics import comparable, flatten, lookup
-from tune_core.validation import Faults, is_name, is_number, ray_origin, shorten, suggestion
+from tune_core.validation import Validator, is_name, is_number, ray_origin, shorten, suggestion
 
 _logger = logging.getLogger(__name__)
 
@@ -106,16 +106,16 @@ class DictStopper(Stopper):
     """
 
     def __init__(self, criteria: Mapping[str, float]) -> None:
-        faults = Faults("RunConfig")
+        validator = Validator("RunConfig")
         for name, bound in criteria.items():
             if not is_name(name):
-                faults.add("stop", {name: bound}, "expected the name of a metric as key")
+                validator.add("stop", {name: bound}, "expected the name of a metric as key")
             elif isinstance(bound, Mapping):
                 paths = {f"{name}/{inner}": value for inner, value in bound.items()}
-                faults.add("stop", {name: bound}, f"write nested metrics as one name: {shorten(paths)}")
+                validator.add("stop", {name: bound}, f"write nested metrics as one name: {shorten(paths)}")
             elif not is_number(bound) and not isinstance(bound, bool):
-                faults.add("stop", {name: bound}, "expected a finite number as bound")
-        faults.raise_any()
+                validator.add("stop", {name: bound}, "expected a finite number as bound")
+        validator.raise_any()
         self._criteria = dict(criteria)
         self._warned: set[str] = set()
 
@@ -219,10 +219,10 @@ class CombinedStopper(Stopper):
     """
 
     def __init__(self, *stoppers: Stopper) -> None:
-        faults = Faults("CombinedStopper")
+        validator = Validator("CombinedStopper")
         for number, stopper in enumerate(stoppers):
-            faults.check_instance(f"stoppers[{number}]", stopper, Stopper)
-        faults.raise_any()
+            validator.check_instance(f"stoppers[{number}]", stopper, Stopper)
+        validator.raise_any()
         self._stoppers = stoppers
 
     @property
@@ -281,9 +281,9 @@ class MaximumIterationStopper(Stopper):
     counts_only_reports = True
 
     def __init__(self, max_iter: int) -> None:
-        faults = Faults("MaximumIterationStopper")
-        faults.check_integer("max_iter", max_iter, minimum=1)
-        faults.raise_any()
+        validator = Validator("MaximumIterationStopper")
+        validator.check_integer("max_iter", max_iter, minimum=1)
+        validator.raise_any()
         self._max_iter = max_iter
         self.counts: dict[str, int] = {}
 
@@ -321,9 +321,9 @@ class TimeoutStopper(Stopper):
         self, timeout: float | datetime.timedelta, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         seconds = timeout.total_seconds() if isinstance(timeout, datetime.timedelta) else timeout
-        faults = Faults("TimeoutStopper")
-        faults.check_number("timeout", seconds, also=", in seconds, or a timedelta")
-        faults.raise_any()
+        validator = Validator("TimeoutStopper")
+        validator.check_number("timeout", seconds, also=", in seconds, or a timedelta")
+        validator.raise_any()
         self._timeout_s = float(seconds)
         self.used_s = 0.0
         self._clock = clock
@@ -382,17 +382,17 @@ class TrialPlateauStopper(Stopper):
         metric_threshold: float | None = None,
         mode: str | None = None,
     ) -> None:
-        faults = Faults("TrialPlateauStopper")
-        faults.check_name("metric", metric)
-        faults.check_number("std", std)
-        faults.check_integer("num_results", num_results, minimum=1)
-        faults.check_integer("grace_period", grace_period, minimum=0)
+        validator = Validator("TrialPlateauStopper")
+        validator.check_name("metric", metric)
+        validator.check_number("std", std)
+        validator.check_integer("num_results", num_results, minimum=1)
+        validator.check_integer("grace_period", grace_period, minimum=0)
         if metric_threshold is not None:
-            faults.check_number("metric_threshold", metric_threshold, minimum=-math.inf, also=" or None")
-            faults.check_choice("mode", mode, ("min", "max"), also=" with metric_threshold")
+            validator.check_number("metric_threshold", metric_threshold, minimum=-math.inf, also=" or None")
+            validator.check_choice("mode", mode, ("min", "max"), also=" with metric_threshold")
         elif mode is not None:
-            faults.check_choice("mode", mode, ("min", "max"), also=" or None")
-        faults.raise_any()
+            validator.check_choice("mode", mode, ("min", "max"), also=" or None")
+        validator.raise_any()
         self._metric, self._mode, self._threshold = metric, mode, metric_threshold
         self._std, self._num_results, self._grace_period = std, num_results, grace_period
         self.counts: dict[str, int] = {}
@@ -441,14 +441,14 @@ class ExperimentPlateauStopper(Stopper):
     def __init__(
         self, metric: str, std: float = 0.001, top: int = 10, mode: str = "min", patience: int = 0
     ) -> None:
-        faults = Faults("ExperimentPlateauStopper")
-        faults.check_name("metric", metric)
+        validator = Validator("ExperimentPlateauStopper")
+        validator.check_name("metric", metric)
         if not is_number(std) or std <= 0:
-            faults.add("std", std, "expected a finite number above 0")
-        faults.check_integer("top", top, minimum=2)
-        faults.check_choice("mode", mode, ("min", "max"))
-        faults.check_integer("patience", patience, minimum=0)
-        faults.raise_any()
+            validator.add("std", std, "expected a finite number above 0")
+        validator.check_integer("top", top, minimum=2)
+        validator.check_choice("mode", mode, ("min", "max"))
+        validator.check_integer("patience", patience, minimum=0)
+        validator.raise_any()
         self._metric, self._std, self._top, self._mode = metric, std, top, mode
         self._patience = patience
         self.iterations = 0
@@ -506,17 +506,17 @@ def resolve_stop(stop: object) -> Stopper | None:
         return None
     if isinstance(stop, Mapping):
         return DictStopper(stop)
-    faults = Faults("RunConfig")
+    validator = Validator("RunConfig")
     parts = stop if isinstance(stop, (list, tuple)) else None
     if parts is not None:
         for number, part in enumerate(parts):
-            faults.check_instance(f"stop[{number}]", part, Stopper)
+            validator.check_instance(f"stop[{number}]", part, Stopper)
     elif ray_origin(stop) is not None or isinstance(stop, type):
-        faults.check_instance("stop", stop, Stopper)
+        validator.check_instance("stop", stop, Stopper)
     elif not FunctionStopper.is_valid_function(stop):
         expected = "a dict such as {'training_iteration': 20}, a Stopper, a list of Stoppers"
-        faults.add("stop", stop, f"expected {expected}, or a function of (trial_id, result)")
-    faults.raise_any()
+        validator.add("stop", stop, f"expected {expected}, or a function of (trial_id, result)")
+    validator.raise_any()
     return FunctionStopper(cast("Any", stop)) if parts is None else CombinedStopper(*parts)
 
 

@@ -1,7 +1,7 @@
 """The record of one trial, its statuses, and the only table of legal moves between them.
 
 A `Trial` is written by the controller alone; searchers, schedulers, callbacks and
-reporters read it. How far the current attempt has come is the lease's phase, not a status.
+reporters read it. How far the current attempt has come is the attempt's phase, not a status.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tune_core.states import Decision, ExploitChoice
 class Status(StrEnum):
     """Where a trial stands, in Ray Tune's words."""
 
-    #: Waits for its first lease, or for another one after a failure.
+    #: Waits for its first attempt, or for another one after a failure.
     PENDING = "PENDING"
     #: Its trainable runs.
     RUNNING = "RUNNING"
@@ -44,7 +44,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 FINAL = frozenset({Status.TERMINATED, Status.ERROR})
 
 
-class LeasePhase(StrEnum):
+class AttemptPhase(StrEnum):
     """How far the current attempt at a trial has come."""
 
     #: No attempt is under way.
@@ -147,17 +147,17 @@ class Attempt:
         decision: What it was told; CONTINUE until it is told to stop.
         exploit: Told EXPLOIT: from where the trial goes on, and how, once it has ended.
         wants_pause: It shall pause, as soon as it has reported with a checkpoint.
-        wants_move: It shall end, as soon as it has saved or can save on request, and not for the scheduler's sake:
+        should_relocate: It shall end, as soon as it has saved or can save on request, and not for the scheduler's sake:
             the trial goes on as soon as it may.
     """
 
     order: int = 0
     iteration: int = 0
-    phase: LeasePhase = LeasePhase.STARTING
+    phase: AttemptPhase = AttemptPhase.STARTING
     decision: Decision = Decision.CONTINUE
     exploit: ExploitChoice | None = None
     wants_pause: bool = False
-    wants_move: bool = False
+    should_relocate: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -177,7 +177,7 @@ class Trial:
         experiment_tag: `<number>_<key>=<value>,…` of the parameters that varied.
         dirname: The trial's directory below the experiment's.
         resources: The bundles that each of its attempts gets.
-        lease: Number of the latest attempt; 0 before the first.
+        attempt_number: Number of the latest attempt; 0 before the first.
         attempt: The latest attempt, which may be over; None before the first.
         num_failures: Attempts that failed so far.
         num_losses: Attempts that were lost with what they ran on, which is no failure of the trial.
@@ -188,7 +188,7 @@ class Trial:
         worker: `pid`, `hostname` and `node_ip` of the latest attempt's process.
         checkpoints: Committed and not deleted, oldest first.
         last_checkpoint_index: The highest index ever committed; -1 before the first.
-        is_held: Somebody has paused it, until somebody lets it go on.
+        is_paused_by_user: Somebody has paused it, until somebody lets it go on.
         is_set_aside: It is PAUSED since somebody has paused it or all, and not by the scheduler.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
@@ -210,7 +210,7 @@ class Trial:
     dirname: str = ""
     resources: PlacementGroupFactory = ONE_CPU
     status: Status = Status.PENDING
-    lease: int = 0
+    attempt_number: int = 0
     attempt: Attempt | None = None
     num_failures: int = 0
     num_losses: int = 0
@@ -221,7 +221,7 @@ class Trial:
     worker: dict[str, Any] = field(default_factory=dict)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     last_checkpoint_index: int = -1
-    is_held: bool = False
+    is_paused_by_user: bool = False
     is_set_aside: bool = False
     borrowed: StartPoint | None = None
     has_failed_before: bool = False
@@ -238,9 +238,9 @@ class Trial:
         return self.name or f"{self.trainable_name}_{self.trial_id}"
 
     @property
-    def phase(self) -> LeasePhase:
+    def phase(self) -> AttemptPhase:
         """How far its latest attempt has come; NONE if that is over, or there was none."""
-        return self.attempt.phase if self.attempt is not None else LeasePhase.NONE
+        return self.attempt.phase if self.attempt is not None else AttemptPhase.NONE
 
     @property
     def iteration(self) -> int:
@@ -263,9 +263,9 @@ class Trial:
         return self.attempt is not None and self.attempt.wants_pause
 
     @property
-    def wants_move(self) -> bool:
+    def should_relocate(self) -> bool:
         """Whether its attempt shall end when it has saved, and not for the scheduler's sake."""
-        return self.attempt is not None and self.attempt.wants_move
+        return self.attempt is not None and self.attempt.should_relocate
 
     @property
     def path(self) -> str | None:
@@ -317,8 +317,8 @@ class Trial:
         """
         self.move_to(Status.RUNNING, because=because)
         self.worker = worker
-        if self.phase is LeasePhase.STARTING:
-            self.live.phase = LeasePhase.RUNNING
+        if self.phase is AttemptPhase.STARTING:
+            self.live.phase = AttemptPhase.RUNNING
 
     @property
     def live(self) -> Attempt:
@@ -329,7 +329,7 @@ class Trial:
     def start_attempt(self, number: int, order: int) -> None:
         """Take up that its next attempt was ordered, with this number, from where it would start now."""
         start = self.start_point
-        self.lease, self.is_set_aside = number, False
+        self.attempt_number, self.is_set_aside = number, False
         self.attempt = Attempt(order, start.record.iteration if start else 0)
 
     def need_no_others(self) -> None:
@@ -340,9 +340,9 @@ class Trial:
 
     def end_attempt(self) -> bool:
         """Take up that no attempt is under way any more; return whether one was."""
-        was_live = self.phase is not LeasePhase.NONE
+        was_live = self.phase is not AttemptPhase.NONE
         if self.attempt is not None:
-            self.attempt.phase = LeasePhase.NONE
+            self.attempt.phase = AttemptPhase.NONE
         return was_live
 
     def take_report(self, attempt: Attempt, iteration: int, row: dict[str, Any]) -> None:
@@ -363,10 +363,10 @@ class Trial:
     @property
     def turn(self) -> tuple[int, int]:
         """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
-        attempt = self.attempt or Attempt(phase=LeasePhase.NONE)
+        attempt = self.attempt or Attempt(phase=AttemptPhase.NONE)
         if attempt.decision is Decision.EXPLOIT:
             return 2, attempt.order
-        return int(attempt.phase is LeasePhase.STARTING), attempt.order
+        return int(attempt.phase is AttemptPhase.STARTING), attempt.order
 
     @property
     def why_stuck(self) -> str:
@@ -434,8 +434,8 @@ class Trial:
         self.has_failed_before = self.has_failed
         self.num_failures = self.num_losses = self.num_losses_in_row = self.num_fruitless = 0
         self.error, self.traceback = None, ""
-        self.is_held = self.is_set_aside = False
-        self.attempt = Attempt(iteration=self.iteration, phase=LeasePhase.NONE)
+        self.is_paused_by_user = self.is_set_aside = False
+        self.attempt = Attempt(iteration=self.iteration, phase=AttemptPhase.NONE)
         if dirname is not None:
             self.attempt = None
             self.dirname, self.highest_iteration, self.last_row = dirname, 0, {}

@@ -26,7 +26,7 @@ from tune_core.schedulers import TrialScheduler, create_scheduler
 from tune_core.search import Searcher, create_searcher
 from tune_core.trial import Status
 from tune_core.tuner import Tuner
-from tune_core.validation import Faults, shorten, suggestion
+from tune_core.validation import Validator, shorten, suggestion
 
 #: Arguments of Ray Tune that are not taken here, and what does the same.
 _ELSEWHERE = {
@@ -224,16 +224,18 @@ def _with_resources(trainable: Any, resources: object) -> Any:
 
 def _check(trainable: object, others: dict[str, Any]) -> None:
     """Refuse what only Ray Tune's `run` takes."""
-    faults = Faults("tune.run")
+    validator = Validator("tune.run")
     if not callable(trainable) and not isinstance(trainable, str):
-        faults.add(
+        validator.add(
             "run_or_experiment",
             trainable,
             "expected a function of the config, a Trainable class, or the name of one; an Experiment is a Tuner here",
         )
     for key, value in others.items():
         if key not in _ELSEWHERE:
-            faults.add(key, value, f"no such argument{suggestion(key, [*run.__annotations__, *_ELSEWHERE])}")
+            validator.add(
+                key, value, f"no such argument{suggestion(key, [*run.__annotations__, *_ELSEWHERE])}"
+            )
         elif value not in _IGNORED:
-            faults.add(key, value, f"not taken here; the same is done by {_ELSEWHERE[key]}")
-    faults.raise_any()
+            validator.add(key, value, f"not taken here; the same is done by {_ELSEWHERE[key]}")
+    validator.raise_any()

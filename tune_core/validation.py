@@ -18,14 +18,14 @@ from tune_core.errors import ConfigError
 from tune_core.masking import masked
 
 
-class Faults:
+class Validator:
     """The faults of one object, in the order in which they were found.
 
     Args:
         owner: What the user called, as it is shown: `TuneConfig`.
 
     Example:
-        >>> faults = Faults("TuneConfig")
+        >>> faults = Validator("TuneConfig")
         >>> faults.check_integer("num_samples", 0, minimum=1)
         >>> faults.check_choice("mode", "mn", ("min", "max"))
         >>> for fault in faults.found:
@@ -46,9 +46,9 @@ class Faults:
         """Keep the fault that the argument `name` has this value instead of what was expected."""
         self.found.append(f"{self.owner}({name}={shorten(value)}): {expected}")
 
-    def extend(self, faults: Iterable[str]) -> None:
+    def extend(self, validator: Iterable[str]) -> None:
         """Keep the faults that a part of the object has found itself."""
-        self.found.extend(faults)
+        self.found.extend(validator)
 
     def raise_any(self) -> None:
         """Raise what was found.

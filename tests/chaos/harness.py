@@ -24,7 +24,7 @@ from examples.seaweedfs import S3Server
 from tests.chaos.training import STEPS, TRIALS, Given, value_after
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import command_of
-from tune_core.control.messages import ExperimentResumed, LeaseStarted, TrialReported, TrialSuggested
+from tune_core.control.messages import AttemptStarted, ExperimentResumed, TrialReported, TrialSuggested
 from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
 
@@ -91,7 +91,7 @@ class Snapshot:
     at: float
     rows: set[tuple[str, int, int]]
     checkpoints: set[tuple[str, int, int]]
-    leases: dict[str, int]
+    attempts: dict[str, int]
 
 
 class Chaos:
@@ -208,7 +208,7 @@ class Chaos:
         """The process of a trial that has reported so often, and has some way to go yet."""
         events = self.events()
         counts = Counter(event.trial_id for event in events if isinstance(event, TrialReported))
-        started = {event.trial_id: event.pid for event in events if isinstance(event, LeaseStarted)}
+        started = {event.trial_id: event.pid for event in events if isinstance(event, AttemptStarted)}
         # The journal is about a second behind: a trial that is nearly done may be over.
         fit = [pid for trial, pid in sorted(started.items()) if rows <= counts[trial] <= STEPS - 5]
         alive = [pid for pid in fit if command_of(pid)]
@@ -219,19 +219,19 @@ class Chaos:
         now = time.time()
         events = self.events()
         directories = {event.trial_id: event.dirname for event in events if isinstance(event, TrialSuggested)}
-        rows, leases = set(), {}
+        rows, attempts = set(), {}
         for event in events:
             if isinstance(event, TrialReported):
                 rows.add((event.trial_id, event.iteration, event.row["value"]))
-            if isinstance(event, LeaseStarted):
-                leases[event.trial_id] = event.lease
+            if isinstance(event, AttemptStarted):
+                attempts[event.trial_id] = event.attempt_number
                 self._workers.add(event.pid)
         markers = {
             (trial_id, marker.index, marker.iteration)
             for trial_id, directory in directories.items()
             for marker in self.storage.committed(directory)
         }
-        return Snapshot(now, rows, markers, leases)
+        return Snapshot(now, rows, markers, attempts)
 
     # Judgement.
 
@@ -258,7 +258,10 @@ class Chaos:
                 for event in events
                 if isinstance(event, TrialReported)
                 and event.time > since
-                and (event.time > restart or event.lease > before.leases.get(event.trial_id, event.lease))
+                and (
+                    event.time > restart
+                    or event.attempt_number > before.attempts.get(event.trial_id, event.attempt_number)
+                )
             ]
             self.outcome.seconds = min(after) - since if after else None
         self.outcome.recovered = not (self.outcome.wrong or self.outcome.lost)
@@ -304,7 +307,7 @@ class Chaos:
     def _look_around(self, client: SyncPrefectClient) -> None:
         """Processes of trials, actors and groups on the cluster, flow and task runs that never end."""
         mine = FlowRunFilter(name={"any_": [self.name]})
-        pids = self._workers | {event.pid for event in self.events() if isinstance(event, LeaseStarted)}
+        pids = self._workers | {event.pid for event in self.events() if isinstance(event, AttemptStarted)}
 
         def running() -> list[str]:
             flow_runs = client.read_flow_runs(flow_run_filter=mine)

@@ -19,7 +19,7 @@ from tests.support.s3_servers import S3Server, start_moto, start_seaweedfs
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.session import Lease, Session
+from tune_core.training.session import AttemptSpec, Session
 from tune_core.training.uplink import Report
 
 
@@ -220,12 +220,12 @@ def a_session(
     uplink: Heard | None = None,
     **changes: Any,
 ) -> Session:
-    lease = Lease(
+    attempt_number = AttemptSpec(
         experiment_name="wire",
         trial_id=trial,
         trial_name=trial,
         dirname=trial,
-        lease=1,
+        attempt_number=1,
         config={},
         resources=PlacementGroupFactory([{"CPU": 1}]),
         storage=storage,
@@ -234,4 +234,4 @@ def a_session(
         iteration=0 if start is None else 1,
         **changes,
     )
-    return Session(lease, uplink or Heard())
+    return Session(attempt_number, uplink or Heard())

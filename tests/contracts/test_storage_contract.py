@@ -42,12 +42,14 @@ def a_directory(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def commit(storage: ExperimentStorage, source: Any, index: int = 0, lease: int = 1) -> CheckpointMarker:
+def commit(
+    storage: ExperimentStorage, source: Any, index: int = 0, attempt_number: int = 1
+) -> CheckpointMarker:
     return storage.commit_checkpoint(
         "trial_1",
         source,
         index=index,
-        lease=lease,
+        attempt_number=attempt_number,
         iteration=index + 1,
         rows=[{"loss": float("nan")}],
         metrics={},
@@ -158,10 +160,15 @@ def test_large_file_travels_in_parts_and_is_measured(place: Place, tmp_path: Pat
 def test_marker_carries_rows_to_another_process(place: Place, tmp_path: Path) -> None:
     source = a_directory(tmp_path / "source", {"a": b"1"})
 
-    marker = commit(place.open(), source, index=3, lease=2)
+    marker = commit(place.open(), source, index=3, attempt_number=2)
 
     (found,) = place.open().committed("trial_1")
-    assert (found.index, found.lease, found.write_id, found.files) == (3, 2, marker.write_id, marker.files)
+    assert (found.index, found.attempt_number, found.write_id, found.files) == (
+        3,
+        2,
+        marker.write_id,
+        marker.files,
+    )
     assert repr(found.rows) == repr(({"loss": float("nan")},))
 
 
@@ -173,7 +180,7 @@ def test_writers_of_one_index_get_one_each(place: Place, tmp_path: Path) -> None
     def write(number: int) -> None:
         storage = place.open()
         barrier.wait()
-        markers[number] = commit(storage, sources[number], index=5, lease=number)
+        markers[number] = commit(storage, sources[number], index=5, attempt_number=number)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
     for thread in threads:
@@ -257,21 +264,21 @@ def test_unmarked_upload_is_invisible_and_is_swept_when_its_attempt_is_over(
     storage = place.open()
     commit(storage, a_directory(tmp_path / "source", {"a": b"1"}), index=0)
     commit(storage, tmp_path / "source", index=1)
-    for name, data in ((WRITER, b'{"lease": 1}'), ("a", b"half")):
+    for name, data in ((WRITER, b'{"attempt_number": 1}'), ("a", b"half")):
         place.raw.put(storage.absolute(f"trial_1/checkpoint_000002/{name}"), data)
 
     assert [marker.index for marker in storage.committed("trial_1")] == [0, 1]
     with pytest.raises(CheckpointNotFound, match="checkpoint_000002 was never committed"):
         storage.checkpoint("trial_1", 2).to_directory()
-    assert storage.sweep("trial_1", keep=[0], lease=1) == []
-    assert storage.sweep("trial_1", keep=[0], lease=2) == [1, 2]
+    assert storage.sweep("trial_1", keep=[0], attempt_number=1) == []
+    assert storage.sweep("trial_1", keep=[0], attempt_number=2) == [1, 2]
 
-    assert storage.sweep("trial_1", keep=[0], lease=2) == []
+    assert storage.sweep("trial_1", keep=[0], attempt_number=2) == []
     left = [name for name in place.raw.names(storage.absolute("trial_1")) if "000000" not in name]
     assert set(left) == {f"checkpoint_000002/{COMMIT}", f"checkpoint_000002/{WRITER}"}
     assert [marker.index for marker in storage.committed("trial_1")] == [0]
     monkeypatch.setattr(storage_module, "SETTLED_S", -5.0)  # S3's clock is another one
-    assert storage.sweep("trial_1", keep=[0], lease=2) == [2]
+    assert storage.sweep("trial_1", keep=[0], attempt_number=2) == [2]
     left = [name for name in place.raw.names(storage.absolute("trial_1")) if "000000" not in name]
     assert left == []
 
@@ -313,10 +320,10 @@ def test_metadata_may_change_after_the_commit(place: Place, tmp_path: Path) -> N
 
 
 def use_storage(pickled: bytes, source: str) -> None:
-    """What a worker does: take the storage out of its lease, restore, commit."""
+    """What a worker does: take the storage out of its attempt, restore, commit."""
     storage: ExperimentStorage = pickle.loads(pickled)
     storage.checkpoint("trial_1", 0).to_directory(f"{source}-in-worker")
-    commit(storage, source, index=1, lease=2)
+    commit(storage, source, index=1, attempt_number=2)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
@@ -332,7 +339,7 @@ def test_storage_works_in_another_process(seaweedfs: S3Server, tmp_path: Path, m
     process.join(60)
 
     assert process.exitcode == 0
-    assert [marker.lease for marker in storage.committed("trial_1")] == [1, 2]
+    assert [marker.attempt_number for marker in storage.committed("trial_1")] == [1, 2]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

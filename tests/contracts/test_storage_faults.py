@@ -20,7 +20,7 @@ from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT, WRITER
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
-from tune_core.training.execution import run_lease
+from tune_core.training.execution import run_attempt
 
 # s3fs forgets the response of a part that breaks off; aiohttp notices when it is collected.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
@@ -61,7 +61,14 @@ def commit(
     storage: ExperimentStorage, source: Path, index: int = 0, timeout_s: float = 100.0
 ) -> CheckpointMarker:
     return storage.commit_checkpoint(
-        "trial_1", source, index=index, lease=1, iteration=1, rows=[], metrics={}, timeout_s=timeout_s
+        "trial_1",
+        source,
+        index=index,
+        attempt_number=1,
+        iteration=1,
+        rows=[],
+        metrics={},
+        timeout_s=timeout_s,
     )
 
 
@@ -213,7 +220,7 @@ class TestMarkers:
 
 
 class TestGivingUp:
-    """Faults that stay end in an error within the time limit, and in no checkpoint."""
+    """Validator that stay end in an error within the time limit, and in no checkpoint."""
 
     def test_server_that_always_refuses(
         self, s3_server: S3Server, proxy: FaultProxy, raw: RawObjects, small: Path
@@ -248,7 +255,7 @@ class TestGivingUp:
             commit(storage, small, timeout_s=2.0)
 
         assert raw.names(storage.checkpoint("trial_1", 0).path) == [WRITER]
-        assert storage.sweep("trial_1", keep=[], lease=2) == [0]
+        assert storage.sweep("trial_1", keep=[], attempt_number=2) == [0]
 
     def test_refusal_for_want_of_rights_is_not_retried(
         self, storage: ExperimentStorage, proxy: FaultProxy, small: Path
@@ -277,7 +284,7 @@ def test_start_from_bytes_that_stay_flipped_is_told_from_other_errors(
         with checkpoint.as_directory():
             raise AssertionError("it was read")
 
-    ending = run_lease(session.lease, load, Heard(), tmp_path / "work")
+    ending = run_attempt(session.spec, load, Heard(), tmp_path / "work")
 
     assert ending.outcome is Outcome.CORRUPTED
     assert "model.pt: expected 16777217 bytes with digest" in str(ending.error)

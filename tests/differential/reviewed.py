@@ -9,9 +9,9 @@ ERROR_IS_TEXT = Difference(
     "a `TrialError` with the type, the text and the traceback of the trial's exception",
     "there it is the unpickled exception: reading an experiment executes nothing that is stored in it",
 )
-LEASE_IN_ROWS = Difference(
+ATTEMPT_IN_ROWS = Difference(
     "rows after a retry",
-    "all kept, each with its `lease`; frames show the newest per iteration",
+    "all kept, each with its `attempt_number`; frames show the newest per iteration",
     "there they may be lost",
 )
 MARKER_IN_CHECKPOINT = Difference(
@@ -41,8 +41,8 @@ WITHOUT_A_REPORT = dict.fromkeys(
 
 #: Paths in any outcome that differ, each with its reason.
 EVERYWHERE: dict[str, Difference] = {
-    "**rows.*.lease": LEASE_IN_ROWS,
-    "**metrics.lease": LEASE_IN_ROWS,
+    "**rows.*.attempt_number": ATTEMPT_IN_ROWS,
+    "**metrics.attempt_number": ATTEMPT_IN_ROWS,
     "**files.COMMIT.json": MARKER_IN_CHECKPOINT,
     "**files..writer.json": MARKER_IN_CHECKPOINT,
     "**error.$raised": ERROR_IS_TEXT,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.journal import Journal
 from tune_core.control.messages import Event
 from tune_core.control.segments import read_segment, segment_numbers
@@ -47,4 +47,4 @@ def replay_storage(storage: ExperimentStorage) -> dict[str, Controller]:
                 yield from segment.records
 
     ids = dict.fromkeys(segment.experiment_id for segment in segments)
-    return {each: replay(records(each), Rules(each)) for each in ids}
+    return {each: replay(records(each), ControllerConfig(each)) for each in ids}

@@ -105,7 +105,7 @@ def iterations(rows: TrialRows) -> list[int]:
 def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_seconds(
     silent_writer: ArtifactWriter,
 ) -> None:
-    trial = Trial("t0", 0, {}, lease=1)
+    trial = Trial("t0", 0, {}, attempt_number=1)
     silent_writer.begin_attempt(trial, uuid4())
     table = silent_writer._tables["t0"]
 
@@ -126,7 +126,7 @@ def test_a_full_version_is_due_at_once_and_the_next_one_with_its_rows_of_some_se
 def test_first_reports_of_all_trials_share_a_table_and_more_of_one_have_their_own(
     silent_writer: ArtifactWriter,
 ) -> None:
-    short, long = Trial("t0", 0, {}, lease=1), Trial("t1", 1, {}, lease=1)
+    short, long = Trial("t0", 0, {}, attempt_number=1), Trial("t1", 1, {}, attempt_number=1)
     for trial in (short, long):
         silent_writer.begin_attempt(trial, uuid4())
 
@@ -149,7 +149,7 @@ def test_full_table_of_all_trials_goes_on_in_another_version(
 ) -> None:
     monkeypatch.setattr("tune_core.engine.artifacts.tables.ROWS_PER_VERSION", 50)
     for number in range(4):
-        trial = Trial(f"t{number}", number, {}, lease=1)
+        trial = Trial(f"t{number}", number, {}, attempt_number=1)
         silent_writer.begin_attempt(trial, uuid4())
         add_rows(silent_writer, trial, 1, SHARED_REPORTS)
 
@@ -162,7 +162,7 @@ def test_full_table_of_all_trials_goes_on_in_another_version(
 def test_reports_of_a_driver_before_this_one_are_shown_with_those_of_the_next_attempt(
     silent_writer: ArtifactWriter, known: int
 ) -> None:
-    trial = Trial("t0", 0, {}, lease=1)
+    trial = Trial("t0", 0, {}, attempt_number=1)
     add_rows(silent_writer, trial, 1, known)
     assert not [
         each for each in silent_writer._documents if each.kind == "table" and each.name != "leaderboard"

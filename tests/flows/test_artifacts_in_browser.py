@@ -10,7 +10,7 @@ import pytest
 
 import tune_core as tune
 from tests.flows.conftest import Recorded
-from tests.support.forms import browser_page, in_browser, picture, playwright
+from tests.support.forms import browser_page, in_browser, playwright, snapshot
 
 pytestmark = in_browser
 
@@ -54,7 +54,7 @@ def test_values_and_errors_are_shown_as_they_are_and_are_nothing_but_text(
         with browser_page() as page:
             page.goto(f"{root}/artifacts/artifact/{seen[key].id}", wait_until="commit")
             page.get_by_text("bold", exact=False).first.wait_for()
-            picture(page, f"artifact-{key}-{ui}")
+            snapshot(page, f"artifact-{key}-{ui}")
             for text in texts:
                 assert text in shown(page), f"{key}: {text!r} is not in {shown(page)[:3000]!r}"
             assert page.locator("b").filter(has_text="bold").count() == 0

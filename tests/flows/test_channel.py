@@ -410,8 +410,8 @@ def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
     told = Path(str(config.storage_path), "told")
 
     def pose_as(trial_id: str) -> None:
-        for lease in (0, 2):
-            uplink = ChannelUplink(experiments_channel[0].address, trial_id, lease)
+        for attempt_number in (0, 2):
+            uplink = ChannelUplink(experiments_channel[0].address, trial_id, attempt_number)
             uplink.hello(1, "host", "127.0.0.1")
             uplink.send(row(99, x=99))
             uplink.wait_for_decision(99)

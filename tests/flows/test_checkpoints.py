@@ -26,10 +26,10 @@ def step_of(checkpoint: tune.Checkpoint | None) -> int:
         return int(Path(directory, "step").read_text())
 
 
-def lease_number() -> int:
+def attempt_number() -> int:
     session = current_session()
     assert session is not None
-    return session.lease.lease
+    return session.spec.attempt_number
 
 
 def test_process_that_dies_during_an_upload_costs_no_row_that_was_acknowledged(
@@ -41,7 +41,7 @@ def test_process_that_dies_during_an_upload_costs_no_row_that_was_acknowledged(
                 Path(directory, "step").write_text(str(step))
                 Path(directory, "weights").write_bytes(b"w" * 20_000_000)
                 tune.report({"step": step}, checkpoint=tune.Checkpoint.from_directory(directory))
-            if step == 4 and lease_number() == 1:
+            if step == 4 and attempt_number() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     config = run_config(
@@ -57,7 +57,7 @@ def test_process_that_dies_during_an_upload_costs_no_row_that_was_acknowledged(
     assert [(row["training_iteration"], row["step"]) for row in result.rows] == [(n, n) for n in range(1, 9)]
     assert step_of(result.checkpoint) == 8
     # What was being uploaded was not seen, or else was whole.
-    first_of_second = min(row["step"] for row in result.rows if row["lease"] == 2)
+    first_of_second = min(row["step"] for row in result.rows if row["attempt_number"] == 2)
     assert first_of_second in (4, 5)
     assert [run.state_name for run in recorded(config.name).task_runs(2)] == ["Crashed", "Completed"]
 
@@ -67,7 +67,7 @@ def test_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
 ) -> None:
     def train(config: dict[str, Any]) -> None:
         for step in range(step_of(tune.get_checkpoint()) + 1, 5):
-            if step == 4 and lease_number() == 1:
+            if step == 4 and attempt_number() == 1:
                 latest = tune.get_checkpoint()
                 assert latest is not None
                 Path(latest.path, "step").write_text("4")  # of the same size
@@ -82,7 +82,7 @@ def test_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     [result] = tune.Tuner(train, run_config=config).fit()
 
     assert result.error is None
-    assert [(row["step"], row["lease"]) for row in result.rows] == [(1, 1), (2, 1), (3, 3), (4, 3)]
+    assert [(row["step"], row["attempt_number"]) for row in result.rows] == [(1, 1), (2, 1), (3, 3), (4, 3)]
     states = {run.name.partition("-attempt-")[2]: run.state for run in recorded(config.name).task_runs(3)}
     assert {attempt: state.name for attempt, state in states.items() if state} == {
         "": "Failed",

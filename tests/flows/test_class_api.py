@@ -72,7 +72,7 @@ def notes_of(directory: Path, name: str = "notes") -> list[str]:
 
 
 def rows_of(result: tune.Result) -> list[tuple[int, int]]:
-    return [(row["lease"], row["steps"]) for row in result.rows]
+    return [(row["attempt_number"], row["steps"]) for row in result.rows]
 
 
 def every(frequency: int, **more: Any) -> tune.CheckpointConfig:
@@ -109,7 +109,12 @@ def test_class_on_s3_goes_on_after_every_kind_of_death(
             (2, 5),
             (2, 6),
         ]
-        assert [row["training_iteration"] for row in result.rows if row["lease"] == 2] == [3, 4, 5, 6]
+        assert [row["training_iteration"] for row in result.rows if row["attempt_number"] == 2] == [
+            3,
+            4,
+            5,
+            6,
+        ]
         with result.checkpoint.as_directory() as directory:
             assert Path(directory, "steps").read_text() == "6"
         ended = [] if death == "SIGKILL" else ["cleanup"]

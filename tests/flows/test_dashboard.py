@@ -20,14 +20,14 @@ import tune_core as tune
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_resume import FailAt
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.engine.artifacts.artifacts import CLOSE_TIMEOUT_S
 from tune_core.engine.events import Events
 from tune_core.engine.server.contact import Contact
 from tune_core.ranking import Objective, Standings
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.views.notifications import Announcement, Announcer
-from tune_core.views.overview import Overview, Picture
+from tune_core.views.notifications import Notification, Notifier
+from tune_core.views.overview import ExperimentSnapshot, Overview
 
 PREFIX = "prefect-tune."
 
@@ -116,10 +116,10 @@ def test_experiment_has_charts_and_a_summary_and_announces_its_turns(
     assert ids[f"{PREFIX}experiment.new-best"] == f"{PREFIX}experiment.{experiment_id}"
     assert announced[-1]["payload"]["trials"] == {"TERMINATED": 2, "ERROR": 1}
 
-    picture = Overview.read(ExperimentStorage.open(str(tmp_path), config.name)).picture()
-    assert picture.held is not None
-    assert picture.held["CPU"] >= picture.used["CPU"] > 0
-    assert f"| CPU | {picture.used['CPU']:.3g} s |" in summary
+    snapshot = Overview.read(ExperimentStorage.open(str(tmp_path), config.name)).snapshot()
+    assert snapshot.held is not None
+    assert snapshot.held["CPU"] >= snapshot.used["CPU"] > 0
+    assert f"| CPU | {snapshot.used['CPU']:.3g} s |" in summary
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_page_that_cannot_be_made_is_left_out_and_nothing_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(picture: Picture) -> str:
+    def broken(snapshot: ExperimentSnapshot) -> str:
         raise ZeroDivisionError("made up")
 
     monkeypatch.setattr("tune_core.engine.artifacts.experiment_pages.charts_page", broken)
@@ -149,13 +149,13 @@ class Heard(Events):
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str | None, int]] = []
-        announcer = Announcer(Controller(Rules("a1b2c")), "e", "file:///e", Standings(Objective()))
-        super().__init__(announcer, "a1b2c", "e", Contact(None))
+        notifier = Notifier(Controller(ControllerConfig("a1b2c")), "e", "file:///e", Standings(Objective()))
+        super().__init__(notifier, "a1b2c", "e", Contact(None))
 
     def hear(self, kind: str, trial_id: str | None = None, attempt: int = 1) -> None:
-        self._put([Announcement(kind, 0.0, trial_id, {"attempt": attempt})])
+        self._put([Notification(kind, 0.0, trial_id, {"attempt": attempt})])
 
-    async def _send(self, announcement: Announcement, stack: AsyncExitStack) -> None:
+    async def _send(self, announcement: Notification, stack: AsyncExitStack) -> None:
         self.sent.append((announcement.kind, announcement.trial_id, announcement.payload["attempt"]))
 
 

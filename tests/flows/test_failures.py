@@ -53,7 +53,7 @@ def wait_until_acknowledged(iteration: int) -> None:
 
 def end_process(death: str) -> None:
     """End the first attempt in the given way."""
-    if running_session().lease.lease > 1:
+    if running_session().spec.attempt_number > 1:
         return
     if death == "exception":
         raise ValueError("made up")
@@ -101,7 +101,7 @@ def test_every_kind_of_end_leads_to_a_new_attempt_that_loses_nothing_and_shows_i
 
     assert results.num_errors == 0
     for result in results:
-        steps = [(row["lease"], row["training_iteration"], row["step"]) for row in rows_of(result)]
+        steps = [(row["attempt_number"], row["training_iteration"], row["step"]) for row in rows_of(result)]
         # The acknowledged row of the first attempt is kept, and produced again by the second.
         assert steps == [(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 4, 4), (2, 4, 4), (2, 5, 5)]
         assert list(result.metrics_dataframe["training_iteration"]) == [1, 2, 3, 4, 5]
@@ -125,8 +125,8 @@ def test_every_kind_of_end_leads_to_a_new_attempt_that_loses_nothing_and_shows_i
         wait_for(lambda run=second: "attempt from step 4" in logs_of(client, run), what="the log")
         if expected == "Failed":
             wait_for(lambda run=first: "attempt from step 1" in logs_of(client, run), what="the log")
-        assert [(row["lease"], row["step"]) for row in seen.reports(trial_id)] == [
-            (lease, step) for lease, _, step in steps
+        assert [(row["attempt_number"], row["step"]) for row in seen.reports(trial_id)] == [
+            (attempt_number, step) for attempt_number, _, step in steps
         ]
 
 
@@ -135,7 +135,7 @@ def test_trial_that_is_out_of_retries_ends_in_error_and_says_why(
 ) -> None:
     def fail(config: dict[str, Any]) -> None:
         report_step(step_of(tune.get_checkpoint()) + 1)
-        raise ValueError(f"attempt {running_session().lease.lease} failed")
+        raise ValueError(f"attempt {running_session().attempt_number.attempt_number} failed")
 
     def succeed(config: dict[str, Any]) -> dict[str, Any]:
         return {"fine": 1}
@@ -239,7 +239,7 @@ def test_checkpoint_that_was_half_uploaded_when_its_writer_died_is_never_offered
 
         first = step_of(tune.get_checkpoint()) + 1
         for step in range(first, 4):
-            if step == 2 and running_session().lease.lease == 1:
+            if step == 2 and running_session().spec.attempt_number == 1:
                 commit.upload_file = die_at_the_second_file
                 commit.in_parallel = lambda action, items, **_: [action(item) for item in items]
             with tempfile.TemporaryDirectory() as directory:
@@ -290,7 +290,7 @@ def test_rows_that_report_has_returned_for_survive_the_kill_of_the_trial(
     (result,) = tune.Tuner(train, run_config=config).fit()
 
     assert result.error is None
-    reported = [(row["lease"], row["step"]) for row in rows_of(result)]
+    reported = [(row["attempt_number"], row["step"]) for row in rows_of(result)]
     assert reported == [*((1, step) for step in range(1, 51)), (2, 41)]
 
 
@@ -299,7 +299,7 @@ def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_ro
 ) -> None:
     def train(config: dict[str, Any]) -> None:
         first = step_of(tune.get_checkpoint()) + 1
-        from tune_core.training.send_queue import Outbox
+        from tune_core.training.send_queue import SendQueue
 
         session = running_session()
 
@@ -308,7 +308,7 @@ def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_ro
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if first == 1:
-            session._outbox = Outbox(send_nothing_then_die)
+            session._send_queue = SendQueue(send_nothing_then_die)
         for step in range(first, 6):
             report_step(step, save=step == 3, first=first)
 
@@ -317,7 +317,10 @@ def test_death_between_commit_and_report_loses_neither_the_checkpoint_nor_its_ro
     (result,) = tune.Tuner(train, run_config=config).fit()
 
     assert result.error is None
-    rows = [(row["lease"], row["training_iteration"], row["step"], row["first"]) for row in rows_of(result)]
+    rows = [
+        (row["attempt_number"], row["training_iteration"], row["step"], row["first"])
+        for row in rows_of(result)
+    ]
     assert rows == [(1, 1, 1, 1), (1, 2, 2, 1), (1, 3, 3, 1), (2, 4, 4, 4), (2, 5, 5, 4)]
     assert rows_of(result)[2]["checkpoint_dir_name"] == "checkpoint_000000"
     assert step_of(result.checkpoint) == 3

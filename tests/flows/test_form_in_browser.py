@@ -20,9 +20,9 @@ from tests.support.forms import (
     browser_page,
     choose,
     in_browser,
-    picture,
     playwright,
     select,
+    snapshot,
     submit,
     write,
 )
@@ -89,7 +89,7 @@ def fill_in(page: playwright.Page, ui: str, storage: Path) -> None:
     write(space, "Lower", "0.001")
     write(space, "Upper", "0.1")
     space.scroll_into_view_if_needed()
-    picture(page, f"form-space-{ui}")
+    snapshot(page, f"form-space-{ui}")
     write(whole, "Metric", "score")
     choose(whole, "Scheduler", "median_stopping_rule")
     write(whole, "Storage", str(storage))
@@ -112,7 +112,7 @@ def test_an_experiment_is_started_from_the_form_after_a_wrong_value_was_refused(
         page.get_by_text("0 is less than the minimum of 1").first.wait_for()
         samples = box(page.locator("body"), "Number of samples")
         samples.scroll_into_view_if_needed()
-        picture(page, f"form-refused-{ui}")
+        snapshot(page, f"form-refused-{ui}")
         assert client.read_flow_runs(flow_run_filter=of_this) == []
 
         write(page.locator("body"), "Number of samples", "1")
@@ -180,7 +180,7 @@ def test_a_form_that_nobody_has_touched_sends_what_its_deployment_holds(
         for name, deployment in deployments.items():
             page.goto(f"{root}/deployments/deployment/{deployment}/run", wait_until="commit")
             box(page.locator("body"), "Verbosity").wait_for()
-            picture(page, f"form-{name}-{ui}")
+            snapshot(page, f"form-{name}-{ui}")
             sent[name] = client.read_flow_run(submit(page)).parameters
         page.goto(f"{root}/deployments/deployment/{empty}/run", wait_until="commit")
         page.get_by_role("button", name="Submit").click()

@@ -139,7 +139,7 @@ def test_death_of_a_trials_process_or_of_its_task_runs_leads_to_a_new_attempt(
     (result,) = fit(train, config, {"victims": victims})
 
     assert result.error is None
-    assert [(row["lease"], row["step"]) for row in rows_of(result)] == [(1, 1), (2, 2)]
+    assert [(row["attempt_number"], row["step"]) for row in rows_of(result)] == [(1, 1), (2, 2)]
     first, second = sorted(recorded(config.name).task_runs(2), key=lambda run: run.name)
     assert state_history(client, first) == ["Pending", "Running", "Crashed"]
     assert state_history(client, second) == ["Pending", "Running", "Completed"]

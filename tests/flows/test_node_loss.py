@@ -90,7 +90,7 @@ results = tune.Tuner(
 ).fit()
 lost = (marks / "lost").read_text()
 seen = {"errors": [str(each.error) for each in results], "rows": [
-    [[row["lease"], row["step"], lost in (row["own"], row["other"])]
+    [[row["attempt_number"], row["step"], lost in (row["own"], row["other"])]
      for row in map(json.loads, Path(each.path, "result.json").read_text().splitlines())]
     for each in results
 ]}
@@ -153,12 +153,14 @@ def test_trial_whose_node_goes_is_run_again_on_others_and_that_is_no_failure(
     assert [step for _, step, _ in rows] == [1, 2, 3, 4, 5, 6]  # all were saved: none is made twice
     assert rows[0] == [1, 1, True]
     assert rows[-1] == [2, 6, False]
-    outcomes = {(event["trial_id"][-1], event["lease"]): event for event in events(tmp_path, "LeaseEnded")}
+    outcomes = {
+        (event["trial_id"][-1], event["attempt_number"]): event for event in events(tmp_path, "AttemptEnded")
+    }
     first, second = outcomes["0", 1], outcomes["0", 2]
     assert second["outcome"] == "completed"
     if case == "drained":
         assert first["outcome"] == "stopped"
-        assert "is about to go" in events(tmp_path, "MoveRequested")[0]["reason"]
+        assert "is about to go" in events(tmp_path, "RelocationRequested")[0]["reason"]
     else:
         assert first["outcome"] == "lost", first
     first_run, second_run = (run.state_name for run in recorded(name).task_runs(3) if "00000" in run.name)

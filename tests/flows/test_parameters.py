@@ -181,7 +181,7 @@ def test_retry_gets_the_values_again(run_config: Callable[..., tune.RunConfig]) 
 
     assert results.num_errors == 0
     assert [row["sum"] for row in results[0].rows] == [6]
-    assert results[0].rows[0]["lease"] == 2
+    assert results[0].rows[0]["attempt_number"] == 2
 
 
 def test_two_experiments_of_one_trainable_have_values_of_their_own(

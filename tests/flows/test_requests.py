@@ -25,7 +25,7 @@ from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import SpecRecorded, Steered
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.segments import read_journal
@@ -106,7 +106,7 @@ class Running:
 
     def now(self) -> Controller:
         """What its journal says."""
-        controller = Controller(Rules(""))
+        controller = Controller(ControllerConfig(""))
         for event, _ in read_journal(self.storage):
             controller.handle(event)
         return controller
@@ -202,7 +202,7 @@ def test_each_request_does_what_it_says(
     assert [result.config["x"] for result in results][:6] == [0, 1, 2, 9, 1, 0]
     steps = [row["step"] for row in results[0].rows]
     assert sorted(set(steps)) == [*range(1, max(steps) + 1)]
-    assert {row["lease"] for row in results[0].rows} == {1, 2}
+    assert {row["attempt_number"] for row in results[0].rows} == {1, 2}
     with pytest.raises(NotSteered, match="has ended"):
         tune.steer(experiment.path, ResumeTrial("0"))
     assert config.name is not None
@@ -250,7 +250,7 @@ def test_running_trials_learn_of_a_looser_stop_rule(
         first, second = experiment.end()
 
     assert first.metrics["training_iteration"] == second.metrics["training_iteration"] == bound + 10
-    assert {row["lease"] for row in [*first.rows, *second.rows]} == {1}
+    assert {row["attempt_number"] for row in [*first.rows, *second.rows]} == {1}
 
 
 def steered(**parameters: Any) -> State[Any]:

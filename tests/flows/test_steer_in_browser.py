@@ -13,7 +13,7 @@ from prefect.flow_engine import run_flow
 
 import tune_core as tune
 from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
-from tests.support.forms import browser_page, choose, in_browser, picture, submit, write
+from tests.support.forms import browser_page, choose, in_browser, snapshot, submit, write
 from tune_core.engine.steer import steer
 from tune_core.steering.inbox import StopExperiment
 
@@ -42,7 +42,7 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
             write(whole, "experiment", str(config.name))
             choose(whole, "request", "stop trial")
             write(whole, "Trial id", trial)
-            picture(page, f"steer-form-{ui}")
+            snapshot(page, f"steer-form-{ui}")
             made = submit(page)
         run_flow(steer, flow_run=client.read_flow_run(made), return_type="state")
         return client.read_flow_run(made)
@@ -51,7 +51,7 @@ def test_a_trial_is_stopped_from_the_form_after_one_that_is_not_there_was_refuse
         with browser_page() as page:
             page.goto(f"{root}/runs/flow-run/{run.id}", wait_until="commit")
             page.get_by_text(text).first.wait_for()
-            picture(page, f"{name}-{ui}")
+            snapshot(page, f"{name}-{ui}")
 
     with running(tuned(train, [0, 1], config), path_of(config)) as experiment:
         experiment.wait_for(RUNNING, RUNNING)

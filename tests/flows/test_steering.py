@@ -35,8 +35,8 @@ class CopyTheFirst(TrialScheduler):
 
     def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str | Exploit:
         if trial.number == 0:
-            return self.PAUSE if result["step"] == 4 and trial.lease == 1 else self.CONTINUE
-        if result["step"] == 3 and trial.lease == 1:
+            return self.PAUSE if result["step"] == 4 and trial.attempt_number == 1 else self.CONTINUE
+        if result["step"] == 3 and trial.attempt_number == 1:
             return Exploit(trials[0], {"name": "c"})
         return self.CONTINUE
 
@@ -62,7 +62,7 @@ def test_paused_trials_take_turns_and_lose_nothing(
     assert results.num_errors == 0
     for result, name in zip(results, "abd", strict=True):
         assert [row["step"] for row in result.rows] == [1, 2, 3, 4, 5, 6]
-        assert [row["lease"] for row in result.rows] == [1, 1, 2, 2, 3, 3]
+        assert [row["attempt_number"] for row in result.rows] == [1, 1, 2, 2, 3, 3]
         assert result.metrics["done_by"] == name * 6
     assert config.name is not None
     runs = recorded(config.name).task_runs(12)  # each pause is the end of one, also that after the last step
@@ -80,6 +80,12 @@ def test_trial_goes_on_from_another_ones_checkpoint(run_config: Callable[..., tu
     assert first.metrics["done_by"] == "aaaaaa"
     assert second.config == {"name": "c"}
     assert second.metrics["done_by"] == "aaaacc"
-    assert [(row["lease"], row["step"]) for row in second.rows] == [(1, 1), (1, 2), (1, 3), (2, 5), (2, 6)]
+    assert [(row["attempt_number"], row["step"]) for row in second.rows] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 5),
+        (2, 6),
+    ]
     assert second.checkpoint is not None
     assert "perturbed[name=c]" in second.metrics["experiment_tag"]

@@ -17,7 +17,7 @@ from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded, wait_for
 from tests.flows.test_failures import report_step, running_session, step_of
 from tests.support.fault_proxy import FaultProxy, Kind, Rule
-from tune_core.training.send_queue import Outbox
+from tune_core.training.send_queue import SendQueue
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -44,7 +44,7 @@ def train(config: dict[str, Any]) -> None:
         return
     first = step_of(tune.get_checkpoint()) + 1
     if first == 1:
-        running_session()._outbox = Outbox(lambda report: None)  # only the commit marker knows of it
+        running_session()._send_queue = SendQueue(lambda report: None)  # only the commit marker knows of it
     for step in range(first, 4):
         report_step(step)
         if first == 1:
@@ -97,7 +97,7 @@ def test_trial_that_dies_while_the_storage_is_away_loses_nothing_and_the_others_
     assert dies.error is None
     assert goes_on.error is None
     # The row of the first attempt came by its commit marker, when the storage could be asked again.
-    assert [(row["lease"], row["step"]) for row in dies.rows] == [(1, 1), (2, 2), (2, 3)]
+    assert [(row["attempt_number"], row["step"]) for row in dies.rows] == [(1, 1), (2, 2), (2, 3)]
     assert step_of(dies.checkpoint) == 3
     began, ended = outage
     in_between = [at for at, role in heard.reports if role == "goes on" and began + 5 < at < ended - 5]

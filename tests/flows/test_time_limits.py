@@ -28,7 +28,7 @@ def test_trial_that_hangs_in_c_code_between_reports_is_killed_and_goes_on_from_i
         first = step_of(tune.get_checkpoint()) + 1
         for step in range(first, 4):
             report_step(step, hangs=config["hangs"])
-            if step == 2 and config["hangs"] and running_session().lease.lease == 1:
+            if step == 2 and config["hangs"] and running_session().spec.attempt_number == 1:
                 hang_in_c_with_the_interpreter_locked()
 
     config = run_config(report_timeout_s=3, failure_config=tune.FailureConfig(max_failures=1))
@@ -37,8 +37,8 @@ def test_trial_that_hangs_in_c_code_between_reports_is_killed_and_goes_on_from_i
     hung, fine = tune.Tuner(train, param_space=space, run_config=config).fit()
 
     assert hung.error is None
-    assert [(row["lease"], row["step"]) for row in rows_of(hung)] == [(1, 1), (1, 2), (2, 3)]
-    assert [row["lease"] for row in rows_of(fine)] == [1, 1, 1]
+    assert [(row["attempt_number"], row["step"]) for row in rows_of(hung)] == [(1, 1), (1, 2), (2, 3)]
+    assert [row["attempt_number"] for row in rows_of(fine)] == [1, 1, 1]
     first, second, third = recorded(config.name).task_runs(3)
     assert [run.state_name for run in (first, second, third)] == ["TimedOut", "Completed", "Completed"]
     assert first.state is not None

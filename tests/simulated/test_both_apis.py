@@ -119,11 +119,11 @@ CONCEPTS: dict[str, tuple[Callable[[tune.Result], Any], Any]] = {
         {"checkpoint_000000": 2, "checkpoint_000001": 4, "checkpoint_000002": 6},
     ),
     "loaded checkpoint": (
-        lambda result: all_rows(result, "lease", "training_iteration"),
+        lambda result: all_rows(result, "attempt_number", "training_iteration"),
         [(1, 1), (1, 2), (1, 3), (2, 3), (2, 4), (2, 5), (2, 6)],
     ),
     "counters since the restore": (
-        lambda result: all_rows(result, "lease", "iterations_since_restore"),
+        lambda result: all_rows(result, "attempt_number", "iterations_since_restore"),
         [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (2, 4)],
     ),
     "config": (

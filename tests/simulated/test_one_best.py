@@ -14,7 +14,7 @@ from rich.console import Console
 import tune_core as tune
 from tune_core.cli import main
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
@@ -24,8 +24,8 @@ from tune_core.schedulers import ASHAScheduler
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.views.html_report import report_page
-from tune_core.views.notifications import Announcement, Announcer
-from tune_core.views.overview import Overview, Picture
+from tune_core.views.notifications import Notification, Notifier
+from tune_core.views.overview import ExperimentSnapshot, Overview
 from tune_core.views.pages import summary_page
 
 #: The first peaks and falls behind, the second ends highest, the third is the steadiest.
@@ -51,16 +51,16 @@ def a_tuner(path: Path, **tune_config: Any) -> tune.Tuner:
     )
 
 
-def told(storage: ExperimentStorage) -> tuple[Replay, Overview, list[Announcement]]:
+def told(storage: ExperimentStorage) -> tuple[Replay, Overview, list[Notification]]:
     """Replay an experiment as its driver saw it."""
-    replay = Replay(Controller(Rules("")))
+    replay = Replay(Controller(ControllerConfig("")))
     overview = Overview(replay.controller)
-    announcer, found = None, []
+    notifier, found = None, []
     for event, _ in read_journal(storage):
         commands = replay.apply(event)
         is_best = overview.note(event)
-        announcer = announcer or Announcer(replay.controller, "exp", storage.url, overview.standings)
-        found += announcer.note(event, commands, is_best=is_best)
+        notifier = notifier or Notifier(replay.controller, "exp", storage.url, overview.standings)
+        found += notifier.note(event, commands, is_best=is_best)
     return replay, overview, found
 
 
@@ -82,18 +82,18 @@ def test_results_terminal_events_pages_and_command_line_name_the_same_best_trial
     name = (best.metrics or {})["trial_id"]
 
     assert results.get_best_result() is best
-    assert overview.picture().best_trial == overview.picture().trials[BEST[scope]]
+    assert overview.snapshot().best_trial == overview.snapshot().trials[BEST[scope]]
     assert f"best: {name} accuracy=" in printed(replay, overview)
     assert f"({SCOPES[scope]})" in printed(replay, overview)
     url = f"{best.path}/{SAVED.get(scope, 'checkpoint_000002')}"
     finished = announced[-1].payload
     assert (finished["best"]["trial_id"], finished["best_checkpoint"]) == (name, url)
-    picture = overview.picture()
-    summary = summary_page(picture, "exp", storage.url)
+    snapshot = overview.snapshot()
+    summary = summary_page(snapshot, "exp", storage.url)
     assert f"## Best trial\n\n`{name}`: accuracy" in summary
     assert f"({SCOPES[scope]}," in summary
     assert url in summary
-    rows = report_page(picture, "exp", storage.url).partition("<h2>Trials</h2>")[2].split("<tr>")
+    rows = report_page(snapshot, "exp", storage.url).partition("<h2>Trials</h2>")[2].split("<tr>")
     assert f"<th>accuracy ({SCOPES[scope]})</th>" in rows[1]
     assert rows[2].startswith(f"<td>{name}</td>")
     for command in (["show", storage.url], ["compare", storage.url, storage.url]):
@@ -123,18 +123,18 @@ def test_a_restored_experiment_keeps_its_scope_and_a_new_one_holds_for_all_its_r
     assert best_of(restored.get_results()) == BEST["all"]
     assert best_of(changed.get_results()) == BEST["avg"]
     assert best_of(LocalRuntime().run(changed.experiment())) == BEST["avg"]
-    picture = Overview.read(experiment_at(path)).picture()
-    assert picture.objective == Objective("accuracy", "max", "avg")
-    assert picture.best_trial is not None
-    assert picture.best_trial.config == {"curve": BEST["avg"]}
-    other = Overview.read(experiment_at(path), metric="accuracy", mode="min").picture()
+    snapshot = Overview.read(experiment_at(path)).snapshot()
+    assert snapshot.objective == Objective("accuracy", "max", "avg")
+    assert snapshot.best_trial is not None
+    assert snapshot.best_trial.config == {"curve": BEST["avg"]}
+    other = Overview.read(experiment_at(path), metric="accuracy", mode="min").snapshot()
     assert other.objective == Objective("accuracy", "min", "avg")
-    assert best_picture(other) == 1
+    assert best_snapshot(other) == 1
 
 
-def best_picture(picture: Picture) -> int:
-    assert picture.best_trial is not None
-    return int(picture.best_trial.config["curve"])
+def best_snapshot(snapshot: ExperimentSnapshot) -> int:
+    assert snapshot.best_trial is not None
+    return int(snapshot.best_trial.config["curve"])
 
 
 def test_a_metric_that_only_the_scheduler_has_is_shown_and_compared_by(tmp_path: Path) -> None:

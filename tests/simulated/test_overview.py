@@ -10,14 +10,14 @@ import pytest
 
 import tune_core as tune
 from tune_core.control.controller import Controller
-from tune_core.control.messages import LeaseEnded, LeaseStarted
+from tune_core.control.messages import AttemptEnded, AttemptStarted
 from tune_core.control.resume import Replay
 from tune_core.ranking import Objective
 from tune_core.schedulers import ASHAScheduler, TrialScheduler
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.schedulers import ExploitingScheduler, PausingScheduler, RandomScheduler
 from tune_core.testing.simulator import RandomCrashes, SimulatedRun, simulate
-from tune_core.views.overview import Overview, Picture
+from tune_core.views.overview import ExperimentSnapshot, Overview
 
 
 def curve(config: dict[str, Any], iteration: int) -> tuple[Mapping[str, Any], float]:
@@ -36,13 +36,13 @@ def run_with(scheduler: TrialScheduler | None, seed: int = 3, **options: Any) ->
     )
 
 
-def picture_of(run: SimulatedRun, scope: str = "last") -> Picture:
+def snapshot_of(run: SimulatedRun, scope: str = "last") -> ExperimentSnapshot:
     replay = Replay(Controller(run.rules))
     overview = Overview(replay.controller, Objective("loss", "min", scope))
     for event, _ in run.records:
         replay.apply(event)
         overview.note(event)
-    return overview.picture()
+    return overview.snapshot()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_best_values_and_costs_are_those_of_all_rows_and_attempts(
 ) -> None:
     run = run_with(scheduler(), crashes=crashes)
 
-    shown = picture_of(run, "all")
+    shown = snapshot_of(run, "all")
 
     best = run.best("loss", "min")
     assert shown.best_trial is not None
@@ -72,13 +72,13 @@ def test_best_values_and_costs_are_those_of_all_rows_and_attempts(
         (v for _, v in shown.best_so_far), reverse=True
     )
     assert shown.seconds == run.duration
-    begun = {(e.trial_id, e.lease): e.time for e, _ in run.records if isinstance(e, LeaseStarted)}
-    ended = {(e.trial_id, e.lease): e.time for e, _ in run.records if isinstance(e, LeaseEnded)}
+    begun = {(e.trial_id, e.attempt_number): e.time for e, _ in run.records if isinstance(e, AttemptStarted)}
+    ended = {(e.trial_id, e.attempt_number): e.time for e, _ in run.records if isinstance(e, AttemptEnded)}
     assert shown.used["CPU"] == pytest.approx(sum(ended[key] - begun[key] for key in begun))
     for record, trial in zip(shown.trials, run.trials, strict=True):
         assert (record.status, record.attempts, record.iterations) == (
             trial.status,
-            trial.lease,
+            trial.attempt_number,
             trial.iteration,
         )
         rows = {(r["training_iteration"], r["loss"]) for r in run.rows if r["trial_id"] == trial.trial_id}
@@ -92,7 +92,7 @@ def test_experiment_that_was_cut_short_and_went_on_counts_both_parts(cut: float)
 
     run = run_with(None, journal=first)
 
-    shown = picture_of(run)
+    shown = snapshot_of(run)
     assert shown.num_drivers == 2
     assert shown.seconds == run.duration
     assert {attempt.outcome for trial in shown.trials for attempt in trial.timeline} == {"completed", None}
@@ -112,12 +112,12 @@ def test_overview_is_read_from_the_storage_of_an_experiment(tmp_path: Any) -> No
     ).experiment()
     LocalRuntime().run(experiment)
 
-    shown = Overview.read(experiment.storage).picture()
+    shown = Overview.read(experiment.storage).snapshot()
 
     assert (shown.metric, shown.mode, shown.has_ended) == ("score", "max", True)
     assert [trial.config["x"] for trial in shown.ranked] == [3, 2, 1]
     assert shown.best_trial is not None
     assert list(shown.best_trial.curve) == [(1, 3.0), (2, 6.0), (3, 9.0)]
-    assert Overview.read(experiment.storage, metric="score", mode="min").picture().ranked[0].config == {
+    assert Overview.read(experiment.storage, metric="score", mode="min").snapshot().ranked[0].config == {
         "x": 1
     }

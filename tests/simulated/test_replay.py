@@ -16,7 +16,7 @@ from tune_core.control import journal as journal_module
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import Experiment
 from tune_core.control.messages import SpecRecorded, TrialReported
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.segments import read_journal, segment_numbers
 from tune_core.errors import TrialError
 from tune_core.results.result_grid import Result, ResultGrid
@@ -155,7 +155,7 @@ class Copying(TrialScheduler):
     """The second trial, at its third step, goes on from the first one's last checkpoint, up to step 14."""
 
     def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str | Exploit:
-        if trial.number != 1 or trial.lease > 1 or result["step"] != 3:
+        if trial.number != 1 or trial.attempt_number > 1 or result["step"] != 3:
             return self.CONTINUE
         return Exploit(trials[0], {"x": 7, "steps": 14})
 
@@ -424,10 +424,12 @@ def test_every_report_is_in_the_journal_and_in_the_files(played: Played) -> None
     reported = [event for event, _ in read_journal(played.storage) if isinstance(event, TrialReported)]
 
     for trial in played.trials:
-        mine = [(event.lease, event.iteration) for event in reported if event.trial_id == trial.trial_id]
+        mine = [
+            (event.attempt_number, event.iteration) for event in reported if event.trial_id == trial.trial_id
+        ]
         data = played.storage.read(f"{trial.dirname}/result.json").splitlines() if mine else []
         rows = [json.loads(line) for line in data]
-        assert [(row["lease"], row["training_iteration"]) for row in rows] == mine
+        assert [(row["attempt_number"], row["training_iteration"]) for row in rows] == mine
 
 
 def test_storage_has_exactly_the_checkpoints_that_the_journal_knows(played: Played) -> None:
@@ -445,7 +447,13 @@ def test_object_storage_leads_to_the_same_trials_as_a_disk(name: str, tmp_path: 
 
     def told(played: Played) -> list[Any]:
         return [
-            (trial.config, trial.status, trial.lease, trial.iteration, [r.index for r in trial.checkpoints])
+            (
+                trial.config,
+                trial.status,
+                trial.attempt_number,
+                trial.iteration,
+                [r.index for r in trial.checkpoints],
+            )
             for trial in played.trials
         ]
 
@@ -480,9 +488,9 @@ def test_retries_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     played = play(SCENARIOS["retries"](), str(tmp_path))
 
     trial, result = played.trials[0], played.results[0]
-    assert (trial.lease, trial.num_failures, trial.error) == (4, 3, None)
+    assert (trial.attempt_number, trial.num_failures, trial.error) == (4, 3, None)
     # Attempts fail at steps 1, 4 and 7; checkpoints are of steps 2, 4 and 6.
-    assert [(row["lease"], row["step"]) for row in result.rows] == [
+    assert [(row["attempt_number"], row["step"]) for row in result.rows] == [
         *((2, step) for step in (1, 2)),
         *((3, step) for step in (3, 4, 5, 6)),
         *((4, step) for step in (7, 8, 9, 10)),
@@ -496,7 +504,7 @@ def test_paused_trials_go_on_where_they_were_saved(tmp_path: Path) -> None:
     played = play(SCENARIOS["pausing scheduler"](), str(tmp_path))
 
     for trial, result in zip(played.trials, played.results, strict=True):
-        assert trial.lease == 3
+        assert trial.attempt_number == 3
         assert [row["step"] for row in result.rows] == list(range(1, 11))
 
 
@@ -504,11 +512,11 @@ def test_trials_take_turns_where_the_scheduler_pauses_them(tmp_path: Path) -> No
     played = play(SCENARIOS["pauses at checkpoints"](), str(tmp_path))
 
     # Told to at steps 3, 6 and 9, saved at 4, 6 and 10.
-    leases = [
-        [(row["lease"], row["step"]) for row in result.rows if row["step"] in (4, 5, 6, 7)]
+    attempts = [
+        [(row["attempt_number"], row["step"]) for row in result.rows if row["step"] in (4, 5, 6, 7)]
         for result in played.results
     ]
-    assert leases == [[(1, 4), (2, 5), (2, 6), (3, 7)]] * 3
+    assert attempts == [[(1, 4), (2, 5), (2, 6), (3, 7)]] * 3
     assert [[row["step"] for row in result.rows] for result in played.results] == [list(range(1, 11))] * 3
 
 
@@ -519,7 +527,9 @@ def test_exploit_goes_on_from_the_donors_checkpoint_with_the_new_configuration(t
     result = played.results[1]
     assert trial.config == result.config == {"x": 7, "steps": 14}
     assert trial.experiment_tag == "1_x=2@perturbed[steps=14,x=7]"
-    rows = [(row["lease"], row["training_iteration"], row["step"], row["loss"]) for row in result.rows]
+    rows = [
+        (row["attempt_number"], row["training_iteration"], row["step"], row["loss"]) for row in result.rows
+    ]
     assert rows[:3] == [(1, step, step, (2 - step) ** 2) for step in (1, 2, 3)]
     assert rows[3:] == [(2, step, step, (7 - step) ** 2) for step in (11, 12, 13, 14)]
     before = donor.checkpoints[-1].metrics["time_total_s"]
@@ -602,9 +612,12 @@ def test_class_and_function_of_the_same_model_come_to_the_same(name: str, tmp_pa
     def told(played: Played) -> list[Any]:
         return [
             (
-                [(row["lease"], row["step"], row["loss"], row["checkpoint_dir_name"]) for row in result.rows],
+                [
+                    (row["attempt_number"], row["step"], row["loss"], row["checkpoint_dir_name"])
+                    for row in result.rows
+                ],
                 [(record.index, record.iteration) for record in trial.checkpoints],
-                (trial.lease, trial.num_failures),
+                (trial.attempt_number, trial.num_failures),
             )
             for trial, result in zip(played.trials, played.results, strict=True)
         ]
@@ -616,7 +629,7 @@ def test_paused_class_goes_on_where_it_was_paused(tmp_path: Path) -> None:
     played = play(SCENARIOS["class, pauses"](), str(tmp_path))
 
     for trial, result in zip(played.trials, played.results, strict=True):
-        assert [(row["lease"], row["step"]) for row in result.rows] == [
+        assert [(row["attempt_number"], row["step"]) for row in result.rows] == [
             *((1, step) for step in (1, 2, 3)),
             *((2, step) for step in (4, 5, 6, 7)),
             *((3, step) for step in (8, 9, 10)),
@@ -638,8 +651,8 @@ def test_stopped_class_is_saved_at_its_end(tmp_path: Path) -> None:
 
 def test_other_rules_are_noticed(tmp_path: Path) -> None:
     played = play(SCENARIOS["failures"](), str(tmp_path))
-    steering = Steering(tune.TuneConfig(), None, {}, train, "train")
-    other = play(SCENARIOS["no trials"](), str(tmp_path / "other")).experiment.rules(steering)
+    policy = Policy(tune.TuneConfig(), None, {}, train, "train")
+    other = play(SCENARIOS["no trials"](), str(tmp_path / "other")).experiment.rules(policy)
     changed = [
         (replace(event, rules=asdict(other)) if isinstance(event, SpecRecorded) else event, commands)
         for event, commands in read_journal(played.storage)

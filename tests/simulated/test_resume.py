@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 import tune_core as tune
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     CheckpointSaved,
     Event,
-    LeaseEnded,
-    LeaseStarted,
     StateSaved,
     Steered,
     TrialReported,
@@ -151,8 +151,8 @@ class Scenario:
             **self.more,
         )
 
-    def dies(self, number: int, lease: int, iteration: int) -> bool:
-        return self.dies_at.get(number) == iteration and (lease == 1 or not self.dies_once)
+    def dies(self, number: int, attempt_number: int, iteration: int) -> bool:
+        return self.dies_at.get(number) == iteration and (attempt_number == 1 or not self.dies_once)
 
 
 def read_back(journal: Records) -> list[tuple[Event, tuple[str, ...]]]:
@@ -173,7 +173,7 @@ def keep(number: int) -> dict[str, Any]:
 # What must not depend on where a driver died.
 
 #: Keys of rows that tell when and in which attempt it was.
-TIMES = {"timestamp", "iterations_since_restore", "time", "lease", "date"}
+TIMES = {"timestamp", "iterations_since_restore", "time", "attempt_number", "date"}
 
 
 def outcome(run: SimulatedRun, *, is_serial: bool) -> dict[str, Any]:
@@ -221,17 +221,22 @@ def check_invariants(run: SimulatedRun, num_samples: int) -> None:
     commands = [command for _, commands in run.records for command in commands]
     completed = Counter(command.split()[1] for command in commands if command.startswith("CompleteTrial"))
     assert completed == {trial.trial_id: 1 for trial in run.trials if trial.is_finished()}
-    started = [tuple(command.split()[1:3]) for command in commands if command.startswith("StartLease")]
+    started = [tuple(command.split()[1:3]) for command in commands if command.startswith("StartAttempt")]
     assert len(set(started)) == len(started), "an attempt was started twice"
     for trial in run.trials:
         rows = [row for row in run.rows if row["trial_id"] == trial.trial_id]
-        numbers, leases = [row["training_iteration"] for row in rows], [row["lease"] for row in rows]
-        assert leases == sorted(leases), "an older attempt's report counted"
+        numbers, attempts = (
+            [row["training_iteration"] for row in rows],
+            [row["attempt_number"] for row in rows],
+        )
+        assert attempts == sorted(attempts), "an older attempt's report counted"
         assert trial.is_finished()
         assert trial.borrowed is None
         if "@perturbed" not in trial.experiment_tag:  # who exploits takes over the iterations of another one
             assert set(numbers) >= set(range(1, trial.iteration + 1))
-            has_reported = bool(leases) and leases[-1] == trial.lease  # else it was stopped before it could
+            has_reported = (
+                bool(attempts) and attempts[-1] == trial.attempt_number
+            )  # else it was stopped before it could
             assert not has_reported or numbers[-1] == trial.iteration
 
 
@@ -387,7 +392,7 @@ def test_driver_may_die_while_something_is_paused(name: str) -> None:
         started = [
             str(commands) for event, commands in resumed.records[resumed.records.index(steered_at(resumed)) :]
         ]
-        assert held == "" or f"StartLease {held}" not in "".join(started), "what is paused was started"
+        assert held == "" or f"StartAttempt {held}" not in "".join(started), "what is paused was started"
 
 
 def steered_at(run: SimulatedRun) -> tuple[Event, tuple[str, ...]]:
@@ -467,7 +472,7 @@ def scenarios(draw: Callable[..., Any]) -> Scenario:
 #: Where the drivers die, each as a share of what its journal came to.
 KILLS = st.lists(st.floats(0, 1), min_size=1, max_size=4)
 #: Events that come from elsewhere, so that they may come twice, or in another order.
-ARRIVING = (TrialReported, CheckpointSaved, LeaseStarted, LeaseEnded)
+ARRIVING = (TrialReported, CheckpointSaved, AttemptStarted, AttemptEnded)
 
 
 def killed(scenario: Scenario, shares: Sequence[float], spoil: Callable[[Records], Records]) -> SimulatedRun:
@@ -479,7 +484,7 @@ def killed(scenario: Scenario, shares: Sequence[float], spoil: Callable[[Records
     return scenario.drive(journal)
 
 
-def recorded(events: Sequence[Event], rules: Rules) -> Records:
+def recorded(events: Sequence[Event], rules: ControllerConfig) -> Records:
     """A journal of these events, with the commands that follow from them."""
     controller = Controller(rules)
     return [(event, tuple(map(describe, controller.handle(event)))) for event in events]

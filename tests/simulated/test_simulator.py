@@ -72,7 +72,7 @@ def test_median_rule_stops_bad_trials_and_lets_good_ones_end() -> None:
 def test_trials_that_take_turns_come_equally_far() -> None:
     run = search(PausingScheduler(27), checkpoint_every=9)
 
-    assert [trial.lease for trial in run.trials] == [4] * 60
+    assert [trial.attempt_number for trial in run.trials] == [4] * 60
     assert run.duration == 60 / 4 * 81 * 10  # nothing was trained twice
     paused_at = [row["time"] for row in run.rows if row["training_iteration"] == 54]
     begun_at = [row["time"] for row in run.rows if row["training_iteration"] == 1]
@@ -119,10 +119,10 @@ def test_crashed_trial_goes_on_from_its_last_checkpoint() -> None:
         run_config=tune.RunConfig(failure_config=tune.FailureConfig(max_failures=1)),
         iterations=6,
         checkpoint_every=3,
-        crashes=lambda number, lease, iteration: (lease, iteration) == (1, 6),
+        crashes=lambda number, attempt_number, iteration: (attempt_number, iteration) == (1, 6),
     )
 
-    rows = [(row["lease"], row["training_iteration"], row["time_total_s"]) for row in run.rows]
+    rows = [(row["attempt_number"], row["training_iteration"], row["time_total_s"]) for row in run.rows]
     assert rows == [
         *((1, step, 10.0 * step) for step in (1, 2, 3, 4, 5)),
         *((2, step, 10.0 * step) for step in (4, 5, 6)),
@@ -225,8 +225,8 @@ def test_pauses_and_exploits_among_crashes_always_come_to_an_end(
 
     assert all(trial.is_finished() for trial in run.trials)
     again = replay(run.records, run.rules)
-    assert [(t.status, t.lease, t.config) for t in again.trials.values()] == [
-        (t.status, t.lease, t.config) for t in run.trials
+    assert [(t.status, t.attempt_number, t.config) for t in again.trials.values()] == [
+        (t.status, t.attempt_number, t.config) for t in run.trials
     ]
     for trial in run.trials:
         assert num_to_keep is None or len(trial.checkpoints) <= num_to_keep + 1
@@ -243,5 +243,5 @@ def test_every_way_to_end_an_attempt_occurs_in_these_runs() -> None:
             seen.add(str(getattr(event, "outcome", "")))
             seen.add("stopped by the scheduler" if getattr(event, "stopped", ()) else "")
 
-    assert {"STOP", "PAUSE", "EXPLOIT", "ChoosePaused", "StartLease", "stopped by the scheduler"} < seen
+    assert {"STOP", "PAUSE", "EXPLOIT", "ChoosePaused", "StartAttempt", "stopped by the scheduler"} < seen
     assert {Outcome.COMPLETED, Outcome.STOPPED, Outcome.CRASHED} < seen

@@ -16,8 +16,15 @@ from tune_core.control.controller import Controller
 from tune_core.control.endings import Ended, Recovered, RunningAttempt
 from tune_core.control.experiment import rules_of
 from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Event, ExperimentStarted, StartLease, TrialReported, describe
-from tune_core.control.policy import Steering
+from tune_core.control.messages import (
+    Command,
+    Event,
+    ExperimentStarted,
+    StartAttempt,
+    TrialReported,
+    describe,
+)
+from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay
 from tune_core.control.watchers import Watchers
 from tune_core.states import Decision, Outcome
@@ -93,9 +100,9 @@ class FakeBackend(Backend):
         self.errors: dict[str, Exception] = {}
         self.node = "node-a"
         self.uses_processes_again = False
-        self._slots, self._waiting = slots, deque[StartLease]()
+        self._slots, self._waiting = slots, deque[StartAttempt]()
         tuning, run_config = tune_config or TuneConfig(), tune.RunConfig(**run_options)
-        steering = Steering(
+        policy = Policy(
             tuning,
             run_config.stop,
             {},
@@ -104,11 +111,11 @@ class FakeBackend(Backend):
             saves_on_request=saves_on_request,
             wall_clock=self.now,
         )
-        self.steering = steering
+        self.policy = policy
         self.rules = rules_of(
             "a1b2c",
             run_config,
-            steering.max_concurrent,
+            policy.max_concurrent,
             tuning.objective,
             saves_on_request=saves_on_request,
         )
@@ -116,11 +123,11 @@ class FakeBackend(Backend):
         self.journal, users = FakeJournal(), CallbackList(callbacks)
         self.users = users
         self.loop = Loop(
-            Replay(self.controller, steering).state,
-            steering,
+            Replay(self.controller, policy).state,
+            policy,
             self.journal,
             self,
-            watchers=Watchers(steering.stopper, users),
+            watchers=Watchers(policy.stopper, users),
             callbacks=users,
             wall_clock=self.now,
         )
@@ -133,18 +140,18 @@ class FakeBackend(Backend):
 
     # What happens.
 
-    def say(self, kind: str, *content: Any, trial: int = 0, lease: int | None = None) -> None:
+    def say(self, kind: str, *content: Any, trial: int = 0, attempt_number: int | None = None) -> None:
         """Have the latest attempt at a trial, or this one, say something."""
-        self.loop.take(self.message(kind, *content, trial=trial, lease=lease))
+        self.loop.take(self.message(kind, *content, trial=trial, attempt_number=attempt_number))
 
-    def message(self, kind: str, *content: Any, trial: int = 0, lease: int | None = None) -> Message:
+    def message(self, kind: str, *content: Any, trial: int = 0, attempt_number: int | None = None) -> Message:
         """Return what an attempt says."""
-        lease = self.trial(trial).lease if lease is None else lease
-        return Message(self.id(trial), lease, kind, list(content))
+        attempt_number = self.trial(trial).attempt_number if attempt_number is None else attempt_number
+        return Message(self.id(trial), attempt_number, kind, list(content))
 
-    def hello(self, trial: int = 0, lease: int | None = None) -> None:
+    def hello(self, trial: int = 0, attempt_number: int | None = None) -> None:
         """Have an attempt connect."""
-        self.say("hello", 1, "host", "127.0.0.1", trial=trial, lease=lease)
+        self.say("hello", 1, "host", "127.0.0.1", trial=trial, attempt_number=attempt_number)
 
     def row(
         self,
@@ -153,12 +160,12 @@ class FakeBackend(Backend):
         *,
         checkpoint: int | None = None,
         waits: bool = True,
-        lease: int | None = None,
+        attempt_number: int | None = None,
         **metrics: Any,
     ) -> None:
         """Have an attempt report."""
         row = row_of(iteration, **metrics)
-        self.say("row", iteration, checkpoint, waits, row, trial=trial, lease=lease)
+        self.say("row", iteration, checkpoint, waits, row, trial=trial, attempt_number=attempt_number)
 
     def last_word(
         self,
@@ -166,7 +173,7 @@ class FakeBackend(Backend):
         error: str | None = None,
         *,
         trial: int = 0,
-        lease: int | None = None,
+        attempt_number: int | None = None,
         iteration: int = 0,
         index: int = -1,
         retryable: bool = True,
@@ -174,11 +181,11 @@ class FakeBackend(Backend):
     ) -> None:
         """Have an attempt say how it ended, and up to which report and checkpoint it has said all."""
         content = (str(outcome), error, "", retryable, leaves, iteration, index)
-        self.say("end", *content, trial=trial, lease=lease)
+        self.say("end", *content, trial=trial, attempt_number=attempt_number)
 
     def attempt(self, trial: int = 0) -> RunningAttempt:
         """Return the latest attempt at a trial."""
-        return self.attempts.running[self.id(trial), self.trial(trial).lease]
+        return self.attempts.running[self.id(trial), self.trial(trial).attempt_number]
 
     def found(self, *markers: CheckpointMarker, rows: dict[int, dict[str, Any]] | None = None) -> None:
         """Find out what the attempt that ended first has left on the storage and on its node."""
@@ -202,7 +209,11 @@ class FakeBackend(Backend):
 
     def told(self, kind: str) -> list[tuple[Any, ...]]:
         """Return what trials were told of this kind."""
-        return [(trial, lease, *content) for trial, lease, said, *content in self.sent if said == kind]
+        return [
+            (trial, attempt_number, *content)
+            for trial, attempt_number, said, *content in self.sent
+            if said == kind
+        ]
 
     def what(self, *kinds: str) -> list[tuple[Any, ...]]:
         """Return what was done of these kinds: (kind, trial number, attempt)."""
@@ -226,9 +237,9 @@ class FakeBackend(Backend):
         again = replay(self.journal.records, self.rules)
         for trial_id, trial in self.controller.trials.items():
             other = again.trials[trial_id]
-            assert (other.status, other.lease, other.iteration) == (
+            assert (other.status, other.attempt_number, other.iteration) == (
                 trial.status,
-                trial.lease,
+                trial.attempt_number,
                 trial.iteration,
             )
 
@@ -249,13 +260,13 @@ class FakeBackend(Backend):
         item = self.items.popleft()
         return (item,)
 
-    def start(self, trial: Trial, order: StartLease) -> None:
-        self._note("start", trial.trial_id, order.lease)
+    def start(self, trial: Trial, order: StartAttempt) -> None:
+        self._note("start", trial.trial_id, order.attempt_number)
         self._waiting.append(order)
         self.fill()
 
-    def stop(self, trial: Trial, lease: int) -> None:
-        self.attempts.stop(trial, lease)
+    def stop(self, trial: Trial, attempt_number: int) -> None:
+        self.attempts.stop(trial, attempt_number)
 
     def answer(self, trial: Trial, decision: Decision) -> None:
         self.attempts.answer(trial, decision)
@@ -283,7 +294,7 @@ class FakeBackend(Backend):
     def show_report(
         self, trial: Trial, checkpoint: int | None, row: dict[str, Any], result: dict[str, Any]
     ) -> None:
-        self._note("show", trial.trial_id, trial.lease, len(self.sent))
+        self._note("show", trial.trial_id, trial.attempt_number, len(self.sent))
 
     def completed(self, trial: Trial, *, failed: bool) -> None:
         self._note("completed", trial.trial_id, failed)
@@ -293,14 +304,14 @@ class FakeBackend(Backend):
 
     # What the rules of attempts order.
 
-    def send(self, trial_id: str, lease: int, *content: Any) -> None:
-        self.sent.append((_number(trial_id), lease, *content))
+    def send(self, trial_id: str, attempt_number: int, *content: Any) -> None:
+        self.sent.append((_number(trial_id), attempt_number, *content))
 
     def drain(self) -> Iterable[Message]:
         while self.unheard:
             yield self.unheard.popleft()
 
-    def cancel(self, trial_id: str, lease: int) -> bool:
+    def cancel(self, trial_id: str, attempt_number: int) -> bool:
         before = len(self._waiting)
         self._waiting = deque(each for each in self._waiting if each.trial_id != trial_id)
         return len(self._waiting) < before
@@ -308,8 +319,8 @@ class FakeBackend(Backend):
     def forget(self, trial_id: str) -> None:
         self._note("forget", trial_id, None)
 
-    def order_again(self, order: StartLease) -> None:
-        self._note("order again", order.trial_id, order.lease)
+    def order_again(self, order: StartAttempt) -> None:
+        self._note("order again", order.trial_id, order.attempt_number)
         self._waiting.append(order)
         self.fill()
 
@@ -334,7 +345,7 @@ class FakeBackend(Backend):
                     order,
                     process,
                     journaled=order.iteration,
-                    rules=dict(self.steering.local_stop),
+                    rules=dict(self.policy.local_stop),
                     started=self.time,
                     heard=self.time,
                 )
@@ -347,13 +358,13 @@ class FakeBackend(Backend):
         self._note("cancel task run", *attempt.key, message)
 
     def recover(self, ended: Ended, dirname: str) -> None:
-        self._note("recover", ended.trial_id, ended.lease, ended)
+        self._note("recover", ended.trial_id, ended.attempt_number, ended)
 
     def begun(self, trial: Trial) -> None:
-        self._note("begun", trial.trial_id, trial.lease)
+        self._note("begun", trial.trial_id, trial.attempt_number)
 
     def over(self, trial: Trial, ended: Ended, *, goes_on_after_failure: bool) -> None:
-        self._note("over", trial.trial_id, ended.lease, goes_on_after_failure)
+        self._note("over", trial.trial_id, ended.attempt_number, goes_on_after_failure)
 
     def _note(self, kind: str, trial_id: str, *details: Any) -> None:
         if kind in self.errors:
@@ -376,6 +387,6 @@ def row_of(iteration: int, **metrics: Any) -> dict[str, Any]:
     } | metrics
 
 
-def marker_of(index: int, lease: int, iteration: int, *rows: dict[str, Any]) -> CheckpointMarker:
+def marker_of(index: int, attempt_number: int, iteration: int, *rows: dict[str, Any]) -> CheckpointMarker:
     """Return the marker of a checkpoint that came with the last of these rows."""
-    return CheckpointMarker(index, lease, iteration, "id", (), rows or (row_of(iteration),))
+    return CheckpointMarker(index, attempt_number, iteration, "id", (), rows or (row_of(iteration),))

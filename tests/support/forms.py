@@ -84,7 +84,7 @@ def submit(page: playwright.Page) -> UUID:
     return UUID(made.json()["id"])
 
 
-def picture(page: playwright.Page, name: str) -> None:
+def snapshot(page: playwright.Page, name: str) -> None:
     """Keep a screenshot, if asked to: `SCREENSHOTS=docs/images pytest …`."""
     directory = os.environ.get("SCREENSHOTS")
     if directory:

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     Command,
     CompleteTrial,
     DeleteCheckpoint,
     EndExperiment,
     Event,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
     SearchEnded,
-    StartLease,
+    StartAttempt,
     Suggest,
     TrialReported,
     TrialSuggested,
@@ -43,7 +43,7 @@ from tune_core.trial import Status
 
 EXPERIMENT, TRIAL = "a1b2c", "a1b2c_00000"
 #: Only the latest checkpoint is kept, so that a driver that went on too long would delete what another one needs.
-RULES = Rules(EXPERIMENT, max_failures=-1, max_concurrent=1, num_to_keep=1)
+RULES = ControllerConfig(EXPERIMENT, max_failures=-1, max_concurrent=1, num_to_keep=1)
 #: Where the driver died that the racers find; where they race; where the trial is done.
 LEFT_AT, RACE_AT, DONE_AT = 2, 3, 6
 PATIENCE_S = 120.0
@@ -58,7 +58,7 @@ class RacingDriver:
         self.storage = storage
         self.controller = Controller(RULES)
         self._owner = {"host": "here", "pid": os.getpid()}
-        self._lease = 0
+        self._attempt = 0
         self._commands: deque[Command] = deque()
 
     def claim(self) -> None:
@@ -77,8 +77,8 @@ class RacingDriver:
         if TRIAL not in self.controller.trials:
             self._apply(ExperimentStarted(time.time(), capacity=1))
         else:
-            self._lease = self.controller.trials[TRIAL].lease
-            self._apply(LeaseEnded(time.time(), TRIAL, self._lease, Outcome.CRASHED, "its driver died"))
+            self._attempt = self.controller.trials[TRIAL].attempt_number
+            self._apply(AttemptEnded(time.time(), TRIAL, self._attempt, Outcome.CRASHED, "its driver died"))
 
     def report(self) -> int:
         """Go on from the trial's checkpoint, commit another one, report; return when that is journaled."""
@@ -94,12 +94,12 @@ class RacingDriver:
                 TRIAL,
                 directory,
                 index=trial.last_checkpoint_index + 1,
-                lease=self._lease,
+                attempt_number=self._attempt,
                 iteration=iteration,
                 rows=[row],
                 metrics=row,
             )
-        self._apply(TrialReported(time.time(), TRIAL, self._lease, iteration, row, marker.index))
+        self._apply(TrialReported(time.time(), TRIAL, self._attempt, iteration, row, marker.index))
         self._journal.flush()
         return iteration
 
@@ -107,7 +107,7 @@ class RacingDriver:
         """Report until the trial is done, and close the journal."""
         while self.controller.trials[TRIAL].iteration < DONE_AT:
             self.report()
-        self._apply(LeaseEnded(time.time(), TRIAL, self._lease, Outcome.COMPLETED))
+        self._apply(AttemptEnded(time.time(), TRIAL, self._attempt, Outcome.COMPLETED))
         self._journal.close()
 
     def _apply(self, event: Event) -> None:
@@ -122,9 +122,11 @@ class RacingDriver:
     def _do(self, command: Command) -> None:
         if isinstance(command, Suggest):
             self._apply(self._suggested(command) if not self.controller.trials else SearchEnded(time.time()))
-        elif isinstance(command, StartLease):
-            self._lease = command.lease
-            self._apply(LeaseStarted(time.time(), TRIAL, command.lease, os.getpid(), "here", "127.0.0.1"))
+        elif isinstance(command, StartAttempt):
+            self._attempt = command.attempt_number
+            self._apply(
+                AttemptStarted(time.time(), TRIAL, command.attempt_number, os.getpid(), "here", "127.0.0.1")
+            )
         elif isinstance(command, DeleteCheckpoint):
             index = command.index
             self._journal.when_written(lambda: self.storage.delete_checkpoint(TRIAL, index))

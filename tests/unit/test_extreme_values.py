@@ -105,7 +105,7 @@ def test_median_rule_comes_to_an_end_whatever_the_time_is(
     )
 
     assert {trial.status for trial in ended.trials} == {Status.TERMINATED}
-    assert max(trial.lease for trial in ended.trials) < 10
+    assert max(trial.attempt_number for trial in ended.trials) < 10
 
 
 class Unfair(TrialScheduler):
@@ -134,7 +134,7 @@ def test_trial_that_is_never_let_to_progress_ends_with_an_error(
     assert len(failed) >= 5
     assert f"it makes no progress: 101 attempts in a row ended with {word}" in str(failed[0].error)
     assert "past iteration" in str(failed[0].error)
-    assert failed[0].lease <= 110
+    assert failed[0].attempt_number <= 110
 
 
 def test_trial_that_progresses_a_step_at_a_time_may_be_paused_for_ever() -> None:

@@ -15,7 +15,7 @@ from tune_core.callback import Callback
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher
 from tune_core.stopper import Stopper
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
@@ -87,9 +87,9 @@ def of_ray(name: str) -> object:
     ],
 )
 def test_advice_names_what_is_there(name: str, base: type, advice: str) -> None:
-    faults = Faults("Anything")
+    validator = Validator("Anything")
 
-    faults.check_instance("part", of_ray(name), base)
+    validator.check_instance("part", of_ray(name), base)
 
-    assert faults.found[0].endswith(f"; {advice}: `import tune_core as tune`")
+    assert validator.found[0].endswith(f"; {advice}: `import tune_core as tune`")
     assert all(map(is_there, names_in(advice)))

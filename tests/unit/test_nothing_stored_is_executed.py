@@ -181,7 +181,7 @@ def read_the_checkpoints(path: Path) -> None:
             checkpoint.get_metadata()
             with checkpoint.as_directory() as directory:
                 assert Path(directory, "state").read_text() == str(marker.index)
-            assert storage.sweep(trial.name, keep=[0, 1], lease=9) == []
+            assert storage.sweep(trial.name, keep=[0, 1], attempt_number=9) == []
 
 
 def read_the_description(path: Path) -> None:

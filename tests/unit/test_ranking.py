@@ -81,10 +81,10 @@ def test_the_best_while_it_runs_is_the_one_that_the_results_have(
     standings, results = Standings(objective), []
     for number, attempts in enumerate(trials):
         trial, lines, last = a_trial(number), list[str](), dict[str, Any]()
-        for lease, (first, values) in enumerate(attempts, 1):
+        for attempt_number, (first, values) in enumerate(attempts, 1):
             for report, value in enumerate(values, 1):
                 iteration = first + report - 1
-                last = {"m": value, "training_iteration": iteration, "lease": lease}
+                last = {"m": value, "training_iteration": iteration, "attempt_number": attempt_number}
                 last["iterations_since_restore"] = report
                 standings.note(trial, iteration, last)
                 lines.append(json.dumps(last))

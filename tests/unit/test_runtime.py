@@ -1,4 +1,4 @@
-"""The seam to the engine: what is imported, and what a controller and a lease are told."""
+"""The seam to the engine: what is imported, and what a controller and an attempt are told."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ import pytest
 from tune_core import runtime
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import Experiment
-from tune_core.control.messages import ExperimentStarted, LeaseEnded, LeaseStarted, StartLease, TrialReported
-from tune_core.control.policy import Steering
+from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
+    ExperimentStarted,
+    StartAttempt,
+    TrialReported,
+)
+from tune_core.control.policy import Policy
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TuneError
 from tune_core.results.result_grid import ResultGrid
@@ -38,9 +44,9 @@ def an_experiment(
     ).experiment()
 
 
-def steering_of(experiment: Experiment) -> Steering:
+def steering_of(experiment: Experiment) -> Policy:
     run = experiment.run_config
-    return Steering(
+    return Policy(
         experiment.tune_config,
         run.stop,
         experiment.param_space,
@@ -138,7 +144,7 @@ def test_rules_follow_from_the_configuration(
 ) -> None:
     experiment = an_experiment(tmp_path, run, tune)
 
-    assert experiment.rules(steering_of(experiment)) == Rules(experiment.experiment_id, **expected)
+    assert experiment.rules(steering_of(experiment)) == ControllerConfig(experiment.experiment_id, **expected)
 
 
 # The spec that is kept with the results.
@@ -175,28 +181,28 @@ def test_spec_has_no_credentials() -> None:
 # What an attempt is told.
 
 
-def test_first_lease_starts_from_scratch(tmp_path: Path) -> None:
+def test_first_attempt_starts_from_scratch(tmp_path: Path) -> None:
     experiment = an_experiment(
         tmp_path,
         {"stop": {"loss": 1}, "log_to_file": True, "sync_config": SyncConfig(sync_artifacts=True)},
         {"metric": "loss", "mode": "min"},
     )
-    steering = steering_of(experiment)
-    controller = Controller(experiment.rules(steering))
+    policy = steering_of(experiment)
+    controller = Controller(experiment.rules(policy))
     controller.handle(ExperimentStarted(0.0, 1))
-    (order, *_) = controller.handle(steering.suggest(f"{experiment.experiment_id}_00000", 0))
-    assert isinstance(order, StartLease)
+    (order, *_) = controller.handle(policy.suggest(f"{experiment.experiment_id}_00000", 0))
+    assert isinstance(order, StartAttempt)
     trial = controller.trials[order.trial_id]
 
-    lease = experiment.lease(steering, trial, order)
+    spec = experiment.attempt_spec(policy, trial, order)
 
-    assert (lease.experiment_name, lease.trial_id, lease.lease) == ("experiment", trial.trial_id, 1)
-    assert (lease.trial_name, lease.dirname) == (str(trial), trial.dirname)
-    assert (lease.config, lease.resources) == ({"lr": 0.1}, trial.resources)
-    assert (lease.checkpoint, lease.iteration, lease.highest_index, lease.totals) == (None, 0, -1, {})
-    assert (lease.metric, lease.stop, lease.waits_for_decisions) == ("loss", {"loss": 1}, False)
-    assert (lease.log_files, lease.keeps_artifacts) == (("stdout", "stderr"), "always")
-    assert lease.storage is experiment.storage
+    assert (spec.experiment_name, spec.trial_id, spec.attempt_number) == ("experiment", trial.trial_id, 1)
+    assert (spec.trial_name, spec.dirname) == (str(trial), trial.dirname)
+    assert (spec.config, spec.resources) == ({"lr": 0.1}, trial.resources)
+    assert (spec.checkpoint, spec.iteration, spec.highest_index, spec.totals) == (None, 0, -1, {})
+    assert (spec.metric, spec.stop, spec.waits_for_decisions) == ("loss", {"loss": 1}, False)
+    assert (spec.log_files, spec.keeps_artifacts) == (("stdout", "stderr"), "always")
+    assert spec.storage is experiment.storage
 
 
 @pytest.mark.parametrize(
@@ -209,29 +215,29 @@ def test_first_lease_starts_from_scratch(tmp_path: Path) -> None:
 )
 def test_files_are_kept_when_the_user_says_so(sync: SyncConfig, expected: str, tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path, {"sync_config": sync})
-    steering = steering_of(experiment)
-    controller = Controller(experiment.rules(steering))
+    policy = steering_of(experiment)
+    controller = Controller(experiment.rules(policy))
     controller.handle(ExperimentStarted(0.0, 1))
-    order = controller.handle(steering.suggest("t0", 0))[0]
-    assert isinstance(order, StartLease)
+    order = controller.handle(policy.suggest("t0", 0))[0]
+    assert isinstance(order, StartAttempt)
 
-    assert experiment.lease(steering, controller.trials["t0"], order).keeps_artifacts == expected
+    assert experiment.attempt_spec(policy, controller.trials["t0"], order).keeps_artifacts == expected
 
 
-def test_later_lease_goes_on_from_the_counters_of_its_checkpoint(tmp_path: Path) -> None:
+def test_later_attempt_goes_on_from_the_counters_of_its_checkpoint(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path, {"failure_config": FailureConfig(max_failures=1)})
-    steering = steering_of(experiment)
-    controller = Controller(experiment.rules(steering))
+    policy = steering_of(experiment)
+    controller = Controller(experiment.rules(policy))
     row = {"time_total_s": 9.0, "timesteps_total": 7, "episodes_total": 2, "loss_total": 5, "timestamp": 0}
     controller.handle(ExperimentStarted(0.0, 1))
-    controller.handle(steering.suggest("t0", 0))
-    controller.handle(LeaseStarted(1.0, "t0", 1, 1, "host", "ip"))
+    controller.handle(policy.suggest("t0", 0))
+    controller.handle(AttemptStarted(1.0, "t0", 1, 1, "host", "ip"))
     controller.handle(TrialReported(2.0, "t0", 1, 1, row, checkpoint=0))
     controller.handle(TrialReported(3.0, "t0", 1, 2, {**row, "time_total_s": 12.0}))
-    order = controller.handle(LeaseEnded(4.0, "t0", 1, Outcome.CRASHED))[0]
-    assert isinstance(order, StartLease)
+    order = controller.handle(AttemptEnded(4.0, "t0", 1, Outcome.CRASHED))[0]
+    assert isinstance(order, StartAttempt)
 
-    lease = experiment.lease(steering, controller.trials["t0"], order)
+    spec = experiment.attempt_spec(policy, controller.trials["t0"], order)
 
-    assert (lease.lease, lease.checkpoint, lease.iteration, lease.highest_index) == (2, 0, 1, 0)
-    assert lease.totals == {"time_total_s": 9.0, "timesteps_total": 7, "episodes_total": 2}
+    assert (spec.attempt_number, spec.checkpoint, spec.iteration, spec.highest_index) == (2, 0, 1, 0)
+    assert spec.totals == {"time_total_s": 9.0, "timesteps_total": 7, "episodes_total": 2}

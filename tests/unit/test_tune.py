@@ -11,7 +11,7 @@ import pytest
 import tune_core as tune
 from tune_core import registry, tuner
 from tune_core.control.experiment import Experiment
-from tune_core.control.messages import LeaseEnded
+from tune_core.control.messages import AttemptEnded
 from tune_core.control.segments import read_journal
 from tune_core.errors import ConfigError, TuneError
 from tune_core.resources import resources_of
@@ -261,7 +261,7 @@ def test_failed_trials_are_tried_again_when_a_resume_says_so(
 
     assert trial.status == "ERROR"
     storage = ExperimentStorage.open(tmp_path, "again")
-    ends = [event for event, _ in read_journal(storage) if isinstance(event, LeaseEnded)]
+    ends = [event for event, _ in read_journal(storage) if isinstance(event, AttemptEnded)]
     assert len(ends) == tries
 
 

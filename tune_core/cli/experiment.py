@@ -17,7 +17,7 @@ from tune_core.metrics import flatten
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status
 from tune_core.validation import is_number, suggestion
-from tune_core.views.overview import Following, Picture, TrialRecord, follow
+from tune_core.views.overview import ExperimentSnapshot, Following, TrialRecord, follow
 
 #: At most this many names of metrics in a message.
 _NAMES_SHOWN = 20
@@ -32,13 +32,13 @@ class Reading:
         status: "running"; "ended" by itself; "interrupted", able to go on; "died" with its driver, able
             to go on; "unknown": its journal is open, and its driver cannot be seen from here.
         replay: What the controller knows.
-        picture: What there is to tell.
+        snapshot: What there is to tell.
     """
 
     storage: ExperimentStorage
     status: str
     replay: Replay
-    picture: Picture
+    snapshot: ExperimentSnapshot
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -58,12 +58,12 @@ class Reading:
         """
         names = {
             name: trial
-            for trial in self.picture.trials
+            for trial in self.snapshot.trials
             for name in (str(trial.number), trial.trial_id, trial.name, trial.dirname)
         }
         if given.rstrip("/") in names:
             return names[given.rstrip("/")]
-        ids = [trial.trial_id for trial in self.picture.trials]
+        ids = [trial.trial_id for trial in self.snapshot.trials]
         known = f"there are {len(ids)}, from {ids[0]} to {ids[-1]}" if ids else "there are none yet"
         raise ConfigError(
             f"trial {given!r}: {self.storage.url} has no such trial{suggestion(given, names)}; {known}"
@@ -71,20 +71,20 @@ class Reading:
 
     def summary(self) -> dict[str, Any]:
         """Return what `ls`, `show` and `compare` say of the whole experiment, as documented."""
-        picture, best = self.picture, self.picture.best_trial
+        snapshot, best = self.snapshot, self.snapshot.best_trial
         return {
             "name": self.storage.label,
             "path": self.path,
             "experiment_id": self.spec.get("experiment_id"),
             "trainable": self.spec.get("trainable"),
             "status": self.status,
-            "reason": picture.reason,
+            "reason": snapshot.reason,
             "is_paused": self.replay.controller.is_paused,
-            "metric": picture.metric,
-            "mode": picture.mode if picture.metric else None,
-            "best_scope": picture.objective.scope if picture.metric else None,
-            "num_trials": len(picture.trials),
-            "trials_by_status": dict(Counter(str(trial.status) for trial in picture.trials)),
+            "metric": snapshot.metric,
+            "mode": snapshot.mode if snapshot.metric else None,
+            "best_scope": snapshot.objective.scope if snapshot.metric else None,
+            "num_trials": len(snapshot.trials),
+            "trials_by_status": dict(Counter(str(trial.status) for trial in snapshot.trials)),
             "best": None
             if best is None
             else {
@@ -94,14 +94,14 @@ class Reading:
                 "config": best.config,
                 "checkpoint": self.checkpoint(best),
             },
-            "began_at": picture.began_at,
-            "last_event_at": picture.last_at or None,
-            "seconds": picture.seconds,
-            "num_drivers": picture.num_drivers,
-            "cpu_seconds": picture.used["CPU"],
-            "gpu_seconds": picture.used["GPU"],
-            "idle_cpu_seconds": picture.idle["CPU"] if picture.idle else None,
-            "idle_gpu_seconds": picture.idle["GPU"] if picture.idle else None,
+            "began_at": snapshot.began_at,
+            "last_event_at": snapshot.last_at or None,
+            "seconds": snapshot.seconds,
+            "num_drivers": snapshot.num_drivers,
+            "cpu_seconds": snapshot.used["CPU"],
+            "gpu_seconds": snapshot.used["GPU"],
+            "idle_cpu_seconds": snapshot.idle["CPU"] if snapshot.idle else None,
+            "idle_gpu_seconds": snapshot.idle["GPU"] if snapshot.idle else None,
         }
 
     def trial_document(self, trial: TrialRecord) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Reading:
             "name": trial.name,
             "path": f"{self.storage.url}/{trial.dirname}",
             "status": str(trial.status),
-            "is_held": self.replay.controller.trials[trial.trial_id].is_held,
+            "is_paused_by_user": self.replay.controller.trials[trial.trial_id].is_paused_by_user,
             "config": trial.config,
             "iterations": trial.iterations,
             "score": trial.score,
@@ -134,7 +134,7 @@ class Reading:
         Args:
             trial_ids: Of these trials only; None: of all.
         """
-        failures = self.picture.failures
+        failures = self.snapshot.failures
         if trial_ids is not None:
             failures = [failure for failure in failures if failure.trial_id in trial_ids]
         return [
@@ -151,7 +151,7 @@ class Reading:
 
     def failure_lines(self) -> list[str]:
         """Return why trials failed, for a person."""
-        return failure_lines(self.picture.failures, self.storage.url)
+        return failure_lines(self.snapshot.failures, self.storage.url)
 
     def checkpoint(self, trial: TrialRecord) -> str | None:
         """Return where the checkpoint is that goes with the trial's score."""
@@ -162,7 +162,7 @@ class Reading:
     @property
     def has_succeeded(self) -> bool:
         """Whether it ended by itself, with a trial that ended well, or without any trial."""
-        trials = self.picture.trials
+        trials = self.snapshot.trials
         return self.status == "ended" and (
             not trials or any(trial.status is Status.TERMINATED for trial in trials)
         )
@@ -198,8 +198,8 @@ def read_experiment(
             yield from segment.records
 
     replay, overview = follow(records, metric, mode)
-    reading = Reading(storage, _status(storage.url, replay, last, newest), replay, overview.picture())
-    if metric is not None and all(trial.best is None for trial in reading.picture.trials):
+    reading = Reading(storage, _status(storage.url, replay, last, newest), replay, overview.snapshot())
+    if metric is not None and all(trial.best is None for trial in reading.snapshot.trials):
         _refuse_unreported(metric, [trial.last_row for trial in reading.replay.trials])
     return reading
 
@@ -224,8 +224,8 @@ def read_experiments(storage: ExperimentStorage) -> list[Reading]:
         if following.other_objective(None, None) is not None:
             readings.append(read_experiment(each))
             continue
-        replay, picture = following.replay, following.overview.picture()
-        readings.append(Reading(each, _status(each.url, replay, last[key], newest), replay, picture))
+        replay, snapshot = following.replay, following.overview.snapshot()
+        readings.append(Reading(each, _status(each.url, replay, last[key], newest), replay, snapshot))
     return readings
 
 

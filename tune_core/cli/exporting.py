@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from tune_core.cli.answer import Answer, Output
 from tune_core.cli.experiment import Reading, read_experiment
 from tune_core.cli.opening import Access, open_experiment
-from tune_core.control.messages import LeaseStarted
+from tune_core.control.messages import AttemptStarted
 from tune_core.control.resume import reports
 from tune_core.control.segments import read_journal
 from tune_core.encoding import dumps_row
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = {"csv": "csv", "parquet": "parquet", "optuna": "log", "html": "html"}
 #: What every report has, in front of what the user's code reported.
-_ROW_COLUMNS = ("training_iteration", "lease", "timestamp", "time_this_iter_s", "time_total_s")
+_ROW_COLUMNS = ("training_iteration", "attempt_number", "timestamp", "time_this_iter_s", "time_total_s")
 
 
 def export(
@@ -77,7 +77,7 @@ def export(
     if is_file and Path(target).exists() and not overwrite:
         raise ConfigError(f"--to {target}: the file exists; give another one, or --overwrite")
     reading = read_experiment(storage)
-    count, what = len(reading.picture.trials), "trials"
+    count, what = len(reading.snapshot.trials), "trials"
     if format == "optuna":
         _write_study(reading, target)
     elif format == "html":
@@ -110,11 +110,11 @@ def _guarded(write: Any, *arguments: Any) -> Any:
 def _trial_lines(reading: Reading) -> list[dict[str, Any]]:
     """Return a flat line per trial: what `show` says, `config/…`, and its last report as `last/…`."""
     lines = []
-    for record, trial in zip(reading.picture.trials, reading.replay.trials, strict=True):
+    for record, trial in zip(reading.snapshot.trials, reading.replay.trials, strict=True):
         line = reading.trial_document(record)
         del line["config"]
         last = line.pop("last")
-        metric = {} if reading.picture.metric is None else {"metric": reading.picture.metric}
+        metric = {} if reading.snapshot.metric is None else {"metric": reading.snapshot.metric}
         lines.append(
             {
                 **line,
@@ -135,7 +135,11 @@ def _report_lines(storage: ExperimentStorage) -> list[dict[str, Any]]:
         if places.setdefault(trial.trial_id, trial.dirname) != trial.dirname:  # it began anew
             found[trial.trial_id].clear()
             places[trial.trial_id] = trial.dirname
-        known = {"training_iteration": report.iteration, "lease": report.lease, "config": trial.config}
+        known = {
+            "training_iteration": report.iteration,
+            "attempt_number": report.attempt_number,
+            "config": trial.config,
+        }
         found.setdefault(trial.trial_id, []).append({**report.row, **known})
     return [
         {
@@ -203,7 +207,7 @@ def _write_html(reading: Reading, to: str | None) -> str:
     try:
         if to is None:
             return write_report(reading.storage)
-        page = report_page(reading.picture, reading.storage.label, reading.storage.url)
+        page = report_page(reading.snapshot, reading.storage.label, reading.storage.url)
     except ImportError as error:
         raise TuneError(str(error)) from None
     _guarded(lambda text, target: Path(target).write_text(text, encoding="utf-8"), page, to)
@@ -218,7 +222,7 @@ def _write_study(reading: Reading, target: str) -> None:
         import optuna
     except ImportError:
         raise TuneError("--format optuna needs Optuna: run pip install 'prefect-tune[optuna]'") from None
-    metric = reading.picture.metric
+    metric = reading.snapshot.metric
     if metric is None:
         raise ConfigError(
             f"{reading.storage.url} has no metric, which an Optuna study needs: use --format csv"
@@ -226,7 +230,7 @@ def _write_study(reading: Reading, target: str) -> None:
     if Path(target).is_file() and not _holds_studies(Path(target)):
         raise ConfigError(f"--to {target}: the file exists, and holds no studies; give another one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction: Literal["maximize", "minimize"] = "maximize" if reading.picture.mode == "max" else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if reading.snapshot.mode == "max" else "minimize"
     name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading, metric)
     try:
         study = optuna.create_study(storage=_study_storage(target), study_name=name, direction=direction)
@@ -267,7 +271,7 @@ def _study_trials(reading: Reading, metric: str) -> list[optuna.trial.FrozenTria
     distributions = _distributions(reading)
     states = {Status.ERROR: optuna.trial.TrialState.FAIL, Status.TERMINATED: optuna.trial.TrialState.COMPLETE}
     trials = []
-    for record in reading.picture.trials:
+    for record in reading.snapshot.trials:
         state = states.get(record.status, optuna.trial.TrialState.RUNNING)
         value = record.score if record.score is not None and math.isfinite(record.score) else None
         if state is optuna.trial.TrialState.COMPLETE and value is None:
@@ -317,7 +321,7 @@ def _curves(storage: ExperimentStorage, metric: str) -> tuple[dict[str, dict[int
             curves.setdefault(trial.trial_id, {})[report.iteration] = float(value)
     began: dict[str, float] = {}
     for event, _ in read_journal(storage):
-        if isinstance(event, LeaseStarted):
+        if isinstance(event, AttemptStarted):
             began.setdefault(event.trial_id, event.time)
     return curves, began
 
@@ -326,7 +330,7 @@ def _distributions(reading: Reading) -> dict[str, BaseDistribution]:
     """Return what Optuna shall take each parameter for: what was sampled, wide enough for what was run."""
     sampled = dict(_sampled(reading.spec.get("param_space", {}), ""))
     values: dict[str, list[Any]] = {}
-    for record in reading.picture.trials:
+    for record in reading.snapshot.trials:
         for name, value in flatten(dict(record.config)).items():
             values.setdefault(name, []).append(value)
     return {

@@ -127,8 +127,8 @@ def experiment_document(reading: Reading) -> dict[str, Any]:
     """Return all that there is to say of an experiment, but the reports."""
     return {
         **reading.summary(),
-        "best_so_far": [list(point) for point in reading.picture.best_so_far],
-        "trials": [reading.trial_document(each) for each in reading.picture.ranked],
+        "best_so_far": [list(point) for point in reading.snapshot.best_so_far],
+        "trials": [reading.trial_document(each) for each in reading.snapshot.ranked],
         "failures": reading.failures(),
     }
 
@@ -200,14 +200,14 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
     record = reading.trial(given)
     rows = newest_rows(
         [
-            {**report.row, "training_iteration": report.iteration, "lease": report.lease}
+            {**report.row, "training_iteration": report.iteration, "attempt_number": report.attempt_number}
             for trial, report in reports(reading.storage)
             if trial.trial_id == record.trial_id and trial.dirname == record.dirname
         ]
     )
     attempts = [
         {
-            "lease": each.lease,
+            "attempt_number": each.attempt_number,
             "began_s": each.began,
             "ended_s": each.ended,
             "outcome": str(each.outcome) if each.outcome else None,
@@ -217,9 +217,9 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
     ]
     document = {
         "experiment": reading.path,
-        "metric": reading.picture.metric,
-        "mode": reading.picture.mode if reading.picture.metric else None,
-        "best_scope": reading.picture.objective.scope if reading.picture.metric else None,
+        "metric": reading.snapshot.metric,
+        "mode": reading.snapshot.mode if reading.snapshot.metric else None,
+        "best_scope": reading.snapshot.objective.scope if reading.snapshot.metric else None,
         **reading.trial_document(record),
         "failure": next((each for each in reading.failures([record.trial_id])), None),
         "timeline": attempts,
@@ -237,7 +237,7 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
     yield fields(
         {
             "trial": document["path"],
-            "status": document["status"] + (", paused on request" if document["is_held"] else ""),
+            "status": document["status"] + (", paused on request" if document["is_paused_by_user"] else ""),
             "config": parameters(document["config"], width=1000),
             "score": score,
             "best": best if document["best"] is not None else "",
@@ -264,7 +264,7 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
         (
             [
                 str(row["training_iteration"]),
-                str(row["lease"]),
+                str(row["attempt_number"]),
                 duration(row.get("time_total_s")),
                 *(short(metrics.get(name), 6) for name in first),
             ]
@@ -276,4 +276,4 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
 
 
 def _attempts_text(timeline: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{each['lease']} {each['outcome'] or 'has no end'}" for each in timeline)
+    return ", ".join(f"{each['attempt_number']} {each['outcome'] or 'has no end'}" for each in timeline)

@@ -20,7 +20,7 @@ from tune_core.engine.settings import require_server
 from tune_core.engine.steer import steer
 from tune_core.errors import ConfigError
 from tune_core.storage.filesystems import brief
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 #: How many runs may steer experiments while all that may run do so.
 _STEERING = 2
@@ -68,15 +68,15 @@ def serve(
 def _schedule(
     cron: str | None, interval_s: float | None, timezone: str | None, limit: int
 ) -> Schedule | None:
-    faults = Faults("serve")
-    faults.check_integer("limit", limit, minimum=1)
+    validator = Validator("serve")
+    validator.check_integer("limit", limit, minimum=1)
     if cron is not None and interval_s is not None:
-        faults.note("cron and interval_s: give one of them")
+        validator.note("cron and interval_s: give one of them")
     if timezone is not None and cron is None:
-        faults.note("timezone without cron: it says what the hours of cron mean")
+        validator.note("timezone without cron: it says what the hours of cron mean")
     if interval_s is not None and not 0 < interval_s < float("inf"):
-        faults.add("interval_s", interval_s, "expected seconds above 0")
-    faults.raise_any()
+        validator.add("interval_s", interval_s, "expected seconds above 0")
+    validator.raise_any()
     if cron is None:
         return None if interval_s is None else Interval(interval_s)
     try:

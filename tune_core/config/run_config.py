@@ -27,7 +27,7 @@ from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import split_number
 from tune_core.storage.filesystems import check_url, without_credentials
 from tune_core.trial import Trial
-from tune_core.validation import Faults, are_names, has_names_as_keys, is_name, is_number
+from tune_core.validation import Validator, are_names, has_names_as_keys, is_name, is_number
 
 
 class _Unset(Enum):
@@ -94,25 +94,25 @@ class CheckpointConfig:
     async_upload: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        faults = Faults("CheckpointConfig")
+        validator = Validator("CheckpointConfig")
         if self.num_to_keep is not None:
-            faults.check_integer("num_to_keep", self.num_to_keep, minimum=1, also=", or None to keep all")
+            validator.check_integer("num_to_keep", self.num_to_keep, minimum=1, also=", or None to keep all")
         if self.checkpoint_score_attribute is not None:
-            faults.check_name(
+            validator.check_name(
                 "checkpoint_score_attribute", self.checkpoint_score_attribute, ": a metric, or None"
             )
-        faults.check_choice("checkpoint_score_order", self.checkpoint_score_order, ("max", "min"))
-        faults.check_integer("checkpoint_frequency", self.checkpoint_frequency, minimum=0)
+        validator.check_choice("checkpoint_score_order", self.checkpoint_score_order, ("max", "min"))
+        validator.check_integer("checkpoint_frequency", self.checkpoint_frequency, minimum=0)
         if self.checkpoint_at_end is not None:
-            faults.check_bool("checkpoint_at_end", self.checkpoint_at_end)
-        faults.check_bool("async_upload", self.async_upload)
+            validator.check_bool("checkpoint_at_end", self.checkpoint_at_end)
+        validator.check_bool("async_upload", self.async_upload)
         if self._checkpoint_keep_all_ranks is not _Unset.UNSET:
-            faults.note(
+            validator.note(
                 "_checkpoint_keep_all_ranks is gone: report checkpoint=None where none should be kept"
             )
         if self._checkpoint_upload_from_workers is not _Unset.UNSET:
-            faults.note("_checkpoint_upload_from_workers is gone: workers always upload by themselves")
-        faults.raise_any()
+            validator.note("_checkpoint_upload_from_workers is gone: workers always upload by themselves")
+        validator.raise_any()
 
     __repr__ = _shown
 
@@ -151,20 +151,20 @@ class FailureConfig:
     on_corrupted_checkpoint: Literal["fail", "previous"] = field(default="fail", kw_only=True)
 
     def __post_init__(self) -> None:
-        faults = Faults("FailureConfig")
+        validator = Validator("FailureConfig")
         for name in ("max_failures", "max_infrastructure_failures"):
-            faults.check_integer(name, getattr(self, name), minimum=-1, also=" (-1 for no end)")
+            validator.check_integer(name, getattr(self, name), minimum=-1, also=" (-1 for no end)")
         fail_fast: object = self.fail_fast
         if isinstance(fail_fast, str) and fail_fast.lower() == "raise":
             self.fail_fast = "raise"
         elif not isinstance(fail_fast, bool):
-            faults.add("fail_fast", fail_fast, "expected True, False or 'raise'")
+            validator.add("fail_fast", fail_fast, "expected True, False or 'raise'")
         if self.fail_fast and self.max_failures != 0:
-            faults.add(
+            validator.add(
                 "max_failures", self.max_failures, f"must be 0 with fail_fast={self.fail_fast!r}: choose one"
             )
-        faults.check_choice("on_corrupted_checkpoint", self.on_corrupted_checkpoint, ("fail", "previous"))
-        faults.raise_any()
+        validator.check_choice("on_corrupted_checkpoint", self.on_corrupted_checkpoint, ("fail", "previous"))
+        validator.raise_any()
 
     __repr__ = _shown
 
@@ -198,12 +198,12 @@ class SyncConfig:
     sync_artifacts_on_checkpoint: bool = True
 
     def __post_init__(self) -> None:
-        faults = Faults("SyncConfig")
-        faults.check_number("sync_period", self.sync_period, also=" seconds")
-        faults.check_number("sync_timeout", self.sync_timeout, also=" seconds")
-        faults.check_bool("sync_artifacts", self.sync_artifacts)
-        faults.check_bool("sync_artifacts_on_checkpoint", self.sync_artifacts_on_checkpoint)
-        faults.raise_any()
+        validator = Validator("SyncConfig")
+        validator.check_number("sync_period", self.sync_period, also=" seconds")
+        validator.check_number("sync_timeout", self.sync_timeout, also=" seconds")
+        validator.check_bool("sync_artifacts", self.sync_artifacts)
+        validator.check_bool("sync_artifacts_on_checkpoint", self.sync_artifacts_on_checkpoint)
+        validator.raise_any()
 
     __repr__ = _shown
 
@@ -244,15 +244,15 @@ class ResumeConfig:
     errored: ResumeType | str = ResumeType.SKIP
 
     def __post_init__(self) -> None:
-        faults = Faults("ResumeConfig")
+        validator = Validator("ResumeConfig")
         known = {kind.value: kind for kind in self.ResumeType}
         for name in ("finished", "unfinished", "errored"):
             given = getattr(self, name)
             if isinstance(given, self.ResumeType):
                 continue
-            faults.check_choice(name, given, tuple(known), also=", or a ResumeConfig.ResumeType")
+            validator.check_choice(name, given, tuple(known), also=", or a ResumeConfig.ResumeType")
             setattr(self, name, known.get(given) if isinstance(given, str) else given)
-        faults.raise_any()
+        validator.raise_any()
 
     __repr__ = _shown
 
@@ -321,36 +321,36 @@ class TuneConfig:
     )
 
     def __post_init__(self) -> None:
-        faults = Faults("TuneConfig")
-        self._check_objective(faults)
-        self._check_parts(faults)
+        validator = Validator("TuneConfig")
+        self._check_objective(validator)
+        self._check_parts(validator)
         if self.num_samples != -1 or isinstance(self.num_samples, bool):
-            faults.check_integer("num_samples", self.num_samples, minimum=1, also=", or -1 for no end")
+            validator.check_integer("num_samples", self.num_samples, minimum=1, also=", or -1 for no end")
         if self.max_concurrent_trials is not None:
-            faults.check_integer(
+            validator.check_integer(
                 "max_concurrent_trials", self.max_concurrent_trials, minimum=0, also=", or None for no limit"
             )
         if self.time_budget_s is not None:
             seconds = self.time_budget_seconds
             if not is_number(seconds) or seconds <= 0:
                 expected = "expected seconds above 0, a timedelta, or None for no limit"
-                faults.add("time_budget_s", self.time_budget_s, expected)
-        faults.check_bool("reuse_actors", self.reuse_actors)
+                validator.add("time_budget_s", self.time_budget_s, expected)
+        validator.check_bool("reuse_actors", self.reuse_actors)
         for name in ("trial_name_creator", "trial_dirname_creator"):
             if getattr(self, name) is not None:
-                faults.check_callable(name, getattr(self, name), f"{name}(trial)")
+                validator.check_callable(name, getattr(self, name), f"{name}(trial)")
         if self.fresh_process is not None:
-            faults.check_bool("fresh_process", self.fresh_process)
+            validator.check_bool("fresh_process", self.fresh_process)
         if (growth := self.max_process_growth) is not None:
-            faults.check_integer("max_process_growth", growth, minimum=1, also=", or None for no limit")
-        self._check_reuse(faults)
-        faults.check_choice("best_scope", self.best_scope, tuple(SCOPES))
+            validator.check_integer("max_process_growth", growth, minimum=1, also=", or None for no limit")
+        self._check_reuse(validator)
+        validator.check_choice("best_scope", self.best_scope, tuple(SCOPES))
         if self.chdir_to_trial_dir is not _Unset.UNSET:
-            faults.note(
+            validator.note(
                 "chdir_to_trial_dir is gone: set the environment variable RAY_CHDIR_TO_TRIAL_DIR=0 "
                 "to stay in the current directory"
             )
-        faults.raise_any()
+        validator.raise_any()
 
     @property
     def time_budget_seconds(self) -> float | None:
@@ -374,44 +374,44 @@ class TuneConfig:
         """Whether the number of trials has no limit."""
         return self.num_samples == -1
 
-    def _check_reuse(self, faults: Faults) -> None:
+    def _check_reuse(self, validator: Validator) -> None:
         if self.reuse_actors is True and self.fresh_process is True:
-            faults.add("fresh_process", True, "reuse_actors=True keeps the process: choose one")
+            validator.add("fresh_process", True, "reuse_actors=True keeps the process: choose one")
         for name in ("max_reuses", "max_reuse_memory"):
             limit = getattr(self, name)
             if limit is None:
                 continue
-            faults.check_integer(name, limit, minimum=1, also=", or None for no limit")
+            validator.check_integer(name, limit, minimum=1, also=", or None for no limit")
             if not self.reuse_actors:
-                faults.add(name, limit, "limits what reuse_actors=True does: add that")
+                validator.add(name, limit, "limits what reuse_actors=True does: add that")
 
-    def _check_objective(self, faults: Faults) -> None:
+    def _check_objective(self, validator: Validator) -> None:
         if self.mode is not None:
-            faults.check_choice("mode", self.mode, MODES)
+            validator.check_choice("mode", self.mode, MODES)
         if self.metric is not None:
-            faults.check_name("metric", self.metric, ": the name of a reported metric")
+            validator.check_name("metric", self.metric, ": the name of a reported metric")
         if self.mode is None and self.metric is not None:
-            faults.add("metric", self.metric, "mode is missing: add mode='min' or mode='max'")
+            validator.add("metric", self.metric, "mode is missing: add mode='min' or mode='max'")
         if self.metric is None and self.mode is not None:
             expected = "metric is missing: add metric=..., '_metric' if the trainable returns a number"
-            faults.add("mode", self.mode, expected)
+            validator.add("mode", self.mode, expected)
 
-    def _check_parts(self, faults: Faults) -> None:
+    def _check_parts(self, validator: Validator) -> None:
         for name, cls in (("search_alg", Searcher), ("scheduler", TrialScheduler)):
             part = getattr(self, name)
-            if part is None or not faults.check_instance(name, part, cls):
+            if part is None or not validator.check_instance(name, part, cls):
                 continue
             for what in ("metric", "mode"):
                 own, ours = getattr(part, what, None), getattr(self, what)
                 is_own = getattr(part, "has_own_objective", False)
                 if own is not None and ours is not None and (is_own or own != ours):
                     expected = f"the {name} was given {what}={own!r}: give it in one place"
-                    faults.add(what, ours, expected)
+                    validator.add(what, ours, expected)
         scheduler = self.scheduler
         needs_metric = isinstance(scheduler, TrialScheduler) and scheduler.needs_metric
         if needs_metric and (self.metric, getattr(scheduler, "mode", None)) == (None, None):
             kind = type(scheduler).__name__
-            faults.add("metric", None, f"{kind} compares trials by a metric: add metric=... and mode=...")
+            validator.add("metric", None, f"{kind} compares trials by a metric: add metric=... and mode=...")
 
     __repr__ = _shown
 
@@ -490,19 +490,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._fill_defaults()
-        faults = Faults("RunConfig")
-        self._check_storage(faults)
+        validator = Validator("RunConfig")
+        self._check_storage(validator)
         for name, cls in (
             ("failure_config", FailureConfig),
             ("checkpoint_config", CheckpointConfig),
             ("sync_config", SyncConfig),
         ):
-            faults.check_instance(name, getattr(self, name), cls)
-        faults.check_integer("verbose", self.verbose, minimum=0, maximum=3)
-        self._check_rules(faults)
-        self._check_log_to_file(faults)
-        self._check_cluster(faults)
-        faults.raise_any()
+            validator.check_instance(name, getattr(self, name), cls)
+        validator.check_integer("verbose", self.verbose, minimum=0, maximum=3)
+        self._check_rules(validator)
+        self._check_log_to_file(validator)
+        self._check_cluster(validator)
+        validator.raise_any()
 
     @property
     def log_files(self) -> tuple[str, str] | None:
@@ -520,70 +520,70 @@ class RunConfig:
         if isinstance(self.storage_path, os.PathLike):
             self.storage_path = os.fspath(self.storage_path)
 
-    def _check_storage(self, faults: Faults) -> None:
+    def _check_storage(self, validator: Validator) -> None:
         name: object = self.name
         if name is not None and not _is_safe_name(name):
             expected = "expected a name of one part, without any of / \\ * ? [ ] :: and control characters"
-            faults.add("name", name, f"{expected}, and without @ and a number at its end, or None")
+            validator.add("name", name, f"{expected}, and without @ and a number at its end, or None")
         if not is_name(self.storage_path):
             given = type(self.storage_path).__name__
-            faults.note(f"storage_path: expected a directory or a URL that is not empty, got {given}")
+            validator.note(f"storage_path: expected a directory or a URL that is not empty, got {given}")
         else:
             try:
                 check_url(os.fspath(self.storage_path))
             except ConfigError as error:
-                faults.note(f"storage_path: {error}")
+                validator.note(f"storage_path: {error}")
         if self.local_dir is not None:
-            faults.note("local_dir is gone: give the directory as storage_path")
+            validator.note("local_dir is gone: give the directory as storage_path")
         if self.storage_options is not None and not has_names_as_keys(self.storage_options):
             given = type(self.storage_options).__name__
-            faults.note(f"storage_options: expected a dict with strings as keys, got {given}")
+            validator.note(f"storage_options: expected a dict with strings as keys, got {given}")
         elif self.storage_options and self.storage_filesystem is not None:
-            faults.note("storage_options and storage_filesystem: the filesystem has its options already")
+            validator.note("storage_options and storage_filesystem: the filesystem has its options already")
 
-    def _check_rules(self, faults: Faults) -> None:
+    def _check_rules(self, validator: Validator) -> None:
         try:
             resolve_stop(self.stop)
         except ConfigError as error:
-            faults.extend(error.faults)
+            validator.extend(error.faults)
         callbacks: object = self.callbacks
         if isinstance(callbacks, (list, tuple)):
             try:
                 CallbackList(callbacks)
             except ConfigError as error:
-                faults.extend(error.faults)
+                validator.extend(error.faults)
         elif callbacks is not None:
-            faults.add("callbacks", callbacks, "expected a list of Callbacks, or None")
+            validator.add("callbacks", callbacks, "expected a list of Callbacks, or None")
         if self.progress_reporter is not None:
-            faults.check_instance("progress_reporter", self.progress_reporter, ProgressReporter)
+            validator.check_instance("progress_reporter", self.progress_reporter, ProgressReporter)
 
-    def _check_log_to_file(self, faults: Faults) -> None:
+    def _check_log_to_file(self, validator: Validator) -> None:
         names: Any = (self.log_to_file,) * 2 if isinstance(self.log_to_file, str) else self.log_to_file
         is_pair = isinstance(names, (list, tuple)) and len(names) == 2 and all(map(_is_file_below, names))
         if not is_pair and not isinstance(names, bool):
             expected = "expected a bool, a file name, or two, each relative to the trial's directory"
-            faults.add("log_to_file", self.log_to_file, expected)
+            validator.add("log_to_file", self.log_to_file, expected)
 
-    def _check_cluster(self, faults: Faults) -> None:
+    def _check_cluster(self, validator: Validator) -> None:
         address: object = self.ray_address
         if isinstance(address, str) and address.startswith("ray://"):
             expected = "Ray Client loses every trial with its connection: run the flow inside the cluster's"
-            faults.add("ray_address", address, f"{expected} network, with ray_address='auto'")
+            validator.add("ray_address", address, f"{expected} network, with ray_address='auto'")
         elif address is not None:
-            faults.check_name("ray_address", address, ": 'auto', 'host:port', or None")
+            validator.check_name("ray_address", address, ": 'auto', 'host:port', or None")
         if self.runtime_env is not None and not has_names_as_keys(self.runtime_env):
             given = type(self.runtime_env).__name__
-            faults.note(f"runtime_env: expected a dict with strings as keys, got {given}")
+            validator.note(f"runtime_env: expected a dict with strings as keys, got {given}")
         if self.tags is not None and not are_names(self.tags):
-            faults.add("tags", self.tags, "expected a list of strings, or None")
-        faults.check_bool("every_report", self.every_report)
+            validator.add("tags", self.tags, "expected a list of strings, or None")
+        validator.check_bool("every_report", self.every_report)
         if self.placement_timeout_s is not None:
-            faults.check_number("placement_timeout_s", self.placement_timeout_s, also=" seconds, or None")
-        faults.check_number("stop_timeout_s", self.stop_timeout_s, also=" seconds")
+            validator.check_number("placement_timeout_s", self.placement_timeout_s, also=" seconds, or None")
+        validator.check_number("stop_timeout_s", self.stop_timeout_s, also=" seconds")
         for name in ("trial_timeout_s", "report_timeout_s"):
             limit = getattr(self, name)
             if limit is not None and (not is_number(limit) or limit <= 0):
-                faults.add(name, limit, "expected seconds above 0, or None for no limit")
+                validator.add(name, limit, "expected seconds above 0, or None for no limit")
 
     __repr__ = _shown
 

@@ -16,12 +16,12 @@ from tune_core.config.run_config import RunConfig
 from tune_core.control.barrier import Barrier, what_of
 from tune_core.control.endings import UNHEARD, WHAT_HAPPENED, Ended, Recovered, RunningAttempt
 from tune_core.control.loop import Loop
-from tune_core.control.messages import LeaseEnded, LeaseStarted, MoveRequested, StartLease
+from tune_core.control.messages import AttemptEnded, AttemptStarted, RelocationRequested, StartAttempt
 from tune_core.states import Decision, Outcome
 from tune_core.training.session import WINDOW
 from tune_core.training.trainable_cache import Leftover
 from tune_core.training.uplink import Message
-from tune_core.trial import LeasePhase, Trial
+from tune_core.trial import AttemptPhase, Trial
 
 #: How long a task run may take to end after its trial has said its last word, in seconds.
 TASK_END_TIMEOUT_S = 120.0
@@ -36,19 +36,19 @@ logger = logging.getLogger("prefect.tune")
 class Processes(Protocol):
     """What runs attempts in processes, as far as their rules need it."""
 
-    def send(self, trial_id: str, lease: int, *content: Any) -> object:
+    def send(self, trial_id: str, attempt_number: int, *content: Any) -> object:
         """Send a message to the process of an attempt; one that is not connected does not get it."""
 
     def drain(self) -> Iterable[Message]:
         """Return what lies unheard in the channel now."""
 
-    def cancel(self, trial_id: str, lease: int) -> bool:
+    def cancel(self, trial_id: str, attempt_number: int) -> bool:
         """Withdraw an order; return False if it has begun."""
 
     def forget(self, trial_id: str) -> None:
         """Take note that a trial waits for no place any more."""
 
-    def order_again(self, order: StartLease) -> None:
+    def order_again(self, order: StartAttempt) -> None:
         """Find another place for an attempt that never began."""
 
     def kill(self, attempt: RunningAttempt) -> None:
@@ -92,14 +92,14 @@ class Attempts:
         barrier: Tells what a trial has to answer for.
 
     Attributes:
-        running: Attempts by trial id and lease, until their task run is over too.
+        running: Attempts by trial id and attempt, until their task run is over too.
         stop_timeout_s: How long one may take to stop.
     """
 
     def __init__(self, loop: Loop, processes: Processes, run_config: RunConfig, barrier: Barrier) -> None:
         self.running: dict[tuple[str, int], RunningAttempt] = {}
         self.stop_timeout_s = run_config.stop_timeout_s
-        self._loop, self._controller, self._steering = loop, loop.controller, loop.steering
+        self._loop, self._controller, self._policy = loop, loop.controller, loop.policy
         self._processes, self._run_config, self._barrier = processes, run_config, barrier
         self._now: Callable[[], float] = loop.backend.now
         self._handlers = {
@@ -114,13 +114,13 @@ class Attempts:
 
     def add(self, attempt: RunningAttempt) -> None:
         """Keep an attempt that was submitted."""
-        self.running[attempt.order.trial_id, attempt.order.lease] = attempt
+        self.running[attempt.order.trial_id, attempt.order.attempt_number] = attempt
 
     # What trials say.
 
     def take(self, message: Message) -> None:
         """Take a message of a trial; if it cannot be handled, that is the end of its trial and of no other."""
-        attempt = self.running.get((message.trial_id, message.lease))
+        attempt = self.running.get((message.trial_id, message.attempt_number))
         handle = self._handlers.get(message.kind, self._take_unknown)
         if attempt is None or message.kind == "end":
             handle(message, attempt)
@@ -138,7 +138,7 @@ class Attempts:
             logger.error("trial %s: %s\n%s", message.trial_id, *attempt.fault)
             attempt.deadline = self._now() + self.stop_timeout_s
         # What it has said since does not count.
-        self._processes.send(message.trial_id, message.lease, "fail", *attempt.fault)
+        self._processes.send(message.trial_id, message.attempt_number, "fail", *attempt.fault)
 
     def _take_unreadable(self, message: Message, attempt: RunningAttempt | None) -> None:
         if attempt is not None:
@@ -149,11 +149,11 @@ class Attempts:
             raise ValueError(f"expected one of {', '.join(self._handlers)}, got {message.kind!r}")
 
     def _take_checkpoint(self, message: Message, _: RunningAttempt | None) -> None:
-        self._loop.add_checkpoint(message.trial_id, message.lease, *message.content)
+        self._loop.add_checkpoint(message.trial_id, message.attempt_number, *message.content)
 
     def _take_end(self, message: Message, attempt: RunningAttempt | None) -> None:
         outcome, error, traceback, retryable, leaves, last_iteration, last_index = message.content
-        trial = self._controller.live_trial(message.trial_id, message.lease)
+        trial = self._controller.live_trial(message.trial_id, message.attempt_number)
         has_fault = attempt is not None and attempt.fault is not None
         if (
             not has_fault
@@ -161,21 +161,21 @@ class Attempts:
             and (last_iteration > trial.iteration or last_index > trial.last_checkpoint_index)
         ):
             return  # what was said before was lost with a connection: it comes again, and this after it
-        self._processes.send(message.trial_id, message.lease, "released")
+        self._processes.send(message.trial_id, message.attempt_number, "released")
         if attempt is None and Outcome(outcome) in UNHEARD:
             return  # its process is known to be gone, with its node maybe, and raised this as it went
         if attempt is not None:
             attempt.deadline = self._now() + TASK_END_TIMEOUT_S
             # What made it fail may make the next one fail: leaked descriptors, closed sockets, a broken CUDA context.
             has_failed = outcome in (Outcome.ERROR, Outcome.CORRUPTED)
-            attempt.leaves = Leftover.WORN if has_failed else leaves
+            attempt.leaves = Leftover.EXHAUSTED if has_failed else leaves
             self._processes.ending(attempt)
         nodes = attempt.process.nodes if attempt is not None else frozenset()
         how = (Outcome(outcome), error, traceback, retryable)
-        self.ended(Ended(message.trial_id, message.lease, *how, nodes=nodes))
+        self.ended(Ended(message.trial_id, message.attempt_number, *how, nodes=nodes))
 
     def _take_hello(self, message: Message, attempt: RunningAttempt | None) -> None:
-        key = (message.trial_id, message.lease)
+        key = (message.trial_id, message.attempt_number)
         if attempt is None:
             self._processes.send(*key, "stop", "stale")
             return
@@ -186,14 +186,14 @@ class Attempts:
         if is_reconnected:
             return
         pid, hostname, node_ip = message.content
-        self._loop.apply(LeaseStarted(self._loop.wall_clock(), *key, pid, hostname, node_ip))
+        self._loop.apply(AttemptStarted(self._loop.wall_clock(), *key, pid, hostname, node_ip))
         self._processes.begun(self._controller.trials[message.trial_id])
 
     def _take_row(self, message: Message, attempt: RunningAttempt | None) -> None:
         iteration, checkpoint, wants_decision, row = message.content
-        trial = self._controller.live_trial(message.trial_id, message.lease)
+        trial = self._controller.live_trial(message.trial_id, message.attempt_number)
         if trial is None:
-            self._processes.send(message.trial_id, message.lease, "stop", "stale")
+            self._processes.send(message.trial_id, message.attempt_number, "stop", "stale")
         elif iteration == trial.iteration + 1:
             if attempt is not None:
                 attempt.heard = self._now()
@@ -206,11 +206,11 @@ class Attempts:
     def _let_go_on(self, trial: Trial) -> None:
         if trial.decision is Decision.CONTINUE:  # else the controller has answered
             answer = (trial.iteration, _CONTINUE, trial.wants_save)
-            self._processes.send(trial.trial_id, trial.lease, "decision", *answer)
+            self._processes.send(trial.trial_id, trial.attempt_number, "decision", *answer)
 
     def _answer_again(self, attempt: RunningAttempt, trial: Trial, iteration: int) -> None:
         """A row that has been heard came again over a new connection: what was answered may be lost."""
-        key = (trial.trial_id, trial.lease)
+        key = (trial.trial_id, trial.attempt_number)
         if attempt.journaled >= iteration:
             self._processes.send(*key, "journaled", attempt.journaled)
         if iteration == trial.iteration:
@@ -220,21 +220,21 @@ class Attempts:
 
     def answer(self, trial: Trial, decision: Decision) -> None:
         """Answer the latest report of a trial, whose attempt is to end."""
-        key = (trial.trial_id, trial.lease)
+        key = (trial.trial_id, trial.attempt_number)
         attempt = self.running.get(key)
         if attempt is None:
             return  # the row was recovered from the marker of a process that is gone
         attempt.stop_cause = str(decision)
         attempt.deadline = self._now() + self.stop_timeout_s
-        if decision is Decision.PAUSE and not self._steering.waits_for_decisions:
+        if decision is Decision.PAUSE and not self._policy.waits_for_decisions:
             # It is to move, and does not listen for decisions.
             self._processes.send(*key, "stop", str(decision))
             return
         self._processes.send(*key, "decision", trial.iteration, str(decision), trial.wants_save)
 
-    def stop(self, trial: Trial, lease: int) -> None:
+    def stop(self, trial: Trial, attempt_number: int) -> None:
         """Stop an attempt: withdraw it, or tell it so as soon as it listens."""
-        key = (trial.trial_id, lease)
+        key = (trial.trial_id, attempt_number)
         if self._processes.cancel(*key):
             self.ended(Ended(*key, Outcome.STOPPED))
             return
@@ -263,7 +263,7 @@ class Attempts:
             self._send_rules(key, attempt)
 
     def _send_rules(self, key: tuple[str, int], attempt: RunningAttempt) -> None:
-        rules = self._steering.local_stop
+        rules = self._policy.local_stop
         if attempt.rules != rules and attempt.is_connected:
             self._processes.send(*key, "rules", rules)
 
@@ -274,7 +274,7 @@ class Attempts:
             if gone and not (attempt.is_leaving or attempt.has_ended or attempt.stop_cause):
                 attempt.is_leaving = True
                 reason = f"node {', '.join(sorted(gone))} is about to go"
-                self._loop.apply(MoveRequested(self._loop.wall_clock(), *key, reason))
+                self._loop.apply(RelocationRequested(self._loop.wall_clock(), *key, reason))
 
     # How they end.
 
@@ -306,32 +306,34 @@ class Attempts:
 
     def ended(self, ended: Ended) -> None:
         """An attempt is over; if it ended badly, the controller hears of it once all that it committed is known."""
-        attempt = self.running.get((ended.trial_id, ended.lease))
+        attempt = self.running.get((ended.trial_id, ended.attempt_number))
         if attempt is not None:
             attempt.has_ended = True
-        trial = self._controller.live_trial(ended.trial_id, ended.lease)
+        trial = self._controller.live_trial(ended.trial_id, ended.attempt_number)
         if trial is None:
             return
         self._processes.forget(ended.trial_id)
         if ended.outcome in UNHEARD:
             self._processes.recover(ended, trial.dirname)
         else:
-            self._end_lease(trial, ended)
+            self._end_attempt(trial, ended)
 
     def recovered(self, item: Recovered) -> None:
         """Take up checkpoints that were committed but whose reports never arrived; then the attempt is over."""
         ended, unused = item.ended, item.ended.unused
-        trial = self._controller.live_trial(ended.trial_id, ended.lease)
+        trial = self._controller.live_trial(ended.trial_id, ended.attempt_number)
         if trial is None:
             return
         if unused is not None:
-            has_begun = item.rows or any(marker.lease == trial.lease for marker in item.markers)
-            if not has_begun and trial.phase is not LeasePhase.STOPPING:
+            has_begun = item.rows or any(
+                marker.attempt_number == trial.attempt_number for marker in item.markers
+            )
+            if not has_begun and trial.phase is not AttemptPhase.STOPPING:
                 self._processes.order_again(unused.order)  # it never began, so it costs nothing
                 return
             self._processes.end_task_run(unused, ended.outcome, ended.error or "")
         recover = partial(self._loop.recover, trial, item.markers, item.rows)
-        self._end_lease(trial, self._barrier.ended_after(ended, recover))
+        self._end_attempt(trial, self._barrier.ended_after(ended, recover))
 
     def look(self, now: float) -> None:
         """Kill what is over a time limit, and what has used up all patience."""
@@ -369,10 +371,10 @@ class Attempts:
             self.ended(Ended(*attempt.key, outcome, error, nodes=attempt.process.nodes, unused=unused))
         self._processes.fill()
 
-    def _end_lease(self, trial: Trial, ended: Ended) -> None:
+    def _end_attempt(self, trial: Trial, ended: Ended) -> None:
         failed_before, before = trial.num_failures + trial.num_losses, trial.start_point
         how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
-        self._loop.apply(LeaseEnded(self._loop.wall_clock(), ended.trial_id, ended.lease, *how))
+        self._loop.apply(AttemptEnded(self._loop.wall_clock(), ended.trial_id, ended.attempt_number, *how))
         start = trial.start_point
         if ended.outcome is Outcome.CORRUPTED and start is not None and start != before:
             logger.warning("trial %s falls back to %s: %s", trial.trial_id, start.record.name, ended.error)

@@ -2,8 +2,8 @@
 
 It owns every trial's status and is the only one to change it. It never does IO, reads no
 clock and draws no random number, so the journal of its events is the experiment's state.
-Invariants: a trial has at most one live lease; a finished trial stays finished and is
-completed (told to the searcher) exactly once; events of an older lease change nothing.
+Invariants: a trial has at most one live attempt; a finished trial stays finished and is
+completed (told to the searcher) exactly once; events of an older attempt change nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     CheckpointSaved,
     ChoosePaused,
@@ -23,19 +25,17 @@ from tune_core.control.messages import (
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    MoveRequested,
     PausedChosen,
+    RelocationRequested,
     SearchEnded,
     SearchRetried,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     StateSaved,
     Steered,
-    StopLease,
+    StopAttempt,
     StopRequested,
     Suggest,
     SuggestionDeferred,
@@ -47,7 +47,7 @@ from tune_core.control.retention import Retention
 from tune_core.errors import IllegalTransition
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
-from tune_core.trial import Attempt, CheckpointRecord, LeasePhase, Status, Storage, Trial
+from tune_core.trial import Attempt, AttemptPhase, CheckpointRecord, Status, Storage, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
 _RESUMABLE = frozenset({StopCause.INTERRUPT, StopCause.FAILURE})
@@ -61,12 +61,12 @@ class Controller:
         storage: Is handed on to the trials, for those that they are shown to.
 
     Example:
-        >>> controller = Controller(Rules("a1b2c"))
+        >>> controller = Controller(ControllerConfig("a1b2c"))
         >>> controller.handle(ExperimentStarted(time=0.0, capacity=1))
         [Suggest(trial_id='a1b2c_00000')]
     """
 
-    def __init__(self, rules: Rules, storage: Storage | None = None) -> None:
+    def __init__(self, rules: ControllerConfig, storage: Storage | None = None) -> None:
         self.rules, self._storage = rules, storage
         self.trials: dict[str, Trial] = {}
         self.stop_request: StopRequested | None = None
@@ -83,7 +83,7 @@ class Controller:
         self._first_failure: Trial | None = None
         #: The bundles of the latest trial: most have those of the one before, and to make them takes long.
         self._latest_bundles = ONE_CPU
-        self._num_orders = self._lease_floor = 0  # attempts ordered so far; what numbers to come are above
+        self._num_orders = self._attempt_floor = 0  # attempts ordered so far; what numbers to come are above
         self._handlers: dict[type[Event], Callable[[Any], list[Command]]] = {
             SpecRecorded: self._on_spec,
             **dict.fromkeys((ExperimentStarted, CapacityChanged), self._on_capacity),
@@ -93,11 +93,11 @@ class Controller:
             TrialSuggested: self._on_suggested,
             **dict.fromkeys((SuggestionDeferred, SearchEnded), self._on_no_suggestion),
             SearchRetried: self._on_search_retried,
-            LeaseStarted: self._on_lease_started,
+            AttemptStarted: self._on_attempt_started,
             TrialReported: self._on_reported,
             CheckpointSaved: self._on_checkpoint_saved,
-            LeaseEnded: self._on_lease_ended,
-            MoveRequested: self._on_move_requested,
+            AttemptEnded: self._on_attempt_ended,
+            RelocationRequested: self._on_move_requested,
             PausedChosen: self._on_paused_chosen,
             StopRequested: self._on_stop_requested,
             Steered: self._on_steered,
@@ -111,11 +111,11 @@ class Controller:
         """
         return self._handlers[type(event)](event)
 
-    def live_trial(self, trial_id: str, lease: int) -> Trial | None:
-        """Return the trial if this is its live lease, else None: the sender is out of date."""
+    def live_trial(self, trial_id: str, attempt_number: int) -> Trial | None:
+        """Return the trial if this is its live attempt, else None: the sender is out of date."""
         trial = self._unfinished.get(trial_id)
-        attempt = trial.attempt if trial is not None and trial.lease == lease else None
-        return trial if attempt is not None and attempt.phase is not LeasePhase.NONE else None
+        attempt = trial.attempt if trial is not None and trial.attempt_number == attempt_number else None
+        return trial if attempt is not None and attempt.phase is not AttemptPhase.NONE else None
 
     def rank_checkpoint(self, record: CheckpointRecord) -> tuple[int, float, int]:
         """Return what checkpoints are ranked by: worse sorts first."""
@@ -150,7 +150,7 @@ class Controller:
         return self._next_steps()
 
     def _on_spec(self, event: SpecRecorded) -> list[Command]:
-        self.rules = self._retention.rules = Rules(**event.rules)
+        self.rules = self._retention.rules = ControllerConfig(**event.rules)
         if not event.request_id:
             return []  # it begins, or is about to be resumed
         if self._search == "ended":
@@ -158,8 +158,8 @@ class Controller:
         return self._next_steps()
 
     def _on_given_up(self, event: SegmentsGivenUp) -> list[Command]:
-        highest = max((trial.lease for trial in self.trials.values()), default=0)
-        self._lease_floor = max(self._lease_floor, highest) + event.most_leases
+        highest = max((trial.attempt_number for trial in self.trials.values()), default=0)
+        self._attempt_floor = max(self._attempt_floor, highest) + event.most_attempts
         return []
 
     def _on_resumed(self, event: ExperimentResumed) -> list[Command]:
@@ -200,7 +200,7 @@ class Controller:
         """Make an unfinished trial ready to go on; an attempt that was live has ended with its driver."""
         if trial.end_attempt() and (trial.decision is Decision.STOP or self.stop_request is not None):
             return self._finish(trial, Status.TERMINATED, event)
-        if trial.decision is Decision.PAUSE and not (trial.wants_move or trial.is_set_aside):
+        if trial.decision is Decision.PAUSE and not (trial.should_relocate or trial.is_set_aside):
             trial.move_to(Status.PAUSED, because=event)
             return []
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
@@ -210,7 +210,7 @@ class Controller:
     def _start_again(self, trial: Trial) -> list[Command]:
         """Start an attempt of a trial that a resume has made ready."""
         waits_to_pause = trial.wants_pause  # the scheduler does not say it again
-        commands = self._start_lease(trial)
+        commands = self._start_attempt(trial)
         trial.live.wants_pause = waits_to_pause
         return commands
 
@@ -248,17 +248,17 @@ class Controller:
         self._search = "deferred" if isinstance(event, SuggestionDeferred) else "ended"
         return self._next_steps()
 
-    def _on_lease_started(self, event: LeaseStarted) -> list[Command]:
-        trial = self.live_trial(event.trial_id, event.lease)
+    def _on_attempt_started(self, event: AttemptStarted) -> list[Command]:
+        trial = self.live_trial(event.trial_id, event.attempt_number)
         if trial is None:
             return []
         trial.begin({"pid": event.pid, "hostname": event.hostname, "node_ip": event.node_ip}, event)
         return self._next_steps()
 
     def _on_reported(self, event: TrialReported) -> list[Command]:
-        trial = self.live_trial(event.trial_id, event.lease)
+        trial = self.live_trial(event.trial_id, event.attempt_number)
         if trial is None or event.iteration <= (attempt := trial.live).iteration:
-            return []  # an older lease's, or one that came by the commit marker before
+            return []  # an older attempt's, or one that came by the commit marker before
         trial.take_report(attempt, event.iteration, event.row)
         released = None
         if event.checkpoint is not None:
@@ -272,16 +272,16 @@ class Controller:
         if promised is not None and attempt.exploit is None:  # a STOP has taken its place
             commands += self._retention.release(promised)
         if is_told:
-            commands.append(Answer(trial.trial_id, trial.lease, attempt.decision))
+            commands.append(Answer(trial.trial_id, trial.attempt_number, attempt.decision))
         if self._choice == "declined":
             self._ask_again()
             commands += self._next_steps()
         return commands
 
     def _on_checkpoint_saved(self, event: CheckpointSaved) -> list[Command]:
-        trial = self.live_trial(event.trial_id, event.lease)
+        trial = self.live_trial(event.trial_id, event.attempt_number)
         if trial is None or event.index <= trial.last_checkpoint_index:
-            return []  # an older lease's, or one that is known
+            return []  # an older attempt's, or one that is known
         released = trial.add_checkpoint(event.index, event.iteration)
         return [*self._retention.forget(trial), *self._retention.release(released)]
 
@@ -289,18 +289,18 @@ class Controller:
         """Take a decision over; return whether the attempt has to be told to stop."""
         decision = event.decision
         is_plain = decision is attempt.decision is Decision.CONTINUE and event.checkpoint is None
-        if is_plain and not (attempt.wants_move or self._is_held(trial)):
+        if is_plain and not (attempt.should_relocate or self._is_paused_by_user(trial)):
             return False  # as nearly always
         if decision is Decision.CONTINUE and attempt.wants_pause and event.checkpoint is not None:
             decision = Decision.PAUSE
         if attempt.decision is Decision.CONTINUE and decision is not Decision.CONTINUE:
-            attempt.wants_move = False  # it leaves anyway, and not to go on at once
+            attempt.should_relocate = False  # it leaves anyway, and not to go on at once
         is_to_leave = decision is attempt.decision is Decision.CONTINUE and (
-            attempt.wants_move or self._is_held(trial)
+            attempt.should_relocate or self._is_paused_by_user(trial)
         )
         if is_to_leave and (self.rules.saves_on_request or event.checkpoint is not None):
             decision = Decision.PAUSE
-            attempt.wants_move = True
+            attempt.should_relocate = True
         if decision is Decision.PAUSE and not self._can_pause(trial, event):
             attempt.wants_pause, decision = True, Decision.CONTINUE
         if decision is Decision.STOP or attempt.decision is Decision.CONTINUE:  # else the earlier one stands
@@ -310,7 +310,7 @@ class Controller:
                 self._retention.find(attempt.exploit)
         if attempt.decision is Decision.CONTINUE:
             return False
-        attempt.phase = LeasePhase.STOPPING
+        attempt.phase = AttemptPhase.STOPPING
         trial.num_fruitless += attempt.decision is not Decision.STOP
         return True
 
@@ -318,11 +318,11 @@ class Controller:
         """A function saves only with a report: unless it never does, work would be lost before that."""
         return self.rules.saves_on_request or event.checkpoint is not None or trial.start_point is None
 
-    def _on_lease_ended(self, event: LeaseEnded) -> list[Command]:
-        trial = self.live_trial(event.trial_id, event.lease)
+    def _on_attempt_ended(self, event: AttemptEnded) -> list[Command]:
+        trial = self.live_trial(event.trial_id, event.attempt_number)
         if trial is None:
             return []
-        was_stopping = trial.phase is LeasePhase.STOPPING
+        was_stopping = trial.phase is AttemptPhase.STOPPING
         trial.end_attempt()
         self._ask_again()
         if event.outcome is Outcome.COMPLETED:
@@ -334,10 +334,10 @@ class Controller:
             commands = self._failed(trial, event)
         return [*commands, *self._next_steps()]
 
-    def _on_move_requested(self, event: MoveRequested) -> list[Command]:
-        trial = self.live_trial(event.trial_id, event.lease)
-        if trial is not None and trial.phase is not LeasePhase.STOPPING:
-            trial.live.wants_move = True
+    def _on_move_requested(self, event: RelocationRequested) -> list[Command]:
+        trial = self.live_trial(event.trial_id, event.attempt_number)
+        if trial is not None and trial.phase is not AttemptPhase.STOPPING:
+            trial.live.should_relocate = True
         return []
 
     def _on_paused_chosen(self, event: PausedChosen) -> list[Command]:
@@ -378,7 +378,7 @@ class Controller:
         if event.action is Steer.STOP and trial is not None:
             return [*self._stop_trial(trial, event), *self._next_steps()]
         if trial is not None:
-            trial.is_held = event.action is Steer.PAUSE
+            trial.is_paused_by_user = event.action is Steer.PAUSE
         else:
             self.is_paused = event.action is Steer.PAUSE
         commands: list[Command] = []
@@ -392,13 +392,13 @@ class Controller:
 
     # Steps.
 
-    def _is_held(self, trial: Trial) -> bool:
+    def _is_paused_by_user(self, trial: Trial) -> bool:
         """Whether somebody has paused this trial, or all."""
-        return self.is_paused or trial.is_held
+        return self.is_paused or trial.is_paused_by_user
 
     def _hold(self, trial: Trial, because: object) -> bool:
         """Leave a trial that could go on paused, if it is held; return whether it is."""
-        if not self._is_held(trial):
+        if not self._is_paused_by_user(trial):
             return False
         trial.move_to(Status.PAUSED, because=because)
         trial.is_set_aside = True
@@ -406,42 +406,46 @@ class Controller:
 
     def _go_on(self, trial: Trial, because: object) -> list[Command]:
         """Start the next attempt, unless somebody has paused the trial."""
-        return [] if self._hold(trial, because) else self._start_lease(trial)
+        return [] if self._hold(trial, because) else self._start_attempt(trial)
 
     def _pause(self, trial: Trial, because: object) -> list[Command]:
         """Pause what does not run yet; what runs pauses when it has saved."""
-        if trial.phase is LeasePhase.NONE and trial.status is Status.PENDING:
+        if trial.phase is AttemptPhase.NONE and trial.status is Status.PENDING:
             self._hold(trial, because)
-        elif trial.phase is LeasePhase.STARTING:
+        elif trial.phase is AttemptPhase.STARTING:
             attempt = trial.live
-            attempt.decision, attempt.wants_move, attempt.phase = Decision.PAUSE, True, LeasePhase.STOPPING
-            return [StopLease(trial.trial_id, trial.lease)]
+            attempt.decision, attempt.should_relocate, attempt.phase = (
+                Decision.PAUSE,
+                True,
+                AttemptPhase.STOPPING,
+            )
+            return [StopAttempt(trial.trial_id, trial.attempt_number)]
         return []
 
     def _wake(self, trial: Trial, because: object) -> None:
         """Let a trial go on that nobody holds any more; one that the scheduler has paused waits for that."""
-        if trial.status is Status.PAUSED and trial.is_set_aside and not self._is_held(trial):
+        if trial.status is Status.PAUSED and trial.is_set_aside and not self._is_paused_by_user(trial):
             trial.move_to(Status.PENDING, because=because)
 
     def _stop_trial(self, trial: Trial, because: object) -> list[Command]:
-        if trial.phase is LeasePhase.NONE:
+        if trial.phase is AttemptPhase.NONE:
             self._ask_again()
             return self._finish(trial, Status.TERMINATED, because)
         promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
-        is_told = trial.phase is LeasePhase.STOPPING
+        is_told = trial.phase is AttemptPhase.STOPPING
         attempt = trial.live
-        attempt.decision, attempt.exploit, attempt.phase = Decision.STOP, None, LeasePhase.STOPPING
+        attempt.decision, attempt.exploit, attempt.phase = Decision.STOP, None, AttemptPhase.STOPPING
         commands = self._retention.release(promised)
-        return commands if is_told else [*commands, StopLease(trial.trial_id, trial.lease)]
+        return commands if is_told else [*commands, StopAttempt(trial.trial_id, trial.attempt_number)]
 
-    def _start_lease(self, trial: Trial) -> list[Command]:
+    def _start_attempt(self, trial: Trial) -> list[Command]:
         self._num_orders += 1
-        trial.start_attempt(max(trial.lease, self._lease_floor) + 1, self._num_orders)
+        trial.start_attempt(max(trial.attempt_number, self._attempt_floor) + 1, self._num_orders)
         start = trial.start_point
         index = start.record.index if start else None
         source = start.trial_id if start and start.trial_id != trial.trial_id else ""
         highest = trial.last_checkpoint_index
-        return [StartLease(trial.trial_id, trial.lease, index, trial.iteration, highest, source)]
+        return [StartAttempt(trial.trial_id, trial.attempt_number, index, trial.iteration, highest, source)]
 
     def _stopped(self, trial: Trial, event: Event) -> list[Command]:
         if self.stop_request is None:
@@ -454,7 +458,7 @@ class Controller:
             trial.error, trial.traceback = trial.why_stuck, ""
             return self._fail_for_good(trial, event)
         commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
-        goes_on = trial.decision is Decision.EXPLOIT or trial.wants_move
+        goes_on = trial.decision is Decision.EXPLOIT or trial.should_relocate
         if goes_on and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
             return [*commands, *self._go_on(trial, event)]
@@ -467,7 +471,7 @@ class Controller:
         trial.config, trial.experiment_tag, trial.live.exploit = choice.config, choice.experiment_tag, None
         return self._retention.release(released)
 
-    def _fall_back(self, trial: Trial, event: LeaseEnded) -> list[Command] | None:
+    def _fall_back(self, trial: Trial, event: AttemptEnded) -> list[Command] | None:
         """Start from the checkpoint before the damaged one; None if there is none."""
         borrowed = trial.borrowed
         if not self.rules.falls_back or self.stop_request is not None or not self._retention.step_back(trial):
@@ -476,7 +480,7 @@ class Controller:
         trial.move_to(Status.PENDING, because=event)
         return [*self._retention.release(borrowed), *self._go_on(trial, event)]
 
-    def _failed(self, trial: Trial, event: LeaseEnded) -> list[Command]:
+    def _failed(self, trial: Trial, event: AttemptEnded) -> list[Command]:
         if event.outcome is Outcome.CORRUPTED:
             commands = self._fall_back(trial, event)
             if commands is not None:
@@ -516,12 +520,12 @@ class Controller:
     def _stop_all(self, event: StopRequested) -> list[Command]:
         commands: list[Command] = []
         for trial in self.unfinished:
-            if trial.phase in (LeasePhase.STARTING, LeasePhase.RUNNING):
-                trial.live.phase = LeasePhase.STOPPING
-                commands.append(StopLease(trial.trial_id, trial.lease))
-            elif trial.phase is LeasePhase.NONE and event.cause not in _RESUMABLE:
+            if trial.phase in (AttemptPhase.STARTING, AttemptPhase.RUNNING):
+                trial.live.phase = AttemptPhase.STOPPING
+                commands.append(StopAttempt(trial.trial_id, trial.attempt_number))
+            elif trial.phase is AttemptPhase.NONE and event.cause not in _RESUMABLE:
                 commands += self._finish(trial, Status.TERMINATED, event)
-            elif trial.phase is LeasePhase.NONE:
+            elif trial.phase is AttemptPhase.NONE:
                 trial.move_to(Status.PAUSED, because=event)
         return commands
 
@@ -533,20 +537,21 @@ class Controller:
             return []
         if self.stop_request is None and self._has_room():
             for trial in self._unfinished.values():
-                if trial.status is Status.PENDING and trial.phase is LeasePhase.NONE:
+                if trial.status is Status.PENDING and trial.phase is AttemptPhase.NONE:
                     return [*self._start_again(trial), *self._next_steps()]
             if self._search == "idle":
                 self._search = "asked"
                 return [Suggest(f"{self.rules.experiment_id}_{len(self.trials):05d}")]
             if self._choice == "idle" and any(
-                trial.status is Status.PAUSED and not trial.is_held for trial in self._unfinished.values()
+                trial.status is Status.PAUSED and not trial.is_paused_by_user
+                for trial in self._unfinished.values()
             ):
                 self._choice = "asked"
                 return [ChoosePaused()]
-        if any(trial.phase is not LeasePhase.NONE for trial in self._unfinished.values()):
+        if any(trial.phase is not AttemptPhase.NONE for trial in self._unfinished.values()):
             return []
         if self.stop_request is None and self._unfinished:
-            is_waiting = any(trial.is_held for trial in self._unfinished.values())
+            is_waiting = any(trial.is_paused_by_user for trial in self._unfinished.values())
             return [] if is_waiting else self._give_up_paused()
         if self.waits_for_search:
             return []
@@ -574,7 +579,7 @@ class Controller:
         return self._capacity == 0 and self.stop_request is None and is_wanted
 
     def _live(self) -> list[Trial]:
-        return [trial for trial in self._unfinished.values() if trial.phase is not LeasePhase.NONE]
+        return [trial for trial in self._unfinished.values() if trial.phase is not AttemptPhase.NONE]
 
     def _has_room(self) -> bool:
         live = self._live()

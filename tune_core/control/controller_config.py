@@ -9,7 +9,7 @@ from tune_core.ranking import Objective
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ControllerConfig:
     """What the user configured and the controller has to obey.
 
     Attributes:

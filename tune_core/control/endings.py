@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tune_core.config.run_config import RunConfig
-from tune_core.control.messages import StartLease
+from tune_core.control.messages import StartAttempt
 from tune_core.states import Outcome
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.training.trainable_cache import Leftover
@@ -52,7 +52,7 @@ class RunningAttempt:
         heard: When it last reported, or was submitted.
     """
 
-    order: StartLease
+    order: StartAttempt
     process: Any
     stop_cause: str | None = None
     is_connected: bool = False
@@ -72,7 +72,7 @@ class RunningAttempt:
     @property
     def key(self) -> tuple[str, int]:
         """Its trial's id, and its number."""
-        return self.order.trial_id, self.order.lease
+        return self.order.trial_id, self.order.attempt_number
 
     def overrun(self, now: float, run: RunConfig) -> str | None:
         """Say which time limit it has passed; None: none, or it is ending anyway.
@@ -112,7 +112,7 @@ class Ended:
     """
 
     trial_id: str
-    lease: int
+    attempt_number: int
     outcome: Outcome
     error: str | None = None
     traceback: str = ""

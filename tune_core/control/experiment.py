@@ -10,16 +10,16 @@ from typing import Any, Literal
 from tune_core.callback import Callback, CallbackList
 from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.config.spec import describe, resolve_objects
-from tune_core.control.controller_config import Rules
-from tune_core.control.messages import StartLease
-from tune_core.control.policy import Steering
+from tune_core.control.controller_config import ControllerConfig
+from tune_core.control.messages import StartAttempt
+from tune_core.control.policy import Policy
 from tune_core.control.watchers import States, Watchers
 from tune_core.ranking import Objective
 from tune_core.resources import is_fixed, resources_of
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.execution import changes_directory
 from tune_core.training.serialization import PickledTrainable
-from tune_core.training.session import Lease, ReuseRule
+from tune_core.training.session import AttemptSpec, ReuseRule
 from tune_core.training.trainable import can_save
 from tune_core.trial import TOTALS, Trial
 
@@ -96,10 +96,10 @@ class Experiment:
     continuation: Continuation | None = None
     counted: tuple[States, States] = field(default=({}, {}), repr=False)
 
-    def rules(self, steering: Steering) -> Rules:
+    def rules(self, policy: Policy) -> ControllerConfig:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
-        objective, limit = self.tune_config.objective, steering.max_concurrent
+        objective, limit = self.tune_config.objective, policy.max_concurrent
         return rules_of(self.experiment_id, self.run_config, limit, objective, saves_on_request=saves)
 
     def spec(self) -> dict[str, Any]:
@@ -120,9 +120,9 @@ class Experiment:
         """Return a trial's configuration of the journal with the objects of the search space in it."""
         return resolve_objects(config, self.param_space)[0]
 
-    def steering(self, wall_clock: Callable[[], float] = time.time) -> Steering:
+    def policy(self, wall_clock: Callable[[], float] = time.time) -> Policy:
         """Return what steers this experiment, at its beginning."""
-        return Steering(
+        return Policy(
             self.tune_config,
             self.run_config.stop,
             self.param_space,
@@ -133,12 +133,12 @@ class Experiment:
         )
 
     def watchers(
-        self, steering: Steering, callbacks: CallbackList, wall_clock: Callable[[], float] = time.time
+        self, policy: Policy, callbacks: CallbackList, wall_clock: Callable[[], float] = time.time
     ) -> Watchers:
         """Return what watches this experiment."""
-        return Watchers(steering.stopper, callbacks, self.counted, wall_clock=wall_clock)
+        return Watchers(policy.stopper, callbacks, self.counted, wall_clock=wall_clock)
 
-    def lease(self, steering: Steering, trial: Trial, order: StartLease) -> Lease:
+    def attempt_spec(self, policy: Policy, trial: Trial, order: StartAttempt) -> AttemptSpec:
         """Return what an attempt at a trial has to know, as it was ordered."""
         start = trial.start_point if order.checkpoint is not None else None
         metrics = start.record.metrics if start else {}
@@ -146,12 +146,12 @@ class Experiment:
         checkpoints, saves = self.run_config.checkpoint_config, can_save(self.trainable)
         sync = self.run_config.sync_config
         when: Literal["always", "at_end"] = "always" if sync.sync_artifacts_on_checkpoint else "at_end"
-        return Lease(
+        return AttemptSpec(
             experiment_name=self.name,
             trial_id=trial.trial_id,
             trial_name=str(trial),
             dirname=trial.dirname,
-            lease=order.lease,
+            attempt_number=order.attempt_number,
             config=trial.config,
             resources=trial.resources,
             storage=self.storage,
@@ -160,9 +160,9 @@ class Experiment:
             iteration=order.iteration,
             totals=totals,
             highest_index=order.highest_index,
-            metric=self.tune_config.metric or steering.required_metric,
-            stop=steering.local_stop,
-            waits_for_decisions=steering.waits_for_decisions,
+            metric=self.tune_config.metric or policy.required_metric,
+            stop=policy.local_stop,
+            waits_for_decisions=policy.waits_for_decisions,
             may_be_told_to_save=saves and any(map(_may_want_saves, self.run_config.callbacks or ())),
             log_files=self.run_config.log_files,
             prints=bool(self.run_config.verbose),
@@ -196,7 +196,7 @@ def rules_of(
     objective: Objective,
     *,
     saves_on_request: bool = False,
-) -> Rules:
+) -> ControllerConfig:
     """Return what the controller of an experiment that is run like this has to obey.
 
     Args:
@@ -208,7 +208,7 @@ def rules_of(
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
     fail_fast = failures.fail_fast
-    return Rules(
+    return ControllerConfig(
         experiment_id=experiment_id,
         max_failures=failures.max_failures,
         max_infrastructure_failures=failures.max_infrastructure_failures,

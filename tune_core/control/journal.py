@@ -61,7 +61,7 @@ class _Group:
 
     lines: bytearray = field(default_factory=bytearray)
     count: int = 0
-    #: The highest iteration of its rows, per (trial id, lease).
+    #: The highest iteration of its rows, per (trial id, attempt).
     iterations: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def add(self, event: Event, commands: Sequence[Command]) -> None:
@@ -72,7 +72,7 @@ class _Group:
         self.lines += b"\n"
         self.count += 1
         if isinstance(event, TrialReported):
-            self.iterations[event.trial_id, event.lease] = event.iteration
+            self.iterations[event.trial_id, event.attempt_number] = event.iteration
 
     def take(self, other: _Group) -> None:
         """Add the events of a later group."""
@@ -95,7 +95,7 @@ class Journal:
         number: Number of the segment that `claim` took.
         is_sealed: Whether groups end only where `seal` says so, and with the event that it is given.
         on_flushed: Called from the writing thread after each group with the highest iteration of its
-            rows, per (trial id, lease).
+            rows, per (trial id, attempt).
         on_failure: Called from the writing thread, once, when the journal cannot be written any more.
     """
 

@@ -2,7 +2,7 @@
 
 What runs trials is a `Backend`: processes of a cluster, threads, or functions on a virtual clock. What holds for
 all of them is here: the order of things, reports, time budgets, searchers that have nothing to suggest, the end.
-Rules for processes that may be late, silent or dead are in `tune_core.control.attempts`.
+ControllerConfig for processes that may be late, silent or dead are in `tune_core.control.attempts`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tune_core.control.messages import (
     EndExperiment,
     Event,
     SearchRetried,
-    StartLease,
-    StopLease,
+    StartAttempt,
+    StopAttempt,
     StopRequested,
     Suggest,
     TrialReported,
     TrialSuggested,
 )
-from tune_core.control.policy import SearchPauses, Steering
+from tune_core.control.policy import Policy, SearchPauses
 from tune_core.control.resume import unreported
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
@@ -106,11 +106,11 @@ class Backend(Hooks, ABC):
         """Wait for what happens next, until this time at most; return it. Each item has a taker in the loop."""
 
     @abstractmethod
-    def start(self, trial: Trial, order: StartLease) -> None:
+    def start(self, trial: Trial, order: StartAttempt) -> None:
         """Start an attempt as soon as there is room."""
 
     @abstractmethod
-    def stop(self, trial: Trial, lease: int) -> None:
+    def stop(self, trial: Trial, attempt_number: int) -> None:
         """Stop an attempt, wherever it is."""
 
     @abstractmethod
@@ -127,7 +127,7 @@ class Loop:
 
     Args:
         state: What the events before have come to; only the loop applies new ones.
-        steering: Is asked what to run, and what becomes of it.
+        policy: Is asked what to run, and what becomes of it.
         journal: Keeps events.
         backend: Runs attempts.
         watchers: What stoppers and callbacks have counted is journaled with each group of events.
@@ -145,7 +145,7 @@ class Loop:
     def __init__(
         self,
         state: ExperimentState,
-        steering: Steering,
+        policy: Policy,
         journal: EventLog,
         backend: Backend,
         *,
@@ -153,7 +153,7 @@ class Loop:
         callbacks: CallbackList,
         wall_clock: Callable[[], float],
     ) -> None:
-        self.state, self.steering, self.trials = state, steering, state.trials
+        self.state, self.policy, self.trials = state, policy, state.trials
         self.controller = state.controller
         self.wall_clock = wall_clock
         self.takers: dict[type, Callable[[Any], object]] = {StopRequested: self.apply}
@@ -169,9 +169,9 @@ class Loop:
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             Suggest: self._suggest,
             ChoosePaused: self._choose_paused,
-            StartLease: self._start,
+            StartAttempt: self._start,
             Answer: self._answer,
-            StopLease: self._stop,
+            StopAttempt: self._stop,
             DeleteCheckpoint: self._delete_checkpoint,
             CompleteTrial: self._complete_trial,
             EndExperiment: self._end,
@@ -237,7 +237,7 @@ class Loop:
         commands = self.state.apply(event)
         self._journal.append(event, commands, urgent=event.is_urgent)
         if isinstance(event, TrialSuggested):
-            self.steering.add(self.trials, self.trials[-1])
+            self.policy.add(self.trials, self.trials[-1])
         self.backend.noted(event, commands)
         if not commands:
             return
@@ -259,7 +259,7 @@ class Loop:
 
     def look_at_stop_all(self) -> None:
         """Stop the experiment if a stopper says so."""
-        if self.steering.stopper is not None and self.steering.wants_all_stopped():
+        if self.policy.stopper is not None and self.policy.wants_all_stopped():
             self.stop_all(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
 
     def fail(self, error: Exception) -> None:
@@ -289,24 +289,26 @@ class Loop:
             answer: Called once the report waits for the journal, and before others see it: the trial may go on.
         """
         result = trial.result_of(row)
-        decision, exploit = self.steering.decide(self.trials, trial, row, result, checkpoint)
+        decision, exploit = self.policy.decide(self.trials, trial, row, result, checkpoint)
         row, checkpoint = self.backend.decided(trial, row, result, decision, checkpoint)
         now = self.wall_clock()
         self.apply(
-            TrialReported(now, trial.trial_id, trial.lease, iteration, row, checkpoint, decision, exploit)
+            TrialReported(
+                now, trial.trial_id, trial.attempt_number, iteration, row, checkpoint, decision, exploit
+            )
         )
         if answer is not None:
             answer()
         self.backend.show_report(trial, checkpoint, row, result)
-        if self.steering.stopper is not None:
+        if self.policy.stopper is not None:
             self.look_at_stop_all()
 
-    def add_checkpoint(self, trial_id: str, lease: int, iteration: int, index: int) -> None:
+    def add_checkpoint(self, trial_id: str, attempt_number: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its row had been sent."""
-        trial = self.controller.live_trial(trial_id, lease)
+        trial = self.controller.live_trial(trial_id, attempt_number)
         if trial is None or iteration > trial.iteration or index <= trial.last_checkpoint_index:
             return  # out of date, known, or to be said again after the rows before it
-        self.apply(CheckpointSaved(self.wall_clock(), trial_id, lease, iteration, index))
+        self.apply(CheckpointSaved(self.wall_clock(), trial_id, attempt_number, iteration, index))
         self.backend.show_checkpoint(trial, index)
 
     def recover(
@@ -321,7 +323,7 @@ class Loop:
             if row is not None:
                 self.report(trial, iteration, index, row)
             elif index is not None:
-                self.add_checkpoint(trial.trial_id, trial.lease, iteration, index)
+                self.add_checkpoint(trial.trial_id, trial.attempt_number, iteration, index)
         self._recover_rows(trial, rows or {})
 
     def _recover_rows(
@@ -333,26 +335,26 @@ class Loop:
     # What the controller orders.
 
     def _suggest(self, command: Suggest) -> None:
-        self.apply(self.steering.suggest(command.trial_id, len(self.trials)))
+        self.apply(self.policy.suggest(command.trial_id, len(self.trials)))
 
     def _choose_paused(self, _: ChoosePaused) -> None:
-        self.apply(self.steering.choose(self.trials))
+        self.apply(self.policy.choose(self.trials))
 
-    def _start(self, command: StartLease) -> None:
+    def _start(self, command: StartAttempt) -> None:
         self.backend.start(self.controller.trials[command.trial_id], command)
 
     def _answer(self, command: Answer) -> None:
         self.backend.answer(self.controller.trials[command.trial_id], command.decision)
 
-    def _stop(self, command: StopLease) -> None:
-        self.backend.stop(self.controller.trials[command.trial_id], command.lease)
+    def _stop(self, command: StopAttempt) -> None:
+        self.backend.stop(self.controller.trials[command.trial_id], command.attempt_number)
 
     def _delete_checkpoint(self, command: DeleteCheckpoint) -> None:
         self.backend.delete_checkpoint(self.controller.trials[command.trial_id], command.index)
 
     def _complete_trial(self, command: CompleteTrial) -> None:
         trial = self.controller.trials[command.trial_id]
-        self.steering.complete(self.trials, trial)
+        self.policy.complete(self.trials, trial)
         self.backend.completed(trial, failed=command.failed)
 
     def _end(self, command: EndExperiment) -> None:

@@ -45,7 +45,7 @@ class SpecRecorded(Event):
     Attributes:
         revision: 1 for the first, one more for each change.
         spec: The description that `tune_core.config.spec` makes.
-        rules: The fields of the controller's `Rules`, which hold from here on.
+        rules: The fields of the controller's `ControllerConfig`, which hold from here on.
         request_id: The request that changed it while it ran; "" if none did.
     """
 
@@ -102,7 +102,7 @@ class SegmentsGivenUp(Event):
     segments: int
 
     @property
-    def most_leases(self) -> int:
+    def most_attempts(self) -> int:
         """More attempts than a trial can have begun in the second that a segment holds."""
         return 100 * self.segments
 
@@ -172,11 +172,11 @@ class SearchEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseStarted(Event):
+class AttemptStarted(Event):
     """The trainable runs, in this process."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
     pid: int
     hostname: str
     node_ip: str
@@ -187,14 +187,14 @@ class TrialReported(Event):
     """A report arrived, and was decided on.
 
     Attributes:
-        row: User metrics and auto-filled keys, without what `LeaseStarted` and the config say already.
+        row: User metrics and auto-filled keys, without what `AttemptStarted` and the config say already.
         checkpoint: Index of the checkpoint that was committed with it, if any.
         decision: What the scheduler and the stoppers answered.
         exploit: With EXPLOIT, what was chosen.
     """
 
     trial_id: str
-    lease: int
+    attempt_number: int
     iteration: int
     row: dict[str, Any]
     checkpoint: int | None = None
@@ -207,13 +207,13 @@ class CheckpointSaved(Event):
     """A checkpoint was committed after the report that it belongs to, the trial's latest, had been sent."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
     iteration: int
     index: int
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseEnded(Event):
+class AttemptEnded(Event):
     """An attempt is over; its process runs no more code of it.
 
     Attributes:
@@ -224,7 +224,7 @@ class LeaseEnded(Event):
     is_urgent: ClassVar[bool] = True
 
     trial_id: str
-    lease: int
+    attempt_number: int
     outcome: Outcome
     error: str | None = None
     traceback: str = ""
@@ -232,11 +232,11 @@ class LeaseEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class MoveRequested(Event):
+class RelocationRequested(Event):
     """A node that holds bundles of this attempt is about to go: the trial shall save, and go on elsewhere."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
     reason: str
 
 
@@ -301,16 +301,16 @@ class Suggest(Command):
 
 
 @dataclass(frozen=True, slots=True)
-class StartLease(Command):
-    """Start attempt `lease` of a trial, from the checkpoint `checkpoint` (None: from scratch).
+class StartAttempt(Command):
+    """Start attempt `attempt_number` of a trial, from the checkpoint `checkpoint` (None: from scratch).
 
     `highest_index` is the newest committed checkpoint of the trial that the journal knows: a
-    marker above it, written by an older lease, is an orphan. `source` is the trial that
+    marker above it, written by an older attempt, is an orphan. `source` is the trial that
     the checkpoint belongs to, "" for the trial itself.
     """
 
     trial_id: str
-    lease: int
+    attempt_number: int
     checkpoint: int | None
     iteration: int
     highest_index: int
@@ -319,19 +319,19 @@ class StartLease(Command):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Command):
-    """Tell a running lease the decision on its report (anything but CONTINUE)."""
+    """Tell a running attempt the decision on its report (anything but CONTINUE)."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
     decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
-class StopLease(Command):
-    """Tell a lease, whatever it is doing, to stop at its next report."""
+class StopAttempt(Command):
+    """Tell an attempt, whatever it is doing, to stop at its next report."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +409,7 @@ def _report_to_dict(event: TrialReported) -> dict[str, Any]:
         "event": "TrialReported",
         "time": event.time,
         "trial_id": event.trial_id,
-        "lease": event.lease,
+        "attempt_number": event.attempt_number,
         "iteration": event.iteration,
         "row": event.row,
         "checkpoint": event.checkpoint,
@@ -443,8 +443,8 @@ def describe(command: Command) -> str:
     """Return a command as the short text that the journal keeps beside its event.
 
     Example:
-        >>> describe(StopLease("a1b2c_00000", 2))
-        'StopLease a1b2c_00000 2'
+        >>> describe(StopAttempt("a1b2c_00000", 2))
+        'StopAttempt a1b2c_00000 2'
     """
     values = " ".join(str(getattr(command, f.name)) for f in fields(command))
     return f"{type(command).__name__} {values}".strip()

@@ -1,6 +1,6 @@
 """What chooses: searcher, scheduler and stoppers, asked and told at the right moments.
 
-The shell owns one `Steering`. Every answer becomes part of an event, so replay applies it and
+The shell owns one `Policy`. Every answer becomes part of an event, so replay applies it and
 never asks again. None of the three ever holds the controller: they see trials and rows, and
 return values.
 """
@@ -83,7 +83,7 @@ class SearchPauses:
         return False
 
 
-class Steering:
+class Policy:
     """The searcher, scheduler and stoppers of one experiment.
 
     Args:
@@ -112,7 +112,7 @@ class Steering:
         self._wall_clock = wall_clock
         self.searcher: Searcher = tune_config.search_alg or BasicVariantGenerator()
         self.scheduler: TrialScheduler = tune_config.scheduler or FIFOScheduler()
-        #: Rules that the session checks by itself, so that no report has to wait for them.
+        #: ControllerConfig that the session checks by itself, so that no report has to wait for them.
         self.local_stop: dict[str, float] = dict(stop) if isinstance(stop, Mapping) else {}
         self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
         self._param_space = param_space
@@ -414,7 +414,7 @@ class Steering:
         stopped = [
             trial
             for trial in self.scheduler.trials_to_stop(trials)
-            if not (trial.is_finished() or trial.is_held)
+            if not (trial.is_finished() or trial.is_paused_by_user)
         ]
         for trial in stopped:
             if trial.trial_id not in paused:
@@ -426,7 +426,7 @@ class Steering:
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
         chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
-        if isinstance(chosen, Trial) and chosen.is_held:
+        if isinstance(chosen, Trial) and chosen.is_paused_by_user:
             chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
             shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
@@ -527,4 +527,8 @@ class Steering:
 
 def _choosable(trials: Sequence[Trial]) -> Sequence[Trial]:
     """Trials among which the scheduler chooses one to go on: not those that somebody has paused."""
-    return [trial for trial in trials if not trial.is_held] if any(t.is_held for t in trials) else trials
+    return (
+        [trial for trial in trials if not trial.is_paused_by_user]
+        if any(t.is_paused_by_user for t in trials)
+        else trials
+    )

@@ -21,7 +21,7 @@ from tune_core.callback import Callback
 from tune_core.config.run_config import ResumeConfig
 from tune_core.config.spec import is_kind_of, resolve_objects
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import Continuation, Experiment
 from tune_core.control.messages import (
     CapacityChanged,
@@ -37,7 +37,7 @@ from tune_core.control.messages import (
     TrialSuggested,
     WatchersSaved,
 )
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.segments import events_of, experiments, read_journal
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
@@ -72,7 +72,7 @@ class Replay:
 
     Args:
         controller: Decides what follows from each event.
-        steering: What is told; None: nobody is.
+        policy: What is told; None: nobody is.
         resolve: Gives a configuration back the objects that JSON could not hold.
         watchers: Who is given back what they had counted; None: nobody is.
 
@@ -86,13 +86,13 @@ class Replay:
     def __init__(
         self,
         controller: Controller,
-        steering: Steering | None = None,
+        policy: Policy | None = None,
         resolve: Callable[[dict[str, Any]], dict[str, Any]] = dict,
         watchers: Watchers | None = None,
     ) -> None:
         self.state = ExperimentState(controller)
         self.controller, self.trials = controller, self.state.trials
-        self.steering, self.resolve, self.watchers = steering, resolve, watchers
+        self.policy, self.resolve, self.watchers = policy, resolve, watchers
         self.has_state = False
 
     def run(self, records: Records, observe: Observer | None = None) -> Replay:
@@ -107,12 +107,12 @@ class Replay:
         trial = self._reporting(event)
         self._tell_before(event, trial)
         commands = self.state.apply(event)
-        if self.steering is not None:
+        if self.policy is not None:
             if isinstance(event, TrialSuggested):
-                self.steering.add(self.trials, self.trials[-1])
+                self.policy.add(self.trials, self.trials[-1])
             for command in commands:
                 if isinstance(command, CompleteTrial):
-                    self.steering.complete(self.trials, self.controller.trials[command.trial_id])
+                    self.policy.complete(self.trials, self.controller.trials[command.trial_id])
         if trial is not None and observe is not None and isinstance(event, TrialReported):
             observe(trial, event)
         return commands
@@ -158,33 +158,33 @@ class Replay:
         """The trial that a report belongs to; None if the report does not count."""
         if not isinstance(event, TrialReported):
             return None
-        trial = self.controller.live_trial(event.trial_id, event.lease)
+        trial = self.controller.live_trial(event.trial_id, event.attempt_number)
         return trial if trial is not None and event.iteration > trial.iteration else None
 
     def _tell_before(self, event: Event, trial: Trial | None) -> None:
         """Tell what was told before the controller handled the event."""
         if isinstance(event, WatchersSaved) and self.watchers is not None:
             self.watchers.replay(event)
-        steering = self.steering
-        if steering is None:
+        policy = self.policy
+        if policy is None:
             return
         if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
             before = event.spec["tune_config"]["search_alg"]
-            steering.is_other_searcher = not is_kind_of(before, steering.searcher)
+            policy.is_other_searcher = not is_kind_of(before, policy.searcher)
         if isinstance(event, StateSaved):
-            self.has_state = steering.set_state(event)
+            self.has_state = policy.set_state(event)
         elif isinstance(event, TrialSuggested):
-            steering.replay_suggestion(event)
+            policy.replay_suggestion(event)
         elif isinstance(event, PausedChosen):
-            steering.replay_choice(self.trials, event)
+            policy.replay_choice(self.trials, event)
         elif isinstance(event, ExperimentResumed):
-            steering.resume(self.trials, event)
+            policy.resume(self.trials, event)
         elif isinstance(event, TrialReported) and trial is not None:
             result = trial.result_of(event.row)
-            steering.replay_report(self.trials, trial, event.row, result, event.decision)
+            policy.replay_report(self.trials, trial, event.row, result, event.decision)
 
 
-def take_up(
+def start_or_resume(
     experiment: Experiment,
     replay: Replay,
     apply: Callable[[Event], None],
@@ -206,8 +206,8 @@ def take_up(
     Raises:
         SpecError: A trial that has to run again has a value that cannot be loaded.
     """
-    steering, recorded = replay.steering, replay.spec
-    assert steering is not None
+    policy, recorded = replay.policy, replay.spec
+    assert policy is not None
     continuation = experiment.continuation or Continuation()
     resumed = resumption(replay, clock(), capacity, continuation.config, continuation.may_go_on)
     again = _who_runs_again(replay, resumed)
@@ -217,18 +217,18 @@ def take_up(
         apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
     for trial in replay.live:
         recover(trial)
-    spec, rules = experiment.spec(), asdict(experiment.rules(steering))
+    spec, rules = experiment.spec(), asdict(experiment.rules(policy))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
         apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
-    state = None if replay.has_state else steering.state()
+    state = None if replay.has_state else policy.state()
     if state is not None:
         apply(state)
     if recorded is None:
         if experiment.tune_config.trial_dirname_creator is not None:
-            steering.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
+            policy.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
         apply(ExperimentStarted(clock(), capacity))
         return
-    steering.resume(replay.trials, resumed)
+    policy.resume(replay.trials, resumed)
     apply(resumed)
 
 
@@ -317,7 +317,9 @@ def resumption(
         else:
             wanted = config.errored if trial.status is Status.ERROR else config.finished
         if wanted is kinds.RESTART:
-            restarted[trial.trial_id] = f"{RESTARTED.sub('', trial.dirname)}_attempt_{trial.lease + 1}"
+            restarted[trial.trial_id] = (
+                f"{RESTARTED.sub('', trial.dirname)}_attempt_{trial.attempt_number + 1}"
+            )
         elif not trial.is_finished():
             skipped += [trial.trial_id] if wanted is kinds.SKIP else []
         elif wanted is kinds.RESUME or (trial.status is Status.TERMINATED and may_go_on(trial)):
@@ -401,7 +403,7 @@ def _last_spec(
 def reports(storage: ExperimentStorage) -> Iterator[tuple[Trial, TrialReported]]:
     """Yield every report that counts, in order, with its trial as it was then."""
     found: list[tuple[Trial, TrialReported]] = []
-    replay = Replay(Controller(Rules("")))
+    replay = Replay(Controller(ControllerConfig("")))
     for event, _ in read_journal(storage):
         replay.apply(event, lambda trial, report: found.append((trial, report)))
         yield from found
@@ -417,7 +419,7 @@ class _Written:
     has_failure: bool
 
     def holds(self, name: str, report: TrialReported) -> bool:
-        return report.row["iterations_since_restore"] in self.rows[name].get(report.lease, ())
+        return report.row["iterations_since_restore"] in self.rows[name].get(report.attempt_number, ())
 
     def has_gap(self, name: str) -> bool:
         """Whether rows are lacking before others: somebody has removed or cut the file."""
@@ -434,7 +436,7 @@ def unreported(
     them: let the controller take each one before the next is asked for.
     """
     for marker in markers:
-        if marker.lease != trial.lease or marker.index <= trial.last_checkpoint_index:
+        if marker.attempt_number != trial.attempt_number or marker.index <= trial.last_checkpoint_index:
             continue
         first = marker.iteration - len(marker.rows) + 1
         for iteration, row in enumerate(marker.rows[:-1], first):
@@ -486,7 +488,9 @@ def complete_files(
             if each.rows[name] and (dirname in cut or each.has_gap(name)):
                 storage.delete(f"{dirname}/{name}")
                 each.rows[name] = {}
-    lacking = {trial.dirname: 0 for trial in trials if trial.lease and not written[trial.dirname].has_params}
+    lacking = {
+        trial.dirname: 0 for trial in trials if trial.attempt_number and not written[trial.dirname].has_params
+    }
     for trial in trials:
         if trial.dirname in lacking:
             for logger in loggers:
@@ -526,7 +530,7 @@ def put_back(
     Raises:
         StorageError: The journal cannot be read, or the files cannot be written.
     """
-    replay = Replay(Controller(Rules(""))).run(read_journal(storage))
+    replay = Replay(Controller(ControllerConfig(""))).run(read_journal(storage))
     trials = [trial for trial in replay.trials if trial.dirname in dirnames]
     files = TrialFiles(storage, staging_dir)
     try:
@@ -556,7 +560,7 @@ def _written(storage: ExperimentStorage, dirname: str) -> _Written:
 
 def _place_of(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """Which attempt a row is of, and which report of it: unlike `training_iteration`, no function sets that."""
-    return row.get("lease"), row.get("iterations_since_restore")
+    return row.get("attempt_number"), row.get("iterations_since_restore")
 
 
 def _result_places(data: bytes) -> Iterator[tuple[Any, Any]]:
@@ -574,7 +578,7 @@ def _table_places(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 def _numbers(places: Iterable[tuple[Any, Any]]) -> dict[int, set[int]]:
     numbers: dict[int, set[int]] = {}
-    for lease, report in places:
+    for attempt_number, report in places:
         with contextlib.suppress(TypeError, ValueError):  # a record that lacks them was not written here
-            numbers.setdefault(int(lease), set()).add(int(report))
+            numbers.setdefault(int(attempt_number), set()).add(int(report))
     return numbers

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import Command, DeleteCheckpoint
 from tune_core.errors import IllegalTransition
 from tune_core.metrics import lookup
@@ -23,7 +23,9 @@ class Retention:
         unfinished: Those that may need a checkpoint, by id; the controller's own.
     """
 
-    def __init__(self, rules: Rules, trials: Mapping[str, Trial], unfinished: Mapping[str, Trial]) -> None:
+    def __init__(
+        self, rules: ControllerConfig, trials: Mapping[str, Trial], unfinished: Mapping[str, Trial]
+    ) -> None:
         self.rules = rules
         self._trials, self._unfinished = trials, unfinished
 

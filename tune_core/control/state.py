@@ -20,7 +20,7 @@ from tune_core.control.messages import (
     TrialSuggested,
 )
 from tune_core.states import StopCause
-from tune_core.trial import LeasePhase, Trial
+from tune_core.trial import AttemptPhase, Trial
 
 #: A trial's files are uploaded well within this time, in seconds: older ends need not be looked after.
 SETTLED_S = 600.0
@@ -76,7 +76,7 @@ class ExperimentState:
     @property
     def live(self) -> list[Trial]:
         """Trials that have a live attempt."""
-        return [trial for trial in self.trials if trial.phase is not LeasePhase.NONE]
+        return [trial for trial in self.trials if trial.phase is not AttemptPhase.NONE]
 
     @property
     def is_over(self) -> bool:

@@ -120,7 +120,7 @@ def rows_left_behind(
     parts: list[bytes] = []
     for node in ended.nodes:
         try:
-            arguments = (place, ended.trial_id, ended.lease)
+            arguments = (place, ended.trial_id, ended.attempt_number)
             parts += cluster.call_on(node, left_behind, *arguments, runtime_env=runtime_env)
         except (exceptions.RayError, OSError) as error:
             if ended.outcome is not Outcome.LOST:  # a node that is gone has taken them along

@@ -29,7 +29,7 @@ from tune_core.control.journal import Journal
 from tune_core.control.messages import Command, Event
 from tune_core.engine.server.contact import Contact
 from tune_core.engine.server.server import client_options
-from tune_core.views.notifications import Announcement, Announcer
+from tune_core.views.notifications import Notification, Notifier
 
 #: In front of the kind of every event, and of the ids of what they are about.
 PREFIX = "prefect-tune"
@@ -51,16 +51,16 @@ class Events:
     ending for minutes, while the server does not answer.
 
     Args:
-        announcer: Finds out what to announce.
+        notifier: Finds out what to announce.
         experiment_id: Goes into the ids of the resources.
         name: The experiment's name.
         contact: What is known of the server.
     """
 
-    def __init__(self, announcer: Announcer, experiment_id: str, name: str, contact: Contact) -> None:
-        self._announcer, self._experiment_id, self._name = announcer, experiment_id, name
+    def __init__(self, notifier: Notifier, experiment_id: str, name: str, contact: Contact) -> None:
+        self._notifier, self._experiment_id, self._name = notifier, experiment_id, name
         self._contact = contact
-        self._queue: asyncio.Queue[Announcement | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Notification | None] = asyncio.Queue()
         self._connection: tuple[EventsClient, list[RelatedResource]] | None = None
         self._has_warned = self._is_given_up = False
         self._loop = asyncio.new_event_loop()
@@ -73,11 +73,11 @@ class Events:
 
     def replayed(self, event: Event, commands: Sequence[Command], *, is_best: bool) -> None:
         """Take note of an event of a driver before this one, which has announced it."""
-        self._announcer.note(event, commands, is_best=is_best)
+        self._notifier.note(event, commands, is_best=is_best)
 
     def note(self, event: Event, commands: Sequence[Command], journal: Journal, *, is_best: bool) -> None:
         """Announce what an event gives reason to, as soon as the journal has it."""
-        found = self._announcer.note(event, commands, is_best=is_best)
+        found = self._notifier.note(event, commands, is_best=is_best)
         if found:
             journal.when_written(lambda: self._put(found))
 
@@ -101,11 +101,11 @@ class Events:
             "prefect-tune.experiment": self._name,
         }
 
-    def _put(self, found: Sequence[Announcement]) -> None:
+    def _put(self, found: Sequence[Notification]) -> None:
         for announcement in found:
             self._post(announcement)
 
-    def _post(self, item: Announcement | None) -> None:
+    def _post(self, item: Notification | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: the thread has ended, and has said why
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
@@ -120,7 +120,7 @@ class Events:
 
     async def _send_all(self) -> None:
         #: Attempts that have just begun, and until when that waits.
-        begun: deque[tuple[float, Announcement]] = deque()
+        begun: deque[tuple[float, Notification]] = deque()
         async with AsyncExitStack() as stack:
             while True:
                 wait_s = max(0.0, begun[0][0] - time.monotonic()) if begun else None
@@ -139,7 +139,7 @@ class Events:
             for _, late in begun:
                 await self._send(late, stack)
 
-    async def _send(self, announcement: Announcement, stack: AsyncExitStack) -> None:
+    async def _send(self, announcement: Notification, stack: AsyncExitStack) -> None:
         try:
             event = self._event(announcement)
         except Exception as error:  # noqa: BLE001 - an event must never fail an experiment
@@ -164,7 +164,7 @@ class Events:
             else:
                 return
 
-    def _event(self, announcement: Announcement) -> PrefectEvent:
+    def _event(self, announcement: Notification) -> PrefectEvent:
         related = []
         if announcement.trial_id is not None:
             related.append({**self.resource(), "prefect.resource.role": "experiment"})
@@ -195,7 +195,7 @@ async def _connect(stack: AsyncExitStack) -> tuple[EventsClient, list[RelatedRes
     return await stack.enter_async_context(get_events_client(reconnection_attempts=1)), related
 
 
-def _is_end_of(announcement: Announcement, begun: Announcement) -> bool:
+def _is_end_of(announcement: Notification, begun: Notification) -> bool:
     """Whether this is the end of the attempt whose beginning that is."""
     return (
         announcement.kind == "trial.ended"

@@ -35,7 +35,7 @@ from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Continuation, Experiment, Identity
 from tune_core.control.journal import Journal
 from tune_core.control.messages import EndExperiment
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.resume import put_back
 from tune_core.encoding import dumps
 from tune_core.engine import cluster
@@ -48,7 +48,7 @@ from tune_core.engine.driver.deletions import Deletions
 from tune_core.engine.driver.driver import Driver
 from tune_core.engine.driver.history import save_counts
 from tune_core.engine.driver.inbox_watcher import InboxWatch
-from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.driver.services import DriverFailed, Journaled, Services
 from tune_core.engine.events import Events
 from tune_core.engine.forks import end_forks_well
 from tune_core.engine.form.fields import FormModel
@@ -100,7 +100,7 @@ from tune_core.states import StopCause
 from tune_core.training.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
 from tune_core.tuner import Tuner, dated
-from tune_core.views.notifications import Announcer
+from tune_core.views.notifications import Notifier
 from tune_core.views.overview import Overview
 
 _HOW_TO_GO_ON = "Tuner.restore or prefect-tune resume continues it"
@@ -383,11 +383,11 @@ def _tuner(
     run_config: Any = None,
     resources: Any = None,
 ) -> Tuner:
-    parts = {"tune_config": tune_config, "run_config": run_config, "resources": resources}
+    services = {"tune_config": tune_config, "run_config": run_config, "resources": resources}
     if isinstance(param_space, list) or any(
-        isinstance(part, (Mapping, FormModel)) for part in parts.values()
+        isinstance(part, (Mapping, FormModel)) for part in services.values()
     ):
-        given = {"trainable": trainable, "param_space": param_space, **parts}
+        given = {"trainable": trainable, "param_space": param_space, **services}
         return ExperimentForm.read({name: part for name, part in given.items() if part is not None}).tuner()
     return Tuner(trainable, param_space=param_space, tune_config=tune_config, run_config=run_config)
 
@@ -397,7 +397,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
     current = live.experiment
     tune = current.tune_config
     with live.signals.caught(), ExitStack() as stack:
-        driver, parts = _set_up(live, context, stack)
+        driver, services = _set_up(live, context, stack)
 
         def stop(reason: str, patience_s: float | None) -> None:
             driver.request_stop(StopCause.INTERRUPT, f"{reason}; {_HOW_TO_GO_ON}", patience_s=patience_s)
@@ -407,20 +407,20 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
                 ended = driver.run()
         except BaseException:
             driver.abandon()
-            parts.pool.clear()
-            save_counts(parts, has_failed=True)
+            services.pool.clear()
+            save_counts(services, has_failed=True)
             raise
-        controller = parts.controller
+        controller = services.controller
         trials = list(controller.trials.values())
         live.was_interrupted = controller.is_interrupted
         if live.was_interrupted:
-            parts.pool.clear()
+            services.pool.clear()
         else:
-            parts.inbox.refusal = f"the experiment has ended: {ended.reason}"
-        parts.user_callbacks.on_experiment_end(trials)
-        save_counts(parts, has_failed=False)
-        get_run_logger().info(parts.steering.scheduler.debug_string())
-        parts.progress.finish(trials, ended.reason)
+            services.inbox.refusal = f"the experiment has ended: {ended.reason}"
+        services.user_callbacks.on_experiment_end(trials)
+        save_counts(services, has_failed=False)
+        get_run_logger().info(services.policy.scheduler.debug_string())
+        services.progress.finish(trials, ended.reason)
     results = ResultGrid.from_trials(
         trials,
         current.storage,
@@ -431,7 +431,7 @@ def _drive(live: _Live, context: FlowRunContext) -> tuple[EndExperiment, list[Tr
     return ended, trials, results
 
 
-def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Driver, Parts]:
+def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Driver, Services]:
     """Start what a driver works with; the stack takes it down in the reverse order.
 
     Slots come first, since they take longest: they start while the storage is tried.
@@ -439,18 +439,18 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     current = continued(live.experiment)
     run, tune = current.run_config, current.tune_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
-    steering = current.steering()
+    policy = current.policy()
     has_recorders = isinstance(context.task_runner, TuneTaskRunner)
     pool = stack.enter_context(
         opened_pool(
             with_processes=has_recorders,
             fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
             runtime_env=run.runtime_env,
-            max_slots=steering.max_concurrent,
+            max_slots=policy.max_concurrent,
         )
     )
     pool.cleanup_timeout_s = run.stop_timeout_s
-    capacity = _start_slots(current, steering, pool)
+    capacity = _start_slots(current, policy, pool)
     cluster.refuse_unshared(current.storage, run)
     current.storage.probe()
     owner = this_process(flow_run_id, current.identity)
@@ -464,7 +464,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     stack.callback(deletions.close)
     channel = Channel(cluster.channel_host())
     stack.callback(channel.close)
-    controller = Controller(current.rules(steering), current.storage)
+    controller = Controller(current.rules(policy), current.storage)
     run_tags = {*context.flow_run.tags, *(run.tags or ())}  # type: ignore[union-attr]
     artifacts, overview, events = _dashboard(live, current, run_tags, controller, stack)
     # Ray's own workers may end before Prefect has sent what they have told it.
@@ -473,7 +473,7 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
     inbox = InboxWatch(current.storage, current.experiment_id, channel.post)
     stack.callback(inbox.close)  # after the journal: what it has is answered
     users = CallbackList(run.callbacks or [])
-    watchers = current.watchers(steering, users)
+    watchers = current.watchers(policy, users)
     journal = Journal(
         current.storage,
         current.experiment_id,
@@ -481,19 +481,19 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         number,
         is_sealed=watchers.have_state,
         on_flushed=lambda iterations: channel.post(Journaled(iterations, time.monotonic())),
-        on_failure=lambda error: channel.post(ShellFailed(error)),
+        on_failure=lambda error: channel.post(DriverFailed(error)),
     )
     stack.callback(journal.close)
     rows_left = partial(rows_left_behind, channel.address.spool, run.runtime_env)
     recovery = Recovery(
-        current.storage, channel.post, lambda error: channel.post(ShellFailed(error)), rows_left=rows_left
+        current.storage, channel.post, lambda error: channel.post(DriverFailed(error)), rows_left=rows_left
     )
     stack.callback(recovery.close)
     loggers = default_loggers(files, users.callbacks)
-    parts = Parts(
+    services = Services(
         experiment=current,
         controller=controller,
-        steering=steering,
+        policy=policy,
         channel=channel,
         parameters=parameters,
         pool=pool,
@@ -514,8 +514,8 @@ def _set_up(live: _Live, context: FlowRunContext, stack: ExitStack) -> tuple[Dri
         pages=Pages(artifacts, overview, current.name, current.storage.url),
     )
     watch_url = live.server.flow_run_url(flow_run_id)
-    parts.progress.start(current.name, current.storage.url, watch_url, steering.total_trials)
-    return Driver(parts), parts
+    services.progress.start(current.name, current.storage.url, watch_url, policy.total_trials)
+    return Driver(services), services
 
 
 def _dashboard(
@@ -536,8 +536,8 @@ def _dashboard(
         contact=live.contact,
     )
     stack.callback(artifacts.close)
-    announcer = Announcer(controller, current.name, current.storage.url, overview.standings)
-    events = Events(announcer, current.experiment_id, current.name, live.contact)
+    notifier = Notifier(controller, current.name, current.storage.url, overview.standings)
+    events = Events(notifier, current.experiment_id, current.name, live.contact)
     stack.callback(events.close)
     stack.callback(live.contact.end)
     return artifacts, overview, events
@@ -562,7 +562,7 @@ def _trial_files(current: Experiment) -> Iterator[TrialFiles]:
                 raise
 
 
-def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int:
+def _start_slots(current: Experiment, policy: Policy, pool: SlotPool) -> int:
     """Start the first slots; return how many trials fit at once.
 
     Raises:
@@ -579,7 +579,7 @@ def _start_slots(current: Experiment, steering: Steering, pool: SlotPool) -> int
             f"or, if nodes will join, set RunConfig(placement_timeout_s=…){hint_on_resources(current.trainable, {})}"
         )
     capacity = max(1, copies_that_fit(shape, cluster.total_resources()))
-    limits = (capacity, steering.total_trials, steering.max_concurrent)
+    limits = (capacity, policy.total_trials, policy.max_concurrent)
     pool.start_ahead(shape, min(limit for limit in limits if limit is not None))
     return capacity
 

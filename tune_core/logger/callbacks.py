@@ -1,7 +1,7 @@
 """What is in the files next to each trial: `result.json`, `progress.csv`, `params.json`, `error.txt`.
 
 The logger callbacks say what is written; `trial_files` owns how. A retried trial goes on below
-the rows of its earlier attempts, and each row names the attempt (`lease`) that made it.
+the rows of its earlier attempts, and each row names the attempt (`attempt_number`) that made it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class _FileLogger(LoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """Expect rows of a trial, below those of its earlier attempts."""
-        self.files.open(trial.dirname, is_new=trial.lease <= 1)
+        self.files.open(trial.dirname, is_new=trial.attempt_number <= 1)
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Bring the trial's files to the storage."""
@@ -148,13 +148,13 @@ class JsonLoggerCallback(_FileLogger):
     """Writes `result.json`, one line per report, and `params.json`, the configuration.
 
     Reports are nested as they were made, NaN and infinities are literals, objects that JSON lacks
-    are text. The key `lease` holds the number of the attempt that made the report. The configuration
+    are text. The key `attempt_number` holds the number of the attempt that made the report. The configuration
     (`config`) is in the first report of each attempt alone; `Result` puts it back into the others.
 
     Args:
         files: Where to write; if omitted, what `setup` gets as `files`.
 
-    Source: as Ray Tune 2.60. Differs: the key `lease`; `config` once per attempt; rows survive a
+    Source: as Ray Tune 2.60. Differs: the key `attempt_number`; `config` once per attempt; rows survive a
         retry; no `params.pkl`.
     """
 
@@ -165,7 +165,7 @@ class JsonLoggerCallback(_FileLogger):
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Append a line to `result.json`."""
-        row = {**result, "lease": trial.lease}
+        row = {**result, "attempt_number": trial.attempt_number}
         if result.get("iterations_since_restore", 1) != 1:
             row.pop("config", None)  # it may be large, and is that of the attempt's first row
         line = dumps_row(row)
@@ -176,13 +176,13 @@ class CSVLoggerCallback(_FileLogger):
     """Writes `progress.csv`, one record per report, nested metrics as `a/b`, without the configuration.
 
     A metric that is first reported later becomes a new column, empty in earlier records. The
-    column `lease` holds the number of the attempt. Records are formatted together, when
+    column `attempt_number` holds the number of the attempt. Records are formatted together, when
     they are written, and a new column rewrites the file at most once for each such time.
 
     Args:
         files: Where to write; if omitted, what `setup` gets as `files`.
 
-    Source: as Ray Tune 2.60. Differs: new columns are kept; the column `lease`; a line
+    Source: as Ray Tune 2.60. Differs: new columns are kept; the column `attempt_number`; a line
         break inside a value is a space; numbers are written as in JSON (`1e-5`).
     """
 
@@ -191,7 +191,7 @@ class CSVLoggerCallback(_FileLogger):
         metrics = dict(result)
         metrics.pop("config", None)
         row = flatten(metrics)
-        row["lease"] = trial.lease
+        row["attempt_number"] = trial.attempt_number
         self.files.append_row(trial.dirname, PROGRESS_FILE, row)
 
 

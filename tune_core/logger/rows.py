@@ -1,6 +1,6 @@
 """How the files next to a trial look, to whoever writes and whoever reads them.
 
-Owns their names, and how rows and failures are found in them. A row names the attempt (`lease`)
+Owns their names, and how rows and failures are found in them. A row names the attempt (`attempt_number`)
 that reported it; of each iteration, the rows of the newest attempt count. The configuration is in an
 attempt's first row, since it may be large and does not change until the next one.
 """
@@ -37,7 +37,7 @@ AUTO_FILLED = frozenset(
         "experiment_tag",
         "hostname",
         "iterations_since_restore",
-        "lease",
+        "attempt_number",
         "node_ip",
         "pid",
         "should_checkpoint",
@@ -68,21 +68,21 @@ def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     makes rows 6, 7, … of the attempt before obsolete as it reports them itself.
 
     Example:
-        >>> first, second = {"training_iteration": 1, "lease": 1}, {"training_iteration": 1, "lease": 2}
+        >>> first, second = {"training_iteration": 1, "attempt_number": 1}, {"training_iteration": 1, "attempt_number": 2}
         >>> newest_rows([first, second])
-        [{'training_iteration': 1, 'lease': 2}]
+        [{'training_iteration': 1, 'attempt': 2}]
     """
     newest: dict[Any, int] = {}
     for row in rows:
-        iteration, lease = _iteration(row), row.get("lease", 0)
-        newest[iteration] = max(lease, newest.get(iteration, lease))
+        iteration, attempt_number = _iteration(row), row.get("attempt_number", 0)
+        newest[iteration] = max(attempt_number, newest.get(iteration, attempt_number))
     found: dict[Any, dict[str, Any]] = {}
     for place, row in enumerate(rows):
-        iteration, lease = _iteration(row), row.get("lease", 0)
-        if iteration is None or lease >= newest[iteration]:
+        iteration, attempt_number = _iteration(row), row.get("attempt_number", 0)
+        if iteration is None or attempt_number >= newest[iteration]:
             # Which report of its attempt it is: a driver whose place was taken may have written it as well.
             report = row.get("iterations_since_restore")
-            found.setdefault((lease, report) if isinstance(report, int) else place, row)
+            found.setdefault((attempt_number, report) if isinstance(report, int) else place, row)
     return list(found.values())
 
 
@@ -137,14 +137,14 @@ def with_configs(rows: Sequence[dict[str, Any]], params: Mapping[str, Any] | Non
         params: What `params.json` holds; None: there is none, and such rows stay without.
 
     Example:
-        >>> with_configs([{"lease": 1, "config": {"x": 1}}, {"lease": 1}, {"lease": 2}], {"x": 2})
-        [{'lease': 1, 'config': {'x': 1}}, {'lease': 1, 'config': {'x': 1}}, {'lease': 2, 'config': {'x': 2}}]
+        >>> with_configs([{"attempt_number": 1, "config": {"x": 1}}, {"attempt_number": 1}, {"attempt_number": 2}], {"x": 2})
+        [{'attempt': 1, 'config': {'x': 1}}, {'attempt': 1, 'config': {'x': 1}}, {'attempt': 2, 'config': {'x': 2}}]
     """
     known: dict[Any, Any] = {}
     found = []
     for row in rows:
-        lease = row.get("lease")
-        config = known[lease] = row.get("config", known.get(lease, params))
+        attempt_number = row.get("attempt_number")
+        config = known[attempt_number] = row.get("config", known.get(attempt_number, params))
         found.append(row if config is None else {**row, "config": config})
     return found
 

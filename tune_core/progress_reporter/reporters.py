@@ -19,7 +19,7 @@ from tune_core.metrics import flatten, lookup
 from tune_core.progress_reporter.terminal import new_console
 from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -133,17 +133,17 @@ class CLIReporter(ProgressReporter):
         mode: str | None = None,
         sort_by_metric: bool = False,
     ) -> None:
-        faults = Faults(type(self).__name__)
-        self._metric_columns = _columns("metric_columns", metric_columns, faults)
-        self._parameter_columns = _columns("parameter_columns", parameter_columns, faults)
-        faults.check_integer("max_progress_rows", max_progress_rows, minimum=1)
-        faults.check_integer("max_error_rows", max_error_rows, minimum=0)
-        faults.check_integer("max_column_length", max_column_length, minimum=4)
-        faults.check_number("max_report_frequency", max_report_frequency, also=" seconds")
-        faults.check_integer("infer_limit", infer_limit, minimum=0)
+        validator = Validator(type(self).__name__)
+        self._metric_columns = _columns("metric_columns", metric_columns, validator)
+        self._parameter_columns = _columns("parameter_columns", parameter_columns, validator)
+        validator.check_integer("max_progress_rows", max_progress_rows, minimum=1)
+        validator.check_integer("max_error_rows", max_error_rows, minimum=0)
+        validator.check_integer("max_column_length", max_column_length, minimum=4)
+        validator.check_number("max_report_frequency", max_report_frequency, also=" seconds")
+        validator.check_integer("infer_limit", infer_limit, minimum=0)
         if mode is not None:
-            faults.check_choice("mode", mode, ("min", "max"))
-        faults.raise_any()
+            validator.check_choice("mode", mode, ("min", "max"))
+        validator.raise_any()
         self._total, self._metric, self._mode = total_samples, metric, mode
         self._max_rows, self._max_errors, self._width = max_progress_rows, max_error_rows, max_column_length
         self._interval_s, self._infer_limit = max_report_frequency, infer_limit
@@ -305,7 +305,7 @@ class JupyterNotebookReporter(CLIReporter):
 
 
 def _columns(
-    name: str, given: Sequence[str] | Mapping[str, str] | None, faults: Faults
+    name: str, given: Sequence[str] | Mapping[str, str] | None, validator: Validator
 ) -> dict[str, str] | None:
     columns: Any = given
     if not columns:
@@ -316,6 +316,6 @@ def _columns(
         isinstance(part, str) for pair in columns.items() for part in pair
     )
     if not is_dict or (given is not None and len(columns) != len(given)):
-        faults.add(name, given, "expected a list of names, or a dict of name to title")
+        validator.add(name, given, "expected a list of names, or a dict of name to title")
         return None
     return dict(columns)

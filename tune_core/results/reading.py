@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
 from tune_core.ranking import Objective
@@ -30,7 +30,7 @@ def read_results(
         StorageError: The journal is damaged, or the storage does not answer.
     """
     records = read_journal(storage, experiment_id, discard_damaged=discard_damaged)
-    controller = (replay := Replay(Controller(Rules(""))).run(records)).controller
+    controller = (replay := Replay(Controller(ControllerConfig(""))).run(records)).controller
     return ResultGrid.from_trials(
         replay.trials,
         storage,

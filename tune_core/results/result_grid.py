@@ -159,7 +159,7 @@ class Result:
         config = None if params is None else parse_params(params, f"{url}/{PARAMS_FILE}")
         rows = newest_rows(with_configs(parse_rows(data or b"", f"{url}/{RESULT_FILE}"), config))
         metrics = dict(rows[-1]) if rows else {} if config is None else {"config": config}
-        metrics.pop("lease", None)
+        metrics.pop("attempt_number", None)
         parent, _, trial = trial_path.rpartition("/")
         storage = ExperimentStorage(filesystem, parent or "/", url, parent)
         markers = storage.committed(trial, skip_damaged=True)
@@ -203,7 +203,7 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """Every report, read from storage each time; of each iteration, what its newest attempt reported.
 
-        The key `lease` holds the number of the attempt. Empty if nothing was reported.
+        The key `attempt_number` holds the number of the attempt. Empty if nothing was reported.
         """
         place = f"{self.path}/{RESULT_FILE}"
         data = _read(self.filesystem, place, place)

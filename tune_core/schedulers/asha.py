@@ -15,7 +15,7 @@ from typing import Any
 
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Trial
-from tune_core.validation import Faults, is_number
+from tune_core.validation import Validator, is_number
 
 #: More rungs, or brackets, than anybody has a use for.
 MAX_RUNGS = 1000
@@ -70,22 +70,24 @@ class AsyncHyperBandScheduler(ComparingScheduler):
         *,
         seed: int | None = None,
     ) -> None:
-        faults = Faults(type(self).__name__)
+        validator = Validator(type(self).__name__)
         for name, value in (("max_t", max_t), ("grace_period", grace_period)):
             if not is_number(value) or value <= 0:
-                faults.add(name, value, "expected a finite number above 0, in units of time_attr")
+                validator.add(name, value, "expected a finite number above 0, in units of time_attr")
         if is_number(max_t) and is_number(grace_period) and grace_period > max_t > 0:
-            faults.add("grace_period", grace_period, f"is longer than max_t={max_t}: nobody would be stopped")
+            validator.add(
+                "grace_period", grace_period, f"is longer than max_t={max_t}: nobody would be stopped"
+            )
         if not is_number(reduction_factor) or reduction_factor <= 1:
-            faults.add("reduction_factor", reduction_factor, "expected a finite number above 1")
-        faults.check_integer("brackets", brackets, minimum=1, maximum=MAX_RUNGS)
-        faults.check_bool("stop_last_trials", stop_last_trials)
+            validator.add("reduction_factor", reduction_factor, "expected a finite number above 1")
+        validator.check_integer("brackets", brackets, minimum=1, maximum=MAX_RUNGS)
+        validator.check_bool("stop_last_trials", stop_last_trials)
         if seed is not None:
-            faults.check_integer("seed", seed, minimum=0, also=", or None")
-        if not faults.found and (count := _num_rungs(grace_period, max_t, reduction_factor)) > MAX_RUNGS:
+            validator.check_integer("seed", seed, minimum=0, also=", or None")
+        if not validator.found and (count := _num_rungs(grace_period, max_t, reduction_factor)) > MAX_RUNGS:
             expected = f"makes {count} rungs from grace_period to max_t; expected at most {MAX_RUNGS}: a larger factor"
-            faults.add("reduction_factor", reduction_factor, expected)
-        super().__init__(faults, time_attr, metric, mode)
+            validator.add("reduction_factor", reduction_factor, expected)
+        super().__init__(validator, time_attr, metric, mode)
         self._max_t, self._stop_last_trials = max_t, stop_last_trials
         self._brackets = [_Bracket(grace_period, max_t, reduction_factor, skip) for skip in range(brackets)]
         self._seed = secrets.randbits(32) if seed is None else seed

@@ -8,7 +8,7 @@ from typing import Any
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
-from tune_core.validation import Faults, suggestion
+from tune_core.validation import Validator, suggestion
 
 _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "fifo": FIFOScheduler,
@@ -47,15 +47,15 @@ def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
 
     Source: as Ray Tune 2.60. Differs: "asha"; an argument that no scheduler knows is refused.
     """
-    faults = Faults("create_scheduler")
+    validator = Validator("create_scheduler")
     kind = _SCHEDULERS.get(str(scheduler).lower())
     if kind is None:
         expected = f"expected one of {', '.join(map(repr, _SCHEDULERS))}"
-        faults.add("scheduler", scheduler, expected + suggestion(scheduler, _SCHEDULERS))
+        validator.add("scheduler", scheduler, expected + suggestion(scheduler, _SCHEDULERS))
     known = {name for each in _SCHEDULERS.values() for name in _arguments(each)}
     for name in kwargs.keys() - known:
-        faults.add(name, kwargs[name], f"no scheduler has this argument{suggestion(name, known)}")
-    faults.raise_any()
+        validator.add(name, kwargs[name], f"no scheduler has this argument{suggestion(name, known)}")
+    validator.raise_any()
     assert kind is not None  # else a fault was found
     return kind(**{name: value for name, value in kwargs.items() if name in _arguments(kind)})
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 
 class ComparingScheduler(TrialScheduler):
     """A scheduler that compares trials by a metric at equal times; subclass it.
 
     Args:
-        faults: What the subclass has found wrong with its own arguments; raised here, with the rest.
+        validator: What the subclass has found wrong with its own arguments; raised here, with the rest.
         time_attr: The reported number that time is measured by; it grows from report to report.
         metric: What to compare by; None: what `TuneConfig` says.
         mode: "min" or "max"; None: what `TuneConfig` says.
@@ -29,15 +29,15 @@ class ComparingScheduler(TrialScheduler):
 
     needs_metric = True
 
-    def __init__(self, faults: Faults, time_attr: str, metric: str | None, mode: str | None) -> None:
-        faults.check_name("time_attr", time_attr, ": the name of a reported number")
+    def __init__(self, validator: Validator, time_attr: str, metric: str | None, mode: str | None) -> None:
+        validator.check_name("time_attr", time_attr, ": the name of a reported number")
         if metric is not None:
-            faults.check_name("metric", metric, ": the name of a reported metric")
+            validator.check_name("metric", metric, ": the name of a reported metric")
         if mode is not None:
-            faults.check_choice("mode", mode, ("min", "max"))
+            validator.check_choice("mode", mode, ("min", "max"))
         elif metric is not None:
-            faults.add("metric", metric, "mode is missing: add mode='min' or mode='max'")
-        faults.raise_any()
+            validator.add("metric", metric, "mode is missing: add mode='min' or mode='max'")
+        validator.raise_any()
         self.metric, self.mode = metric, mode
         self.has_own_objective = mode is not None
         self._time_attr = time_attr

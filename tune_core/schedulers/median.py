@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Status, Trial
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 
 class MedianStoppingRule(ComparingScheduler):
@@ -59,12 +59,12 @@ class MedianStoppingRule(ComparingScheduler):
         min_time_slice: float = 0,
         hard_stop: bool = True,
     ) -> None:
-        faults = Faults(type(self).__name__)
-        faults.check_number("grace_period", grace_period, also=", in units of time_attr")
-        faults.check_integer("min_samples_required", min_samples_required, minimum=1)
-        faults.check_number("min_time_slice", min_time_slice, also=", in units of time_attr")
-        faults.check_bool("hard_stop", hard_stop)
-        super().__init__(faults, time_attr, metric, mode)
+        validator = Validator(type(self).__name__)
+        validator.check_number("grace_period", grace_period, also=", in units of time_attr")
+        validator.check_integer("min_samples_required", min_samples_required, minimum=1)
+        validator.check_number("min_time_slice", min_time_slice, also=", in units of time_attr")
+        validator.check_bool("hard_stop", hard_stop)
+        super().__init__(validator, time_attr, metric, mode)
         self._grace_period, self._min_samples_required = grace_period, min_samples_required
         self._min_time_slice, self._hard_stop = min_time_slice, hard_stop
         self._history: dict[str, _History] = {}

@@ -28,7 +28,7 @@ from tune_core.search.variants import (
     read_point,
     walk_sample,
 )
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +83,14 @@ class BasicVariantGenerator(Searcher):
         random_state: int | random.Random | _NumpyRandom | None = None,
     ) -> None:
         super().__init__()
-        faults = Faults(type(self).__name__)
+        validator = Validator(type(self).__name__)
         points: Any = [] if points_to_evaluate is None else points_to_evaluate
         if not isinstance(points, list | tuple) or not all(isinstance(point, dict) for point in points):
-            faults.add("points_to_evaluate", points, "expected a list of dicts")
-        faults.check_integer("max_concurrent", max_concurrent, minimum=0)
-        faults.check_bool("constant_grid_search", constant_grid_search)
-        self._given_seed = _seed_of(random_state, faults)
-        faults.raise_any()
+            validator.add("points_to_evaluate", points, "expected a list of dicts")
+        validator.check_integer("max_concurrent", max_concurrent, minimum=0)
+        validator.check_bool("constant_grid_search", constant_grid_search)
+        self._given_seed = _seed_of(random_state, validator)
+        validator.raise_any()
         if self._given_seed is not None:  # a generator has been drawn from, and would give another one
             note_arguments(self, random_state=int(self._given_seed))
         #: The experiment keeps this limit, and 0 is none.
@@ -124,12 +124,12 @@ class BasicVariantGenerator(Searcher):
         """
         super().set_search_properties(metric, mode, config, **spec)
         validate_space(config)
-        faults = Faults(type(self).__name__)
+        validator = Validator(type(self).__name__)
         num_samples = spec.get("num_samples", 1)
         if num_samples != -1:
-            faults.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
-        self._check_points(config, faults)
-        faults.raise_any()
+            validator.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
+        self._check_points(config, validator)
+        validator.raise_any()
         self._space, self._num_samples = config, num_samples
         given = [grid_size(config, read_point(config, point)) for point in self._points]
         self._sizes = given, grid_size(config)
@@ -140,17 +140,17 @@ class BasicVariantGenerator(Searcher):
         self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
     ) -> None:
         """Refuse points that are none of the space."""
-        faults = Faults(type(self).__name__)
-        self._check_points(config, faults, warns=False)
-        faults.raise_any()
+        validator = Validator(type(self).__name__)
+        self._check_points(config, validator, warns=False)
+        validator.raise_any()
 
-    def _check_points(self, config: dict[str, Any], faults: Faults, *, warns: bool = True) -> None:
+    def _check_points(self, config: dict[str, Any], validator: Validator, *, warns: bool = True) -> None:
         for number, point in enumerate(self._points):
             name = f"points_to_evaluate[{number}]"
             try:
                 values = read_point(config, point, name)
             except ConfigError as error:
-                faults.extend(error.faults)
+                validator.extend(error.faults)
                 continue
             if warns:
                 _warn_of_outsiders(config, values, name)
@@ -161,9 +161,9 @@ class BasicVariantGenerator(Searcher):
         Raises:
             ConfigError: The count is not an integer of at least 1.
         """
-        faults = Faults("add_samples")
-        faults.check_integer("count", count, minimum=1)
-        faults.raise_any()
+        validator = Validator("add_samples")
+        validator.check_integer("count", count, minimum=1)
+        validator.raise_any()
         if self._num_samples >= 0:
             self._num_samples = max(self._num_samples, len(self._points)) + count
 
@@ -236,7 +236,7 @@ class BasicVariantGenerator(Searcher):
         return True
 
 
-def _seed_of(random_state: Any, faults: Faults) -> str | None:
+def _seed_of(random_state: Any, validator: Validator) -> str | None:
     """Return a seed as text, for which 1 and -1 differ; None if none was given."""
     if random_state is None:
         return None
@@ -247,7 +247,9 @@ def _seed_of(random_state: Any, faults: Faults) -> str | None:
     # Recognised by its module, as numpy must not be imported for this.
     if type(random_state).__module__.partition(".")[0] == "numpy" and hasattr(random_state, "bytes"):
         return str(int.from_bytes(random_state.bytes(8)))
-    faults.add("random_state", random_state, "expected an integer, a numpy RandomState or Generator, or None")
+    validator.add(
+        "random_state", random_state, "expected an integer, a numpy RandomState or Generator, or None"
+    )
     return None
 
 

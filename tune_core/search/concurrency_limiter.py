@@ -6,7 +6,7 @@ from typing import Any
 
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 
 class ConcurrencyLimiter(WrappingSearcher):
@@ -37,11 +37,11 @@ class ConcurrencyLimiter(WrappingSearcher):
     """
 
     def __init__(self, searcher: Searcher, max_concurrent: int, batch: bool = False) -> None:
-        faults = Faults(type(self).__name__)
-        faults.check_instance("searcher", searcher, Searcher)
-        faults.check_integer("max_concurrent", max_concurrent, minimum=1)
-        faults.check_bool("batch", batch)
-        faults.raise_any()
+        validator = Validator(type(self).__name__)
+        validator.check_instance("searcher", searcher, Searcher)
+        validator.check_integer("max_concurrent", max_concurrent, minimum=1)
+        validator.check_bool("batch", batch)
+        validator.raise_any()
         self.searcher = searcher
         #: The experiment keeps this limit as well.
         self.max_concurrent = max_concurrent

@@ -11,7 +11,7 @@ from tune_core.errors import ConfigError
 from tune_core.metrics import comparable, lookup
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.wrapping import WrappingSearcher
-from tune_core.validation import Faults
+from tune_core.validation import Validator
 
 #: The key of the configuration that says which repetition a trial is, as in Ray Tune.
 TRIAL_INDEX = "__trial_index__"
@@ -55,11 +55,11 @@ class Repeater(WrappingSearcher):
     """
 
     def __init__(self, searcher: Searcher, repeat: int = 1, set_index: bool = True) -> None:
-        faults = Faults(type(self).__name__)
-        faults.check_instance("searcher", searcher, Searcher)
-        faults.check_integer("repeat", repeat, minimum=1)
-        faults.check_bool("set_index", set_index)
-        faults.raise_any()
+        validator = Validator(type(self).__name__)
+        validator.check_instance("searcher", searcher, Searcher)
+        validator.check_integer("repeat", repeat, minimum=1)
+        validator.check_bool("set_index", set_index)
+        validator.raise_any()
         self.searcher = searcher
         self.repeat = repeat
         self.set_index = set_index

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from tune_core.encoding import dumps
 from tune_core.init_args import RecordsArguments
-from tune_core.validation import Faults, shorten
+from tune_core.validation import Validator, shorten
 
 _ASKED = "_asked_in_this_process"
 
@@ -84,9 +84,9 @@ class Searcher(RecordsArguments, ABC):
     _has_warned = False
 
     def __init__(self, metric: str | list[str] | None = None, mode: str | list[str] | None = None) -> None:
-        faults = Faults(type(self).__name__)
-        _check_objective(faults, metric, mode)
-        faults.raise_any()
+        validator = Validator(type(self).__name__)
+        _check_objective(validator, metric, mode)
+        validator.raise_any()
         self._metric, self._mode = metric, mode
 
     @property
@@ -252,18 +252,18 @@ def note_asked(searcher: Searcher, trial_id: str) -> None:
         owner = getattr(owner, "searcher", None)
 
 
-def _check_objective(faults: Faults, metric: Any, mode: Any) -> None:
+def _check_objective(validator: Validator, metric: Any, mode: Any) -> None:
     if isinstance(mode, list) or isinstance(metric, list):
         if metric is None or mode is None:
             return
         if not isinstance(metric, list) or not isinstance(mode, list) or len(metric) != len(mode):
-            faults.note(
+            validator.note(
                 f"metric={shorten(metric)} and mode={shorten(mode)}: expected two lists of one length"
             )
         for item in mode if isinstance(mode, list) else [mode]:
-            faults.check_choice("mode", item, ("min", "max", "obs"))
+            validator.check_choice("mode", item, ("min", "max", "obs"))
         return
     if metric is not None and (not isinstance(metric, str) or not metric):
-        faults.add("metric", metric, "expected the name of a metric, or None")
+        validator.add("metric", metric, "expected the name of a metric, or None")
     if mode is not None:
-        faults.check_choice("mode", mode, ("min", "max"))
+        validator.check_choice("mode", mode, ("min", "max"))

@@ -25,7 +25,7 @@ from tune_core.search.sample import (
     children,
     inner_nodes,
 )
-from tune_core.validation import Faults, is_number, ray_origin, shorten
+from tune_core.validation import Validator, is_number, ray_origin, shorten
 
 _NOT_GIVEN: Final = object()
 
@@ -271,35 +271,37 @@ write uniform(...); (2) param_space['layers']: grid_search=3: expected a list, g
             f"param_space={shorten(space)}: expected a dict of parameter names to values or samplers, "
             f"got {type(space).__name__}"
         )
-    faults: list[str] = []
-    _check_node(space, "param_space", faults, ())
-    if faults:
-        raise ConfigError(faults)
+    validator: list[str] = []
+    _check_node(space, "param_space", validator, ())
+    if validator:
+        raise ConfigError(validator)
 
 
-def _check_node(node: Any, place: str, faults: list[str], parents: tuple[int, ...]) -> None:
+def _check_node(node: Any, place: str, validator: list[str], parents: tuple[int, ...]) -> None:
     if id(node) in parents:
-        faults.append(f"{place}: contains itself; a search space is a tree")
+        validator.append(f"{place}: contains itself; a search space is a tree")
         return
     parents = (*parents, id(node))
     if isinstance(node, Categorical):
         for index, category in enumerate(node.categories):
-            _check_node(category, f"{place}.categories[{index}]", faults, parents)
+            _check_node(category, f"{place}.categories[{index}]", validator, parents)
     elif isinstance(node, dict) and len(node) == 1 and GRID_KEY in node:
         values, fault = _listed(node[GRID_KEY], once=False)
         if fault:
-            faults.append(f"{place}: grid_search={shorten(node[GRID_KEY])}: {fault}")
+            validator.append(f"{place}: grid_search={shorten(node[GRID_KEY])}: {fault}")
         for index, value in inner_nodes(values):
-            _check_node(value, f"{place}[{GRID_KEY!r}][{index}]", faults, parents)
+            _check_node(value, f"{place}[{GRID_KEY!r}][{index}]", validator, parents)
     elif isinstance(node, dict) and len(node) == 1 and isinstance(node.get("eval"), str):
-        faults.append(f"{place}: {shorten(node)} is not evaluated here: use sample_from(lambda config: ...)")
+        validator.append(
+            f"{place}: {shorten(node)} is not evaluated here: use sample_from(lambda config: ...)"
+        )
     else:
-        faults += _leaf_faults(node, place)
+        validator += _leaf_faults(node, place)
         for key, child in children(node):
             if isinstance(node, dict) and not isinstance(key, str):
-                faults.append(f"{place}: the key {shorten(key)} is a {type(key).__name__}: expected a str")
+                validator.append(f"{place}: the key {shorten(key)} is a {type(key).__name__}: expected a str")
             if type(child) not in SCALARS:
-                _check_node(child, f"{place}[{key!r}]", faults, parents)
+                _check_node(child, f"{place}[{key!r}]", validator, parents)
 
 
 def _leaf_faults(node: Any, place: str) -> list[str]:
@@ -343,76 +345,76 @@ def _accepts(signature: inspect.Signature, *arguments: Any) -> bool:
 def _float(
     call: str, lower: Any, upper: Any, *, q: Any = _NOT_GIVEN, log: bool = False, base: Any = _NOT_GIVEN
 ) -> Float:
-    faults = Faults(call)
-    _refuse_base(faults, base)
-    low, high = _number(faults, "lower", lower), _number(faults, "upper", upper)
-    step = None if q is _NOT_GIVEN else _positive(faults, "q", q)
+    validator = Validator(call)
+    _refuse_base(validator, base)
+    low, high = _number(validator, "lower", lower), _number(validator, "upper", upper)
+    step = None if q is _NOT_GIVEN else _positive(validator, "q", q)
     if low is not None and high is not None and low > high:
-        faults.note(f"lower={low!r} is above upper={high!r}: swap them")
+        validator.note(f"lower={low!r} is above upper={high!r}: swap them")
     if log and low is not None and low <= 0:
-        faults.add("lower", low, "expected a number above 0: the bound itself, not its logarithm")
+        validator.add("lower", low, "expected a number above 0: the bound itself, not its logarithm")
     if step is not None:
         for name, bound in (("lower", low), ("upper", high)):
             if bound is not None and not _divides(step, bound):
-                faults.add(name, bound, f"expected a multiple of q={step!r}")
-    faults.raise_any()
+                validator.add(name, bound, f"expected a multiple of q={step!r}")
+    validator.raise_any()
     assert low is not None
     assert high is not None
     return Float(low, high, step, log)
 
 
 def _normal(call: str, mean: Any, sd: Any, q: Any = _NOT_GIVEN) -> Float:
-    faults = Faults(call)
-    centre, spread = _number(faults, "mean", mean), _positive(faults, "sd", sd)
-    step = None if q is _NOT_GIVEN else _positive(faults, "q", q)
-    faults.raise_any()
+    validator = Validator(call)
+    centre, spread = _number(validator, "mean", mean), _positive(validator, "sd", sd)
+    step = None if q is _NOT_GIVEN else _positive(validator, "q", q)
+    validator.raise_any()
     return Float(-math.inf, math.inf, step, mean=centre, sd=spread)
 
 
 def _integer(
     call: str, lower: Any, upper: Any, *, q: Any = _NOT_GIVEN, log: bool = False, base: Any = _NOT_GIVEN
 ) -> Integer:
-    faults = Faults(call)
-    _refuse_base(faults, base)
-    low, high = _whole(faults, "lower", lower), _whole(faults, "upper", upper)
-    step = None if q is _NOT_GIVEN else _whole(faults, "q", q)
+    validator = Validator(call)
+    _refuse_base(validator, base)
+    low, high = _whole(validator, "lower", lower), _whole(validator, "upper", upper)
+    step = None if q is _NOT_GIVEN else _whole(validator, "q", q)
     if step is not None and step < 1:
-        faults.add("q", q, "expected an integer of at least 1")
+        validator.add("q", q, "expected an integer of at least 1")
     elif low is not None and high is not None and (q is _NOT_GIVEN or step is not None):
         domain = Integer(low, high, step)
         if domain.first > domain.last:
             what, end = (
                 ("integer", ", which is excluded") if step in (None, 1) else (f"multiple of q={step}", "")
             )
-            faults.note(f"no {what} lies between lower={low} and upper={high}{end}")
+            validator.note(f"no {what} lies between lower={low} and upper={high}{end}")
     if log and low is not None and low < 1:
-        faults.add("lower", low, "expected an integer of at least 1: the bound itself, not its logarithm")
-    faults.raise_any()
+        validator.add("lower", low, "expected an integer of at least 1: the bound itself, not its logarithm")
+    validator.raise_any()
     assert low is not None
     assert high is not None
     return Integer(low, high, step, log)
 
 
-def _number(faults: Faults, name: str, value: Any) -> float | None:
+def _number(validator: Validator, name: str, value: Any) -> float | None:
     if not is_number(value):
-        faults.add(name, value, "expected a finite number")
+        validator.add(name, value, "expected a finite number")
         return None
     return int(value) if hasattr(value, "__index__") else float(value)
 
 
-def _positive(faults: Faults, name: str, value: Any) -> float | None:
-    number = _number(faults, name, value)
+def _positive(validator: Validator, name: str, value: Any) -> float | None:
+    number = _number(validator, name, value)
     if number is not None and number <= 0:
-        faults.add(name, value, "expected a number above 0")
+        validator.add(name, value, "expected a number above 0")
         return None
     return number
 
 
-def _whole(faults: Faults, name: str, value: Any) -> int | None:
+def _whole(validator: Validator, name: str, value: Any) -> int | None:
     is_whole = isinstance(value, Integral) or (is_number(value) and float(value).is_integer())
     if is_whole and not isinstance(value, bool):
         return int(value)
-    faults.add(name, value, "expected an integer")
+    validator.add(name, value, "expected an integer")
     return None
 
 
@@ -421,9 +423,9 @@ def _divides(q: float, bound: float) -> bool:
     return math.isfinite(ratio) and math.isclose(ratio, round(ratio))
 
 
-def _refuse_base(faults: Faults, base: Any) -> None:
+def _refuse_base(validator: Validator, base: Any) -> None:
     if base is not _NOT_GIVEN:
-        faults.add("base", base, "no longer used: leave it out, the distribution is the same for any base")
+        validator.add("base", base, "no longer used: leave it out, the distribution is the same for any base")
 
 
 _SAMPLERS: Final = (

@@ -24,7 +24,7 @@ from tune_core.errors import ConfigError, CreateConflict, NotSteered, StorageErr
 from tune_core.stopper import DictStopper
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import brief
-from tune_core.validation import Faults, shorten
+from tune_core.validation import Validator, shorten
 
 FORMAT = 1
 DIRECTORY = "inbox"
@@ -42,9 +42,9 @@ class _OfTrial:
     trial_id: str
 
     def __post_init__(self) -> None:
-        faults = Faults(type(self).__name__)
-        faults.check_name("trial_id", self.trial_id)
-        faults.raise_any()
+        validator = Validator(type(self).__name__)
+        validator.check_name("trial_id", self.trial_id)
+        validator.raise_any()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ class StopExperiment:
     reason: str = "stopped on request"
 
     def __post_init__(self) -> None:
-        faults = Faults("StopExperiment")
-        faults.check_name("reason", self.reason)
-        faults.raise_any()
+        validator = Validator("StopExperiment")
+        validator.check_name("reason", self.reason)
+        validator.raise_any()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,9 @@ class RaiseNumSamples:
     num_samples: int
 
     def __post_init__(self) -> None:
-        faults = Faults("RaiseNumSamples")
-        faults.check_integer("num_samples", self.num_samples, minimum=1)
-        faults.raise_any()
+        validator = Validator("RaiseNumSamples")
+        validator.check_integer("num_samples", self.num_samples, minimum=1)
+        validator.raise_any()
 
 
 @dataclass(frozen=True, slots=True)

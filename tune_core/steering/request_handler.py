@@ -15,7 +15,7 @@ from typing import Any
 from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.control.controller import Controller
 from tune_core.control.messages import Event, SpecRecorded, Steered
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay
 from tune_core.errors import TuneError
 from tune_core.states import Decision, Steer
@@ -33,7 +33,7 @@ from tune_core.steering.inbox import (
     StopTrial,
 )
 from tune_core.storage.filesystems import brief
-from tune_core.trial import LeasePhase, Status, Trial
+from tune_core.trial import AttemptPhase, Status, Trial
 from tune_core.validation import shorten, suggestion
 
 #: Of a trial's number; an integer of thousands of digits is an error of Python's.
@@ -46,7 +46,7 @@ class Refused(TuneError):
     """A request cannot be granted; the message says why."""
 
 
-class Helm:
+class RequestHandler:
     """Answers requests to one experiment.
 
     Args:
@@ -55,10 +55,10 @@ class Helm:
     """
 
     def __init__(self, replay: Replay, clock: Callable[[], float]) -> None:
-        assert replay.steering is not None
+        assert replay.policy is not None
         self._replay, self._clock = replay, clock
         self._controller: Controller = replay.controller
-        self._steering: Steering = replay.steering
+        self._policy: Policy = replay.policy
 
     def consider(self, request_id: str, request: Request) -> tuple[Event | None, Reply]:
         """Answer a request; with an accepted one comes the event to handle at once.
@@ -84,7 +84,7 @@ class Helm:
         """What waits for somebody to resume it, as a sentence; "" if nothing does."""
         if self._controller.is_paused:
             return "the experiment is paused on request, until ResumeExperiment"
-        held = [each.trial_id for each in self._controller.unfinished if each.is_held]
+        held = [each.trial_id for each in self._controller.unfinished if each.is_paused_by_user]
         return f"paused on request, until ResumeTrial: {shorten(', '.join(held))}" if held else ""
 
     def _refuse_at_end(self) -> None:
@@ -100,7 +100,7 @@ class Helm:
     @_answer.register
     def _(self, request: PauseTrial, request_id: str) -> tuple[Event, str]:
         trial = self._trial(request.trial_id)
-        if trial.is_held:
+        if trial.is_paused_by_user:
             raise Refused(f"trial {trial.trial_id} is paused already, by an earlier request")
         if trial.decision is Decision.STOP:
             raise Refused(f"trial {trial.trial_id} is about to end")
@@ -109,7 +109,7 @@ class Helm:
     @_answer.register
     def _(self, request: ResumeTrial, request_id: str) -> tuple[Event, str]:
         trial = self._trial(request.trial_id)
-        if not trial.is_held:
+        if not trial.is_paused_by_user:
             raise Refused(self._why_not_resumed(trial))
         message = f"trial {trial.trial_id} goes on as soon as there is room"
         if self._controller.is_paused:
@@ -121,7 +121,7 @@ class Helm:
     @_answer.register
     def _(self, request: StopTrial, request_id: str) -> tuple[Event, str]:
         trial = self._trial(request.trial_id)
-        when = "is ended" if trial.phase is LeasePhase.NONE else "ends at its next report"
+        when = "is ended" if trial.phase is AttemptPhase.NONE else "ends at its next report"
         if trial.decision is Decision.STOP:
             when = "is about to end"
         return self._steered(request_id, Steer.STOP, trial), f"trial {trial.trial_id} {when}"
@@ -155,25 +155,25 @@ class Helm:
         number = len(self._controller.trials)
         trial_id = f"{self._controller.rules.experiment_id}_{number:05d}"
         config = self._replay.resolve(request.config)
-        event = self._steering.add_configuration(request_id, trial_id, number, config)
+        event = self._policy.add_configuration(request_id, trial_id, number, config)
         return event, f"it runs as trial {trial_id} as soon as there is room"
 
     @_answer.register
     def _(self, request: RaiseNumSamples, request_id: str) -> tuple[Event, str]:
-        before, after = self._steering.num_samples, request.num_samples
+        before, after = self._policy.num_samples, request.num_samples
         if before < 0:
             raise Refused("num_samples=-1: the experiment has no end that could be put off")
         if after <= before:
             raise Refused(f"num_samples={after}: it is {before} already, expected more")
-        self._steering.raise_num_samples(after)
+        self._policy.raise_num_samples(after)
         event = self._respecified(request_id, "tune_config", "num_samples", after)
         return event, f"num_samples is {after} from now on; it was {before}"
 
     @_answer.register
     def _(self, request: LoosenStop, request_id: str) -> tuple[Event, str]:
-        before, after = self._steering.local_stop, request.stop
-        if self._steering.stopper is not None:
-            kind = type(self._steering.stopper).__name__
+        before, after = self._policy.local_stop, request.stop
+        if self._policy.stopper is not None:
+            kind = type(self._policy.stopper).__name__
             raise Refused(
                 f"RunConfig.stop is a {kind}: only bounds, as {{'training_iteration': 20}}, can be loosened"
             )
@@ -188,7 +188,7 @@ class Helm:
             fault = ", ".join(tighter) or "nothing changes"
             raise Refused(f"stop={after!r} is not looser than {before!r}: {fault}; StopTrial ends a trial")
         event = self._respecified(request_id, "run_config", "stop", dict(after))
-        self._steering.local_stop = dict(after)
+        self._policy.local_stop = dict(after)
         return event, f"stop is {after!r} from now on, it was {before!r}; trials that it has ended stay ended"
 
     def _trial(self, text: str) -> Trial:
@@ -227,7 +227,7 @@ class Helm:
 
     def _how_it_pauses(self, trial: Trial) -> str:
         name = f"trial {trial.trial_id}"
-        if trial.phase is LeasePhase.NONE or trial.status is not Status.RUNNING:
+        if trial.phase is AttemptPhase.NONE or trial.status is not Status.RUNNING:
             return f"{name} is paused"
         if self._controller.rules.saves_on_request:
             return f"{name} pauses after the step that it takes"

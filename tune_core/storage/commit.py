@@ -89,7 +89,7 @@ class CheckpointMarker:
 
     Attributes:
         index: The number in `checkpoint_000007`.
-        lease: Number of the attempt that wrote it.
+        attempt_number: Number of the attempt that wrote it.
         iteration: The `training_iteration` of its report.
         write_id: Unique to this commit.
         files: Every file, sorted by name.
@@ -104,7 +104,7 @@ class CheckpointMarker:
     """
 
     index: int
-    lease: int
+    attempt_number: int
     iteration: int
     write_id: str
     files: tuple[FileEntry, ...]
@@ -118,7 +118,7 @@ class CheckpointMarker:
             {
                 "format": FORMAT,
                 "index": self.index,
-                "lease": self.lease,
+                "attempt_number": self.attempt_number,
                 "iteration": self.iteration,
                 "write_id": self.write_id,
                 "time": self.time,
@@ -147,7 +147,7 @@ class CheckpointMarker:
             )
         return cls(
             index=value["index"],
-            lease=value["lease"],
+            attempt_number=value["attempt_number"],
             iteration=value["iteration"],
             write_id=value["write_id"],
             files=tuple(FileEntry(*entry) for entry in value["files"]),

@@ -199,7 +199,7 @@ class ExperimentStorage(ObjectStore):
         source_dir: str | os.PathLike[str] | Checkpoint,
         *,
         index: int,
-        lease: int,
+        attempt_number: int,
         iteration: int,
         rows: Sequence[dict[str, Any]],
         metrics: dict[str, Any],
@@ -215,7 +215,7 @@ class ExperimentStorage(ObjectStore):
             trial: The trial's directory below the experiment's.
             source_dir: A directory of this machine, or any checkpoint.
             index: Number of the checkpoint; the next free one is used if another writer holds it.
-            lease: Number of the attempt that commits.
+            attempt_number: Number of the attempt that commits.
             iteration: The `training_iteration` of its report.
             rows: Report rows that the driver has not journaled.
             metrics: The report that the checkpoint comes with.
@@ -236,7 +236,7 @@ class ExperimentStorage(ObjectStore):
         def commit() -> CheckpointMarker:
             with _as_source(source_dir) as source:
                 files = scan_source(source)
-                taken, write_id = self._reserve(trial, index, lease)
+                taken, write_id = self._reserve(trial, index, attempt_number)
                 name = f"{trial}/{checkpoint_name(taken)}"
                 copies = None if previous is None else copies_from(self.fs, previous.path, files)
                 entries = upload_files(self.fs, files, self.absolute(name), stop, copies)
@@ -245,7 +245,7 @@ class ExperimentStorage(ObjectStore):
                 raise StorageError(f"{name} is not committed, since its time was up")
             now = time.time()
             marker = CheckpointMarker(
-                taken, lease, iteration, write_id, entries, tuple(rows), dict(metrics), now
+                taken, attempt_number, iteration, write_id, entries, tuple(rows), dict(metrics), now
             )
             try:
                 self.create(f"{name}/{COMMIT}", marker.to_json())
@@ -311,7 +311,7 @@ class ExperimentStorage(ObjectStore):
         check_name(trial, "trial", nested=False)
         self._remove_checkpoint(f"{trial}/{checkpoint_name(index)}")
 
-    def sweep(self, trial: str, *, keep: Collection[int], lease: int) -> builtins.list[int]:
+    def sweep(self, trial: str, *, keep: Collection[int], attempt_number: int) -> builtins.list[int]:
         """Remove what attempts before this one left behind.
 
         That is what they have uploaded and not committed, and what they have committed and nobody keeps.
@@ -321,7 +321,7 @@ class ExperimentStorage(ObjectStore):
         Args:
             trial: The trial's directory below the experiment's.
             keep: Indices that the journal knows; they are never touched.
-            lease: Number of the oldest attempt that may still commit; what it and later ones write stays.
+            attempt_number: Number of the oldest attempt that may still commit; what it and later ones write stays.
 
         Returns:
             The indices of which something was removed, sorted.
@@ -337,19 +337,19 @@ class ExperimentStorage(ObjectStore):
                 index
                 for index, files in sorted(found.items())
                 if index not in keep
-                and self._is_before(f"{trial}/{checkpoint_name(index)}", files, lease)
+                and self._is_before(f"{trial}/{checkpoint_name(index)}", files, attempt_number)
                 and self._clear(f"{trial}/{checkpoint_name(index)}", files)
             ]
 
         return self.request(f"sweep {trial}", remove)
 
-    def _is_before(self, name: str, files: Mapping[str, float], lease: int) -> bool:
+    def _is_before(self, name: str, files: Mapping[str, float], attempt_number: int) -> bool:
         """Whether a directory was reserved by an attempt before this one."""
         if WRITER not in files:
             return False  # none was: it is not of this library, or just goes
         try:
             writer = loads(read_bytes(self.fs, self.absolute(f"{name}/{WRITER}")))
-            return bool(writer["lease"] < lease)
+            return bool(writer["attempt_number"] < attempt_number)
         except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
             logger.warning("%s/%s is not swept, since nobody knows whose it is: %s", self.url, name, error)
             return False
@@ -374,10 +374,12 @@ class ExperimentStorage(ObjectStore):
         except CheckpointCorrupted:
             return True
 
-    def _reserve(self, trial: str, index: int, lease: int) -> tuple[int, str]:
+    def _reserve(self, trial: str, index: int, attempt_number: int) -> tuple[int, str]:
         """Take the first free directory from an index on; return its index and the write id."""
         write_id = uuid.uuid4().hex
-        record = dumps({"format": FORMAT, "write_id": write_id, "lease": lease, "time": time.time()})
+        record = dumps(
+            {"format": FORMAT, "write_id": write_id, "attempt_number": attempt_number, "time": time.time()}
+        )
         for candidate in range(index, index + _MAX_TAKEN):
             name = f"{trial}/{checkpoint_name(candidate)}/{WRITER}"
             with contextlib.suppress(CreateConflict):

@@ -27,16 +27,16 @@ from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Experiment
 from tune_core.control.journal import Journal, claim
 from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, EndExperiment, Event, StartLease
-from tune_core.control.resume import Replay, complete_files, put_back, take_up
+from tune_core.control.messages import Command, EndExperiment, Event, StartAttempt
+from tune_core.control.resume import Replay, complete_files, put_back, start_or_resume
 from tune_core.control.segments import read_journal
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError
 from tune_core.logger.callbacks import TrialFiles, default_loggers
 from tune_core.results.result_grid import ResultGrid
 from tune_core.states import Decision, Outcome, StopCause
-from tune_core.training.execution import Ending, run_lease
-from tune_core.training.trainable_cache import Keeper, Leftover
+from tune_core.training.execution import Ending, run_attempt
+from tune_core.training.trainable_cache import Leftover, TrainableCache
 from tune_core.training.uplink import Report
 from tune_core.trial import Trial
 
@@ -71,7 +71,7 @@ class LocalRuntime(Backend):
     def __init__(self, *, threads: int = 1, wall_clock: Callable[[], float] = time.time) -> None:
         self._threads, self._wall_clock = threads, wall_clock
         self._lock = threading.RLock()  # held by whoever touches what follows
-        self._orders: SimpleQueue[StartLease | None] = SimpleQueue()
+        self._orders: SimpleQueue[StartAttempt | None] = SimpleQueue()
         self._trials: list[Trial] = []
         self._stopping: set[tuple[str, int]] = set()
         self._failure: Exception | None = None
@@ -85,11 +85,11 @@ class LocalRuntime(Backend):
         """
         run, tune, storage = experiment.run_config, experiment.tune_config, experiment.storage
         self._experiment = experiment
-        self._steering = experiment.steering(self._wall_clock)
-        self.controller = Controller(experiment.rules(self._steering), storage)
+        self._policy = experiment.policy(self._wall_clock)
+        self.controller = Controller(experiment.rules(self._policy), storage)
         users = run.callbacks or ()
-        self._watchers = experiment.watchers(self._steering, CallbackList(users), self._wall_clock)
-        self._replay = Replay(self.controller, self._steering, experiment.loaded_config, self._watchers)
+        self._watchers = experiment.watchers(self._policy, CallbackList(users), self._wall_clock)
+        self._replay = Replay(self.controller, self._policy, experiment.loaded_config, self._watchers)
         self._trials = self._replay.trials
         owner = {"host": socket.gethostname(), "pid": os.getpid()}
         with ExitStack() as stack:
@@ -127,16 +127,16 @@ class LocalRuntime(Backend):
             self._callbacks = CallbackList([*users, *loggers])
             self._loop = Loop(
                 self._replay.state,
-                self._steering,
+                self._policy,
                 self._journal,
                 self,
                 watchers=self._watchers,
                 callbacks=self._callbacks,
                 wall_clock=self._wall_clock,
             )
-            self._callbacks.setup(run.stop, tune.num_samples, self._steering.total_trials, files=files)
+            self._callbacks.setup(run.stop, tune.num_samples, self._policy.total_trials, files=files)
             complete_files(storage, self._replay.unsettled, loggers)
-            take_up(
+            start_or_resume(
                 experiment,
                 self._replay,
                 self._loop.apply,
@@ -196,20 +196,20 @@ class LocalRuntime(Backend):
         """Return seconds of a clock that does not go back."""
         return time.monotonic()
 
-    def receive(self, until: float) -> Iterable[StartLease | None]:
+    def receive(self, until: float) -> Iterable[StartAttempt | None]:
         """Wait for an order to run an attempt, which the calling thread is to run then."""
         due = self.controller.waits_for_search or until < math.inf
         with suppress(Empty):
             return (self._orders.get(timeout=0.05 if due else None),)
         return ()
 
-    def start(self, trial: Trial, order: StartLease) -> None:
+    def start(self, trial: Trial, order: StartAttempt) -> None:
         """Have the next thread that is free run an attempt."""
         self._orders.put(order)
 
-    def stop(self, trial: Trial, lease: int) -> None:
+    def stop(self, trial: Trial, attempt_number: int) -> None:
         """Have an attempt stop at its next report."""
-        self._stopping.add((trial.trial_id, lease))
+        self._stopping.add((trial.trial_id, attempt_number))
 
     def answer(self, trial: Trial, decision: Decision) -> None:
         """Do nothing: a report returns what was decided."""
@@ -259,32 +259,34 @@ class LocalRuntime(Backend):
             put_back(self._experiment.storage, self._files.lost, self._directory, users)
 
     def _work(self) -> None:
-        keeper = Keeper()
+        trainables = TrainableCache()
         try:
-            self._serve(keeper)
+            self._serve(trainables)
         finally:
-            keeper.clean_up()
+            trainables.clean_up()
 
-    def _serve(self, keeper: Keeper) -> None:
+    def _serve(self, trainables: TrainableCache) -> None:
         while (order := self._next_order()) is not None:
             trial, ending = self.controller.trials[order.trial_id], Ending(Outcome.STOPPED)
-            uplink = _LocalUplink(self, trial, order.lease)
+            uplink = _LocalUplink(self, trial, order.attempt_number)
             if uplink.stop_cause is None:
                 with self._guarded():
                     self._begin(trial, order)
-                lease = self._experiment.lease(self._steering, trial, order)
+                spec = self._experiment.attempt_spec(self._policy, trial, order)
                 # A copy, as if it had travelled: what a trainable does to it stays in the trial.
-                lease = replace(lease, config=copy.deepcopy(trial.config))
+                spec = replace(spec, config=copy.deepcopy(trial.config))
                 directory = self._directory / "work" / trial.dirname
                 clock = self._wall_clock
-                trainable = keeper.begin(lease.reuse, lambda: self._experiment.trainable)
-                ending = run_lease(lease, trainable, uplink, directory, keeper=keeper, wall_clock=clock)
-                if ending.leaves is Leftover.WORN:  # where a process would be replaced
-                    keeper.clean_up()
+                trainable = trainables.begin(spec.reuse, lambda: self._experiment.trainable)
+                ending = run_attempt(
+                    spec, trainable, uplink, directory, trainables=trainables, wall_clock=clock
+                )
+                if ending.leaves is Leftover.EXHAUSTED:  # where a process would be replaced
+                    trainables.clean_up()
             with self._guarded():
                 self._finish(trial, order, ending)
 
-    def _next_order(self) -> StartLease | None:
+    def _next_order(self) -> StartAttempt | None:
         """Wait for an order, or for the end; meanwhile the searcher is asked again if nothing else can happen."""
         while True:
             for order in self.receive(math.inf):
@@ -292,49 +294,51 @@ class LocalRuntime(Backend):
             with self._guarded():
                 self._loop.look(self.now())
 
-    def _begin(self, trial: Trial, order: StartLease) -> None:
+    def _begin(self, trial: Trial, order: StartAttempt) -> None:
         where = (os.getpid(), socket.gethostname(), "127.0.0.1")
-        self._loop.apply(messages.LeaseStarted(self._wall_clock(), trial.trial_id, order.lease, *where))
+        self._loop.apply(
+            messages.AttemptStarted(self._wall_clock(), trial.trial_id, order.attempt_number, *where)
+        )
         self._callbacks.on_trial_start(self._loop.turn, self._trials, trial)
         if trial.start_point is not None:
             self._callbacks.on_trial_restore(self._loop.turn, self._trials, trial)
 
-    def _finish(self, trial: Trial, order: StartLease, ending: Ending) -> None:
+    def _finish(self, trial: Trial, order: StartAttempt, ending: Ending) -> None:
         now = self._wall_clock()
         if ending.error == "KeyboardInterrupt":  # meant for the experiment, not for the trial
             self._loop.apply(messages.StopRequested(now, StopCause.INTERRUPT, "stopped by Ctrl-C"))
         how = (ending.outcome, ending.error, ending.traceback, ending.retryable)
-        self._loop.apply(messages.LeaseEnded(now, trial.trial_id, order.lease, *how))
-        if ending.outcome is Outcome.ERROR and trial.lease > order.lease:
+        self._loop.apply(messages.AttemptEnded(now, trial.trial_id, order.attempt_number, *how))
+        if ending.outcome is Outcome.ERROR and trial.attempt_number > order.attempt_number:
             self._callbacks.on_trial_recover(self._loop.turn, self._trials, trial)
         self._files.flush_due(time.monotonic())
 
-    def report(self, trial: Trial, lease: int, report: Report) -> Decision:
+    def report(self, trial: Trial, attempt_number: int, report: Report) -> Decision:
         """Take a report from a trial's thread; return what was decided."""
         with self._guarded():
             self._loop.report(trial, report.iteration, report.checkpoint, loads(dumps(report.row)))
         # A pause may have to wait for a checkpoint.
         return trial.decision if self._failure is None else Decision.STOP
 
-    def checkpoint(self, trial: Trial, lease: int, iteration: int, index: int) -> None:
+    def checkpoint(self, trial: Trial, attempt_number: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its report."""
         with self._guarded():
-            self._loop.add_checkpoint(trial.trial_id, lease, iteration, index)
+            self._loop.add_checkpoint(trial.trial_id, attempt_number, iteration, index)
 
-    def stop_cause(self, trial: Trial, lease: int) -> str | None:
+    def stop_cause(self, trial: Trial, attempt_number: int) -> str | None:
         """Return why a trial was told to stop; None if it was not."""
         if self._failure is not None:
             return str(StopCause.FAILURE)
         request = self.controller.stop_request
-        is_stopping = request is not None and (trial.trial_id, lease) in self._stopping
+        is_stopping = request is not None and (trial.trial_id, attempt_number) in self._stopping
         return str(request.cause) if is_stopping and request is not None else None
 
 
 class _LocalUplink:
     """Hands reports over by a call; rows count as journaled at once, since no driver can die alone."""
 
-    def __init__(self, runtime: LocalRuntime, trial: Trial, lease: int) -> None:
-        self._runtime, self._trial, self._lease = runtime, trial, lease
+    def __init__(self, runtime: LocalRuntime, trial: Trial, attempt_number: int) -> None:
+        self._runtime, self._trial, self._attempt = runtime, trial, attempt_number
         self._decision = Decision.CONTINUE
         self.journaled = 0
         self.stop_rules: dict[str, float] | None = None
@@ -342,7 +346,7 @@ class _LocalUplink:
     def send(self, report: Report) -> None:
         if report.iteration <= self._trial.iteration:
             return  # an interruption came after it had been heard
-        self._decision = self._runtime.report(self._trial, self._lease, report)
+        self._decision = self._runtime.report(self._trial, self._attempt, report)
         self.journaled = report.iteration
 
     def keep(self, report: Report) -> None:
@@ -355,7 +359,7 @@ class _LocalUplink:
         return
 
     def send_checkpoint(self, iteration: int, index: int) -> None:
-        self._runtime.checkpoint(self._trial, self._lease, iteration, index)
+        self._runtime.checkpoint(self._trial, self._attempt, iteration, index)
 
     def poll(self) -> bool:
         return self.stop_cause is not None
@@ -366,7 +370,7 @@ class _LocalUplink:
 
     @property
     def stop_cause(self) -> str | None:
-        return self._runtime.stop_cause(self._trial, self._lease)
+        return self._runtime.stop_cause(self._trial, self._attempt)
 
 
 @contextmanager

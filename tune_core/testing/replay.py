@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import Event, describe
 
 
-def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Controller:
+def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: ControllerConfig) -> Controller:
     """Replay what `tune_core.control.segments.read_journal` yields; return the controller in its last state.
 
     Args:
@@ -21,7 +21,7 @@ def replay(records: Iterable[tuple[Event, Sequence[str]]], rules: Rules) -> Cont
 
     Example:
         >>> from tune_core.control.messages import ExperimentStarted
-        >>> replay([(ExperimentStarted(0.0, capacity=1), ("Suggest a1b2c_00000",))], Rules("a1b2c")).trials
+        >>> replay([(ExperimentStarted(0.0, capacity=1), ("Suggest a1b2c_00000",))], ControllerConfig("a1b2c")).trials
         {}
     """
     controller = Controller(rules)

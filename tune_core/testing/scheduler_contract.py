@@ -188,7 +188,7 @@ def _curve(config: dict[str, Any], iteration: int) -> tuple[Mapping[str, Any], f
 
 def _decisions(run: SimulatedRun) -> list[Any]:
     return [
-        (event.trial_id, event.lease, event.iteration, event.decision, event.exploit)
+        (event.trial_id, event.attempt_number, event.iteration, event.decision, event.exploit)
         for event, _ in run.records
         if isinstance(event, TrialReported)
     ]

@@ -19,11 +19,11 @@ from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
 from tune_core.config.spec import describe
 from tune_core.control import messages
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import rules_of
 from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Event, StartLease
-from tune_core.control.policy import Steering
+from tune_core.control.messages import Command, Event, StartAttempt
+from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, resumption
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
@@ -31,7 +31,7 @@ from tune_core.metrics import lookup
 from tune_core.search import BasicVariantGenerator
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import Request
-from tune_core.steering.request_handler import Helm, as_steered
+from tune_core.steering.request_handler import RequestHandler, as_steered
 from tune_core.stopper import DictStopper
 from tune_core.trial import Trial, checkpoint_name
 
@@ -63,9 +63,9 @@ class RandomCrashes:
     def __init__(self, probability: float, seed: int = 0) -> None:
         self._probability, self._seed = probability, seed
 
-    def __call__(self, number: int, lease: int, iteration: int) -> bool:
+    def __call__(self, number: int, attempt_number: int, iteration: int) -> bool:
         """Return whether the process dies in this iteration."""
-        chance = random.Random(f"{self._seed} {number} {lease} {iteration}")
+        chance = random.Random(f"{self._seed} {number} {attempt_number} {iteration}")
         return chance.random() < self._probability
 
 
@@ -75,7 +75,7 @@ class SimulatedRun:
 
     Attributes:
         trials: All trials, as the controller left them.
-        rows: All reports in order, each with `trial_id`, `lease` and `time`, in virtual seconds.
+        rows: All reports in order, each with `trial_id`, `attempt_number` and `time`, in virtual seconds.
         duration: How many virtual seconds it took.
         reason: Why it ended.
         records: Its journal, as `tune_core.testing.replay.replay` takes it.
@@ -87,7 +87,7 @@ class SimulatedRun:
     duration: float
     reason: str
     records: list[tuple[Event, tuple[str, ...]]]
-    rules: Rules
+    rules: ControllerConfig
 
     def best(self, metric: str, mode: str) -> dict[str, Any]:
         """Return the best row by a metric.
@@ -164,10 +164,10 @@ def simulate(
 
 @dataclass
 class _Attempt:
-    """A lease that has a slot."""
+    """An attempt that has a slot."""
 
     trial: Trial
-    lease: int
+    attempt_number: int
     totals: float
     since_restore: int = 0
     wants_stop: bool = False
@@ -223,7 +223,7 @@ class _Simulation(Backend):
         def trainable(config: dict[str, Any]) -> None:
             """Stands for what `curve` says."""
 
-        self.steering = Steering(
+        self.policy = Policy(
             tune_config,
             run_config.stop,
             space,
@@ -232,7 +232,7 @@ class _Simulation(Backend):
             saves_on_request=saves,
             wall_clock=lambda: self.time,
         )
-        limit, objective = self.steering.max_concurrent, tune_config.objective
+        limit, objective = self.policy.max_concurrent, tune_config.objective
         rules = rules_of(f"{seed:05x}"[-5:], run_config, limit, objective, saves_on_request=saves)
         self.controller = Controller(rules)
         self.spec = describe(
@@ -243,17 +243,17 @@ class _Simulation(Backend):
             tune_config=tune_config,
             run_config=run_config,
         )
-        self.stop_rules = DictStopper(self.steering.local_stop)
+        self.stop_rules = DictStopper(self.policy.local_stop)
         self.budget_s = tune_config.time_budget_seconds
-        self.watchers = Watchers(self.steering.stopper, CallbackList(()), wall_clock=lambda: self.time)
-        self.replay = Replay(self.controller, self.steering, watchers=self.watchers)
+        self.watchers = Watchers(self.policy.stopper, CallbackList(()), wall_clock=lambda: self.time)
+        self.replay = Replay(self.controller, self.policy, watchers=self.watchers)
         self.trials = self.replay.trials
-        self.helm = Helm(self.replay, lambda: self.time)
+        self.handler = RequestHandler(self.replay, lambda: self.time)
         self.rows: list[dict[str, Any]] = []
         self.journal = _Records(self.replay.state)
         self.loop = Loop(
             self.replay.state,
-            self.steering,
+            self.policy,
             self.journal,
             self,
             watchers=self.watchers,
@@ -264,7 +264,7 @@ class _Simulation(Backend):
         self.apply = self.loop.apply
         self.checkpoints: dict[str, set[int]] = {}
         self.attempts: dict[tuple[str, int], _Attempt] = {}
-        self._waiting: deque[StartLease] = deque()
+        self._waiting: deque[StartAttempt] = deque()
         self._due: list[_Due] = []
         self._number = 0
 
@@ -297,7 +297,7 @@ class _Simulation(Backend):
         return 0.0
 
     def save_state(self) -> None:
-        state = self.steering.state()
+        state = self.policy.state()
         if state is not None:
             self.apply(state)
 
@@ -315,7 +315,7 @@ class _Simulation(Backend):
         if not replay.has_state:
             self.save_state()
         event = resumption(replay, self.time, self.slots, ResumeConfig())
-        self.steering.resume(self.trials, event)
+        self.policy.resume(self.trials, event)
         self.apply(event)
         self.loop.look_at_stop_all()
         numbers = {trial.trial_id: trial.number for trial in self.trials}
@@ -328,9 +328,9 @@ class _Simulation(Backend):
     def ask(self, place: tuple[int, int] | None) -> bool:
         """Ask for what somebody wants now, or once nothing happens for the first of it; return whether that was new."""
         for count, request in enumerate(self.requests.get(place, ())):
-            event, _ = self.helm.consider(f"{place}-{count}", request)
+            event, _ = self.handler.consider(f"{place}-{count}", request)
             if event is not None:
-                self.stop_rules = DictStopper(self.steering.local_stop)
+                self.stop_rules = DictStopper(self.policy.local_stop)
                 self.apply(event)
                 if place is None:
                     return True
@@ -338,24 +338,29 @@ class _Simulation(Backend):
 
     def replay_row(self, trial: Trial, report: messages.TrialReported) -> None:
         self.rows.append(
-            {**report.row, "trial_id": trial.trial_id, "lease": report.lease, "time": report.time}
+            {
+                **report.row,
+                "trial_id": trial.trial_id,
+                "attempt_number": report.attempt_number,
+                "time": report.time,
+            }
         )
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._number += 1
         heapq.heappush(self._due, _Due(self.time + delay_s, self._number, action))
 
-    def start(self, trial: Trial, order: StartLease) -> None:
+    def start(self, trial: Trial, order: StartAttempt) -> None:
         self._waiting.append(order)
         self.later(0.0, self.fill_slots)
 
-    def stop(self, trial: Trial, lease: int) -> None:
+    def stop(self, trial: Trial, attempt_number: int) -> None:
         for order in self._waiting:
-            if (order.trial_id, order.lease) == (trial.trial_id, lease):
+            if (order.trial_id, order.attempt_number) == (trial.trial_id, attempt_number):
                 self._waiting.remove(order)
-                self.apply(messages.LeaseEnded(self.time, trial.trial_id, lease, Outcome.STOPPED))
+                self.apply(messages.AttemptEnded(self.time, trial.trial_id, attempt_number, Outcome.STOPPED))
                 return
-        self.attempts[trial.trial_id, lease].wants_stop = True
+        self.attempts[trial.trial_id, attempt_number].wants_stop = True
 
     def answer(self, trial: Trial, decision: Decision) -> None:
         """Its attempt looks at the decision after each report."""
@@ -373,7 +378,9 @@ class _Simulation(Backend):
     ) -> tuple[dict[str, Any], int | None]:
         if decision is Decision.PAUSE and self.saves and checkpoint is None:
             checkpoint = self.save(trial, row)
-        self.rows.append({**row, "trial_id": trial.trial_id, "lease": trial.lease, "time": self.time})
+        self.rows.append(
+            {**row, "trial_id": trial.trial_id, "attempt_number": trial.attempt_number, "time": self.time}
+        )
         return row, checkpoint
 
     def fill_slots(self) -> None:
@@ -385,14 +392,16 @@ class _Simulation(Backend):
                 source = order.source or order.trial_id
                 assert order.checkpoint in self.checkpoints[source], f"{order} from a deleted checkpoint"
             totals = start.record.metrics["time_total_s"] if start is not None else 0.0
-            attempt = _Attempt(trial, order.lease, totals)
-            self.attempts[order.trial_id, order.lease] = attempt
+            attempt = _Attempt(trial, order.attempt_number, totals)
+            self.attempts[order.trial_id, order.attempt_number] = attempt
             self.later(self.start_s, lambda attempt=attempt: self.begin(attempt))  # type: ignore[misc]
 
     def begin(self, attempt: _Attempt) -> None:
         trial = attempt.trial
         self.apply(
-            messages.LeaseStarted(self.time, trial.trial_id, attempt.lease, 0, "simulated", "simulated")
+            messages.AttemptStarted(
+                self.time, trial.trial_id, attempt.attempt_number, 0, "simulated", "simulated"
+            )
         )
         self.train(attempt)
 
@@ -407,7 +416,7 @@ class _Simulation(Backend):
     def report(self, attempt: _Attempt, metrics: dict[str, Any], spent: float) -> None:
         trial = attempt.trial
         iteration = trial.iteration + 1
-        if self.crashes(trial.number, attempt.lease, iteration):
+        if self.crashes(trial.number, attempt.attempt_number, iteration):
             self.end(attempt, Outcome.CRASHED)
             return
         if attempt.wants_stop:
@@ -441,7 +450,9 @@ class _Simulation(Backend):
         return index
 
     def end(self, attempt: _Attempt, outcome: Outcome) -> None:
-        del self.attempts[attempt.trial.trial_id, attempt.lease]
+        del self.attempts[attempt.trial.trial_id, attempt.attempt_number]
         error = "the process died" if outcome is Outcome.CRASHED else None
-        self.apply(messages.LeaseEnded(self.time, attempt.trial.trial_id, attempt.lease, outcome, error))
+        self.apply(
+            messages.AttemptEnded(self.time, attempt.trial.trial_id, attempt.attempt_number, outcome, error)
+        )
         self.fill_slots()

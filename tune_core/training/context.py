@@ -106,19 +106,19 @@ class TuneContext:
 
     def get_experiment_name(self) -> str | None:
         """Return the experiment's name; None outside a trial."""
-        return self._of("get_experiment_name", lambda session: session.lease.experiment_name)
+        return self._of("get_experiment_name", lambda session: session.spec.experiment_name)
 
     def get_trial_name(self) -> str | None:
         """Return the trial's name, `<trainable>_<trial id>`; None outside a trial."""
-        return self._of("get_trial_name", lambda session: session.lease.trial_name)
+        return self._of("get_trial_name", lambda session: session.spec.trial_name)
 
     def get_trial_id(self) -> str | None:
         """Return the trial's id; None outside a trial."""
-        return self._of("get_trial_id", lambda session: session.lease.trial_id)
+        return self._of("get_trial_id", lambda session: session.spec.trial_id)
 
     def get_trial_resources(self) -> PlacementGroupFactory | None:
         """Return the bundles that this trial was given; None outside a trial."""
-        return self._of("get_trial_resources", lambda session: session.lease.resources)
+        return self._of("get_trial_resources", lambda session: session.spec.resources)
 
     def get_trial_dir(self) -> str | None:
         """Return the trial's working directory on this node; None outside a trial."""
@@ -126,7 +126,7 @@ class TuneContext:
 
     def get_storage(self) -> ExperimentStorage | None:
         """Return the experiment's storage; None outside a trial."""
-        return self._of("get_storage", lambda session: session.lease.storage)
+        return self._of("get_storage", lambda session: session.spec.storage)
 
     def get_world_size(self) -> int | None:
         """Return None inside a trial, as Ray Tune 2.60 does; 1 outside."""

@@ -2,7 +2,7 @@
 
 Owns what return and yield values mean, when an object is saved and cleaned up, the trial's
 working directory, and the turning of every way in which user code can end into an `Ending`.
-Nothing that the user's code raises leaves `run_lease`, not even `SystemExit`.
+Nothing that the user's code raises leaves `run_attempt`, not even `SystemExit`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
 from tune_core.states import Decision, Outcome, StopCause
 from tune_core.storage.checkpoint import Checkpoint
-from tune_core.training.session import Lease, Session, StopTrial
+from tune_core.training.session import AttemptSpec, Session, StopTrial
 from tune_core.training.session_binding import bind
 from tune_core.training.trainable import (
     Trainable,
@@ -36,7 +36,7 @@ from tune_core.training.trainable import (
     is_trainable_class,
     trainable_name,
 )
-from tune_core.training.trainable_cache import Keeper, Leftover
+from tune_core.training.trainable_cache import Leftover, TrainableCache
 from tune_core.training.uplink import Uplink
 from tune_core.validation import safe_str, shorten
 
@@ -71,13 +71,13 @@ class Ending:
     leaves: Leftover = Leftover.NOTHING
 
 
-def run_lease(
-    lease: Lease,
+def run_attempt(
+    spec: AttemptSpec,
     trainable: Callable[..., Any],
     uplink: Uplink,
     directory: str | Path,
     *,
-    keeper: Keeper | None = None,
+    trainables: TrainableCache | None = None,
     wall_clock: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ending:
@@ -87,26 +87,26 @@ def run_lease(
     any more, except in threads that the trainable left behind. Nothing is raised.
 
     Args:
-        lease: What to run, and from where.
+        spec: What to run, and from where.
         trainable: The training function, or the class derived from `Trainable`.
         uplink: The way to the driver.
         directory: The working directory on this node; it is created.
-        keeper: Keeps an object for the next attempt, as `Keeper.begin` was told; None: none is kept.
+        trainables: Keeps an object for the next attempt, as `TrainableCache.begin` was told; None: none is kept.
         wall_clock: Seconds since the epoch.
         clock: Monotonic seconds.
     """
-    keeper = keeper or Keeper()
+    trainables = trainables or TrainableCache()
     with _alarms_ending():  # once more: one may have struck between the trainable and its own
-        ending = _run(lease, trainable, uplink, directory, keeper, wall_clock, clock)
-    return replace(ending, leaves=keeper.end(has_failed=ending.outcome in _FAILED))
+        ending = _run(spec, trainable, uplink, directory, trainables, wall_clock, clock)
+    return replace(ending, leaves=trainables.end(has_failed=ending.outcome in _FAILED))
 
 
 def _run(
-    lease: Lease,
+    spec: AttemptSpec,
     trainable: Callable[..., Any],
     uplink: Uplink,
     directory: str | Path,
-    keeper: Keeper,
+    trainables: TrainableCache,
     wall_clock: Callable[[], float],
     clock: Callable[[], float],
 ) -> Ending:
@@ -114,10 +114,10 @@ def _run(
     start: Checkpoint | None = None
     try:
         is_class = is_trainable_class(trainable)
-        session = Session(lease, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
+        session = Session(spec, uplink, takes_reports=not is_class, wall_clock=wall_clock, clock=clock)
         session.trial_dir = str(directory)
         start = session.checkpoint
-        with _working_directory(lease, session.trial_dir), bind(session), session.finishing_upload():
+        with _working_directory(spec, session.trial_dir), bind(session), session.finishing_upload():
             if start is not None:
                 start.check()
             session.restart_clock()
@@ -125,11 +125,11 @@ def _run(
                 with _forks_ending():
                     if is_class:
                         with _alarms_ending():
-                            _run_class(trainable, lease, session, keeper)
+                            _run_class(trainable, spec, session, trainables)
                     else:
-                        _run_function(trainable, lease.config, session)
+                        _run_function(trainable, spec.config, session)
             finally:
-                if lease.keeps_artifacts != "never":
+                if spec.keeps_artifacts != "never":
                     session.keep_artifacts()
     except StopTrial:
         return Ending(Outcome.STOPPED)
@@ -256,17 +256,19 @@ def _report_value(value: Any, session: Session) -> None:
         )
 
 
-def _run_class(kind: Callable[..., Trainable], lease: Lease, session: Session, keeper: Keeper) -> None:
-    place = TrialPlace(lease.trial_id, lease.trial_name, lease.resources, session.trial_dir)
-    trainable = keeper.take(lease.config, place) or kind(lease.config, place)
+def _run_class(
+    kind: Callable[..., Trainable], spec: AttemptSpec, session: Session, trainables: TrainableCache
+) -> None:
+    place = TrialPlace(spec.trial_id, spec.trial_name, spec.resources, session.trial_dir)
+    trainable = trainables.take(spec.config, place) or kind(spec.config, place)
     is_kept = False
     try:
         if session.checkpoint is not None:
-            counted = {"training_iteration": lease.iteration, **lease.totals}
+            counted = {"training_iteration": spec.iteration, **spec.totals}
             trainable.restore(TrainingResult(session.checkpoint, counted))
         _train(trainable, session)
     except StopTrial:
-        is_kept = keeper.keep(trainable)
+        is_kept = trainables.keep(trainable)
         raise
     finally:
         if not is_kept:
@@ -279,15 +281,15 @@ def _train(trainable: Trainable, session: Session) -> NoReturn:
     Raises:
         StopTrial: The trial is over.
     """
-    lease = session.lease
+    spec = session.spec
     try:
         while True:
             # Only here: once a step is taken its row is sent, so that what is saved later belongs to it.
             session.check_stop()
             row = session.row_of(trainable.train())
-            frequency, iteration = lease.checkpoint_frequency, session.iteration + 1
+            frequency, iteration = spec.checkpoint_frequency, session.iteration + 1
             is_due = frequency > 0 and iteration % frequency == 0
-            if is_due or row.get("should_checkpoint") or (row["done"] and lease.checkpoint_at_end):
+            if is_due or row.get("should_checkpoint") or (row["done"] and spec.checkpoint_at_end):
                 with _keeping(row, session), _saved(trainable) as checkpoint:
                     session.publish(row, checkpoint)
             else:
@@ -307,7 +309,7 @@ def _wants_save(kind: type[Trainable], session: Session) -> bool:
     """Whether a trial that was stopped after its row had been sent is saved now."""
     if not session.has_unsaved_progress or session.stopped_by in _FORGETTING:
         return False
-    if session.lease.checkpoint_at_end or session.is_told_to_save:
+    if session.spec.checkpoint_at_end or session.is_told_to_save:
         return True
     return session.stopped_by in _SAVING and can_save(kind)
 
@@ -341,11 +343,11 @@ def changes_directory() -> bool | None:
 
 
 @contextmanager
-def _working_directory(lease: Lease, directory: str) -> Iterator[None]:
+def _working_directory(spec: AttemptSpec, directory: str) -> Iterator[None]:
     """Work in a directory that is made for it, and that goes again if the trainable left nothing in it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(ORIGINAL_DIRECTORY, str(Path.cwd()))
-    wanted = lease.changes_directory
+    wanted = spec.changes_directory
     if wanted is None:
         wanted = changes_directory() is not False
     try:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
 
 from tune_core.errors import ConfigError, TrainableError
-from tune_core.validation import Faults, ray_origin, shorten, suggestion
+from tune_core.validation import Validator, ray_origin, shorten, suggestion
 
 AnyTrainable = TypeVar("AnyTrainable", bound=Callable[..., Any])
 #: Returns the values of these names.
@@ -220,14 +220,14 @@ def _check_names(
         for number, each in enumerate(arguments)
         if each.kind in by_name and (each.kind is kinds.KEYWORD_ONLY or number >= taken)
     ]
-    faults = Faults("with_parameters")
+    validator = Validator("with_parameters")
     for given, value in values.items():
         if given not in known:
-            faults.note(
+            validator.note(
                 f"{name}{signature} takes no {given}=, which was given a {type(value).__name__}"
                 f"{suggestion(given, known)}"
             )
-    faults.raise_any()
+    validator.raise_any()
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

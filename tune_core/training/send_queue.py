@@ -49,7 +49,7 @@ class Upload(Generic[Item]):
             self._thread.join()
 
 
-class Outbox(Generic[Item]):
+class SendQueue(Generic[Item]):
     """Sends items in the order in which they were put, from whichever thread is at hand.
 
     Args:
@@ -61,12 +61,12 @@ class Outbox(Generic[Item]):
 
     Example:
         >>> sent = []
-        >>> outbox = Outbox(sent.append)
+        >>> send_queue = SendQueue(sent.append)
         >>> uploaded = threading.Event()
-        >>> outbox.put(Upload(lambda: ("first", None) if uploaded.wait(5) else ("too late", None)))
-        >>> outbox.put("second")
+        >>> send_queue.put(Upload(lambda: ("first", None) if uploaded.wait(5) else ("too late", None)))
+        >>> send_queue.put("second")
         >>> uploaded.set()
-        >>> outbox.wait()
+        >>> send_queue.wait()
         >>> sent
         ['first', 'second']
     """

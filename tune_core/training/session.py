@@ -36,7 +36,7 @@ from tune_core.storage.experiment_storage import ExperimentStorage, staged_copy
 from tune_core.storage.filesystems import brief
 from tune_core.storage.sharing import private_directory
 from tune_core.training.autofill import Counters, Snapshot
-from tune_core.training.send_queue import Outbox, Upload
+from tune_core.training.send_queue import SendQueue, Upload
 from tune_core.training.uplink import Report, Uplink
 from tune_core.trial import checkpoint_name
 from tune_core.validation import shorten
@@ -73,7 +73,7 @@ class ReuseRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class AttemptSpec:
     """Everything that one attempt at a trial needs to know; travels to its process as bytes.
 
     Attributes:
@@ -81,7 +81,7 @@ class Lease:
         trial_id: The trial's id.
         trial_name: `<trainable>_<trial id>`.
         dirname: The trial's directory below the experiment's.
-        lease: Number of this attempt, from 1.
+        attempt_number: Number of this attempt, from 1.
         config: The trial's configuration.
         resources: The bundles that the attempt was given.
         storage: Where checkpoints are committed.
@@ -91,7 +91,7 @@ class Lease:
         totals: `time_total_s`, `timesteps_total` … at that checkpoint.
         highest_index: Highest checkpoint index of earlier attempts; -1: none.
         metric: The metric that every report must contain; None: any report will do.
-        stop: Rules `name >= value` that the session checks itself.
+        stop: ControllerConfig `name >= value` that the session checks itself.
         waits_for_decisions: Whether something could answer a report with other than CONTINUE.
         may_be_told_to_save: Whether the answer to a report could be that the trial is to save.
         log_files: Names of the files that stdout and stderr are copied to; None: to none.
@@ -111,7 +111,7 @@ class Lease:
     trial_id: str
     trial_name: str
     dirname: str
-    lease: int
+    attempt_number: int
     config: dict[str, Any]
     resources: PlacementGroupFactory
     storage: ExperimentStorage
@@ -162,7 +162,7 @@ class Session:
     """One attempt at a trial, as its trainable sees it.
 
     Args:
-        lease: What the driver ordered.
+        spec: What the driver ordered.
         uplink: The way to the driver.
         takes_reports: False for a trainable class, whose rows come from `step`: there `tune.report`
             warns and does nothing.
@@ -177,38 +177,38 @@ class Session:
 
     def __init__(
         self,
-        lease: Lease,
+        spec: AttemptSpec,
         uplink: Uplink,
         *,
         takes_reports: bool = True,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lease = lease
+        self.spec = spec
         self.trial_dir = ""
         self.metric_missing: MetricMissing | None = None
         self.stopped_by: str | None = None
         self.takes_reports = takes_reports
         self._refused: set[str] = set()
         self._uplink = uplink
-        self._outbox: Outbox[Report] = Outbox(uplink.send, uplink.keep)
+        self._send_queue: SendQueue[Report] = SendQueue(uplink.send, uplink.keep)
         self._lock = threading.RLock()
-        self._counters = Counters(lease.iteration, lease.totals, wall_clock=wall_clock, clock=clock)
+        self._counters = Counters(spec.iteration, spec.totals, wall_clock=wall_clock, clock=clock)
         self._is_reporting = self._has_ended = False
         self._process = os.getpid()
         self._begun = self._counters.snapshot()
         #: What the driver may not have journaled, and the latest in any case: it says what counts.
         self._handed_over: deque[_HandedOver] = deque()
         self._iteration_sent = 0
-        self._saved_iteration = lease.iteration
-        self._next_index = lease.highest_index + 1
+        self._saved_iteration = spec.iteration
+        self._next_index = spec.highest_index + 1
         self._kept: dict[Path, tuple[int, int]] = {}
-        self._stop_rules = DictStopper(lease.stop)
+        self._stop_rules = DictStopper(spec.stop)
         self._heard_rules: dict[str, float] | None = None
         self._checkpoint = None
-        if lease.checkpoint is not None:
-            source = lease.checkpoint_dirname or lease.dirname
-            self._checkpoint = lease.storage.checkpoint(source, lease.checkpoint)
+        if spec.checkpoint is not None:
+            source = spec.checkpoint_dirname or spec.dirname
+            self._checkpoint = spec.storage.checkpoint(source, spec.checkpoint)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -227,7 +227,7 @@ class Session:
     @property
     def is_told_to_save(self) -> bool:
         """Whether a callback has asked, by `result["should_checkpoint"]`, that the latest report be saved."""
-        return self.lease.may_be_told_to_save and self._uplink.wants_save and self.has_unsaved_progress
+        return self.spec.may_be_told_to_save and self._uplink.wants_save and self.has_unsaved_progress
 
     @property
     def has_unsaved_progress(self) -> bool:
@@ -250,7 +250,7 @@ class Session:
         if os.getpid() != self._process:  # first: another thread may have held the lock when it was forked
             raise NotInTrial(
                 f"report was called in process {os.getpid()}, which was forked from that of trial "
-                f"{self.lease.trial_id}, {self._process}: only that one reports. Send what the child has to say "
+                f"{self.spec.trial_id}, {self._process}: only that one reports. Send what the child has to say "
                 "there, by a multiprocessing.Queue for example, or start it with the method 'spawn' and return "
                 "its results"
             )
@@ -278,7 +278,7 @@ class Session:
             if self.stopped_by is not None:  # so that its threads end without a word, as it did
                 self._stop(self.stopped_by)
             raise NotInTrial(
-                f"trial {self.lease.trial_id} has ended, and this thread still reports to it: end threads before "
+                f"trial {self.spec.trial_id} has ended, and this thread still reports to it: end threads before "
                 "the trainable returns"
             )
         if self._is_reporting:
@@ -297,7 +297,7 @@ class Session:
         Raises:
             StopTrial: It was told to stop.
         """
-        with self._outbox.lock:
+        with self._send_queue.lock:
             if self.stopped_by is not None or self._uplink.poll():
                 self._stop(self._uplink.stop_cause or "stop")
 
@@ -309,7 +309,7 @@ class Session:
         """
         kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
         kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))
-        with self._outbox.lock:
+        with self._send_queue.lock:
             self._uplink.poll()  # a step takes long: the rules may have changed meanwhile
         return self._resolve_done(validate_metrics(kept))
 
@@ -354,7 +354,7 @@ class Session:
             CheckpointError: It could not be stored; this is said once.
         """
         self._hand_over()
-        self._outbox.wait()
+        self._send_queue.wait()
         self._raise_failure()
 
     @contextmanager
@@ -367,14 +367,14 @@ class Session:
             raise
         except BaseException:
             self._hand_over()
-            self._outbox.wait()
-            if (failure := self._outbox.take_failure()) is not None:
+            self._send_queue.wait()
+            if (failure := self._send_queue.take_failure()) is not None:
                 logger.warning("%s, besides what follows", failure)
             raise
         self.finish_upload()
 
     def _raise_failure(self) -> None:
-        failure = self._outbox.take_failure()
+        failure = self._send_queue.take_failure()
         if failure is not None:
             raise failure
 
@@ -382,13 +382,13 @@ class Session:
         counters = self._counters.snapshot()
         iteration = counters.iteration
         index = commit if isinstance(commit, int) else None
-        waits = self.lease.waits_for_answers if not row["done"] else self.lease.may_be_told_to_save
+        waits = self.spec.waits_for_answers if not row["done"] else self.spec.may_be_told_to_save
         report = Report(iteration, row, index, waits)
         said = commit if isinstance(commit, Upload) else report
         # The one step that nothing tears: from here on the report counts, and is sent whatever happens.
         self._handed_over.append(_HandedOver(iteration, row, said, counters))
         self._hand_over()
-        if commit is not None and self.lease.keeps_artifacts == "always":
+        if commit is not None and self.spec.keeps_artifacts == "always":
             self.keep_artifacts()
         self._require_metric(row)
         if row["done"]:
@@ -406,7 +406,7 @@ class Session:
             behind.append(each)
         while behind:
             each = behind.pop()
-            self._outbox.put(each.said)
+            self._send_queue.put(each.said)
             self._iteration_sent = each.iteration
 
     def _await_answer(self, report: Report) -> None:
@@ -417,7 +417,7 @@ class Session:
                 self._stop(told or str(decision))
         self._forget_journaled()
         if len(self._handed_over) >= WINDOW:
-            self._outbox.wait()  # what is held back is not on its way to the journal
+            self._send_queue.wait()  # what is held back is not on its way to the journal
             self._uplink.wait_for_journal(self._handed_over[WINDOW // 2].iteration)
             self._forget_journaled()
 
@@ -448,14 +448,14 @@ class Session:
             version = (stat.st_mtime_ns, stat.st_size)
             if self._kept.get(file) != version:
                 name = file.relative_to(root).as_posix()
-                self.lease.storage.upload(file, f"{self.lease.dirname}/{name}")
+                self.spec.storage.upload(file, f"{self.spec.dirname}/{name}")
                 self._kept[file] = version
 
     def _resolve_done(self, row: dict[str, Any]) -> dict[str, Any]:
         rules = self._uplink.stop_rules
         if rules is not None and rules is not self._heard_rules:
             self._heard_rules, self._stop_rules = rules, DictStopper(rules)
-        row["done"] = bool(row.get("done")) or self._stop_rules(self.lease.trial_id, row)
+        row["done"] = bool(row.get("done")) or self._stop_rules(self.spec.trial_id, row)
         row["checkpoint_dir_name"] = None
         return row
 
@@ -468,7 +468,7 @@ class Session:
         row["should_checkpoint"] = True
         row["checkpoint_dir_name"] = checkpoint_name(self._next_index)
         rows, iteration = [*self._unjournaled_rows(), row], self._counters.iteration
-        if self.lease.async_upload and not self.lease.waits_for_answers and not row["done"]:
+        if self.spec.async_upload and not self.spec.waits_for_answers and not row["done"]:
             staged = _staged(checkpoint)
             if staged is not None:
                 return Upload(partial(self._upload, staged, rows, iteration))
@@ -494,11 +494,11 @@ class Session:
     def _store(
         self, checkpoint: Checkpoint, rows: list[dict[str, Any]], metrics: dict[str, Any], iteration: int
     ) -> int:
-        marker = self.lease.storage.commit_checkpoint(
-            self.lease.dirname,
+        marker = self.spec.storage.commit_checkpoint(
+            self.spec.dirname,
             checkpoint,
             index=self._next_index,
-            lease=self.lease.lease,
+            attempt_number=self.spec.attempt_number,
             iteration=iteration,
             rows=rows,
             metrics=metrics,
@@ -506,18 +506,18 @@ class Session:
         )
         self._next_index = marker.index + 1
         self._saved_iteration = iteration
-        self._checkpoint = self.lease.storage.checkpoint(self.lease.dirname, marker.index)
+        self._checkpoint = self.spec.storage.checkpoint(self.spec.dirname, marker.index)
         return marker.index
 
     def _require_metric(self, row: dict[str, Any]) -> None:
-        metric = self.lease.metric
+        metric = self.spec.metric
         if metric is None or lookup(row, metric) is not None:
             return
         names = sorted(map(str, row))
         close = get_close_matches(metric, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         self.metric_missing = MetricMissing(
-            f"metric {metric!r} is missing from the report of trial {self.lease.trial_id} (iteration "
+            f"metric {metric!r} is missing from the report of trial {self.spec.trial_id} (iteration "
             f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={metric!r}) needs it: report it, "
             f"or change metric=.{hint}"
         )
@@ -544,11 +544,11 @@ def _require_checkpoint(checkpoint: Any) -> None:
         raise TypeError(message + "Checkpoint.from_directory(path)")
 
 
-def working_directory(lease: Lease) -> str:
-    """Return the local directory that a lease runs in, on this node, below one that is this user's alone.
+def working_directory(spec: AttemptSpec) -> str:
+    """Return the local directory that an attempt runs in, on this node, below one that is this user's alone.
 
     Raises:
         StorageError: Somebody else has taken the name of that.
     """
     root = private_directory(Path(tempfile.gettempdir(), f"prefect-tune-{os.getuid()}"))
-    return str(root / lease.experiment_name / lease.dirname)
+    return str(root / spec.experiment_name / spec.dirname)

@@ -69,7 +69,7 @@ def current_session() -> Session | None:
         if thread is not threading.main_thread():  # which runs signal handlers, for whichever trial there is
             if thread in bound.older:
                 raise NotInTrial(
-                    f"thread {thread.name!r} was started before trial {bound.session.lease.trial_id} began, so it does "
+                    f"thread {thread.name!r} was started before trial {bound.session.spec.trial_id} began, so it does "
                     "not belong to it: start threads that report inside of the trainable, or run what they "
                     "do with contextvars.copy_context().run"
                 )

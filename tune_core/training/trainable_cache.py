@@ -33,7 +33,7 @@ class Leftover(StrEnum):
     #: An object that wants to be cleaned up before the process ends.
     OBJECT = "object"
     #: Nothing, but the process has served as long as it may.
-    WORN = "worn"
+    EXHAUSTED = "worn"
 
 
 def resident_memory() -> int:
@@ -56,7 +56,7 @@ def open_part() -> float:
         return 1.0 if error.errno in (errno.EMFILE, errno.ENFILE) else 0.0
 
 
-class Keeper:
+class TrainableCache:
     """Keeps a trainable and its object for the next trial of the same experiment and bundles.
 
     For each attempt `begin` is called, then `take` and `keep` for a class, then `end`.
@@ -66,7 +66,7 @@ class Keeper:
         descriptors: See `open_part`.
 
     Example:
-        >>> keeper, rule = Keeper(), ReuseRule("experiment", max_reuses=1)
+        >>> keeper, rule = TrainableCache(), ReuseRule("experiment", max_reuses=1)
         >>> for _ in range(2):
         ...     train = keeper.begin(rule, lambda: print)
         ...     str(keeper.end(has_failed=False))
@@ -82,7 +82,7 @@ class Keeper:
         self._trainable: Callable[..., Any] | None = None
         self._object: Trainable | None = None
         self._uses = 0
-        self._is_worn = False
+        self._is_exhausted = False
         self._held_at_first: int | None = None
         self._max_growth: int | None = None
 
@@ -107,7 +107,7 @@ class Keeper:
             self.clean_up()
         trainable = self._trainable or load()
         self._rule, self._trainable = rule, trainable if rule else None
-        self._uses, self._is_worn = self._uses + 1, False
+        self._uses, self._is_exhausted = self._uses + 1, False
         return trainable
 
     def take(self, config: dict[str, Any], place: TrialPlace) -> Trainable | None:
@@ -136,14 +136,14 @@ class Keeper:
         """Say what the attempt left behind; of one that failed nothing goes on."""
         if has_failed:
             self._trainable = None
-        if self._is_worn or self._wears_out():
-            return Leftover.WORN
+        if self._is_exhausted or self._wears_out():
+            return Leftover.EXHAUSTED
         return Leftover.NOTHING if self._object is None else Leftover.OBJECT
 
     def clean_up(self) -> None:
         """End the object that is kept, and forget everything."""
         kept, self._object = self._object, None
-        self._rule, self._trainable, self._uses, self._is_worn = None, None, 0, False
+        self._rule, self._trainable, self._uses, self._is_exhausted = None, None, 0, False
         if kept is not None:
             clean_up(kept)
 
@@ -153,10 +153,10 @@ class Keeper:
         rule = self._rule or ReuseRule("")
         is_used_up = rule.max_reuses is not None and self._uses > rule.max_reuses
         holds_too_much = rule.max_memory is not None and self._memory() > rule.max_memory
-        self._is_worn = (
+        self._is_exhausted = (
             is_used_up or holds_too_much or self._has_grown() or self._descriptors() > MAX_OPEN_PART
         )
-        return self._is_worn
+        return self._is_exhausted
 
     def _has_grown(self) -> bool:
         if self._max_growth is None or self._held_at_first is None:

@@ -23,7 +23,7 @@ class Message(NamedTuple):
     """
 
     trial_id: str
-    lease: int
+    attempt_number: int
     kind: str
     content: list[Any]
 

@@ -1,6 +1,6 @@
 """The charts of an experiment, as SVG text: see `tune_core.views.svg` for how they are drawn.
 
-Each takes a `Picture` and returns an image, or None where there is nothing to show. A few
+Each takes a `ExperimentSnapshot` and returns an image, or None where there is nothing to show. A few
 kilobytes each, however many trials there are: what would not be seen is left out, and said so.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from tune_core.states import Outcome
 from tune_core.views.importance import importance, parameters_of
-from tune_core.views.overview import PAID, AttemptRecord, Picture, TrialRecord
+from tune_core.views.overview import PAID, AttemptRecord, ExperimentSnapshot, TrialRecord
 from tune_core.views.svg import BAD, COLOURS, GREY, Axis, Drawing, Panel, cut, short
 
 WIDTH: Final = 760
@@ -29,35 +29,37 @@ _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "second
 _FAILED = frozenset({Outcome.ERROR, Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.CORRUPTED, Outcome.UNPLACED})
 
 
-def best_so_far(picture: Picture) -> str | None:
+def best_so_far(snapshot: ExperimentSnapshot) -> str | None:
     """Draw the best trial's score over the time that drivers were at work; None before the first."""
-    if not picture.best_so_far:
+    if not snapshot.best_so_far:
         return None
-    unit, name = _unit(picture.seconds)
-    points = [(seconds / unit, value) for seconds, value in picture.best_so_far]
-    drawing = Drawing(WIDTH, 260, f"best {picture.metric} so far")
-    x = Axis(0.0, max(picture.seconds / unit, 1e-3), label=name)
-    y = Axis.over([value for _, value in points], f"best {picture.metric} ({picture.mode})", may_be_log=True)
-    _panel(drawing, x, y).steps(points, COLOURS[0], picture.seconds / unit)
+    unit, name = _unit(snapshot.seconds)
+    points = [(seconds / unit, value) for seconds, value in snapshot.best_so_far]
+    drawing = Drawing(WIDTH, 260, f"best {snapshot.metric} so far")
+    x = Axis(0.0, max(snapshot.seconds / unit, 1e-3), label=name)
+    y = Axis.over(
+        [value for _, value in points], f"best {snapshot.metric} ({snapshot.mode})", may_be_log=True
+    )
+    _panel(drawing, x, y).steps(points, COLOURS[0], snapshot.seconds / unit)
     return drawing.svg()
 
 
-def learning_curves(picture: Picture, count: int = _CURVES) -> str | None:
+def learning_curves(snapshot: ExperimentSnapshot, count: int = _CURVES) -> str | None:
     """Draw what the best trials reported, iteration by iteration; None if none reported the metric."""
-    return _curves([trial for trial in picture.ranked if trial.curve][: min(count, len(COLOURS))], picture)
+    return _curves([trial for trial in snapshot.ranked if trial.curve][: min(count, len(COLOURS))], snapshot)
 
 
-def trial_curve(trial: TrialRecord, picture: Picture) -> str | None:
+def trial_curve(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
     """Draw the learning curve of one trial; None if it did not report the metric."""
-    return _curves([trial], picture, height=200) if trial.curve else None
+    return _curves([trial], snapshot, height=200) if trial.curve else None
 
 
-def _curves(shown: Sequence[TrialRecord], picture: Picture, height: int = 300) -> str | None:
+def _curves(shown: Sequence[TrialRecord], snapshot: ExperimentSnapshot, height: int = 300) -> str | None:
     if not shown:
         return None
-    drawing = Drawing(WIDTH, height, f"{picture.metric} of {len(shown)} trials")
+    drawing = Drawing(WIDTH, height, f"{snapshot.metric} of {len(shown)} trials")
     x = Axis.over([x for trial in shown for x, _ in trial.curve], "training_iteration", zero=True)
-    y = Axis.over([y for trial in shown for _, y in trial.curve], str(picture.metric), may_be_log=True)
+    y = Axis.over([y for trial in shown for _, y in trial.curve], str(snapshot.metric), may_be_log=True)
     panel = _panel(drawing, x, y, right=150)
     for number, (trial, colour) in reversed(list(enumerate(zip(shown, COLOURS, strict=False)))):
         panel.curve(trial.curve, colour)
@@ -66,9 +68,9 @@ def _curves(shown: Sequence[TrialRecord], picture: Picture, height: int = 300) -
     return drawing.svg()
 
 
-def importances(picture: Picture) -> str | None:
+def importances(snapshot: ExperimentSnapshot) -> str | None:
     """Draw which parameters set the best trials apart; None while there are too few trials to say."""
-    parts = importance(picture)[:12]
+    parts = importance(snapshot)[:12]
     if not parts:
         return None
     drawing = Drawing(WIDTH, 24 + 24 * len(parts), "importance of parameters")
@@ -80,17 +82,17 @@ def importances(picture: Picture) -> str | None:
     return drawing.svg()
 
 
-def slices(picture: Picture) -> str | None:
+def slices(snapshot: ExperimentSnapshot) -> str | None:
     """Draw the score of each trial over each parameter, the most important first; None if nothing differs."""
-    scored = picture.with_value[:_DOTS]
+    scored = snapshot.with_value[:_DOTS]
     trials = [trial for trial, _ in scored]
-    order = {name: place for place, (name, _) in enumerate(importance(picture))}
+    order = {name: place for place, (name, _) in enumerate(importance(snapshot))}
     parameters = sorted(parameters_of(trials), key=lambda each: order.get(each.name, len(order)))[:_SLICES]
     if not parameters:
         return None
     columns = min(3, len(parameters))
     width, height = (WIDTH - _LEFT - 10) / columns, 200
-    drawing = Drawing(WIDTH, height * math.ceil(len(parameters) / columns), f"{picture.metric} by parameter")
+    drawing = Drawing(WIDTH, height * math.ceil(len(parameters) / columns), f"{snapshot.metric} by parameter")
     y = Axis.over([score for _, score in scored], may_be_log=True)
     for number, parameter in enumerate(parameters):
         down, column = divmod(number, columns)
@@ -108,14 +110,14 @@ def slices(picture: Picture) -> str | None:
     return drawing.svg()
 
 
-def timeline(picture: Picture) -> str | None:
+def timeline(snapshot: ExperimentSnapshot) -> str | None:
     """Draw when each trial ran, and what all of them had of the cluster; None before the first attempt."""
-    ran = [trial for trial in picture.trials if trial.timeline]
+    ran = [trial for trial in snapshot.trials if trial.timeline]
     if not ran:
         return None
     shown = ran[-_ROWS:]
-    unit, name = _unit(picture.seconds)
-    x = Axis(0.0, max(picture.seconds / unit, 1e-3), label=name)
+    unit, name = _unit(snapshot.seconds)
+    x = Axis(0.0, max(snapshot.seconds / unit, 1e-3), label=name)
     kinds = [
         kind for kind in PAID if any(span.resources.get(kind) for trial in shown for span in trial.timeline)
     ]
@@ -123,10 +125,10 @@ def timeline(picture: Picture) -> str | None:
     first = _TOP + 88 * len(kinds)
     drawing = Drawing(WIDTH, int(first + row * len(shown) + _BOTTOM), f"when {len(shown)} trials ran")
     for number, kind in enumerate(kinds):
-        steps = _in_use([span for trial in ran for span in trial.timeline], kind, picture.seconds)
+        steps = _in_use([span for trial in ran for span in trial.timeline], kind, snapshot.seconds)
         y = Axis.over([amount for _, amount in steps], f"{kind}s that trials have", zero=True)
         panel = Panel(drawing, _LEFT, _TOP + 88 * number, WIDTH - _LEFT - 12, 46, replace(x, label=""), y)
-        panel.steps([(at / unit, amount) for at, amount in steps], COLOURS[number], picture.seconds / unit)
+        panel.steps([(at / unit, amount) for at, amount in steps], COLOURS[number], snapshot.seconds / unit)
     rows = Axis(0.0, float(len(shown)))
     panel = Panel(drawing, _LEFT, first, WIDTH - _LEFT - 12, row * len(shown), x, rows, rows=True)
     hidden = f", the newest {len(shown)} of {len(ran)}" if len(ran) > len(shown) else ""
@@ -139,7 +141,7 @@ def timeline(picture: Picture) -> str | None:
             drawing.text(_LEFT - 5, top + row / 2 + 4, str(trial.number), "end")
         for span in trial.timeline:
             left, _ = panel.place(span.began / unit, 0)
-            right, _ = panel.place((picture.seconds if span.ended is None else span.ended) / unit, 0)
+            right, _ = panel.place((snapshot.seconds if span.ended is None else span.ended) / unit, 0)
             drawing.bar(left, top + 1, right - left, row - 2, _colour(span))
     return drawing.svg()
 

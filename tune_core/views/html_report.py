@@ -15,7 +15,7 @@ from tune_core.metrics import flatten
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.validation import printable, shorten
 from tune_core.views.importance import importance, parameters_of
-from tune_core.views.overview import PAID, Overview, Picture, TrialRecord
+from tune_core.views.overview import PAID, ExperimentSnapshot, Overview, TrialRecord
 from tune_core.views.pages import duration
 
 if TYPE_CHECKING:
@@ -44,37 +44,37 @@ def write_report(storage: ExperimentStorage) -> str:
         ImportError: plotly is missing; the message says how to install it.
         StorageError: The journal is damaged, or there is none.
     """
-    page = report_page(Overview.read(storage).picture(), storage.label, storage.url)
+    page = report_page(Overview.read(storage).snapshot(), storage.label, storage.url)
     stem, _, ending = REPORT_FILE.rpartition(".")
     file = REPORT_FILE if storage.number is None else f"{stem}@{storage.number}.{ending}"
     storage.write(file, page.encode())
     return f"{storage.url}/{file}"
 
 
-def report_page(picture: Picture, name: str, storage_url: str) -> str:
+def report_page(snapshot: ExperimentSnapshot, name: str, storage_url: str) -> str:
     """Return the report as HTML.
 
     Args:
-        picture: The experiment.
+        snapshot: The experiment.
         name: What it is called.
         storage_url: Where its results are, without credentials.
     """
-    figures = [figure for figure in _figures(picture) if figure is not None]
+    figures = [figure for figure in _figures(snapshot) if figure is not None]
     shown = [
         figure.to_html(full_html=False, include_plotlyjs="inline" if number == 0 else False)
         for number, figure in enumerate(figures)
     ]
-    state = f"It has ended: {picture.reason}." if picture.has_ended else "It had not ended."
+    state = f"It has ended: {snapshot.reason}." if snapshot.has_ended else "It had not ended."
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(name)}</title>",
         f"<style>{_STYLE}</style><h1>{html.escape(name)}</h1>",
-        f"<p>{len(picture.trials)} trials, {duration(picture.seconds)}. {html.escape(printable(state))} ",
+        f"<p>{len(snapshot.trials)} trials, {duration(snapshot.seconds)}. {html.escape(printable(state))} ",
         f"Results are in <code>{html.escape(storage_url)}</code>.</p>",
-        _cost(picture),
-        _failures(picture, storage_url),
+        _cost(snapshot),
+        _failures(snapshot, storage_url),
         *shown,
         "<h2>Trials</h2>",
-        _trials(picture),
+        _trials(snapshot),
         "</html>",
     ]
     return "".join(parts)
@@ -88,49 +88,51 @@ def _plotly() -> Any:
     return plotly.graph_objects
 
 
-def _figures(picture: Picture) -> list[Figure | None]:
+def _figures(snapshot: ExperimentSnapshot) -> list[Figure | None]:
     go = _plotly()
-    made = [_best(go, picture), _curves(go, picture), _importance(go, picture), _coordinates(go, picture)]
-    return [*made, _timeline(go, picture)]
+    made = [_best(go, snapshot), _curves(go, snapshot), _importance(go, snapshot), _coordinates(go, snapshot)]
+    return [*made, _timeline(go, snapshot)]
 
 
 def _titled(figure: Figure, title: str, x: str, y: str) -> Figure:
     return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, template="plotly_white")
 
 
-def _best(go: Any, picture: Picture) -> Figure | None:
-    if not picture.best_so_far:
+def _best(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
+    if not snapshot.best_so_far:
         return None
-    points = [*picture.best_so_far, (picture.seconds, picture.best_so_far[-1][1])]
+    points = [*snapshot.best_so_far, (snapshot.seconds, snapshot.best_so_far[-1][1])]
     line = go.Scatter(x=[x for x, _ in points], y=[y for _, y in points], line_shape="hv")
-    return _titled(go.Figure(line), f"Best so far ({picture.objective.said})", "seconds", str(picture.metric))
+    return _titled(
+        go.Figure(line), f"Best so far ({snapshot.objective.said})", "seconds", str(snapshot.metric)
+    )
 
 
-def _curves(go: Any, picture: Picture) -> Figure | None:
+def _curves(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
     lines = [
         go.Scatter(
             x=[x for x, _ in trial.curve], y=[y for _, y in trial.curve], name=_hover(trial), mode="lines"
         )
-        for trial in picture.ranked[:_CURVES]
+        for trial in snapshot.ranked[:_CURVES]
         if trial.curve
     ]
     if not lines:
         return None
     title = f"Learning curves of the {len(lines)} best trials"
-    return _titled(go.Figure(lines), title, "training_iteration", str(picture.metric))
+    return _titled(go.Figure(lines), title, "training_iteration", str(snapshot.metric))
 
 
-def _importance(go: Any, picture: Picture) -> Figure | None:
-    parts = list(reversed(importance(picture)))
+def _importance(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
+    parts = list(reversed(importance(snapshot)))
     if not parts:
         return None
     bars = go.Bar(x=[part for _, part in parts], y=[name for name, _ in parts], orientation="h")
     return _titled(go.Figure(bars), "Importance of parameters", "part", "")
 
 
-def _coordinates(go: Any, picture: Picture) -> Figure | None:
+def _coordinates(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
     """Parallel coordinates: a line per trial through its parameters and its score."""
-    trials = [trial for trial, _ in picture.with_value]
+    trials = [trial for trial, _ in snapshot.with_value]
     parameters = [
         each for each in parameters_of(trials) if all(trial.trial_id in each.values for trial in trials)
     ]
@@ -153,34 +155,34 @@ def _coordinates(go: Any, picture: Picture) -> Figure | None:
         axes.append(
             {"label": parameter.name, "values": places, "tickvals": where, "ticktext": texts, "range": [0, 1]}
         )
-    scores = [score for _, score in picture.with_value]
-    axes.append({"label": picture.objective.label, "values": scores})
+    scores = [score for _, score in snapshot.with_value]
+    axes.append({"label": snapshot.objective.label, "values": scores})
     line = {
         "color": scores,
         "colorscale": "Viridis",
-        "reversescale": picture.mode == "min",
+        "reversescale": snapshot.mode == "min",
         "showscale": True,
     }
     return _titled(go.Figure(go.Parcoords(dimensions=axes, line=line)), "Parameters of all trials", "", "")
 
 
-def _timeline(go: Any, picture: Picture) -> Figure | None:
-    spans = [(trial, span) for trial in picture.trials for span in trial.timeline]
+def _timeline(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
+    spans = [(trial, span) for trial in snapshot.trials for span in trial.timeline]
     if not spans:
         return None
     bars = go.Bar(
         base=[span.began for _, span in spans],
-        x=[(picture.seconds if span.ended is None else span.ended) - span.began for _, span in spans],
+        x=[(snapshot.seconds if span.ended is None else span.ended) - span.began for _, span in spans],
         y=[trial.number for trial, _ in spans],
         text=[
-            f"attempt {span.lease}: {span.outcome or 'no end is known'}; {_had(span.resources)}"
+            f"attempt {span.attempt_number}: {span.outcome or 'no end is known'}; {_had(span.resources)}"
             for _, span in spans
         ],
         textposition="none",
         orientation="h",
     )
     figure = _titled(go.Figure(bars), "Timeline", "seconds", "trial")
-    return figure.update_layout(height=max(300, min(1200, 14 * len(picture.trials) + 160)))
+    return figure.update_layout(height=max(300, min(1200, 14 * len(snapshot.trials) + 160)))
 
 
 def _had(resources: Any) -> str:
@@ -191,39 +193,39 @@ def _hover(trial: TrialRecord) -> str:
     return html.escape(printable(f"{trial.number}: {trial.experiment_tag}"[:80]))
 
 
-def _cost(picture: Picture) -> str:
-    held = picture.held
+def _cost(snapshot: ExperimentSnapshot) -> str:
+    held = snapshot.held
     rows = [
         [name, duration(used), duration(held.get(name, 0.0)) if held is not None else "not known"]
-        for name, used in picture.used.items()
+        for name, used in snapshot.used.items()
         if used or (held or {}).get(name)
     ]
     return _table(["resource", "attempts had it for", "placement groups held it for"], rows) if rows else ""
 
 
-def _failures(picture: Picture, storage_url: str) -> str:
+def _failures(snapshot: ExperimentSnapshot, storage_url: str) -> str:
     """Say in which ways trials failed, and where to read on: all ways, since nothing bounds this page."""
     rows = [
         [group.count, group.error, group.first.place or "", group.first.trial_id, group.file(storage_url)]
-        for group in group_failures(picture.failures)
+        for group in group_failures(snapshot.failures)
     ]
     head = ["trials", "error", "at", "first trial", "its traceback"]
     return f"<h2>Failures</h2>{_table(head, rows)}" if rows else ""
 
 
-def _trials(picture: Picture) -> str:
-    names = list(dict.fromkeys(name for trial in picture.trials for name in flatten(trial.config)))
+def _trials(snapshot: ExperimentSnapshot) -> str:
+    names = list(dict.fromkeys(name for trial in snapshot.trials for name in flatten(trial.config)))
     head = [
         "trial",
         "status",
-        picture.objective.label,
+        snapshot.objective.label,
         "iterations",
         "attempts",
         "seconds",
         *(f"{n} s" for n in PAID),
     ]
     rows = []
-    for trial in picture.ranked:
+    for trial in snapshot.ranked:
         config = flatten(trial.config)
         values = [config.get(name) for name in names]
         rows.append(

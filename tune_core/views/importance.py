@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tune_core.metrics import flatten
 from tune_core.validation import is_number, printable, shorten
-from tune_core.views.overview import Picture, TrialRecord
+from tune_core.views.overview import ExperimentSnapshot, TrialRecord
 from tune_core.views.svg import Axis
 
 #: Fewer trials with a value say nothing.
@@ -80,13 +80,13 @@ def parameters_of(trials: Sequence[TrialRecord]) -> list[Parameter]:
     return parameters
 
 
-def importance(picture: Picture) -> list[tuple[str, float]]:
+def importance(snapshot: ExperimentSnapshot) -> list[tuple[str, float]]:
     """Return the parameters with their parts of what sets the best trials apart, the most important first.
 
     The parts add up to 1. [] if fewer than `LEAST_TRIALS` trials have a value, or no parameter differs.
     Interactions of parameters are not seen.
     """
-    ranked = [trial for trial, _ in picture.with_value]
+    ranked = [trial for trial, _ in snapshot.with_value]
     if len(ranked) < LEAST_TRIALS:
         return []
     top = {trial.trial_id for trial in ranked[: max(_LEAST_TOP, math.ceil(_TOP * len(ranked)))]}

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from tune_core.control.controller import Controller
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     Command,
     CompleteTrial,
     EndExperiment,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    StartLease,
+    StartAttempt,
     TrialReported,
 )
 from tune_core.metrics import flatten
@@ -41,7 +41,7 @@ _PARAMETERS, _LETTERS = 100, 500
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class Notification:
     """Something that others may want to act on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Announcement:
     payload: Mapping[str, Any]
 
 
-class Announcer:
+class Notifier:
     """Finds out what there is to announce.
 
     Args:
@@ -83,7 +83,7 @@ class Announcer:
         self._best_announced_at = 0.0
         self._ended_since_best = self._failed_in_row = 0
 
-    def note(self, event: Event, commands: Sequence[Command], *, is_best: bool) -> list[Announcement]:
+    def note(self, event: Event, commands: Sequence[Command], *, is_best: bool) -> list[Notification]:
         """Take an event that was handled; return what it makes worth announcing.
 
         Args:
@@ -92,24 +92,24 @@ class Announcer:
             is_best: Whether it is a report after which another trial is the best one, or the best one has
                 become better: what `Overview.note` returned.
         """
-        found: list[Announcement] = []
+        found: list[Notification] = []
         if isinstance(event, (ExperimentStarted, ExperimentResumed)):
             self._open.clear()
             is_resumed = isinstance(event, ExperimentResumed)
             found.append(
                 self._tell("experiment.started", event, {"capacity": event.capacity, "resumed": is_resumed})
             )
-        elif isinstance(event, LeaseStarted):
+        elif isinstance(event, AttemptStarted):
             found += self._begun(event)
-        elif isinstance(event, LeaseEnded):
+        elif isinstance(event, AttemptEnded):
             found += self._ended(event)
         elif isinstance(event, TrialReported) and is_best:
             self._is_best_announced, self._ended_since_best = False, 0
         if self._is_best_due(event):
             found.append(self._new_best(event))
         for command in commands:
-            if isinstance(command, StartLease):
-                self._open[command.trial_id, command.lease] = False
+            if isinstance(command, StartAttempt):
+                self._open[command.trial_id, command.attempt_number] = False
             elif isinstance(command, CompleteTrial):
                 found += self._completed(command, event)
             elif isinstance(command, EndExperiment):
@@ -118,30 +118,30 @@ class Announcer:
 
     def _tell(
         self, kind: str, event: Event, payload: Mapping[str, Any], trial: Trial | None = None
-    ) -> Announcement:
+    ) -> Notification:
         trial_id = trial.trial_id if trial is not None else None
         about = {**self._about, "trial_id": trial_id} if trial_id is not None else self._about
-        return Announcement(kind, event.time, trial_id, {**about, **payload})
+        return Notification(kind, event.time, trial_id, {**about, **payload})
 
-    def _begun(self, event: LeaseStarted) -> list[Announcement]:
-        if self._open.get((event.trial_id, event.lease)) is not False:
+    def _begun(self, event: AttemptStarted) -> list[Notification]:
+        if self._open.get((event.trial_id, event.attempt_number)) is not False:
             return []  # an older attempt's
-        self._open[event.trial_id, event.lease] = True
+        self._open[event.trial_id, event.attempt_number] = True
         trial = self._controller.trials[event.trial_id]
         payload = {
-            "attempt": event.lease,
+            "attempt": event.attempt_number,
             "config": plain_config(trial.config),
             "resources": trial.resources.required_resources,
             "hostname": event.hostname,
         }
         return [self._tell("trial.started", event, payload, trial)]
 
-    def _ended(self, event: LeaseEnded) -> list[Announcement]:
-        if self._open.pop((event.trial_id, event.lease), None) is None:
+    def _ended(self, event: AttemptEnded) -> list[Notification]:
+        if self._open.pop((event.trial_id, event.attempt_number), None) is None:
             return []
         trial = self._controller.trials[event.trial_id]
         payload = {
-            "attempt": event.lease,
+            "attempt": event.attempt_number,
             "outcome": str(event.outcome),
             "status": str(trial.status),
             "iterations": trial.iteration,
@@ -169,13 +169,13 @@ class Announcer:
     def _is_best_due(self, event: Event) -> bool:
         if self._is_best_announced:
             return False
-        return isinstance(event, LeaseEnded) or event.time >= self._best_announced_at + NEW_BEST_EVERY_S
+        return isinstance(event, AttemptEnded) or event.time >= self._best_announced_at + NEW_BEST_EVERY_S
 
-    def _new_best(self, event: Event) -> Announcement:
+    def _new_best(self, event: Event) -> Notification:
         self._is_best_announced, self._best_announced_at = True, event.time
         return self._tell("experiment.new-best", event, self._best() or {})
 
-    def _completed(self, command: CompleteTrial, event: Event) -> list[Announcement]:
+    def _completed(self, command: CompleteTrial, event: Event) -> list[Notification]:
         found = []
         self._failed_in_row = self._failed_in_row + 1 if command.failed else 0
         if self._failed_in_row == FAILING_TRIALS:
@@ -188,7 +188,7 @@ class Announcer:
             found.append(self._tell("experiment.plateau", event, payload))
         return found
 
-    def _finished(self, command: EndExperiment, event: Event) -> Announcement:
+    def _finished(self, command: EndExperiment, event: Event) -> Notification:
         trials = self._controller.trials.values()
         counts = Counter(str(trial.status) for trial in trials)
         best = self._best()

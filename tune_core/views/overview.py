@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
@@ -63,14 +63,14 @@ class AttemptRecord:
     Times are seconds since the experiment began, without those between two drivers.
 
     Attributes:
-        lease: Its number, from 1.
+        attempt_number: Its number, from 1.
         began: When the trainable began.
         ended: When it was over; None: it runs.
         outcome: How it ended; None: it runs, or its driver died.
         resources: The sum of its bundles.
     """
 
-    lease: int
+    attempt_number: int
     began: float
     ended: float | None
     outcome: Outcome | None
@@ -93,7 +93,7 @@ class TrialRecord:
         attempts: How many were ordered.
         failures: How many of them failed or were lost, since it was last reopened.
         error: Its last failure, as one line.
-        score: What it is compared by: see `Picture.objective`; None: it reported no number.
+        score: What it is compared by: see `ExperimentSnapshot.objective`; None: it reported no number.
         scored_in: The iteration of the report that gave the score; of a mean, the latest.
         best: Its best value of the metric in any report; None: it reported none that is finite.
         best_iteration: The iteration that reported it.
@@ -129,7 +129,7 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ExperimentSnapshot:
     """An experiment as it stands; nothing in it changes any more.
 
     Attributes:
@@ -286,13 +286,13 @@ class Overview:
 
     Example:
         >>> from tune_core.control.messages import ExperimentStarted
-        >>> controller = Controller(Rules("a1b2c"))
+        >>> controller = Controller(ControllerConfig("a1b2c"))
         >>> overview = Overview(controller, Objective("loss", "min"))
         >>> began = ExperimentStarted(time=1.0, capacity=1)
         >>> _ = controller.handle(began)
         >>> overview.note(began)
         False
-        >>> overview.picture().num_drivers
+        >>> overview.snapshot().num_drivers
         1
     """
 
@@ -338,16 +338,16 @@ class Overview:
             self._tell_time(event)
             if isinstance(event, TrialReported):
                 return self._report(event)
-            if isinstance(event, LeaseStarted):
+            if isinstance(event, AttemptStarted):
                 self._begin(event)
-            elif isinstance(event, LeaseEnded):
-                self._end(event.trial_id, event.lease, event.outcome)
+            elif isinstance(event, AttemptEnded):
+                self._end(event.trial_id, event.attempt_number, event.outcome)
             elif isinstance(event, SlotsHeld):
                 self._held = event.seconds
             elif isinstance(event, ExperimentResumed):
                 for trial_id, facts in self._facts.items():
                     if facts.running is not None:
-                        self._end(trial_id, facts.running.lease, None)
+                        self._end(trial_id, facts.running.attempt_number, None)
                 for trial_id in event.restarted:
                     self._facts_of(self._controller.trials[trial_id])
             elif isinstance(event, SpecRecorded) and self._is_open:
@@ -359,10 +359,10 @@ class Overview:
         """Return whether this very row is the latest that changed which trial is best, or made it better."""
         return self._best_row is row
 
-    def picture(self) -> Picture:
+    def snapshot(self) -> ExperimentSnapshot:
         """Return the experiment as it stands now."""
         with self._lock:
-            return Picture(
+            return ExperimentSnapshot(
                 objective=self.standings.objective,
                 trials=[self._record(trial) for trial in list(self._controller.trials.values())],
                 best_so_far=self._best_so_far.points(),
@@ -413,19 +413,23 @@ class Overview:
             self.standings.forget(trial)
         return facts
 
-    def _begin(self, event: LeaseStarted) -> None:
-        trial = self._controller.live_trial(event.trial_id, event.lease)
+    def _begin(self, event: AttemptStarted) -> None:
+        trial = self._controller.live_trial(event.trial_id, event.attempt_number)
         if trial is None:
             return
         resources = {name: trial.resources.required_resources.get(name, 0.0) for name in PAID}
-        self._facts_of(trial).running = AttemptRecord(event.lease, self._seconds, None, None, resources)
+        self._facts_of(trial).running = AttemptRecord(
+            event.attempt_number, self._seconds, None, None, resources
+        )
 
-    def _end(self, trial_id: str, lease: int, outcome: Outcome | None) -> None:
+    def _end(self, trial_id: str, attempt_number: int, outcome: Outcome | None) -> None:
         facts = self._facts.get(trial_id)
-        if facts is None or facts.running is None or facts.running.lease != lease:
+        if facts is None or facts.running is None or facts.running.attempt_number != attempt_number:
             return  # it never began
         attempt, facts.running = facts.running, None
-        facts.past.append(AttemptRecord(lease, attempt.began, self._seconds, outcome, attempt.resources))
+        facts.past.append(
+            AttemptRecord(attempt_number, attempt.began, self._seconds, outcome, attempt.resources)
+        )
         facts.seconds, facts.used = _sums(facts, attempt, self._seconds)
 
     def _report(self, event: TrialReported) -> bool:
@@ -466,7 +470,7 @@ class Overview:
             config=trial.config,
             experiment_tag=trial.experiment_tag,
             iterations=trial.iteration,
-            attempts=trial.lease,
+            attempts=trial.attempt_number,
             failures=trial.num_failures + trial.num_losses,
             error=trial.error,
             score=self.standings.score(trial),
@@ -490,7 +494,7 @@ class Following:
     """
 
     def __init__(self, objective: Objective | None = None) -> None:
-        self.replay = Replay(Controller(Rules("")))
+        self.replay = Replay(Controller(ControllerConfig("")))
         self.overview = Overview(self.replay.controller, objective)
 
     def take(self, records: Records) -> None:

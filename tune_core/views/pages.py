@@ -17,7 +17,7 @@ from tune_core.metrics import flatten
 from tune_core.validation import printable, shorten
 from tune_core.views import charts
 from tune_core.views.importance import LEAST_TRIALS, importance, parameters_of
-from tune_core.views.overview import PAID, Picture, TrialRecord
+from tune_core.views.overview import PAID, ExperimentSnapshot, TrialRecord
 from tune_core.views.svg import cut, short
 
 #: Trials, and ways in which trials failed, that a summary lists.
@@ -32,30 +32,30 @@ _LINE: Final = 2000
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#!&~$])")
 
 
-def charts_page(picture: Picture) -> str:
+def charts_page(snapshot: ExperimentSnapshot) -> str:
     """Return the charts of an experiment, as it stands."""
     shown = (
-        (f"Best so far{_scope(picture)}", charts.best_so_far(picture), _why_no_metric(picture)),
-        ("Learning curves of the best trials", charts.learning_curves(picture), ""),
-        ("Importance of parameters", charts.importances(picture), _why_no_importance(picture)),
-        (f"Value by parameter{_scope(picture)}", charts.slices(picture), ""),
-        ("Timeline", charts.timeline(picture), "No trial has begun."),
+        (f"Best so far{_scope(snapshot)}", charts.best_so_far(snapshot), _why_no_metric(snapshot)),
+        ("Learning curves of the best trials", charts.learning_curves(snapshot), ""),
+        ("Importance of parameters", charts.importances(snapshot), _why_no_importance(snapshot)),
+        (f"Value by parameter{_scope(snapshot)}", charts.slices(snapshot), ""),
+        ("Timeline", charts.timeline(snapshot), "No trial has begun."),
     )
-    parts = [f"{len(picture.trials)} trials, {duration(picture.seconds)}."]
+    parts = [f"{len(snapshot.trials)} trials, {duration(snapshot.seconds)}."]
     for title, svg, otherwise in shown:
         if svg is not None or otherwise:
             parts.append(f"## {title}\n\n{image(title, svg) if svg is not None else otherwise}")
     return "\n\n".join(parts) + "\n"
 
 
-def trial_page(trial: TrialRecord, picture: Picture) -> str | None:
+def trial_page(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
     """Return the learning curve of one trial with what it says of it; None if it reported no metric."""
-    svg = charts.trial_curve(trial, picture)
+    svg = charts.trial_curve(trial, snapshot)
     if svg is None or trial.best is None:
         return None
-    best = f"best {text(picture.metric)} {short(trial.best)} in iteration {trial.best_iteration}"
+    best = f"best {text(snapshot.metric)} {short(trial.best)} in iteration {trial.best_iteration}"
     if trial.score is not None:
-        best += f"; {picture.objective.said} {short(trial.score)}"
+        best += f"; {snapshot.objective.said} {short(trial.score)}"
     return f"{best}; {_status(trial)}, {_cost(trial)}\n\n{image(f'trial {trial.number}', svg)}\n"
 
 
@@ -67,23 +67,23 @@ def checkpoint_page(url: str, said: str) -> str:
     return f"**Best checkpoint** ({code(said)}): [{text(url)}](<{target}>)\n\n{code(url)}\n"
 
 
-def summary_page(picture: Picture, name: str, storage_url: str) -> str:
+def summary_page(snapshot: ExperimentSnapshot, name: str, storage_url: str) -> str:
     """Return what is left to know of an experiment that has ended, on one page.
 
     Args:
-        picture: The experiment.
+        snapshot: The experiment.
         name: What it is called.
         storage_url: Where its results are, without credentials.
     """
-    counts = Counter(str(trial.status) for trial in picture.trials)
+    counts = Counter(str(trial.status) for trial in snapshot.trials)
     ends = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     parts = [
         f"# {text(name)}",
-        f"{len(picture.trials)} trials ({ends or 'none'}) in {duration(picture.seconds)}: {text(picture.reason)}.",
-        _best_part(picture, storage_url),
-        f"## Trials\n\n{_trials_table(picture)}",
-        f"## Cost\n\n{_cost_part(picture)}",
-        _failures_part(picture, storage_url),
+        f"{len(snapshot.trials)} trials ({ends or 'none'}) in {duration(snapshot.seconds)}: {text(snapshot.reason)}.",
+        _best_part(snapshot, storage_url),
+        f"## Trials\n\n{_trials_table(snapshot)}",
+        f"## Cost\n\n{_cost_part(snapshot)}",
+        _failures_part(snapshot, storage_url),
         f"## Files\n\nResults, checkpoints and the journal are in {code(storage_url)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -158,10 +158,10 @@ def _cell(value: object, letters: int) -> str:
     return text("" if value is None else cut(str(value), letters))
 
 
-def _best_part(picture: Picture, storage_url: str) -> str:
-    best = picture.best_trial
+def _best_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
+    best = snapshot.best_trial
     if best is None or best.score is None:
-        return f"## Best trial\n\n{_why_no_metric(picture)}"
+        return f"## Best trial\n\n{_why_no_metric(snapshot)}"
     where = f"{storage_url}/{best.dirname}"
     saved = (
         f"The checkpoint that goes with it: {code(f'{where}/{best.checkpoint}')}"
@@ -171,27 +171,27 @@ def _best_part(picture: Picture, storage_url: str) -> str:
     config = [(name, _shown(value)) for name, value in flatten(best.config).items()]
     return "\n\n".join(
         (
-            f"## Best trial\n\n{code(best.trial_id)}: {text(picture.metric)} **{best.score:.6g}** "
-            f"({picture.objective.said}, iteration {best.scored_in}, {picture.mode}). {saved}",
+            f"## Best trial\n\n{code(best.trial_id)}: {text(snapshot.metric)} **{best.score:.6g}** "
+            f"({snapshot.objective.said}, iteration {best.scored_in}, {snapshot.mode}). {saved}",
             table(["parameter", "value"], config) if config else "It has no parameters.",
         )
     )
 
 
-def _trials_table(picture: Picture) -> str:
+def _trials_table(snapshot: ExperimentSnapshot) -> str:
     """Of the columns, what fits beside the UI's own: the leaderboard has all of them."""
-    shown = picture.ranked[:_TRIALS]
-    order = {name: place for place, (name, _) in enumerate(importance(picture))}
-    parameters = sorted(parameters_of(picture.trials), key=lambda each: order.get(each.name, len(order)))
-    kinds = [name for name in PAID if picture.used[name]]
-    head = ["trial", "status", picture.objective.label or "attempts", "iterations"]
+    shown = snapshot.ranked[:_TRIALS]
+    order = {name: place for place, (name, _) in enumerate(importance(snapshot))}
+    parameters = sorted(parameters_of(snapshot.trials), key=lambda each: order.get(each.name, len(order)))
+    kinds = [name for name in PAID if snapshot.used[name]]
+    head = ["trial", "status", snapshot.objective.label or "attempts", "iterations"]
     head += [f"{name} seconds" for name in kinds] or ["seconds"]
     head += [parameter.name for parameter in parameters[:_PARAMETERS]]
     rows = [
         [
             trial.trial_id,
             trial.status,
-            trial.score if picture.metric else trial.attempts,
+            trial.score if snapshot.metric else trial.attempts,
             trial.iterations,
             *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
             *(parameter.values.get(trial.trial_id) for parameter in parameters[:_PARAMETERS]),
@@ -199,20 +199,20 @@ def _trials_table(picture: Picture) -> str:
         for trial in shown
     ]
     left_out = (
-        f"\n\nThe {len(shown)} best of {len(picture.trials)}." if len(shown) < len(picture.trials) else ""
+        f"\n\nThe {len(shown)} best of {len(snapshot.trials)}." if len(shown) < len(snapshot.trials) else ""
     )
     return table(head, rows) + left_out
 
 
-def _cost_part(picture: Picture) -> str:
+def _cost_part(snapshot: ExperimentSnapshot) -> str:
     rows = []
     for name in PAID:
-        used, held = picture.used[name], (picture.held or {}).get(name, 0.0)
+        used, held = snapshot.used[name], (snapshot.held or {}).get(name, 0.0)
         if used or held:
-            idle = picture.idle[name] if picture.idle is not None else None
+            idle = snapshot.idle[name] if snapshot.idle is not None else None
             share = f"{duration(idle)} ({idle / held:.0%})" if idle is not None and held else "not known"
             rows.append(
-                [name, duration(used), duration(held) if picture.held is not None else "not known", share]
+                [name, duration(used), duration(held) if snapshot.held is not None else "not known", share]
             )
     if not rows:
         return "No attempt ran."
@@ -221,8 +221,8 @@ def _cost_part(picture: Picture) -> str:
     return f"{said}\n\n{how}"
 
 
-def _failures_part(picture: Picture, storage_url: str) -> str:
-    groups = group_failures(picture.failures)
+def _failures_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
+    groups = group_failures(snapshot.failures)
     if not groups:
         return ""
     rows = [
@@ -241,8 +241,8 @@ def _failures_part(picture: Picture, storage_url: str) -> str:
     return f"## Failures\n\n{table(head, rows, cell=_LINE)}{more}"
 
 
-def _scope(picture: Picture) -> str:
-    return f" ({picture.objective.said})" if picture.metric is not None else ""
+def _scope(snapshot: ExperimentSnapshot) -> str:
+    return f" ({snapshot.objective.said})" if snapshot.metric is not None else ""
 
 
 def _status(trial: TrialRecord) -> str:
@@ -254,15 +254,15 @@ def _cost(trial: TrialRecord) -> str:
     return ", ".join([duration(trial.seconds), *used])
 
 
-def _why_no_metric(picture: Picture) -> str:
-    if picture.metric is None:
+def _why_no_metric(snapshot: ExperimentSnapshot) -> str:
+    if snapshot.metric is None:
         return "Nothing is compared: give `TuneConfig(metric=…, mode=…)`."
-    return f"No trial has a finite number as {text(picture.objective.label)}."
+    return f"No trial has a finite number as {text(snapshot.objective.label)}."
 
 
-def _why_no_importance(picture: Picture) -> str:
-    with_value = len(picture.with_value)
-    if picture.metric is None:
+def _why_no_importance(snapshot: ExperimentSnapshot) -> str:
+    with_value = len(snapshot.with_value)
+    if snapshot.metric is None:
         return ""
     if with_value < LEAST_TRIALS:
         return f"{with_value} trials have a value so far: {LEAST_TRIALS} are needed."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.differential.case import Case, Difference, describe_grid, plain, save, script
-from tests.differential.reviewed import LEASE_IN_ROWS
+from tests.differential.reviewed import ATTEMPT_IN_ROWS
 
 REMOVED_OPTIONS = Difference(
     "options that Ray Tune has removed, such as `local_dir`",
@@ -240,7 +240,7 @@ def best_checkpoint_of_a_result(tune: Any, case: Case) -> Any:
     }
 
 
-@script("c", differs={"columns of a trial.lease": LEASE_IN_ROWS})
+@script("c", differs={"columns of a trial.attempt_number": ATTEMPT_IN_ROWS})
 def data_frames(tune: Any, case: Case) -> Any:
     results = case.results(curve(tune), curves(tune))
     last = results.get_dataframe()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.differential.case import Case, Difference, describe_grid, first_time, load, plain, save, script
-from tests.differential.reviewed import ERROR_IS_TEXT, LEASE_IN_ROWS, WITHOUT_A_REPORT
+from tests.differential.reviewed import ATTEMPT_IN_ROWS, ERROR_IS_TEXT, WITHOUT_A_REPORT
 
 METRIC_MISSING = Difference(
     "`TuneConfig.metric` missing from a report",
@@ -55,7 +55,7 @@ def retry_after_the_process_died(tune: Any, case: Case) -> Any:
     return {name: told[name] for name in ("metrics", "error", "checkpoint", "kept", "best_checkpoints")}
 
 
-@script("k", fails=True, differs={"results.0.rows": LEASE_IN_ROWS})
+@script("k", fails=True, differs={"results.0.rows": ATTEMPT_IN_ROWS})
 def retry_that_keeps_two_checkpoints(tune: Any, case: Case) -> Any:
     train = fails_after(tune, case, at=3, saves=True, steps=5)
     config = tune.CheckpointConfig(num_to_keep=2)

@@ -62,7 +62,7 @@ def test_csv_has_a_line_per_report_if_asked(prefect_tune: CommandLine, digits: P
         "reports": 12,
     }
     assert [line["training_iteration"] for line in lines] == [*"12345", *"12345", *"12"]
-    assert {line["lease"] for line in lines} == {"1"}
+    assert {line["attempt_number"] for line in lines} == {"1"}
     assert {line["config/net/width"] for line in lines[10:]} == {"64"}
 
 
@@ -102,7 +102,7 @@ def test_only_the_newest_attempts_reports_are_written(prefect_tune: CommandLine,
     prefect_tune("export", tmp_path / "twice", "--rows", "-o", tmp_path / "rows.csv")
 
     lines = lines_of(tmp_path / "rows.csv")
-    assert [(line["training_iteration"], line["lease"]) for line in lines] == [
+    assert [(line["training_iteration"], line["attempt_number"]) for line in lines] == [
         ("1", "2"),
         ("2", "2"),
         ("3", "2"),

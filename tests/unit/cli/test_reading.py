@@ -27,7 +27,7 @@ SUMMARY = {
     "num_drivers", "cpu_seconds", "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
 }  # fmt: skip
 TRIAL = {
-    "trial_id", "number", "name", "path", "status", "is_held", "config", "iterations", "score", "best",
+    "trial_id", "number", "name", "path", "status", "is_paused_by_user", "config", "iterations", "score", "best",
     "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "seconds", "cpu_seconds", "gpu_seconds",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
 from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S, TASK_END_TIMEOUT_S
-from tune_core.control.messages import LeaseEnded, MoveRequested
+from tune_core.control.messages import AttemptEnded, RelocationRequested
 from tune_core.states import Outcome, StopCause
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.training.session import WINDOW
@@ -208,7 +208,7 @@ def test_a_process_that_does_not_end_after_its_last_word_is_killed_and_its_trial
 
     assert backend.what("kill", "end task run", "recover") == [("kill", 0, 1), ("end task run", 0, 1)]
     assert backend.trial().status is Status.TERMINATED
-    assert len(backend.events(LeaseEnded)) == 1
+    assert len(backend.events(AttemptEnded)) == 1
 
 
 # Ends without a last word.
@@ -303,7 +303,7 @@ def test_a_trial_that_is_lost_with_its_node_has_not_failed(a_backend: ABackend) 
     backend.found()
 
     trial = backend.trial()
-    assert (trial.status, trial.lease) == (Status.PENDING, 2)
+    assert (trial.status, trial.attempt_number) == (Status.PENDING, 2)
     assert (trial.num_failures, trial.num_losses) == (0, 1)
     assert ("over", 0, 1, True) in backend.done
 
@@ -349,7 +349,7 @@ def test_an_attempt_whose_place_was_lost_before_it_began_costs_nothing(a_backend
     backend.found()
 
     assert backend.what("order again") == [("order again", 0, 1)]
-    assert backend.events(LeaseEnded) == []
+    assert backend.events(AttemptEnded) == []
     backend.hello()
     assert backend.trial().status is Status.RUNNING
 
@@ -403,7 +403,7 @@ def test_a_trial_on_a_node_that_is_about_to_go_is_moved_when_it_has_saved(a_back
     assert backend.attempt().stop_cause is None
     backend.row(2, checkpoint=0)
 
-    assert len(backend.events(MoveRequested)) == 1
+    assert len(backend.events(RelocationRequested)) == 1
     assert backend.told("decision")[-1] == (0, 1, 2, "PAUSE", False)
 
 
@@ -417,7 +417,7 @@ def test_a_moved_trial_goes_on_at_once_from_what_it_saved(a_backend: ABackend) -
     backend.last_word(Outcome.STOPPED, iteration=1, index=0)
     backend.attempts.task_over(attempt, "", has_completed=True)
 
-    assert (backend.attempt().order.lease, backend.attempt().order.checkpoint) == (2, 0)
+    assert (backend.attempt().order.attempt_number, backend.attempt().order.checkpoint) == (2, 0)
 
 
 def test_a_trial_on_another_node_stays(a_backend: ABackend) -> None:
@@ -426,7 +426,7 @@ def test_a_trial_on_another_node_stays(a_backend: ABackend) -> None:
 
     backend.attempts.leave(frozenset({"node-b"}))
 
-    assert backend.events(MoveRequested) == []
+    assert backend.events(RelocationRequested) == []
 
 
 def test_a_trial_that_does_not_wait_for_decisions_is_told_to_move_by_a_stop() -> None:

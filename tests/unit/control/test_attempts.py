@@ -6,7 +6,7 @@ import pytest
 
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
-from tune_core.control.messages import CheckpointSaved, LeaseEnded, LeaseStarted
+from tune_core.control.messages import AttemptEnded, AttemptStarted, CheckpointSaved
 from tune_core.errors import ConfigError, StorageError
 from tune_core.states import Outcome, StopCause
 from tune_core.testing.schedulers import PausingScheduler
@@ -31,7 +31,7 @@ def test_a_process_that_connects_again_does_not_begin_again(a_backend: ABackend)
     backend.hello()
     backend.hello()
 
-    assert len(backend.events(LeaseStarted)) == 1
+    assert len(backend.events(AttemptStarted)) == 1
     assert backend.what("begun") == [("begun", 0, 1)]
 
 
@@ -41,10 +41,10 @@ def test_a_process_of_an_attempt_that_is_over_is_told_to_stop(a_backend: ABacken
     backend.attempts.died(backend.attempt(), Outcome.CRASHED, "killed")
     backend.found()
 
-    backend.hello(lease=1)
+    backend.hello(attempt_number=1)
 
     assert backend.told("stop") == [(0, 1, "stale")]
-    assert backend.trial().lease == 2
+    assert backend.trial().attempt_number == 2
 
 
 def test_an_attempt_that_was_stopped_before_it_was_connected_hears_so_when_it_is(a_backend: ABackend) -> None:
@@ -60,13 +60,13 @@ def test_an_attempt_that_was_stopped_before_it_was_connected_hears_so_when_it_is
 def test_an_order_that_has_no_place_yet_is_withdrawn_at_once(a_backend: ABackend) -> None:
     backend = a_backend(num_samples=2, slots=1)
     backend.hello()
-    assert [trial.lease for trial in backend.loop.trials] == [1, 1]
+    assert [trial.attempt_number for trial in backend.loop.trials] == [1, 1]
 
     backend.loop.stop_all(StopCause.INTERRUPT, "Ctrl-C")
 
     assert backend.trial(1).status is Status.PAUSED
     assert backend.told("stop") == [(0, 1, "interrupt")]
-    assert [(event.trial_id[-1], event.outcome) for event in backend.events(LeaseEnded)] == [
+    assert [(event.trial_id[-1], event.outcome) for event in backend.events(AttemptEnded)] == [
         ("1", Outcome.STOPPED)
     ]
 
@@ -74,7 +74,7 @@ def test_an_order_that_has_no_place_yet_is_withdrawn_at_once(a_backend: ABackend
 def test_a_process_learns_of_stop_rules_that_have_changed_since_it_began(a_backend: ABackend) -> None:
     backend = a_backend(num_samples=2, stop={"training_iteration": 5})
     backend.hello()
-    backend.steering.local_stop = {"training_iteration": 9}
+    backend.policy.local_stop = {"training_iteration": 9}
 
     backend.attempts.send_rules()
     backend.hello(1)
@@ -151,7 +151,7 @@ def test_a_report_of_an_attempt_that_is_over_counts_for_nothing(a_backend: ABack
     backend.found()
     backend.hello()
 
-    backend.row(2, lease=1)
+    backend.row(2, attempt_number=1)
 
     assert backend.iterations == [(0, 1)]
     assert backend.trial().iteration == 0
@@ -161,7 +161,7 @@ def test_a_report_of_an_attempt_that_is_over_counts_for_nothing(a_backend: ABack
 def test_a_report_of_nobody_is_told_to_stop(a_backend: ABackend) -> None:
     backend = a_backend()
 
-    backend.say("row", 1, None, True, row_of(1), trial=7, lease=1)
+    backend.say("row", 1, None, True, row_of(1), trial=7, attempt_number=1)
 
     assert backend.told("stop") == [(7, 1, "stale")]
     assert backend.iterations == []
@@ -261,7 +261,7 @@ def test_a_last_word_that_comes_twice_is_answered_twice_and_ends_its_trial_once(
     backend.last_word()
 
     assert backend.told("released") == [(0, 1)] * 2
-    assert len(backend.events(LeaseEnded)) == 1
+    assert len(backend.events(AttemptEnded)) == 1
     assert backend.what("completed") == [("completed", 0, False)]
 
 
@@ -329,8 +329,8 @@ def test_a_message_that_cannot_be_handled_fails_its_trial_and_no_other(a_backend
     backend.row(1)
     backend.row(1, 1)
 
-    ((trial, lease, error, traceback),) = backend.told("fail")
-    assert (trial, lease) == (0, 1)
+    ((trial, attempt_number, error, traceback),) = backend.told("fail")
+    assert (trial, attempt_number) == (0, 1)
     assert error == (
         "the driver could not handle the row of iteration 1 of this trial: OverflowError: too large"
     )
@@ -436,7 +436,7 @@ def test_bytes_that_cannot_be_decoded_fail_their_trial_and_those_of_nobody_do_no
     backend = a_backend()
     backend.hello()
 
-    backend.say("unreadable", RecursionError("too deep"), trial=7, lease=1)
+    backend.say("unreadable", RecursionError("too deep"), trial=7, attempt_number=1)
     backend.say("unreadable", RecursionError("too deep"))
 
     ((trial, _, error, _),) = backend.told("fail")
@@ -448,7 +448,7 @@ def test_a_message_of_a_kind_that_nobody_knows_fails_its_trial(a_backend: ABacke
     backend = a_backend()
     backend.hello()
 
-    backend.say("greeting", 1, trial=7, lease=1)
+    backend.say("greeting", 1, trial=7, attempt_number=1)
     backend.say("greeting", 1)
 
     ((trial, _, error, _),) = backend.told("fail")
@@ -484,7 +484,7 @@ def test_reports_that_came_with_a_checkpoint_and_were_never_heard_count(a_backen
     backend.found(marker_of(0, 1, 3, row_of(2), row_of(3)))
 
     assert backend.iterations == [(0, 1), (0, 2), (0, 3)]
-    assert backend.trial().lease == 2
+    assert backend.trial().attempt_number == 2
     assert backend.attempt().order.checkpoint == 0
     assert backend.attempt().order.iteration == 3
 
@@ -509,7 +509,7 @@ def test_what_an_earlier_attempt_has_committed_does_not_count_for_a_later_one(a_
         backend.found(marker_of(0, 7, 3, row_of(1), row_of(2), row_of(3)))
 
     assert backend.iterations == []
-    assert backend.trial().lease == 3
+    assert backend.trial().attempt_number == 3
 
 
 def test_what_is_found_out_too_late_changes_nothing(a_backend: ABackend) -> None:
@@ -523,4 +523,4 @@ def test_what_is_found_out_too_late_changes_nothing(a_backend: ABackend) -> None
     backend.found(marker_of(0, 1, 1))
 
     assert backend.iterations == []
-    assert len(backend.events(LeaseEnded)) == 1
+    assert len(backend.events(AttemptEnded)) == 1

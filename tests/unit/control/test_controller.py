@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     CheckpointSaved,
     ChoosePaused,
@@ -23,16 +25,14 @@ from tune_core.control.messages import (
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    MoveRequested,
     PausedChosen,
+    RelocationRequested,
     SearchEnded,
     SearchRetried,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     Steered,
-    StopLease,
+    StopAttempt,
     StopRequested,
     Suggest,
     SuggestionDeferred,
@@ -42,7 +42,7 @@ from tune_core.control.messages import (
 )
 from tune_core.errors import IllegalTransition
 from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
-from tune_core.trial import CheckpointRecord, LeasePhase, StartPoint, Status
+from tune_core.trial import AttemptPhase, CheckpointRecord, StartPoint, Status
 
 CONTINUE, STOP, PAUSE, EXPLOIT = Decision
 COMPLETED, STOPPED, ERROR, CRASHED, TIMED_OUT, LOST, CORRUPTED, UNPLACED = Outcome
@@ -61,8 +61,8 @@ def suggested(number: int = 0) -> Event:
     return TrialSuggested(1.0, tid(number), {"n": number}, f"{number}", f"t{number}", "train", resources)
 
 
-def running(number: int = 0, lease: int = 1) -> Event:
-    return LeaseStarted(2.0, tid(number), lease, 4711, "host", "127.0.0.1")
+def running(number: int = 0, attempt_number: int = 1) -> Event:
+    return AttemptStarted(2.0, tid(number), attempt_number, 4711, "host", "127.0.0.1")
 
 
 def reported(
@@ -70,12 +70,12 @@ def reported(
     decision: Decision = CONTINUE,
     *,
     number: int = 0,
-    lease: int = 1,
+    attempt_number: int = 1,
     checkpoint: int | None = None,
     exploit: ExploitChoice | None = None,
     **metrics: Any,
 ) -> Event:
-    return TrialReported(3.0, tid(number), lease, iteration, metrics, checkpoint, decision, exploit)
+    return TrialReported(3.0, tid(number), attempt_number, iteration, metrics, checkpoint, decision, exploit)
 
 
 def from_donor(checkpoint: int, number: int = 0, **config: Any) -> ExploitChoice:
@@ -86,9 +86,11 @@ def chosen(number: int | None = 0, *stopped: int) -> Event:
     return PausedChosen(4.5, None if number is None else tid(number), tuple(map(tid, stopped)))
 
 
-def ended(outcome: Outcome, *, number: int = 0, lease: int = 1, retryable: bool = True) -> Event:
-    error = None if outcome in (COMPLETED, STOPPED) else f"ValueError: attempt {lease}"
-    return LeaseEnded(4.0, tid(number), lease, outcome, error, "Traceback" if error else "", retryable)
+def ended(outcome: Outcome, *, number: int = 0, attempt_number: int = 1, retryable: bool = True) -> Event:
+    error = None if outcome in (COMPLETED, STOPPED) else f"ValueError: attempt {attempt_number}"
+    return AttemptEnded(
+        4.0, tid(number), attempt_number, outcome, error, "Traceback" if error else "", retryable
+    )
 
 
 def stop(cause: StopCause) -> Event:
@@ -96,7 +98,7 @@ def stop(cause: StopCause) -> Event:
 
 
 def controller_after(events: Iterable[Event] = (), **rules: Any) -> Controller:
-    controller = Controller(Rules("a1b2c", **rules))
+    controller = Controller(ControllerConfig("a1b2c", **rules))
     for event in events:
         controller.handle(event)
     return controller
@@ -111,8 +113,8 @@ def after_last(events: list[Event], **rules: Any) -> list[Command]:
     return controller_after(events[:-1], **rules).handle(events[-1])
 
 
-def start_lease(
-    lease: int,
+def start_attempt(
+    attempt_number: int,
     checkpoint: int | None = None,
     iteration: int = 0,
     highest: int = -1,
@@ -120,7 +122,7 @@ def start_lease(
     number: int = 0,
     source: str = "",
 ) -> Command:
-    return StartLease(tid(number), lease, checkpoint, iteration, highest, source)
+    return StartAttempt(tid(number), attempt_number, checkpoint, iteration, highest, source)
 
 
 # Every event in every state of one trial, which is the only one that may run.
@@ -141,16 +143,16 @@ STATES: dict[str, list[Event]] = {
 }
 EVENTS: dict[str, Event] = {
     "started": running(),
-    "started, stale": running(lease=0),
+    "started, stale": running(attempt_number=0),
     "reported": reported(3),
     "reported again": reported(1),
-    "reported, stale": reported(3, lease=0),
+    "reported, stale": reported(3, attempt_number=0),
     "reported, saved": reported(3, checkpoint=7),
     "reported, STOP": reported(3, STOP),
     "reported, PAUSE": reported(3, PAUSE),
     "reported, EXPLOIT": reported(3, EXPLOIT, checkpoint=7, exploit=from_donor(7)),
     **{f"ended, {outcome}": ended(outcome) for outcome in Outcome},
-    "ended, stale": ended(ERROR, lease=0),
+    "ended, stale": ended(ERROR, attempt_number=0),
     **{f"stop, {cause}": stop(cause) for cause in StopCause},
     "capacity 2": CapacityChanged(6.0, 2),
     **{f"trial: {action}": steered(action, tid(0)) for action in Steer},
@@ -174,23 +176,23 @@ TABLES = {
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
-        ended, lost       | PENDING starting | StartLease 2 None 0 -1
+        ended, lost       | PENDING starting | StartAttempt 2 None 0 -1
         ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | PENDING starting |
-        stop, interrupt   | PENDING stopping | StopLease 1
-        stop, time_budget | PENDING stopping | StopLease 1
-        stop, stopper     | PENDING stopping | StopLease 1
-        stop, fail_fast   | PENDING stopping | StopLease 1
-        stop, failure     | PENDING stopping | StopLease 1
-        stop, request     | PENDING stopping | StopLease 1
+        stop, interrupt   | PENDING stopping | StopAttempt 1
+        stop, time_budget | PENDING stopping | StopAttempt 1
+        stop, stopper     | PENDING stopping | StopAttempt 1
+        stop, fail_fast   | PENDING stopping | StopAttempt 1
+        stop, failure     | PENDING stopping | StopAttempt 1
+        stop, request     | PENDING stopping | StopAttempt 1
         capacity 2        | PENDING starting |
-        trial: pause      | PENDING stopping | StopLease 1
+        trial: pause      | PENDING stopping | StopAttempt 1
         trial: resume     | PENDING starting |
-        trial: stop       | PENDING stopping | StopLease 1
-        all: pause        | PENDING stopping | StopLease 1
+        trial: stop       | PENDING stopping | StopAttempt 1
+        all: pause        | PENDING stopping | StopAttempt 1
         all: resume       | PENDING starting |
-        all: stop         | PENDING stopping | StopLease 1
+        all: stop         | PENDING stopping | StopAttempt 1
     """,
     "running": """
         started           | RUNNING running  |
@@ -207,23 +209,23 @@ TABLES = {
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
-        ended, lost       | PENDING starting | StartLease 2 None 0 -1
+        ended, lost       | PENDING starting | StartAttempt 2 None 0 -1
         ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
-        stop, interrupt   | RUNNING stopping | StopLease 1
-        stop, time_budget | RUNNING stopping | StopLease 1
-        stop, stopper     | RUNNING stopping | StopLease 1
-        stop, fail_fast   | RUNNING stopping | StopLease 1
-        stop, failure     | RUNNING stopping | StopLease 1
-        stop, request     | RUNNING stopping | StopLease 1
+        stop, interrupt   | RUNNING stopping | StopAttempt 1
+        stop, time_budget | RUNNING stopping | StopAttempt 1
+        stop, stopper     | RUNNING stopping | StopAttempt 1
+        stop, fail_fast   | RUNNING stopping | StopAttempt 1
+        stop, failure     | RUNNING stopping | StopAttempt 1
+        stop, request     | RUNNING stopping | StopAttempt 1
         capacity 2        | RUNNING running  |
         trial: pause      | RUNNING running  |
         trial: resume     | RUNNING running  |
-        trial: stop       | RUNNING stopping | StopLease 1
+        trial: stop       | RUNNING stopping | StopAttempt 1
         all: pause        | RUNNING running  |
         all: resume       | RUNNING running  |
-        all: stop         | RUNNING stopping | StopLease 1
+        all: stop         | RUNNING stopping | StopAttempt 1
     """,
     "told STOP": """
         started           | RUNNING stopping |
@@ -306,23 +308,23 @@ TABLES = {
         ended, error      | ERROR none       | CompleteTrial True; Suggest #1
         ended, crashed    | ERROR none       | CompleteTrial True; Suggest #1
         ended, timed_out  | ERROR none       | CompleteTrial True; Suggest #1
-        ended, lost       | PENDING starting | StartLease 2 0 1 0
+        ended, lost       | PENDING starting | StartAttempt 2 0 1 0
         ended, corrupted  | ERROR none       | CompleteTrial True; Suggest #1
         ended, unplaced   | ERROR none       | CompleteTrial True; Suggest #1
         ended, stale      | RUNNING running  |
-        stop, interrupt   | RUNNING stopping | StopLease 1
-        stop, time_budget | RUNNING stopping | StopLease 1
-        stop, stopper     | RUNNING stopping | StopLease 1
-        stop, fail_fast   | RUNNING stopping | StopLease 1
-        stop, failure     | RUNNING stopping | StopLease 1
-        stop, request     | RUNNING stopping | StopLease 1
+        stop, interrupt   | RUNNING stopping | StopAttempt 1
+        stop, time_budget | RUNNING stopping | StopAttempt 1
+        stop, stopper     | RUNNING stopping | StopAttempt 1
+        stop, fail_fast   | RUNNING stopping | StopAttempt 1
+        stop, failure     | RUNNING stopping | StopAttempt 1
+        stop, request     | RUNNING stopping | StopAttempt 1
         capacity 2        | RUNNING running  |
         trial: pause      | RUNNING running  |
         trial: resume     | RUNNING running  |
-        trial: stop       | RUNNING stopping | StopLease 1
+        trial: stop       | RUNNING stopping | StopAttempt 1
         all: pause        | RUNNING running  |
         all: resume       | RUNNING running  |
-        all: stop         | RUNNING stopping | StopLease 1
+        all: stop         | RUNNING stopping | StopAttempt 1
     """,
     "told EXPLOIT": """
         started           | RUNNING stopping |
@@ -335,13 +337,13 @@ TABLES = {
         reported, PAUSE   | RUNNING stopping | Answer 1 EXPLOIT
         reported, EXPLOIT | RUNNING stopping | Answer 1 EXPLOIT
         ended, completed  | TERMINATED none  | CompleteTrial False; Suggest #1
-        ended, stopped    | PENDING starting | StartLease 2 0 1 0
-        ended, error      | PENDING starting | StartLease 2 0 1 0
-        ended, crashed    | PENDING starting | StartLease 2 0 1 0
-        ended, timed_out  | PENDING starting | StartLease 2 0 1 0
-        ended, lost       | PENDING starting | StartLease 2 0 1 0
-        ended, corrupted  | PENDING starting | StartLease 2 0 1 0
-        ended, unplaced   | PENDING starting | StartLease 2 0 1 0
+        ended, stopped    | PENDING starting | StartAttempt 2 0 1 0
+        ended, error      | PENDING starting | StartAttempt 2 0 1 0
+        ended, crashed    | PENDING starting | StartAttempt 2 0 1 0
+        ended, timed_out  | PENDING starting | StartAttempt 2 0 1 0
+        ended, lost       | PENDING starting | StartAttempt 2 0 1 0
+        ended, corrupted  | PENDING starting | StartAttempt 2 0 1 0
+        ended, unplaced   | PENDING starting | StartAttempt 2 0 1 0
         ended, stale      | RUNNING stopping |
         stop, interrupt   | RUNNING stopping |
         stop, time_budget | RUNNING stopping |
@@ -502,15 +504,15 @@ def test_no_event_moves_a_finished_trial(state: str, status: Status, event: str)
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_events_of_an_older_lease_leave_no_trace(state: str) -> None:
+def test_events_of_an_older_attempt_leave_no_trace(state: str) -> None:
     controller = controller_after(STATES[state], max_concurrent=1)
     trial = controller.trials[tid(0)]
     before = copy.deepcopy([getattr(trial, name) for name in trial.__slots__])
 
     for event in (
-        running(lease=0),
-        reported(9, STOP, lease=0, checkpoint=7, loss=1),
-        ended(COMPLETED, lease=0),
+        running(attempt_number=0),
+        reported(9, STOP, attempt_number=0, checkpoint=7, loss=1),
+        ended(COMPLETED, attempt_number=0),
     ):
         assert controller.handle(event) == []
 
@@ -537,7 +539,9 @@ def test_suggestion_becomes_a_trial_that_starts_from_scratch() -> None:
     commands = controller.handle(suggested())
 
     trial = controller.trials[tid(0)]
-    assert commands == [StartLease(tid(0), lease=1, checkpoint=None, iteration=0, highest_index=-1)]
+    assert commands == [
+        StartAttempt(tid(0), attempt_number=1, checkpoint=None, iteration=0, highest_index=-1)
+    ]
     assert (trial.number, trial.config, trial.experiment_tag, trial.dirname) == (0, {"n": 0}, "0", "t0")
     assert trial.resources.required_resources == {"CPU": 1.0}
     assert controller.live_trial(tid(0), 1) is trial
@@ -598,10 +602,13 @@ def test_failed_trial_is_tried_again_as_often_as_allowed(outcome: Outcome) -> No
     controller = controller_after(ONE, max_failures=2, max_concurrent=1)
     trial = controller.trials[tid(0)]
 
-    assert controller.handle(ended(outcome)) == [start_lease(2)]
+    assert controller.handle(ended(outcome)) == [start_attempt(2)]
     assert (trial.status, trial.error) == (Status.PENDING, "ValueError: attempt 1")
-    assert controller.handle(ended(outcome, lease=2)) == [start_lease(3)]
-    assert controller.handle(ended(outcome, lease=3)) == [CompleteTrial(tid(0), failed=True), Suggest(tid(1))]
+    assert controller.handle(ended(outcome, attempt_number=2)) == [start_attempt(3)]
+    assert controller.handle(ended(outcome, attempt_number=3)) == [
+        CompleteTrial(tid(0), failed=True),
+        Suggest(tid(1)),
+    ]
     assert (trial.status, trial.num_failures) == (Status.ERROR, 3)
     assert (trial.error, trial.traceback) == ("ValueError: attempt 3", "Traceback")
 
@@ -609,28 +616,34 @@ def test_failed_trial_is_tried_again_as_often_as_allowed(outcome: Outcome) -> No
 def test_trial_without_a_limit_is_tried_again_for_ever() -> None:
     controller = controller_after(ONE, max_failures=-1, max_concurrent=1)
 
-    for lease in range(1, 50):
-        assert controller.handle(ended(ERROR, lease=lease)) == [start_lease(lease + 1)]
+    for attempt_number in range(1, 50):
+        assert controller.handle(ended(ERROR, attempt_number=attempt_number)) == [
+            start_attempt(attempt_number + 1)
+        ]
 
 
 def test_lost_attempt_is_tried_again_without_using_up_the_retries_for_failures() -> None:
     controller = controller_after(ONE, max_failures=0, fail_fast="yes", max_concurrent=1)
     trial = controller.trials[tid(0)]
 
-    for lease in range(1, 17):
-        assert controller.handle(ended(LOST, lease=lease)) == [start_lease(lease + 1)]
+    for attempt_number in range(1, 17):
+        assert controller.handle(ended(LOST, attempt_number=attempt_number)) == [
+            start_attempt(attempt_number + 1)
+        ]
     assert (trial.num_failures, trial.num_losses) == (0, 16)
-    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, lease=17))
+    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, attempt_number=17))
     assert trial.error == "ValueError: attempt 17 (loss 17 in a row, max_infrastructure_failures=16)"
 
 
 def test_losses_are_counted_anew_after_a_checkpoint() -> None:
     rules = {"max_infrastructure_failures": 1, "max_concurrent": 1}
-    events = [*ONE, ended(LOST), running(lease=2), reported(1, lease=2, checkpoint=0)]
+    events = [*ONE, ended(LOST), running(attempt_number=2), reported(1, attempt_number=2, checkpoint=0)]
     controller = controller_after(events, **rules)
 
-    assert controller.handle(ended(LOST, lease=2)) == [start_lease(3, checkpoint=0, iteration=1, highest=0)]
-    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, lease=3))
+    assert controller.handle(ended(LOST, attempt_number=2)) == [
+        start_attempt(3, checkpoint=0, iteration=1, highest=0)
+    ]
+    assert CompleteTrial(tid(0), failed=True) in controller.handle(ended(LOST, attempt_number=3))
     assert controller.trials[tid(0)].num_losses == 3
 
 
@@ -645,23 +658,25 @@ def test_retry_starts_from_the_latest_checkpoint_and_counts_on_from_there() -> N
     events = [*ONE, reported(1), reported(2, checkpoint=0), reported(3)]
     controller = controller_after(events, max_failures=1, max_concurrent=1)
 
-    assert controller.handle(ended(CRASHED)) == [start_lease(2, checkpoint=0, iteration=2, highest=0)]
-    controller.handle(running(lease=2))
-    controller.handle(reported(3, lease=2, loss=7))
+    assert controller.handle(ended(CRASHED)) == [start_attempt(2, checkpoint=0, iteration=2, highest=0)]
+    controller.handle(running(attempt_number=2))
+    controller.handle(reported(3, attempt_number=2, loss=7))
     assert controller.trials[tid(0)].last_row == {"loss": 7}
 
 
 def test_retry_without_a_checkpoint_counts_from_the_beginning() -> None:
     controller = controller_after([*ONE, reported(1), ended(ERROR)], max_failures=1, max_concurrent=1)
 
-    controller.handle(running(lease=2))
-    controller.handle(reported(1, lease=2, loss=7))
+    controller.handle(running(attempt_number=2))
+    controller.handle(reported(1, attempt_number=2, loss=7))
 
     assert controller.trials[tid(0)].last_row == {"loss": 7}
 
 
 def test_late_words_of_a_failed_attempt_do_not_reach_its_retry() -> None:
-    controller = controller_after([*ONE, ended(CRASHED), running(lease=2)], max_failures=1, max_concurrent=1)
+    controller = controller_after(
+        [*ONE, ended(CRASHED), running(attempt_number=2)], max_failures=1, max_concurrent=1
+    )
 
     assert controller.handle(reported(1, STOP, checkpoint=0)) == []
     assert controller.handle(ended(COMPLETED)) == []
@@ -670,9 +685,11 @@ def test_late_words_of_a_failed_attempt_do_not_reach_its_retry() -> None:
 
 
 def test_trial_that_recovers_has_no_error() -> None:
-    controller = controller_after([*ONE, ended(ERROR), running(lease=2)], max_failures=1, max_concurrent=1)
+    controller = controller_after(
+        [*ONE, ended(ERROR), running(attempt_number=2)], max_failures=1, max_concurrent=1
+    )
 
-    controller.handle(ended(COMPLETED, lease=2))
+    controller.handle(ended(COMPLETED, attempt_number=2))
 
     trial = controller.trials[tid(0)]
     assert (trial.status, trial.error, trial.traceback) == (Status.TERMINATED, None, "")
@@ -682,7 +699,7 @@ def test_trial_that_recovers_has_no_error() -> None:
 def test_failure_without_a_text_is_named_by_its_outcome() -> None:
     controller = controller_after(ONE)
 
-    controller.handle(LeaseEnded(4.0, tid(0), 1, CRASHED))
+    controller.handle(AttemptEnded(4.0, tid(0), 1, CRASHED))
 
     assert controller.trials[tid(0)].error == "crashed"
 
@@ -704,7 +721,7 @@ def test_fail_fast_stops_everything_with_the_first_failed_trial() -> None:
     first = controller.handle(ended(ERROR))
     second = controller.handle(ended(STOPPED, number=1))
 
-    assert first == [CompleteTrial(tid(0), failed=True), StopLease(tid(1), 1)]
+    assert first == [CompleteTrial(tid(0), failed=True), StopAttempt(tid(1), 1)]
     reason = f"fail_fast: trial {tid(0)} failed with ValueError: attempt 1"
     assert second == [CompleteTrial(tid(1), failed=False), EndExperiment(reason)]
     assert controller.trials[tid(1)].status is Status.TERMINATED
@@ -722,9 +739,9 @@ def test_fail_fast_raise_ends_with_the_error_of_the_first_failed_trial() -> None
 def test_fail_fast_waits_until_a_trial_is_out_of_retries() -> None:
     controller = controller_after(ONE, fail_fast="yes", max_failures=1, max_concurrent=1)
 
-    assert controller.handle(ended(ERROR)) == [start_lease(2)]
+    assert controller.handle(ended(ERROR)) == [start_attempt(2)]
     assert controller.stop_request is None
-    assert isinstance(controller.handle(ended(ERROR, lease=2))[-1], EndExperiment)
+    assert isinstance(controller.handle(ended(ERROR, attempt_number=2))[-1], EndExperiment)
 
 
 def test_fail_fast_ends_trials_that_are_paused() -> None:
@@ -824,8 +841,8 @@ def test_nothing_happens_after_the_end() -> None:
 # Checkpoints that are committed after their report.
 
 
-def saved(iteration: int, index: int, *, lease: int = 1) -> Event:
-    return CheckpointSaved(3.5, tid(0), lease, iteration, index)
+def saved(iteration: int, index: int, *, attempt_number: int = 1) -> Event:
+    return CheckpointSaved(3.5, tid(0), attempt_number, iteration, index)
 
 
 def test_late_checkpoint_belongs_to_the_latest_report_and_is_resumed_from() -> None:
@@ -836,7 +853,7 @@ def test_late_checkpoint_belongs_to_the_latest_report_and_is_resumed_from() -> N
     assert (record.index, record.iteration, record.metrics) == (4, 2, {"loss": 1})
     controller.handle(ended(STOPPED))
     assert controller.handle(SearchEnded(5.0)) == [ChoosePaused()]
-    assert controller.handle(chosen()) == [start_lease(2, checkpoint=4, iteration=2, highest=4)]
+    assert controller.handle(chosen()) == [start_attempt(2, checkpoint=4, iteration=2, highest=4)]
 
 
 @pytest.mark.parametrize("outcome", [STOPPED, CRASHED, ERROR])
@@ -854,7 +871,13 @@ def test_late_checkpoint_displaces_an_older_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [saved(1, 0), saved(1, 0, lease=0), saved(1, 1, lease=2), CheckpointSaved(3.5, "other", 1, 1, 7)]
+    "event",
+    [
+        saved(1, 0),
+        saved(1, 0, attempt_number=0),
+        saved(1, 1, attempt_number=2),
+        CheckpointSaved(3.5, "other", 1, 1, 7),
+    ],
 )
 def test_late_checkpoint_that_is_known_or_of_another_attempt_changes_nothing(event: Event) -> None:
     controller = controller_after([*ONE, reported(1, checkpoint=0)])
@@ -865,7 +888,7 @@ def test_late_checkpoint_that_is_known_or_of_another_attempt_changes_nothing(eve
 
 # A node that is about to go.
 
-MOVE = MoveRequested(3.7, tid(0), 1, "node ab is about to go")
+MOVE = RelocationRequested(3.7, tid(0), 1, "node ab is about to go")
 
 
 def test_function_on_a_node_that_goes_moves_once_it_has_saved_and_that_is_no_failure() -> None:
@@ -876,9 +899,9 @@ def test_function_on_a_node_that_goes_moves_once_it_has_saved_and_that_is_no_fai
     assert controller.handle(reported(2)) == []
     assert controller.handle(reported(3, checkpoint=1)) == [Answer(tid(0), 1, PAUSE)]
     assert controller.handle(reported(4)) == [Answer(tid(0), 1, PAUSE)]  # it was on its way
-    assert controller.handle(ended(STOPPED)) == [start_lease(2, checkpoint=1, iteration=3, highest=1)]
-    controller.handle(running(lease=2))
-    assert controller.handle(reported(4, lease=2, checkpoint=2)) == []
+    assert controller.handle(ended(STOPPED)) == [start_attempt(2, checkpoint=1, iteration=3, highest=1)]
+    controller.handle(running(attempt_number=2))
+    assert controller.handle(reported(4, attempt_number=2, checkpoint=2)) == []
     assert controller.trials[tid(0)].status is Status.RUNNING
 
 
@@ -887,7 +910,7 @@ def test_class_on_a_node_that_goes_moves_at_its_next_report() -> None:
 
     assert controller.handle(reported(1)) == [Answer(tid(0), 1, PAUSE)]
     controller.handle(saved(1, 0))
-    assert controller.handle(ended(STOPPED)) == [start_lease(2, checkpoint=0, iteration=1, highest=0)]
+    assert controller.handle(ended(STOPPED)) == [start_attempt(2, checkpoint=0, iteration=1, highest=0)]
 
 
 @pytest.mark.parametrize(
@@ -909,7 +932,9 @@ def test_trial_that_was_to_move_stays_paused_after_an_interrupt() -> None:
     assert controller_after(events).trials[tid(0)].status is Status.PAUSED
 
 
-@pytest.mark.parametrize("event", [MoveRequested(3.7, tid(0), 7, "stale"), MoveRequested(3.7, "x", 1, "?")])
+@pytest.mark.parametrize(
+    "event", [RelocationRequested(3.7, tid(0), 7, "stale"), RelocationRequested(3.7, "x", 1, "?")]
+)
 def test_move_of_another_attempt_changes_nothing(event: Event) -> None:
     controller = controller_after([*ONE, event])
 
@@ -925,12 +950,12 @@ def test_paused_trial_resumes_from_its_last_committed_checkpoint() -> None:
     controller = controller_after([*ALONE, reported(1, checkpoint=0), reported(2, PAUSE, checkpoint=1)])
 
     assert controller.handle(ended(STOPPED)) == [ChoosePaused()]
-    assert controller.handle(chosen()) == [start_lease(2, checkpoint=1, iteration=2, highest=1)]
+    assert controller.handle(chosen()) == [start_attempt(2, checkpoint=1, iteration=2, highest=1)]
     assert controller.trials[tid(0)].status is Status.PENDING
 
 
 def test_paused_trial_without_a_checkpoint_starts_again_from_scratch() -> None:
-    assert after_last([*ALONE, reported(1, PAUSE), ended(STOPPED), chosen()]) == [start_lease(2)]
+    assert after_last([*ALONE, reported(1, PAUSE), ended(STOPPED), chosen()]) == [start_attempt(2)]
 
 
 def test_function_that_has_saved_before_pauses_at_its_next_checkpoint() -> None:
@@ -953,7 +978,7 @@ def test_trainable_that_saves_on_request_pauses_at_once() -> None:
     ("event", "commands"),
     [
         (ended(COMPLETED), [CompleteTrial(tid(0), failed=False), EndExperiment("every trial is finished")]),
-        (ended(CRASHED), [start_lease(2, checkpoint=0, iteration=1, highest=0)]),
+        (ended(CRASHED), [start_attempt(2, checkpoint=0, iteration=1, highest=0)]),
         (reported(3, STOP), [Answer(tid(0), 1, STOP)]),
     ],
 )
@@ -966,16 +991,16 @@ def test_trial_that_waits_for_a_checkpoint_to_pause_may_end_first(
 
 
 def test_pause_that_a_failure_forestalled_is_not_made_up_for() -> None:
-    events = [*ALONE, reported(1, checkpoint=0), reported(2, PAUSE), ended(ERROR), running(lease=2)]
+    events = [*ALONE, reported(1, checkpoint=0), reported(2, PAUSE), ended(ERROR), running(attempt_number=2)]
     controller = controller_after(events, max_failures=1)
 
-    assert controller.handle(reported(2, lease=2, checkpoint=1)) == []
+    assert controller.handle(reported(2, attempt_number=2, checkpoint=1)) == []
 
 
 def test_pause_of_an_earlier_attempt_does_not_count_for_a_later_one() -> None:
-    events = [*ALONE, reported(1, PAUSE), ended(STOPPED), chosen(), running(lease=2)]
+    events = [*ALONE, reported(1, PAUSE), ended(STOPPED), chosen(), running(attempt_number=2)]
 
-    commands = after_last([*events, ended(STOPPED, lease=2)])
+    commands = after_last([*events, ended(STOPPED, attempt_number=2)])
 
     assert commands[0] == CompleteTrial(tid(0), failed=False)
 
@@ -991,7 +1016,7 @@ def two_paused() -> Controller:
     """Trials 0 and 1 are paused, trial 2 is about to be; two may run at once."""
     events = [started(3), *map(suggested, range(3)), SearchEnded(1.0), *map(running, range(3))]
     controller = controller_after(events)
-    controller.rules = Rules("a1b2c", max_concurrent=2)
+    controller.rules = ControllerConfig("a1b2c", max_concurrent=2)
     for number in range(3):
         controller.handle(reported(1, PAUSE, number=number))
     for number in range(2):
@@ -1002,9 +1027,9 @@ def two_paused() -> Controller:
 def test_chosen_paused_trials_wake_as_far_as_there_is_room() -> None:
     controller = two_paused()
 
-    assert controller.handle(chosen(1)) == [start_lease(2, number=1)]
+    assert controller.handle(chosen(1)) == [start_attempt(2, number=1)]
     assert controller.handle(ended(STOPPED, number=2)) == [ChoosePaused()]
-    assert controller.handle(chosen(2)) == [start_lease(2, number=2)]
+    assert controller.handle(chosen(2)) == [start_attempt(2, number=2)]
     assert [trial.status for trial in controller.unfinished] == [
         Status.PAUSED,
         Status.PENDING,
@@ -1089,12 +1114,12 @@ def test_scheduler_that_gave_a_paused_trial_up_is_asked_for_the_others() -> None
 SAVED_THREE = [*ALONE, *(reported(n + 1, checkpoint=n, n=n) for n in range(3)), ended(CRASHED)]
 
 
-def damaged_at(lease: int) -> list[Event]:
-    return [running(lease=lease), ended(CORRUPTED, lease=lease)]
+def damaged_at(attempt_number: int) -> list[Event]:
+    return [running(attempt_number=attempt_number), ended(CORRUPTED, attempt_number=attempt_number)]
 
 
 def test_damaged_checkpoint_is_a_failure_like_others_unless_the_user_allows_more() -> None:
-    assert after_last([*SAVED_THREE, *damaged_at(2)], max_failures=2) == [start_lease(3, 2, 3, 2)]
+    assert after_last([*SAVED_THREE, *damaged_at(2)], max_failures=2) == [start_attempt(3, 2, 3, 2)]
     assert after_last([*SAVED_THREE, *damaged_at(2)], max_failures=1)[0] == CompleteTrial(tid(0), failed=True)
 
 
@@ -1102,24 +1127,24 @@ def test_trial_falls_back_to_the_checkpoint_before_and_that_is_no_failure() -> N
     controller = controller_after(SAVED_THREE, max_failures=1, falls_back=True)
     trial = controller.trials[tid(0)]
 
-    controller.handle(running(lease=2))
-    assert controller.handle(ended(CORRUPTED, lease=2)) == [start_lease(3, 1, 2, 2)]
+    controller.handle(running(attempt_number=2))
+    assert controller.handle(ended(CORRUPTED, attempt_number=2)) == [start_attempt(3, 1, 2, 2)]
     assert (trial.num_failures, trial.status, trial.iteration) == (1, Status.PENDING, 2)
     assert [record.index for record in trial.usable_checkpoints] == [0, 1]
-    controller.handle(running(lease=3))
-    assert controller.handle(ended(CORRUPTED, lease=3)) == [start_lease(4, 0, 1, 2)]
-    controller.handle(running(lease=4))
+    controller.handle(running(attempt_number=3))
+    assert controller.handle(ended(CORRUPTED, attempt_number=3)) == [start_attempt(4, 0, 1, 2)]
+    controller.handle(running(attempt_number=4))
     # The last one: it does not start over unasked.
-    assert controller.handle(ended(CORRUPTED, lease=4))[0] == CompleteTrial(tid(0), failed=True)
+    assert controller.handle(ended(CORRUPTED, attempt_number=4))[0] == CompleteTrial(tid(0), failed=True)
     assert trial.error == "ValueError: attempt 4"
 
 
 def test_trial_that_fell_back_goes_on_and_its_new_checkpoint_counts() -> None:
     controller = controller_after([*SAVED_THREE, *damaged_at(2)], max_failures=2, falls_back=True)
-    controller.handle(running(lease=3))
-    controller.handle(reported(3, lease=3, checkpoint=3))
+    controller.handle(running(attempt_number=3))
+    controller.handle(reported(3, attempt_number=3, checkpoint=3))
 
-    assert controller.handle(ended(CRASHED, lease=3)) == [start_lease(4, 3, 3, 3)]
+    assert controller.handle(ended(CRASHED, attempt_number=3)) == [start_attempt(4, 3, 3, 3)]
 
 
 def test_damaged_checkpoint_is_neither_among_the_best_nor_the_latest() -> None:
@@ -1131,28 +1156,32 @@ def test_damaged_checkpoint_is_neither_among_the_best_nor_the_latest() -> None:
     assert [record.index for record in controller.trials[tid(0)].checkpoints] == [1]
     controller.handle(reported(3, checkpoint=2, n=1))
     controller.handle(ended(CRASHED))
-    controller.handle(running(lease=2))
+    controller.handle(running(attempt_number=2))
 
-    assert controller.handle(ended(CORRUPTED, lease=2)) == [start_lease(3, 1, 2, 2)]
-    controller.handle(running(lease=3))
-    assert controller.handle(reported(3, lease=3, checkpoint=3, n=2)) == [DeleteCheckpoint(tid(0), 2)]
+    assert controller.handle(ended(CORRUPTED, attempt_number=2)) == [start_attempt(3, 1, 2, 2)]
+    controller.handle(running(attempt_number=3))
+    assert controller.handle(reported(3, attempt_number=3, checkpoint=3, n=2)) == [
+        DeleteCheckpoint(tid(0), 2)
+    ]
 
 
 def test_borrower_falls_back_to_an_earlier_checkpoint_of_the_donor_and_then_to_its_own() -> None:
     controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), falls_back=True)
     donor, trial = controller.trials[tid(0)], controller.trials[tid(1)]
 
-    assert controller.handle(ended(CORRUPTED, number=1, lease=2)) == [
-        start_lease(3, checkpoint=0, iteration=1, highest=0, number=1, source=tid(0))
+    assert controller.handle(ended(CORRUPTED, number=1, attempt_number=2)) == [
+        start_attempt(3, checkpoint=0, iteration=1, highest=0, number=1, source=tid(0))
     ]
     assert [record.index for record in donor.usable_checkpoints] == [0]
     controller.handle(running(1, 3))
-    assert controller.handle(ended(CORRUPTED, number=1, lease=3)) == [
-        start_lease(4, checkpoint=0, iteration=1, highest=0, number=1)
+    assert controller.handle(ended(CORRUPTED, number=1, attempt_number=3)) == [
+        start_attempt(4, checkpoint=0, iteration=1, highest=0, number=1)
     ]
     assert [record.index for record in donor.usable_checkpoints] == [0]  # else it would start over itself
     controller.handle(running(1, 4))
-    assert controller.handle(ended(CORRUPTED, number=1, lease=4)) == [CompleteTrial(tid(1), failed=True)]
+    assert controller.handle(ended(CORRUPTED, number=1, attempt_number=4)) == [
+        CompleteTrial(tid(1), failed=True)
+    ]
     assert trial.num_failures == 1
 
 
@@ -1160,20 +1189,22 @@ def test_what_a_borrower_falls_back_to_is_kept_for_it() -> None:
     controller = two_trials(
         exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=2, falls_back=True
     )
-    controller.handle(ended(CORRUPTED, number=1, lease=2))
+    controller.handle(ended(CORRUPTED, number=1, attempt_number=2))
 
     # 1 is damaged; 0 is borrowed; 2 and 3 are the latest.
     assert controller.handle(reported(3, checkpoint=2)) == [DeleteCheckpoint(tid(0), 1)]
     assert controller.handle(reported(4, checkpoint=3)) == []
     controller.handle(running(1, 3))
-    assert controller.handle(reported(2, number=1, lease=3, checkpoint=1)) == [DeleteCheckpoint(tid(0), 0)]
+    assert controller.handle(reported(2, number=1, attempt_number=3, checkpoint=1)) == [
+        DeleteCheckpoint(tid(0), 0)
+    ]
 
 
 def test_trial_that_is_stopped_does_not_fall_back() -> None:
-    controller = controller_after([*SAVED_THREE, running(lease=2)], max_failures=1, falls_back=True)
+    controller = controller_after([*SAVED_THREE, running(attempt_number=2)], max_failures=1, falls_back=True)
     controller.handle(stop(StopCause.INTERRUPT))
 
-    controller.handle(ended(CORRUPTED, lease=2))
+    controller.handle(ended(CORRUPTED, attempt_number=2))
 
     trial = controller.trials[tid(0)]
     assert trial.status is Status.PAUSED
@@ -1190,9 +1221,13 @@ def two_trials(*more: Event, **rules: Any) -> Controller:
     return controller_after([*events, reported(1, number=1, checkpoint=0), *more], **rules)
 
 
-def exploit(iteration: int = 2, *, lease: int = 1, checkpoint: int | None = None, donor: int = 1) -> Event:
+def exploit(
+    iteration: int = 2, *, attempt_number: int = 1, checkpoint: int | None = None, donor: int = 1
+) -> Event:
     choice = ExploitChoice(tid(0), donor, {"n": 7}, "1@perturbed[n=7]")
-    return reported(iteration, EXPLOIT, number=1, lease=lease, checkpoint=checkpoint, exploit=choice)
+    return reported(
+        iteration, EXPLOIT, number=1, attempt_number=attempt_number, checkpoint=checkpoint, exploit=choice
+    )
 
 
 def test_exploit_goes_on_from_the_donors_checkpoint_with_another_configuration() -> None:
@@ -1202,7 +1237,7 @@ def test_exploit_goes_on_from_the_donors_checkpoint_with_another_configuration()
     assert controller.handle(exploit()) == [Answer(tid(1), 1, EXPLOIT)]
     assert (trial.config, trial.experiment_tag) == ({"n": 1}, "1")  # of the attempt that still runs
     assert controller.handle(ended(STOPPED, number=1)) == [
-        start_lease(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+        start_attempt(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
     ]
     assert (trial.config, trial.experiment_tag) == ({"n": 7}, "1@perturbed[n=7]")
     assert trial.start_point == StartPoint(tid(0), "t0", CheckpointRecord(1, 2, {"n": 20}))
@@ -1213,17 +1248,17 @@ def test_exploit_goes_on_from_the_donors_checkpoint_with_another_configuration()
 def test_retry_after_an_exploit_starts_from_the_borrowed_checkpoint() -> None:
     controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), max_failures=1)
 
-    assert controller.handle(ended(CRASHED, number=1, lease=2)) == [
-        start_lease(3, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+    assert controller.handle(ended(CRASHED, number=1, attempt_number=2)) == [
+        start_attempt(3, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
     ]
 
 
 def test_own_checkpoint_replaces_a_borrowed_one() -> None:
     controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), max_failures=1)
-    controller.handle(reported(3, number=1, lease=2, checkpoint=1))
+    controller.handle(reported(3, number=1, attempt_number=2, checkpoint=1))
 
-    assert controller.handle(ended(CRASHED, number=1, lease=2)) == [
-        start_lease(3, checkpoint=1, iteration=3, highest=1, number=1)
+    assert controller.handle(ended(CRASHED, number=1, attempt_number=2)) == [
+        start_attempt(3, checkpoint=1, iteration=3, highest=1, number=1)
     ]
 
 
@@ -1234,7 +1269,7 @@ def test_borrowed_checkpoint_is_kept_until_the_borrower_has_its_own() -> None:
     controller.handle(ended(STOPPED, number=1))
     still_kept = controller.handle(reported(4, checkpoint=3))
     controller.handle(running(1, 2))
-    released = controller.handle(reported(3, number=1, lease=2, checkpoint=1))
+    released = controller.handle(reported(3, number=1, attempt_number=2, checkpoint=1))
 
     assert kept == []
     assert still_kept == [DeleteCheckpoint(tid(0), 2)]
@@ -1243,7 +1278,10 @@ def test_borrowed_checkpoint_is_kept_until_the_borrower_has_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("event", "status"),
-    [(ended(COMPLETED, number=1, lease=2), "TERMINATED"), (ended(ERROR, number=1, lease=2), "ERROR")],
+    [
+        (ended(COMPLETED, number=1, attempt_number=2), "TERMINATED"),
+        (ended(ERROR, number=1, attempt_number=2), "ERROR"),
+    ],
 )
 def test_borrowed_checkpoint_is_deleted_when_the_borrower_is_finished(event: Event, status: str) -> None:
     controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=1)
@@ -1259,9 +1297,9 @@ def test_finished_donor_keeps_what_is_borrowed() -> None:
     controller = two_trials(exploit(), reported(3, checkpoint=2), ended(COMPLETED), num_to_keep=1)
 
     assert controller.handle(ended(STOPPED, number=1)) == [
-        start_lease(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
+        start_attempt(2, checkpoint=1, iteration=2, highest=0, number=1, source=tid(0))
     ]
-    assert controller.handle(ended(COMPLETED, number=1, lease=2))[:2] == [
+    assert controller.handle(ended(COMPLETED, number=1, attempt_number=2))[:2] == [
         CompleteTrial(tid(1), failed=False),
         DeleteCheckpoint(tid(0), 1),
     ]
@@ -1272,24 +1310,24 @@ def test_trial_may_go_on_from_its_own_earlier_checkpoint() -> None:
 
     saved = controller.handle(reported(2, EXPLOIT, checkpoint=1, exploit=from_donor(0, n=9)))
     restarted = controller.handle(ended(STOPPED))
-    controller.handle(running(lease=2))
-    replaced = controller.handle(reported(2, lease=2, checkpoint=2))
+    controller.handle(running(attempt_number=2))
+    replaced = controller.handle(reported(2, attempt_number=2, checkpoint=2))
 
     assert saved == [Answer(tid(0), 1, EXPLOIT)]
-    assert restarted == [start_lease(2, checkpoint=0, iteration=1, highest=1)]
+    assert restarted == [start_attempt(2, checkpoint=0, iteration=1, highest=1)]
     assert replaced == [DeleteCheckpoint(tid(0), 0), DeleteCheckpoint(tid(0), 1)]
 
 
 def test_second_exploit_releases_what_the_first_had_borrowed() -> None:
     controller = two_trials(exploit(), ended(STOPPED, number=1), running(1, 2), num_to_keep=1)
     controller.handle(reported(3, checkpoint=2))
-    controller.handle(exploit(3, lease=2, donor=2))
+    controller.handle(exploit(3, attempt_number=2, donor=2))
 
-    commands = controller.handle(ended(STOPPED, number=1, lease=2))
+    commands = controller.handle(ended(STOPPED, number=1, attempt_number=2))
 
     assert commands == [
         DeleteCheckpoint(tid(0), 1),
-        start_lease(3, checkpoint=2, iteration=3, highest=0, number=1, source=tid(0)),
+        start_attempt(3, checkpoint=2, iteration=3, highest=0, number=1, source=tid(0)),
     ]
 
 
@@ -1381,7 +1419,7 @@ def test_latest_checkpoint_is_never_deleted() -> None:
 
     trial = controller.trials[tid(0)]
     assert [record.index for record in trial.checkpoints] == [0, 2]
-    assert controller.handle(ended(CRASHED)) == [start_lease(2, checkpoint=2, iteration=3, highest=2)]
+    assert controller.handle(ended(CRASHED)) == [start_attempt(2, checkpoint=2, iteration=3, highest=2)]
 
 
 def test_highest_index_counts_deleted_checkpoints() -> None:
@@ -1389,7 +1427,7 @@ def test_highest_index_counts_deleted_checkpoints() -> None:
     controller.handle(reported(1, checkpoint=0))
     controller.handle(reported(2, checkpoint=5))  # indices in between are another writer's leftovers
 
-    assert controller.handle(ended(ERROR)) == [start_lease(2, checkpoint=5, iteration=2, highest=5)]
+    assert controller.handle(ended(ERROR)) == [start_attempt(2, checkpoint=5, iteration=2, highest=5)]
 
 
 def test_checkpoint_is_kept_with_the_report_that_it_came_with() -> None:
@@ -1410,7 +1448,7 @@ def test_deletions_come_before_the_answer_to_the_report() -> None:
 
 
 def num_started(capacity: int, *, run: int, **rules: Any) -> int:
-    """How many leases are started while the first `run` of them begin to run."""
+    """How many attempts are started while the first `run` of them begin to run."""
     controller = controller_after(**rules)
     pending, number = controller.handle(started(capacity)), 0
     count = 0
@@ -1419,7 +1457,7 @@ def num_started(capacity: int, *, run: int, **rules: Any) -> int:
         if isinstance(command, Suggest):
             pending += controller.handle(suggested(number))
             number += 1
-        elif isinstance(command, StartLease):
+        elif isinstance(command, StartAttempt):
             count += 1
             if count <= run:
                 pending += controller.handle(running(count - 1))
@@ -1456,7 +1494,7 @@ def test_less_capacity_starts_none_and_stops_none() -> None:
     controller = controller_after([started(2), suggested(0), suggested(1), running(0)])
 
     assert controller.handle(CapacityChanged(2.0, 1)) == []
-    assert controller.trials[tid(1)].phase is LeasePhase.STARTING
+    assert controller.trials[tid(1)].phase is AttemptPhase.STARTING
 
 
 def test_experiment_waits_while_the_cluster_is_empty() -> None:
@@ -1514,7 +1552,7 @@ def test_paused_trial_wakes_while_the_searcher_waits() -> None:
     controller = controller_after([*ONE, reported(1, PAUSE), ended(STOPPED)], max_concurrent=1)
 
     assert controller.handle(SuggestionDeferred(5.0)) == [ChoosePaused()]
-    assert controller.handle(chosen()) == [start_lease(2)]
+    assert controller.handle(chosen()) == [start_attempt(2)]
 
 
 def test_searcher_that_waits_for_nothing_is_asked_again() -> None:
@@ -1541,7 +1579,7 @@ def test_only_one_question_is_open_at_a_time() -> None:
     controller = controller_after([started(4)])
 
     assert controller.handle(CapacityChanged(1.0, 9)) == []
-    assert controller.handle(suggested()) == [StartLease(tid(0), 1, None, 0, -1), Suggest(tid(1))]
+    assert controller.handle(suggested()) == [StartAttempt(tid(0), 1, None, 0, -1), Suggest(tid(1))]
 
 
 def test_trials_are_numbered_in_the_order_of_their_suggestions() -> None:
@@ -1569,7 +1607,7 @@ def resumed(**details: Any) -> ExperimentResumed:
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "leases"),
+    ("told", "status", "attempts"),
     [
         ([*ONE, reported(1, checkpoint=0)], Status.PENDING, [(2, 0, 1)]),
         ([*ONE, reported(1, checkpoint=0), reported(2)], Status.PENDING, [(2, 0, 1)]),
@@ -1584,19 +1622,19 @@ def resumed(**details: Any) -> ExperimentResumed:
     ],
 )
 def test_what_becomes_of_a_trial_when_its_driver_has_died(
-    told: list[Event], status: Status, leases: list[tuple[int, int | None, int]]
+    told: list[Event], status: Status, attempts: list[tuple[int, int | None, int]]
 ) -> None:
     controller = controller_after(told)
 
     commands = controller.handle(resumed())
 
     trial = controller.trials[tid(0)]
-    started_leases = [
-        (command.lease, command.checkpoint, command.iteration)
+    started_attempts = [
+        (command.attempt_number, command.checkpoint, command.iteration)
         for command in commands
-        if isinstance(command, StartLease)
+        if isinstance(command, StartAttempt)
     ]
-    assert (trial.status, started_leases) == (status, leases)
+    assert (trial.status, started_attempts) == (status, attempts)
     assert trial.num_failures == (1 if status is Status.ERROR else 0)
     assert controller.live_trial(tid(0), 1) is None
 
@@ -1625,10 +1663,10 @@ def test_skipped_reopened_and_restarted_trials() -> None:
     skipped = controller_after(ONE)
     assert skipped.handle(resumed(skipped=(tid(0),)))[0] == CompleteTrial(tid(0), failed=False)
     reopened = controller_after(failed)
-    assert reopened.handle(resumed(reopened=(tid(0),)))[0] == StartLease(tid(0), 2, 0, 1, 0)
+    assert reopened.handle(resumed(reopened=(tid(0),)))[0] == StartAttempt(tid(0), 2, 0, 1, 0)
     assert reopened.trials[tid(0)].error is None
     restarted = controller_after(failed)
-    assert restarted.handle(resumed(restarted={tid(0): "anew"}))[0] == StartLease(tid(0), 2, None, 0, -1)
+    assert restarted.handle(resumed(restarted={tid(0): "anew"}))[0] == StartAttempt(tid(0), 2, None, 0, -1)
     assert (restarted.trials[tid(0)].dirname, restarted.trials[tid(0)].last_row) == ("anew", {})
 
 
@@ -1638,7 +1676,7 @@ def test_those_that_had_begun_go_first_and_those_that_waited_keep_their_order() 
 
     commands = controller.handle(ExperimentResumed(9.0, 3))
 
-    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(0), tid(2), tid(1)]
+    assert [c.trial_id for c in commands if isinstance(c, StartAttempt)] == [tid(0), tid(2), tid(1)]
 
 
 def test_rules_are_those_of_the_newest_spec() -> None:
@@ -1646,15 +1684,15 @@ def test_rules_are_those_of_the_newest_spec() -> None:
 
     controller.handle(SpecRecorded(5.0, 2, {}, {"experiment_id": "a1b2c", "max_failures": 1}))
 
-    assert controller.handle(ended(Outcome.ERROR))[0] == start_lease(2, 0, 1, 0)
+    assert controller.handle(ended(Outcome.ERROR))[0] == start_attempt(2, 0, 1, 0)
 
 
 def test_trial_that_was_told_to_move_goes_on_though_its_driver_has_died() -> None:
-    told = [*ONE, MoveRequested(2.0, tid(0), 1, "its node goes"), reported(1, checkpoint=0)]
+    told = [*ONE, RelocationRequested(2.0, tid(0), 1, "its node goes"), reported(1, checkpoint=0)]
     controller = controller_after(told)
     assert controller.trials[tid(0)].decision is PAUSE
 
-    assert start_lease(2, 0, 1, 0) in controller.handle(resumed())
+    assert start_attempt(2, 0, 1, 0) in controller.handle(resumed())
 
 
 def test_reopened_trials_keep_to_the_number_that_may_run_at_once() -> None:
@@ -1664,10 +1702,10 @@ def test_reopened_trials_keep_to_the_number_that_may_run_at_once() -> None:
     controller = controller_after([*told, SearchEnded(3.0)], max_concurrent=1)
 
     commands = controller.handle(ExperimentResumed(9.0, 4, reopened=(tid(0), tid(1), tid(2))))
-    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(0)]
-    controller.handle(running(0, lease=2))
-    commands = controller.handle(ended(Outcome.COMPLETED, lease=2))
-    assert [c.trial_id for c in commands if isinstance(c, StartLease)] == [tid(1)]
+    assert [c.trial_id for c in commands if isinstance(c, StartAttempt)] == [tid(0)]
+    controller.handle(running(0, attempt_number=2))
+    commands = controller.handle(ended(Outcome.COMPLETED, attempt_number=2))
+    assert [c.trial_id for c in commands if isinstance(c, StartAttempt)] == [tid(1)]
     assert controller.trials[tid(2)].status is Status.PENDING
     controller.handle(stop(StopCause.INTERRUPT))
     assert controller.trials[tid(2)].status is Status.PAUSED
@@ -1688,7 +1726,7 @@ def test_reopened_trial_that_waited_for_room_waits_on_after_the_next_resume() ->
     assert controller.has_ended
 
     controller.handle(resumed(reopened=(tid(1), tid(0))))
-    assert controller.trials[tid(0)].phase is LeasePhase.NONE
+    assert controller.trials[tid(0)].phase is AttemptPhase.NONE
     controller.handle(resumed())
 
     assert [controller.trials[tid(number)].status for number in (0, 1)] == [Status.PENDING, Status.PENDING]

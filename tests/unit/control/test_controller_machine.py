@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     CheckpointSaved,
     ChoosePaused,
@@ -23,16 +25,14 @@ from tune_core.control.messages import (
     EndExperiment,
     Event,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    MoveRequested,
     PausedChosen,
+    RelocationRequested,
     SearchEnded,
     SearchRetried,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     Steered,
-    StopLease,
+    StopAttempt,
     StopRequested,
     Suggest,
     SuggestionDeferred,
@@ -45,13 +45,13 @@ from tune_core.control.messages import (
 from tune_core.encoding import dumps, loads
 from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
 from tune_core.testing.replay import replay
-from tune_core.trial import LeasePhase, Status, Trial
+from tune_core.trial import AttemptPhase, Status, Trial
 
 MAX_TRIALS = 4
 RESUMABLE = (StopCause.INTERRUPT, StopCause.FAILURE)
 
 rules = st.builds(
-    Rules,
+    ControllerConfig,
     st.just("a1b2c"),
     max_failures=st.sampled_from([0, 1, 3, -1, -1]),
     fail_fast=st.sampled_from(["no", "no", "yes", "raise"]),
@@ -74,7 +74,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.history: list[tuple[Event, tuple[str, ...]]] = []
-        self.lease_events: list[Event] = []
+        self.attempt_events: list[Event] = []
         self.asked_for: str | None = None
         self.is_choice_asked = False
         self.suggested = 0
@@ -117,7 +117,7 @@ class ControllerMachine(RuleBasedStateMachine):
                 assert not self.is_paused
                 assert self.choosable()
                 self.is_choice_asked = True
-            case StartLease(trial_id, lease, checkpoint, _, highest, source):
+            case StartAttempt(trial_id, attempt_number, checkpoint, _, highest, source):
                 assert trial_id not in self.live
                 assert trial_id not in self.completed
                 assert not self.is_paused
@@ -133,9 +133,9 @@ class ControllerMachine(RuleBasedStateMachine):
                 else:
                     assert source == ""
                     assert checkpoint == max(self.usable(trial_id), default=None)
-                self.live[trial_id] = lease
-            case Answer(trial_id, lease) | StopLease(trial_id, lease):
-                assert self.live[trial_id] == lease
+                self.live[trial_id] = attempt_number
+            case Answer(trial_id, attempt_number) | StopAttempt(trial_id, attempt_number):
+                assert self.live[trial_id] == attempt_number
             case DeleteCheckpoint(trial_id, index):
                 self.checkpoints[trial_id].remove(index)
                 assert (trial_id, index) not in [*self.promised.values(), *self.borrowed.values()]
@@ -160,7 +160,7 @@ class ControllerMachine(RuleBasedStateMachine):
     # What happens.
 
     @initialize(rules=rules, capacity=st.sampled_from([1, 2, 3, 3]))
-    def start(self, rules: Rules, capacity: int) -> None:
+    def start(self, rules: ControllerConfig, capacity: int) -> None:
         self.controller = Controller(rules)
         self.capacity = self.highest_capacity = capacity
         self.send(ExperimentStarted(0.0, capacity))
@@ -209,7 +209,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def grant_slot(self, data: st.DataObject) -> None:
         trial_id = data.draw(st.sampled_from(sorted(set(self.live) - self.with_slot)))
         self.with_slot.add(trial_id)
-        self.lease_event(LeaseStarted(self.time, trial_id, self.live[trial_id], 1, "host", "ip"))
+        self.attempt_event(AttemptStarted(self.time, trial_id, self.live[trial_id], 1, "host", "ip"))
 
     @precondition(lambda self: self.with_slot)
     @rule(
@@ -222,8 +222,8 @@ class ControllerMachine(RuleBasedStateMachine):
         trial = self.controller.trials[data.draw(st.sampled_from(sorted(self.with_slot)))]
         for report in reports:
             self.report(data, trial, *report)
-        if is_obedient and trial.phase is LeasePhase.STOPPING:
-            self.finish_lease(trial.trial_id, Outcome.STOPPED)
+        if is_obedient and trial.phase is AttemptPhase.STOPPING:
+            self.finish_attempt(trial.trial_id, Outcome.STOPPED)
 
     def report(
         self, data: st.DataObject, trial: Trial, decision: Decision, has_checkpoint: bool, score: Any
@@ -246,14 +246,14 @@ class ControllerMachine(RuleBasedStateMachine):
             self.promised.pop(trial.trial_id, None)
         row = {"timestamp": 0} if score is None else {"timestamp": 0, "score": score}
         iteration = trial.iteration + 1
-        key = (trial.trial_id, trial.lease)
-        self.lease_event(TrialReported(self.time, *key, iteration, row, checkpoint, decision, exploit))
+        key = (trial.trial_id, trial.attempt_number)
+        self.attempt_event(TrialReported(self.time, *key, iteration, row, checkpoint, decision, exploit))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def lose_node_soon(self, data: st.DataObject) -> None:
         trial_id = data.draw(st.sampled_from(sorted(self.live)))
-        self.lease_event(MoveRequested(self.time, trial_id, self.live[trial_id], "its node goes"))
+        self.attempt_event(RelocationRequested(self.time, trial_id, self.live[trial_id], "its node goes"))
 
     @precondition(lambda self: self.with_slot)
     @rule(data=st.data())
@@ -263,24 +263,26 @@ class ControllerMachine(RuleBasedStateMachine):
             index = trial.last_checkpoint_index + data.draw(st.integers(1, 2))
             self.checkpoints[trial.trial_id].add(index)
             self.borrowed.pop(trial.trial_id, None)
-            event = CheckpointSaved(self.time, trial.trial_id, trial.lease, trial.iteration, index)
-            self.lease_event(event)
+            event = CheckpointSaved(self.time, trial.trial_id, trial.attempt_number, trial.iteration, index)
+            self.attempt_event(event)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), is_retryable=st.booleans())
-    def end_lease(self, data: st.DataObject, outcome: Outcome, is_retryable: bool) -> None:
-        self.finish_lease(data.draw(st.sampled_from(sorted(self.live))), outcome, is_retryable=is_retryable)
+    def end_attempt(self, data: st.DataObject, outcome: Outcome, is_retryable: bool) -> None:
+        self.finish_attempt(data.draw(st.sampled_from(sorted(self.live))), outcome, is_retryable=is_retryable)
 
-    def finish_lease(self, trial_id: str, outcome: Outcome, *, is_retryable: bool = True) -> None:
+    def finish_attempt(self, trial_id: str, outcome: Outcome, *, is_retryable: bool = True) -> None:
         self.with_slot.discard(trial_id)
         if trial_id in self.promised:  # which takes the place of what is borrowed
             self.borrowed.pop(trial_id, None)
         trial = self.controller.trials[trial_id]
         may_fall_back = self.controller.rules.falls_back and self.controller.stop_request is None
-        if outcome is Outcome.CORRUPTED and may_fall_back and trial.phase is not LeasePhase.STOPPING:
+        if outcome is Outcome.CORRUPTED and may_fall_back and trial.phase is not AttemptPhase.STOPPING:
             self.fall_back(trial_id)
-        lease = self.live.pop(trial_id)
-        self.lease_event(LeaseEnded(self.time, trial_id, lease, outcome, "E: text", "", is_retryable))
+        attempt_number = self.live.pop(trial_id)
+        self.attempt_event(
+            AttemptEnded(self.time, trial_id, attempt_number, outcome, "E: text", "", is_retryable)
+        )
 
     def fall_back(self, trial_id: str) -> None:
         latest = max(self.usable(trial_id), default=None)
@@ -293,12 +295,12 @@ class ControllerMachine(RuleBasedStateMachine):
         elif latest is not None and owner != trial_id:
             del self.borrowed[trial_id]
 
-    @precondition(lambda self: self.lease_events and len(self.history) % 4 == 3)
+    @precondition(lambda self: self.attempt_events and len(self.history) % 4 == 3)
     @rule(data=st.data())
     def repeat_an_old_event(self, data: st.DataObject) -> None:
         known = {name: set(indices) for name, indices in self.checkpoints.items()}
-        event = data.draw(st.sampled_from(self.lease_events))
-        is_answered = isinstance(event, LeaseStarted)
+        event = data.draw(st.sampled_from(self.attempt_events))
+        is_answered = isinstance(event, AttemptStarted)
 
         self.send(event)
 
@@ -354,20 +356,20 @@ class ControllerMachine(RuleBasedStateMachine):
         self.highest_capacity = max(self.highest_capacity, capacity)
         self.send(CapacityChanged(self.time, capacity))
 
-    def lease_event(self, event: Event) -> None:
-        self.lease_events.append(event)
+    def attempt_event(self, event: Event) -> None:
+        self.attempt_events.append(event)
         self.time += 1.0
         self.send(event)
 
     # What has to be true.
 
     @invariant()
-    def one_live_lease_per_trial(self) -> None:
+    def one_live_attempt_per_trial(self) -> None:
         trials = self.controller.trials.values()
-        assert self.live == {t.trial_id: t.lease for t in trials if t.phase is not LeasePhase.NONE}
+        assert self.live == {t.trial_id: t.attempt_number for t in trials if t.phase is not AttemptPhase.NONE}
 
     @invariant()
-    def no_more_leases_than_there_is_room_for(self) -> None:
+    def no_more_attempts_than_there_is_room_for(self) -> None:
         assert len(self.live) <= self.highest_capacity + 1  # one may wait for the next slot
         assert len(self.live) <= (self.controller.rules.max_concurrent or math.inf)
 
@@ -399,16 +401,18 @@ class ControllerMachine(RuleBasedStateMachine):
     def paused_trials_wait_for_somebody(self) -> None:
         """Never a hang: something is asked or runs, or there is no room, or all is over."""
         if hasattr(self, "controller") and self.end is None and self.is_idle():
-            is_held = self.is_paused or bool(self.held - self.completed.keys())
-            assert self.capacity == 0 or is_held or self.controller.waits_for_search
+            is_paused_by_user = self.is_paused or bool(self.held - self.completed.keys())
+            assert self.capacity == 0 or is_paused_by_user or self.controller.waits_for_search
 
     @invariant()
     def what_is_held_is_what_somebody_has_paused(self) -> None:
         trials = self.controller.trials.values() if hasattr(self, "controller") else ()
         unfinished = {trial.trial_id for trial in trials if not trial.is_finished()}
-        assert {trial.trial_id for trial in trials if trial.is_held} & unfinished == self.held & unfinished
+        assert {
+            trial.trial_id for trial in trials if trial.is_paused_by_user
+        } & unfinished == self.held & unfinished
         if self.is_paused and self.is_steerable():
-            assert all(t.status is not Status.PENDING or t.phase is LeasePhase.STOPPING for t in trials)
+            assert all(t.status is not Status.PENDING or t.phase is AttemptPhase.STOPPING for t in trials)
 
     def is_idle(self) -> bool:
         return not self.live and self.asked_for is None and not self.is_choice_asked
@@ -437,7 +441,7 @@ class ControllerMachine(RuleBasedStateMachine):
         return self.end is None and self.controller.waits_for_search
 
     def wind_down(self) -> None:
-        """Let what is held go on, and the search and every lease end: then the experiment has to."""
+        """Let what is held go on, and the search and every attempt end: then the experiment has to."""
         self.is_paused = False
         self.send(Steered(self.time, "request", Steer.RESUME))
         for trial_id in sorted(self.held - self.completed.keys()):
@@ -453,10 +457,10 @@ class ControllerMachine(RuleBasedStateMachine):
             if self.asked_for is not None:
                 self.asked_for = None
                 self.send(SearchEnded(self.time))
-            for trial_id, lease in list(self.live.items()):
+            for trial_id, attempt_number in list(self.live.items()):
                 del self.live[trial_id]
                 self.with_slot.discard(trial_id)
-                self.send(LeaseEnded(self.time, trial_id, lease, Outcome.COMPLETED))
+                self.send(AttemptEnded(self.time, trial_id, attempt_number, Outcome.COMPLETED))
         assert self.end is not None
 
 

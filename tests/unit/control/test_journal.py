@@ -15,10 +15,10 @@ from tune_core.control import journal as journal_module
 from tune_core.control import segments as segments_module
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
+    AttemptEnded,
     CompleteTrial,
     Event,
     ExperimentStarted,
-    LeaseEnded,
     SearchEnded,
     SegmentsGivenUp,
     Suggest,
@@ -116,8 +116,8 @@ def an_event(time: float = 0.0) -> Event:
     return ExperimentStarted(time, capacity=1)
 
 
-def a_report(iteration: int, trial_id: str = "t0", lease: int = 1) -> Event:
-    return TrialReported(0.0, trial_id, lease, iteration, {"loss": 0.5})
+def a_report(iteration: int, trial_id: str = "t0", attempt_number: int = 1) -> Event:
+    return TrialReported(0.0, trial_id, attempt_number, iteration, {"loss": 0.5})
 
 
 def segments(storage: ExperimentStorage) -> list[Segment]:
@@ -143,7 +143,7 @@ def test_what_waits_is_written_together(storage: ExperimentStorage, a_driver: AD
     journal.append(an_event(1.0), [Suggest("t0")])
     journal.append(SearchEnded(2.0), [])
     journal.append(
-        LeaseEnded(3.0, "t0", 1, Outcome.COMPLETED), [CompleteTrial("t0", failed=False), Suggest("t1")]
+        AttemptEnded(3.0, "t0", 1, Outcome.COMPLETED), [CompleteTrial("t0", failed=False), Suggest("t1")]
     )
     assert segment_numbers(storage) == [1]
     journal.flush()
@@ -151,7 +151,7 @@ def test_what_waits_is_written_together(storage: ExperimentStorage, a_driver: AD
     assert segments(storage)[1].records == (
         (an_event(1.0), ("Suggest t0",)),
         (SearchEnded(2.0), ()),
-        (LeaseEnded(3.0, "t0", 1, Outcome.COMPLETED), ("CompleteTrial t0 False", "Suggest t1")),
+        (AttemptEnded(3.0, "t0", 1, Outcome.COMPLETED), ("CompleteTrial t0 False", "Suggest t1")),
     )
     assert not segments(storage)[1].is_last
 
@@ -251,12 +251,18 @@ def test_what_waits_for_the_journal_never_happens_if_another_driver_took_over(
     assert deleted == []
 
 
-def test_driver_is_told_the_highest_iteration_of_each_lease(
+def test_driver_is_told_the_highest_iteration_of_each_attempt(
     local: ExperimentStorage, a_driver: ADriver
 ) -> None:
     driver = a_driver(local)
 
-    for event in (a_report(1), a_report(2), a_report(7, "t1"), a_report(1, "t1", lease=2), an_event()):
+    for event in (
+        a_report(1),
+        a_report(2),
+        a_report(7, "t1"),
+        a_report(1, "t1", attempt_number=2),
+        an_event(),
+    ):
         driver.journal.append(event, [])
     driver.journal.close()
 
@@ -477,7 +483,7 @@ def sealed(header: dict[str, Any], lines: bytes = b"") -> bytes:
         sealed(a_header(), b"[]"),
         sealed(a_header(), b'{"event": "Unheard"}'),
         sealed(a_header(), b'{"event": "SearchEnded", "unheard": 1}'),
-        sealed(a_header(), b'{"event": "LeaseEnded", "outcome": "unheard"}'),
+        sealed(a_header(), b'{"event": "AttemptEnded", "outcome": "unheard"}'),
         dumps(a_header()),
         sealed(a_header())[:-1],
         sealed(a_header()) + b"\n",

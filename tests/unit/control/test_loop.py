@@ -10,9 +10,9 @@ import pytest
 import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
 from tune_core.control.messages import (
+    AttemptEnded,
     CheckpointSaved,
     EndExperiment,
-    LeaseEnded,
     SearchRetried,
     Steered,
     StopRequested,
@@ -47,7 +47,7 @@ def test_an_events_commands_are_carried_out_after_it_is_in_the_journal(a_backend
         record for record in backend.journal.records if isinstance(record[0], TrialSuggested)
     )
 
-    assert commands[0].startswith("StartLease")
+    assert commands[0].startswith("StartAttempt")
     assert backend.what("start") == [("start", 0, 1)]
     assert event.trial_id == backend.id(0)
 
@@ -68,7 +68,7 @@ def test_beginnings_and_ends_are_journaled_at_once_and_reports_are_not(a_backend
     backend.last_word(iteration=1)
 
     kinds = [type(event).__name__ for event in backend.journal.urgent]
-    assert kinds == ["ExperimentStarted", "TrialSuggested", "LeaseEnded"]
+    assert kinds == ["ExperimentStarted", "TrialSuggested", "AttemptEnded"]
 
 
 def test_a_scheduler_knows_a_trial_before_it_starts() -> None:
@@ -263,7 +263,7 @@ def test_an_experiment_whose_journal_cannot_be_written_kills_all_attempts_and_ra
 
     assert backend.what("kill") == [("kill", 0, 1), ("kill", 1, 1)]
     assert backend.what("cancel task run") == [("cancel task run", 0, 1), ("cancel task run", 1, 1)]
-    assert backend.events(LeaseEnded) == []
+    assert backend.events(AttemptEnded) == []
 
 
 def test_the_first_failure_is_raised_and_no_attempt_is_killed_twice(a_backend: ABackend) -> None:
@@ -419,7 +419,7 @@ def test_a_paused_trial_leaves_its_place_to_another_and_goes_on_from_what_it_sav
     run_to_end(backend, 1)
 
     assert backend.trial(1).status is Status.TERMINATED
-    assert (backend.attempt(0).order.lease, backend.attempt(0).order.checkpoint) == (2, 0)
+    assert (backend.attempt(0).order.attempt_number, backend.attempt(0).order.checkpoint) == (2, 0)
 
 
 def test_a_trial_that_the_scheduler_has_paused_is_not_woken_by_who_had_paused_it_before_that(
@@ -437,7 +437,7 @@ def test_a_trial_that_the_scheduler_has_paused_is_not_woken_by_who_had_paused_it
     backend.last_word(Outcome.STOPPED)
     assert backend.trial().status is Status.PAUSED
     steer(Steer.RESUME)
-    assert backend.trial().lease == 2
+    assert backend.trial().attempt_number == 2
     backend.attempts.running.clear()
     backend.fill()
     backend.hello()
@@ -447,7 +447,7 @@ def test_a_trial_that_the_scheduler_has_paused_is_not_woken_by_who_had_paused_it
     steer(Steer.PAUSE)
     steer(Steer.RESUME)
 
-    assert (backend.trial().status, backend.trial().lease) == (Status.PAUSED, 2)
+    assert (backend.trial().status, backend.trial().attempt_number) == (Status.PAUSED, 2)
 
 
 def test_a_checkpoint_that_another_trial_goes_on_from_is_not_deleted_before_it_has_saved(

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from tune_core.control import messages
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     CheckpointSaved,
     ChoosePaused,
@@ -26,19 +28,17 @@ from tune_core.control.messages import (
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
-    MoveRequested,
     PausedChosen,
+    RelocationRequested,
     SearchEnded,
     SearchRetried,
     SegmentsGivenUp,
     SlotsHeld,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     StateSaved,
     Steered,
-    StopLease,
+    StopAttempt,
     StopRequested,
     Suggest,
     SuggestionDeferred,
@@ -69,7 +69,7 @@ EVENTS: list[Event] = [
     SuggestionDeferred(2.0),
     SearchRetried(2.5),
     SearchEnded(3.0),
-    LeaseStarted(4.0, "a1b2c_00000", 1, 4711, "host", "127.0.0.1"),
+    AttemptStarted(4.0, "a1b2c_00000", 1, 4711, "host", "127.0.0.1"),
     TrialReported(5.0, "a1b2c_00000", 1, 1, {"loss": 0.5, "nested": {"x": math.inf}}),
     TrialReported(6.0, "a1b2c_00000", 1, 2, {}, checkpoint=0, decision=Decision.PAUSE),
     TrialReported(
@@ -81,14 +81,14 @@ EVENTS: list[Event] = [
         decision=Decision.EXPLOIT,
         exploit=ExploitChoice("a1b2c_00001", 4, {"lr": math.inf, "sizes": (1, 2)}, "0@perturbed[lr=inf]"),
     ),
-    MoveRequested(6.5, "a1b2c_00000", 2, "node ab is about to go"),
+    RelocationRequested(6.5, "a1b2c_00000", 2, "node ab is about to go"),
     Steered(6.5, "r1", Steer.PAUSE, "a1b2c_00000"),
     Steered(6.5, "r1", Steer.STOP, reason="enough"),
     replace(SUGGESTED, request_id="r1"),
     PausedChosen(6.6, None),
     PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
-    *(LeaseEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
-    LeaseEnded(
+    *(AttemptEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
+    AttemptEnded(
         8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
     ),
     *(StopRequested(9.0, cause, "because") for cause in StopCause),
@@ -146,7 +146,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         st.none() | st.builds(ExploitChoice, names, st.integers(), rows, names),
     )
     | st.builds(PausedChosen, finite, st.none() | names, st.lists(names).map(tuple))
-    | st.builds(LeaseEnded, finite, names, st.integers(), st.sampled_from(Outcome), st.none() | names, names)
+    | st.builds(
+        AttemptEnded, finite, names, st.integers(), st.sampled_from(Outcome), st.none() | names, names
+    )
     | st.builds(TrialSuggested, finite, names, rows, names, names, names, rows)
     | st.builds(StopRequested, finite, st.sampled_from(StopCause), names)
 )
@@ -179,11 +181,11 @@ def test_reading_an_event_leaves_its_journal_object_alone() -> None:
 
 COMMANDS: list[tuple[Command, str]] = [
     (Suggest("a1b2c_00000"), "Suggest a1b2c_00000"),
-    (StartLease("a1b2c_00000", 2, 3, 7, 4), "StartLease a1b2c_00000 2 3 7 4"),
-    (StartLease("a1b2c_00000", 1, None, 0, -1), "StartLease a1b2c_00000 1 None 0 -1"),
+    (StartAttempt("a1b2c_00000", 2, 3, 7, 4), "StartAttempt a1b2c_00000 2 3 7 4"),
+    (StartAttempt("a1b2c_00000", 1, None, 0, -1), "StartAttempt a1b2c_00000 1 None 0 -1"),
     (Answer("a1b2c_00000", 1, Decision.STOP), "Answer a1b2c_00000 1 STOP"),
-    (StopLease("a1b2c_00000", 2), "StopLease a1b2c_00000 2"),
-    (StartLease("a1b2c_00000", 2, 3, 7, 4, "a1b2c_00001"), "StartLease a1b2c_00000 2 3 7 4 a1b2c_00001"),
+    (StopAttempt("a1b2c_00000", 2), "StopAttempt a1b2c_00000 2"),
+    (StartAttempt("a1b2c_00000", 2, 3, 7, 4, "a1b2c_00001"), "StartAttempt a1b2c_00000 2 3 7 4 a1b2c_00001"),
     (ChoosePaused(), "ChoosePaused"),
     (DeleteCheckpoint("a1b2c_00000", 5), "DeleteCheckpoint a1b2c_00000 5"),
     (CompleteTrial("a1b2c_00000", failed=True), "CompleteTrial a1b2c_00000 True"),
@@ -231,4 +233,4 @@ def test_a_new_kind_of_event_is_read_and_written_without_being_named_anywhere_el
 
 
 def test_the_controller_handles_every_kind_of_event() -> None:
-    assert set(Controller(Rules("a1b2c"))._handlers) == set(Event.kinds.values())
+    assert set(Controller(ControllerConfig("a1b2c"))._handlers) == set(Event.kinds.values())

@@ -12,7 +12,7 @@ from tune_core.config.run_config import TuneConfig
 from tune_core.control import segments
 from tune_core.control.experiment import SPEC_FILE
 from tune_core.control.messages import PausedChosen, SearchEnded, SuggestionDeferred, TrialSuggested
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.errors import ConfigError
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher, Suggestion
@@ -79,8 +79,8 @@ class NotingScheduler(TrialScheduler):
 def train(config: dict[str, Any]) -> None: ...
 
 
-def a_steering(stop: Any = None, space: dict[str, Any] | None = None, **config: Any) -> Steering:
-    return Steering(TuneConfig(**config), stop, space or {}, train, "train", wall_clock=lambda: NOW)
+def a_steering(stop: Any = None, space: dict[str, Any] | None = None, **config: Any) -> Policy:
+    return Policy(TuneConfig(**config), stop, space or {}, train, "train", wall_clock=lambda: NOW)
 
 
 def a_trial(status: Status = Status.RUNNING, row: dict[str, Any] | None = None) -> Trial:
@@ -93,11 +93,11 @@ def a_trial(status: Status = Status.RUNNING, row: dict[str, Any] | None = None) 
 def test_suggestion_becomes_an_event_with_names_and_resources() -> None:
     searcher = NotingSearcher(Suggestion({"lr": 0.25, "fixed": 1}, {"lr": 0.25}))
     trainable = tune.with_resources(train, {"cpu": 2})
-    steering = Steering(
+    policy = Policy(
         TuneConfig(search_alg=searcher, num_samples=-1), None, {}, trainable, "train", wall_clock=lambda: NOW
     )
 
-    event = steering.suggest("t7", 7)
+    event = policy.suggest("t7", 7)
 
     date = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(NOW))
     assert isinstance(event, TrialSuggested)
@@ -119,9 +119,9 @@ def test_every_parameter_of_a_plain_dict_names_the_trial() -> None:
 
 def test_fixed_values_of_the_search_space_are_added_to_a_plain_dict() -> None:
     space = {"net": {"depth": 3, "sizes": [1, 2]}, "epochs": 5}
-    steering = a_steering(space=space, search_alg=NotingSearcher({"lr": 1, "net": {"width": 2}}))
+    policy = a_steering(space=space, search_alg=NotingSearcher({"lr": 1, "net": {"width": 2}}))
 
-    event = steering.suggest("t0", 0)
+    event = policy.suggest("t0", 0)
 
     assert isinstance(event, TrialSuggested)
     assert event.config == {"net": {"depth": 3, "sizes": [1, 2], "width": 2}, "epochs": 5, "lr": 1}
@@ -144,33 +144,33 @@ def test_searcher_that_leaves_a_sampler_undecided_is_refused() -> None:
         def set_search_properties(self, *args: Any, **spec: Any) -> bool:
             return True
 
-    steering = a_steering(space={"a": tune.uniform(0, 1), "b": 1}, search_alg=Forgetful({"b": 2}))
+    policy = a_steering(space={"a": tune.uniform(0, 1), "b": 1}, search_alg=Forgetful({"b": 2}))
 
     with pytest.raises(ConfigError, match=r"Forgetful did not choose every value of param_space: a\."):
-        steering.suggest("t0", 0)
+        policy.suggest("t0", 0)
 
 
 def test_searcher_is_asked_for_no_more_than_num_samples() -> None:
     searcher = NotingSearcher({"lr": 1}, {"lr": 2})
-    steering = a_steering(search_alg=searcher, num_samples=1)
+    policy = a_steering(search_alg=searcher, num_samples=1)
 
-    events = [steering.suggest("t0", 0), steering.suggest("t1", 1)]
+    events = [policy.suggest("t0", 0), policy.suggest("t1", 1)]
 
     assert [type(event) for event in events] == [TrialSuggested, SearchEnded]
     assert searcher.answers == [{"lr": 2}]
 
 
 def test_searcher_without_a_number_of_samples_is_asked_for_ever() -> None:
-    steering = a_steering(search_alg=NotingSearcher({"lr": 1}), num_samples=-1)
+    policy = a_steering(search_alg=NotingSearcher({"lr": 1}), num_samples=-1)
 
-    assert isinstance(steering.suggest("t0", 1000), TrialSuggested)
+    assert isinstance(policy.suggest("t0", 1000), TrialSuggested)
 
 
 def test_searcher_may_wait_or_end() -> None:
-    steering = a_steering(search_alg=NotingSearcher(None, Searcher.FINISHED))
+    policy = a_steering(search_alg=NotingSearcher(None, Searcher.FINISHED))
 
-    assert steering.suggest("t0", 0) == SuggestionDeferred(NOW)
-    assert steering.suggest("t0", 0) == SearchEnded(NOW)
+    assert policy.suggest("t0", 0) == SuggestionDeferred(NOW)
+    assert policy.suggest("t0", 0) == SearchEnded(NOW)
 
 
 @pytest.mark.parametrize("answer", [7, "finished", [("lr", 1)], True])
@@ -182,14 +182,14 @@ def test_other_answers_of_a_searcher_are_refused(answer: Any) -> None:
 
 
 def test_names_may_be_the_users_own() -> None:
-    steering = a_steering(
+    policy = a_steering(
         search_alg=NotingSearcher({"lr": 1}),
         num_samples=4,
         trial_name_creator=lambda trial: f"name-{trial.trial_id}-{trial.config['lr']}",
         trial_dirname_creator=lambda trial: f"dir-{trial.trial_id}-{trial.experiment_tag}-{trial}",
     )
 
-    event = steering.suggest("t0", 3)
+    event = policy.suggest("t0", 3)
 
     assert isinstance(event, TrialSuggested)
     assert event.trial_name == "name-t0-1"
@@ -200,22 +200,22 @@ def test_names_may_be_the_users_own() -> None:
     "name", ["", "a/b", ".", "..", "../../etc", "/etc", "nul\0", "\udc80", "\uffff", "ü" * 128, None, 7]
 )
 def test_name_that_is_no_directory_is_refused(name: Any) -> None:
-    steering = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
+    policy = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
 
     with pytest.raises(
         ConfigError, match=r"trial_dirname_creator, for trial t0: trial name .*plain relative name"
     ):
-        steering.suggest("t0", 0)
+        policy.suggest("t0", 0)
 
 
 @pytest.mark.parametrize(
     "name", ["journal", "inbox", "experiment.json", "report.html", "Journal", ".hidden", "x_attempt_2"]
 )
 def test_name_that_the_experiment_needs_itself_is_refused(name: str) -> None:
-    steering = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
+    policy = a_steering(search_alg=NotingSearcher({}), trial_dirname_creator=lambda _: name)
 
     with pytest.raises(ConfigError, match=rf"trial_dirname_creator, for trial t0: trial name '{name}'"):
-        steering.suggest("t0", 0)
+        policy.suggest("t0", 0)
 
 
 def test_reserved_names_are_those_that_are_written() -> None:
@@ -237,12 +237,12 @@ def test_searcher_and_scheduler_learn_what_to_optimise() -> None:
 
 
 def test_grid_and_random_search_in_order_of_creation_is_the_default() -> None:
-    steering = a_steering(space={"lr": tune.grid_search([1, 2])}, num_samples=2)
+    policy = a_steering(space={"lr": tune.grid_search([1, 2])}, num_samples=2)
 
-    assert isinstance(steering.searcher, BasicVariantGenerator)
-    assert isinstance(steering.scheduler, FIFOScheduler)
-    assert steering.total_trials == 4
-    configs = [steering.suggest(f"t{number}", number) for number in range(5)]
+    assert isinstance(policy.searcher, BasicVariantGenerator)
+    assert isinstance(policy.scheduler, FIFOScheduler)
+    assert policy.total_trials == 4
+    configs = [policy.suggest(f"t{number}", number) for number in range(5)]
     assert [event.config["lr"] for event in configs if isinstance(event, TrialSuggested)] == [1, 2, 1, 2]
 
 
@@ -293,16 +293,16 @@ class OnlyStop(Stopper):
 def test_reports_wait_only_where_something_could_answer_other_than_continue(
     stop: Any, scheduler: TrialScheduler | None, waits: bool, rules: dict[str, float]
 ) -> None:
-    steering = a_steering(stop, scheduler=scheduler)
+    policy = a_steering(stop, scheduler=scheduler)
 
-    assert steering.waits_for_decisions is waits
-    assert steering.local_stop == rules
+    assert policy.waits_for_decisions is waits
+    assert policy.local_stop == rules
 
 
-def decide(steering: Steering, **row: Any) -> tuple[Decision, dict[str, Any], dict[str, Any]]:
+def decide(policy: Policy, **row: Any) -> tuple[Decision, dict[str, Any], dict[str, Any]]:
     row = {"done": False, **row}
     result = {**row, "trial_id": "t0"}
-    decision, _ = steering.decide([], a_trial(), row, result)
+    decision, _ = policy.decide([], a_trial(), row, result)
     return decision, row, result
 
 
@@ -368,9 +368,9 @@ class Batches(NotingSearcher):
 
 def test_searcher_is_told_how_many_trials_may_run_at_once() -> None:
     searcher, inner = Batches(), Batches({"x": 1}, {"x": 2})
-    steering = a_steering(search_alg=searcher, max_concurrent_trials=3)
+    policy = a_steering(search_alg=searcher, max_concurrent_trials=3)
     assert searcher.told[0] == ("limit", 3)
-    assert steering.max_concurrent is None
+    assert policy.max_concurrent is None
     assert a_steering(search_alg=NotingSearcher(), max_concurrent_trials=3).max_concurrent == 3
 
     limiter = ConcurrencyLimiter(inner, 1)
@@ -391,9 +391,9 @@ def test_report_that_is_done_stops_without_asking_anybody() -> None:
 
 def test_stopper_is_asked_before_the_scheduler_and_its_hit_is_written_into_the_row() -> None:
     scheduler = NotingScheduler()
-    steering = a_steering(lambda trial_id, result: result["loss"] < 1, scheduler=scheduler)
+    policy = a_steering(lambda trial_id, result: result["loss"] < 1, scheduler=scheduler)
 
-    decision, row, result = decide(steering, loss=0.5)
+    decision, row, result = decide(policy, loss=0.5)
 
     assert decision is Decision.STOP
     assert row["done"] is result["done"] is True
@@ -537,10 +537,10 @@ def test_pause_that_loses_work_is_warned_of_once(
 ) -> None:
     trials = trials_with(saved_before)
     config = TuneConfig(scheduler=NotingScheduler("PAUSE", "PAUSE"))
-    steering = Steering(config, None, {}, trainable, "train", saves_on_request=trainable is AClass)
+    policy = Policy(config, None, {}, trainable, "train", saves_on_request=trainable is AClass)
 
     for _ in range(2):
-        steering.decide(trials, trials[0], {"done": False}, {}, checkpoint)
+        policy.decide(trials, trials[0], {"done": False}, {}, checkpoint)
 
     assert caplog.text.count("has never saved a checkpoint: it will start over") == int(warns)
 
@@ -666,8 +666,8 @@ def test_nested_metric_is_found() -> None:
 
 def test_two_trials_cannot_have_one_directory() -> None:
     config = tune.TuneConfig(num_samples=2, trial_dirname_creator=lambda trial: "same")
-    steering = Steering(config, None, {}, lambda config: None, "train")
-    steering.suggest("a1b2c_00000", 0)
+    policy = Policy(config, None, {}, lambda config: None, "train")
+    policy.suggest("a1b2c_00000", 0)
 
     with pytest.raises(ConfigError, match=r"trial_dirname_creator returned 'same' for trial a1b2c_00001 too"):
-        steering.suggest("a1b2c_00001", 1)
+        policy.suggest("a1b2c_00001", 1)

@@ -17,15 +17,15 @@ import pytest
 import tune_core as tune
 from tune_core import references
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
     SearchEnded,
     SearchRetried,
     SegmentsGivenUp,
@@ -34,7 +34,7 @@ from tune_core.control.messages import (
     StopRequested,
     TrialReported,
 )
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, loosened, read_spec, reports, steered_spec
 from tune_core.control.segments import read_journal
 from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
@@ -138,13 +138,15 @@ def test_driver_may_die_at_any_time(path: Path) -> None:
     assert len(snapshots.copies) > 20
 
     for copy in snapshots.copies:
-        acknowledged = [(each.trial_id, each.lease, each.row) for each in events(copy, TrialReported)]
+        acknowledged = [
+            (each.trial_id, each.attempt_number, each.row) for each in events(copy, TrialReported)
+        ]
         tuner = tune.Tuner.restore(copy, count, run_config=tune.RunConfig())
         results = fit(tuner)
 
         assert rows_of(results) == undisturbed(1, 2), copy
         assert [result.status for result in results] == [Status.TERMINATED] * 2
-        kept = [(each.trial_id, each.lease, each.row) for each in events(copy, TrialReported)]
+        kept = [(each.trial_id, each.attempt_number, each.row) for each in events(copy, TrialReported)]
         assert kept[: len(acknowledged)] == acknowledged
 
 
@@ -178,10 +180,14 @@ def torn(path: Path, kind: type[Event], remains: Callable[[bytes], bytes]) -> tu
 
 @pytest.mark.parametrize(
     "remains",
-    [lambda _: b"", lambda data: data[: len(data) // 2], lambda data: data.replace(b"lease", b"leash")],
+    [
+        lambda _: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"attempt_number", b"leash"),
+    ],
     ids=["empty", "half", "changed"],
 )
-@pytest.mark.parametrize("kind", [TrialReported, LeaseStarted, LeaseEnded])
+@pytest.mark.parametrize("kind", [TrialReported, AttemptStarted, AttemptEnded])
 def test_experiment_with_a_damaged_end_goes_on_only_if_that_is_given_up(
     kind: type[Event], remains: Callable[[bytes], bytes], every_event_is_a_segment: None, path: Path
 ) -> None:
@@ -203,10 +209,10 @@ def test_experiment_with_a_damaged_end_goes_on_only_if_that_is_given_up(
     (given_up,) = events(copy, SegmentsGivenUp)
     assert given_up.first == first
     # An attempt that only the lost segments knew may have reported and committed under its number.
-    started = [each for each in events(copy, LeaseStarted) if each not in left]
-    before = [(each.trial_id, each.lease) for each in events(path, LeaseStarted)]
+    started = [each for each in events(copy, AttemptStarted) if each not in left]
+    before = [(each.trial_id, each.attempt_number) for each in events(path, AttemptStarted)]
     assert started
-    assert not [each for each in started if (each.trial_id, each.lease) in before]
+    assert not [each for each in started if (each.trial_id, each.attempt_number) in before]
     assert rows_of(fit(tune.Tuner.restore(copy, count))) == undisturbed(1, 2), "it is known from now on"
 
 
@@ -529,7 +535,7 @@ def test_seed_that_nobody_gave_is_the_same_after_a_resume(every_event_is_a_segme
     whole = fit(tune.Tuner(count, param_space=space, tune_config=tune_config, run_config=run_config))
     assert events(path, StateSaved)
     copy = cut(path, TrialReported)
-    assert len(Replay(Controller(Rules(""))).run(read_journal(storage_of(copy))).trials) < 3
+    assert len(Replay(Controller(ControllerConfig(""))).run(read_journal(storage_of(copy))).trials) < 3
 
     again = fit(tune.Tuner.restore(copy, count))
 
@@ -552,7 +558,9 @@ def test_time_that_drivers_have_used_counts_against_the_budget() -> None:
         CapacityChanged(225.0, 2),
     ]
 
-    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 55.0
+    assert (
+        Replay(Controller(ControllerConfig("a1b2c"))).run((event, ()) for event in told).budget_used_s == 55.0
+    )
 
 
 def test_trials_that_go_on_get_the_resources_that_are_asked_for_now(path: Path) -> None:
@@ -561,7 +569,7 @@ def test_trials_that_go_on_get_the_resources_that_are_asked_for_now(path: Path) 
 
     fit(tune.Tuner.restore(path, tune.with_resources(count, bundles)))
 
-    trials = Replay(Controller(Rules(""))).run(read_journal(storage_of(path))).trials
+    trials = Replay(Controller(ControllerConfig(""))).run(read_journal(storage_of(path))).trials
     (resumed,) = events(path, ExperimentResumed)
     assert set(resumed.resources) == {trial.trial_id for trial in trials}
     assert {trial.resources.required_resources["memory"] for trial in trials} == {1000.0}
@@ -739,7 +747,9 @@ def test_time_between_two_drivers_does_not_count_against_the_budget() -> None:
         CapacityChanged(5021.0, 2),
     ]
 
-    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+    assert (
+        Replay(Controller(ControllerConfig("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+    )
 
 
 def test_time_after_a_request_counts_against_the_budget() -> None:
@@ -749,7 +759,9 @@ def test_time_after_a_request_counts_against_the_budget() -> None:
         CapacityChanged(150.0, 2),
     ]
 
-    assert Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+    assert (
+        Replay(Controller(ControllerConfig("a1b2c"))).run((event, ()) for event in told).budget_used_s == 50.0
+    )
 
 
 def test_what_a_request_has_changed_is_found_behind_later_changes_and_not_in_other_experiments(
@@ -785,7 +797,7 @@ def test_budget_that_had_ended_the_experiment_begins_anew() -> None:
         SearchEnded(101.0),
         StopRequested(160.0, StopCause.TIME_BUDGET, "time_budget_s is used up"),
     ]
-    replay = Replay(Controller(Rules("a1b2c"))).run((event, ()) for event in told)
+    replay = Replay(Controller(ControllerConfig("a1b2c"))).run((event, ()) for event in told)
     assert replay.controller.has_ended
 
     assert replay.budget_used_s == 0.0
@@ -827,5 +839,5 @@ def test_state_of_another_kind_of_searcher_is_left_alone(path: Path) -> None:
 def test_own_state_of_a_searcher_in_a_limiter_is_found() -> None:
     limited = tune.TuneConfig(search_alg=tune.search.ConcurrencyLimiter(Remembering(), max_concurrent=1))
 
-    assert Steering(limited, None, {}, count, "count").has_own_state
-    assert not Steering(tune.TuneConfig(), None, {}, count, "count").has_own_state
+    assert Policy(limited, None, {}, count, "count").has_own_state
+    assert not Policy(tune.TuneConfig(), None, {}, count, "count").has_own_state

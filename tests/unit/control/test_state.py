@@ -10,11 +10,11 @@ import pytest
 import tune_core as tune
 from tests.support.fake_backend import ABackend, row_of
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
+    AttemptStarted,
     CapacityChanged,
     ExperimentStarted,
-    LeaseStarted,
     SpecRecorded,
     Steered,
     TrialReported,
@@ -29,7 +29,7 @@ from tune_core.states import Outcome, Steer, StopCause
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.testing.simulator import RandomCrashes, simulate
 
-RULES = Rules("a1b2c")
+RULES = ControllerConfig("a1b2c")
 SPEC = SpecRecorded(0.0, 1, {"name": "e"}, asdict(RULES))
 
 
@@ -39,7 +39,7 @@ def suggested(number: int, request_id: str = "") -> TrialSuggested:
     return TrialSuggested(1.0, trial_id, {}, str(number), trial_id, "train", resources, "", request_id)
 
 
-def picture(state: ExperimentState) -> dict[str, Any]:
+def snapshot(state: ExperimentState) -> dict[str, Any]:
     return {
         "trials": [
             {name: getattr(trial, name) for name in trial.__slots__ if name != "storage"}
@@ -72,7 +72,7 @@ def test_a_state_that_was_live_is_the_one_that_its_journal_tells(a_backend: ABac
     for event, _ in backend.journal.records:
         again.apply(event_from_dict(loads(dumps(event_to_dict(event)))))
 
-    assert picture(again) == picture(backend.loop.state)
+    assert snapshot(again) == snapshot(backend.loop.state)
     assert again.handled == {"request"}
     assert again.budget_used_s == 60.0
 
@@ -113,7 +113,7 @@ def test_time_is_used_up_by_drivers_at_work_only() -> None:
     for event in (SPEC, ExperimentStarted(10.0, 1), suggested(0)):
         state.apply(event)
 
-    state.apply(LeaseStarted(20.0, "a1b2c_00000", 1, 1, "host", "ip"))
+    state.apply(AttemptStarted(20.0, "a1b2c_00000", 1, 1, "host", "ip"))
     state.apply(TrialReported(30.0, "a1b2c_00000", 1, 1, row_of(1)))
     used = state.budget_used_s
     assert used == 29.0  # since the suggestion, whose time is 1.0

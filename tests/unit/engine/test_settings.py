@@ -47,7 +47,7 @@ class TestExperimentStore(BlockStandardTestSuite):
         return ExperimentStore
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
-        # The suite's own fetches the picture, which is one of Prefect's; the unit tier talks to nobody.
+        # The suite's own fetches the snapshot, which is one of Prefect's; the unit tier talks to nobody.
         assert str(block._logo_url).startswith("https://raw.githubusercontent.com/PrefectHQ/prefect/")
         assert str(block._documentation_url).startswith("https://docs.prefect.io/")
 

@@ -31,7 +31,7 @@ def a_trial(**values: Any) -> Trial:
         "number": 0,
         "config": {"lr": 0.1, "a": {"width": 64}},
         "dirname": "train_abcde_00000",
-        "lease": 1,
+        "attempt_number": 1,
     }
     return Trial(**known | values)
 
@@ -159,8 +159,14 @@ def test_a_report_is_one_line_with_the_number_of_its_attempt(
     end(logger, a_trial())
 
     assert json_rows(storage) == [
-        {"loss": 0.5, "eval": {"acc": [1, 2]}, "training_iteration": 1, "config": {"lr": 0.1}, "lease": 1},
-        {"loss": 0.25, "training_iteration": 2, "config": {"lr": 0.1}, "lease": 1},
+        {
+            "loss": 0.5,
+            "eval": {"acc": [1, 2]},
+            "training_iteration": 1,
+            "config": {"lr": 0.1},
+            "attempt_number": 1,
+        },
+        {"loss": 0.25, "training_iteration": 2, "config": {"lr": 0.1}, "attempt_number": 1},
     ]
 
 
@@ -169,12 +175,16 @@ def test_configuration_is_in_the_first_report_of_each_attempt_alone(
 ) -> None:
     logger, config = JsonLoggerCallback(files), {"text": "x" * 1000}
 
-    for lease, lr in ((1, 0.1), (2, 0.2)):
+    for attempt_number, lr in ((1, 0.1), (2, 0.2)):
         rows = (
-            {"iterations_since_restore": number, "config": {**config, "lr": lr}, "lease": lease}
+            {
+                "iterations_since_restore": number,
+                "config": {**config, "lr": lr},
+                "attempt_number": attempt_number,
+            }
             for number in (1, 2, 3)
         )
-        run(logger, a_trial(lease=lease, config={**config, "lr": lr}), *rows)
+        run(logger, a_trial(attempt_number=attempt_number, config={**config, "lr": lr}), *rows)
     end(logger, a_trial())
 
     text = text_of(storage, "result.json")
@@ -199,15 +209,15 @@ def test_values_that_json_lacks_are_written_all_the_same(
 
 
 def test_rows_survive_a_retry(storage: ExperimentStorage, files: TrialFiles, tmp_path: Path) -> None:
-    run(JsonLoggerCallback(files), a_trial(lease=1), a_result(1), a_result(2))
+    run(JsonLoggerCallback(files), a_trial(attempt_number=1), a_result(1), a_result(2))
     files.close()
 
     later = TrialFiles(storage, tmp_path / "staging")
     logger = JsonLoggerCallback(later)
-    run(logger, a_trial(lease=2), a_result(2), a_result(3))
-    end(logger, a_trial(lease=2))
+    run(logger, a_trial(attempt_number=2), a_result(2), a_result(3))
+    end(logger, a_trial(attempt_number=2))
 
-    assert [(row["training_iteration"], row["lease"]) for row in json_rows(storage)] == [
+    assert [(row["training_iteration"], row["attempt_number"]) for row in json_rows(storage)] == [
         (1, 1),
         (2, 1),
         (2, 2),
@@ -239,7 +249,7 @@ def test_a_configuration_that_changed_is_written_again(storage: ExperimentStorag
     logger = JsonLoggerCallback(files)
 
     run(logger, a_trial(config={"lr": 0.1}))
-    run(logger, a_trial(config={"lr": 0.2}, lease=2))
+    run(logger, a_trial(config={"lr": 0.2}, attempt_number=2))
     end(logger, a_trial())
 
     assert json.loads(text_of(storage, "params.json")) == {"lr": 0.2}
@@ -292,7 +302,7 @@ def test_records_are_flat_and_have_no_configuration(storage: ExperimentStorage, 
     end(logger, a_trial())
 
     assert csv_rows(storage) == [
-        {"eval/loss": "0.5", "eval/deep/acc": "1", "training_iteration": "1", "lease": "1"}
+        {"eval/loss": "0.5", "eval/deep/acc": "1", "training_iteration": "1", "attempt_number": "1"}
     ]
 
 
@@ -301,10 +311,10 @@ def test_a_metric_that_is_reported_later_is_not_lost(storage: ExperimentStorage,
 
     run(logger, a_trial(), a_result(1, loss=0.5))
     files.flush("train_abcde_00000")
-    run(logger, a_trial(lease=2), a_result(2, loss=0.4, acc=0.9), a_result(3, loss=0.3))
+    run(logger, a_trial(attempt_number=2), a_result(2, loss=0.4, acc=0.9), a_result(3, loss=0.3))
     end(logger, a_trial())
 
-    assert [(row["loss"], row["acc"], row["lease"]) for row in csv_rows(storage)] == [
+    assert [(row["loss"], row["acc"], row["attempt_number"]) for row in csv_rows(storage)] == [
         ("0.5", "", "1"),
         ("0.4", "0.9", "2"),
         ("0.3", "", "2"),

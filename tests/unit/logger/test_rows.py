@@ -10,8 +10,8 @@ import pytest
 from tune_core.logger.rows import last_failure, newest_rows, parse_rows
 
 
-def a_row(iteration: object, lease: int, **metrics: object) -> dict[str, object]:
-    return {"training_iteration": iteration, "lease": lease, **metrics}
+def a_row(iteration: object, attempt_number: int, **metrics: object) -> dict[str, object]:
+    return {"training_iteration": iteration, "attempt_number": attempt_number, **metrics}
 
 
 def test_the_newest_attempt_of_each_iteration_counts() -> None:
@@ -19,7 +19,12 @@ def test_the_newest_attempt_of_each_iteration_counts() -> None:
 
     kept = newest_rows(rows)
 
-    assert [(row["training_iteration"], row["lease"]) for row in kept] == [(1, 1), (2, 2), (3, 3), (4, 3)]
+    assert [(row["training_iteration"], row["attempt_number"]) for row in kept] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 3),
+    ]
 
 
 def test_rows_of_one_attempt_with_equal_iterations_all_stay() -> None:
@@ -29,7 +34,7 @@ def test_rows_of_one_attempt_with_equal_iterations_all_stay() -> None:
 
 
 def test_iteration_beyond_floats_is_one_like_others() -> None:
-    rows = [{"training_iteration": 10**400, "lease": lease} for lease in (1, 2)]
+    rows = [{"training_iteration": 10**400, "attempt_number": attempt_number} for attempt_number in (1, 2)]
 
     assert newest_rows(rows) == rows[1:]
 

@@ -34,7 +34,7 @@ def a_result(path: Path, values: Sequence[float | None] = (), name: str = "m", *
     """A result whose trial reported these values of a metric; None: a row without it."""
     rows: list[dict[str, Any]] = []
     for iteration, value in enumerate(values, 1):
-        row: dict[str, Any] = {"training_iteration": iteration, "lease": 1, "config": config}
+        row: dict[str, Any] = {"training_iteration": iteration, "attempt_number": 1, "config": config}
         rows.append(row if value is None else {**row, name: value, "n": {name: value}})
     write_rows(path, rows)
     return Result(dict(rows[-1]) if rows else {"config": config}, None, None, str(path))
@@ -60,7 +60,7 @@ def a_trial(**values: Any) -> Trial:
         "dirname": "train_abcde_00000",
         "experiment_tag": "1_lr=0.1",
         "status": Status.TERMINATED,
-        "lease": 1,
+        "attempt_number": 1,
         "worker": {"pid": 7, "hostname": "vm", "node_ip": "10.0.0.1"},
     }
     return Trial(**known | values)
@@ -78,14 +78,14 @@ def test_rows_show_the_newest_attempt_of_each_iteration(tmp_path: Path) -> None:
     write_rows(
         tmp_path,
         [
-            {"training_iteration": n, "lease": lease, "loss": n}
-            for n, lease in ((1, 1), (2, 1), (2, 2), (3, 2))
+            {"training_iteration": n, "attempt_number": attempt_number, "loss": n}
+            for n, attempt_number in ((1, 1), (2, 1), (2, 2), (3, 2))
         ],
     )
 
     rows = Result({}, None, None, str(tmp_path)).rows
 
-    assert [(row["training_iteration"], row["lease"]) for row in rows] == [(1, 1), (2, 2), (3, 2)]
+    assert [(row["training_iteration"], row["attempt_number"]) for row in rows] == [(1, 1), (2, 2), (3, 2)]
 
 
 def test_a_trial_without_reports_has_no_rows_and_an_empty_frame(tmp_path: Path) -> None:
@@ -284,7 +284,13 @@ def test_a_result_is_read_back_from_its_directory(tmp_path: Path, where: str) ->
     )
     for index in (3, 7):
         storage.commit_checkpoint(
-            trial.dirname, source, index=index, lease=1, iteration=index, rows=[], metrics={"loss": index}
+            trial.dirname,
+            source,
+            index=index,
+            attempt_number=1,
+            iteration=index,
+            rows=[],
+            metrics={"loss": index},
         )
 
     result = Result.from_path(f"{storage.url}/{trial.dirname}")

@@ -42,7 +42,7 @@ def test_hooks_need_not_be_overridden() -> None:
     scheduler.on_trial_error([trial], trial)
     scheduler.on_trial_remove([trial], trial)
 
-    assert trial.lease == 0
+    assert trial.attempt_number == 0
 
 
 def test_scheduler_that_does_not_decide_cannot_be_made() -> None:

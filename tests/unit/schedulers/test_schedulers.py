@@ -8,7 +8,7 @@ import pytest
 
 import tune_core as tune
 from tune_core import schedulers
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.errors import ConfigError
 from tune_core.schedulers import (
     ASHAScheduler,
@@ -58,17 +58,17 @@ def test_unknown_scheduler_and_argument_are_refused_together() -> None:
 def test_metric_may_come_from_either_side(kind: type[Any]) -> None:
     for own, config in (({"metric": "loss", "mode": "min"}, {}), ({}, {"metric": "loss", "mode": "min"})):
         scheduler = kind(**own)
-        steering = Steering(tune.TuneConfig(scheduler=scheduler, **config), None, {}, len, "train")
+        policy = Policy(tune.TuneConfig(scheduler=scheduler, **config), None, {}, len, "train")
         assert (scheduler.metric, scheduler.mode) == ("loss", "min")
-        assert steering.required_metric == "loss"
-        assert steering.waits_for_decisions
+        assert policy.required_metric == "loss"
+        assert policy.waits_for_decisions
 
 
 @pytest.mark.parametrize("kind", COMPARING)
 def test_mode_alone_means_the_metric_of_a_function_that_returns_a_number(kind: type[Any]) -> None:
-    steering = Steering(tune.TuneConfig(scheduler=kind(mode="max")), None, {}, len, "train")
+    policy = Policy(tune.TuneConfig(scheduler=kind(mode="max")), None, {}, len, "train")
 
-    assert steering.required_metric == "_metric"
+    assert policy.required_metric == "_metric"
 
 
 @pytest.mark.parametrize("kind", COMPARING)
@@ -87,14 +87,14 @@ def test_scheduler_of_an_earlier_experiment_is_refused_if_its_metric_is_another(
     scheduler = ASHAScheduler()
     config = tune.TuneConfig(metric="loss", mode="min", scheduler=scheduler)
     other = tune.TuneConfig(metric="accuracy", mode="max", scheduler=scheduler)
-    Steering(config, None, {}, len, "train")
+    Policy(config, None, {}, len, "train")
 
     with pytest.raises(ConfigError, match=r"was given metric and mode \('loss', 'min'\) already"):
-        Steering(other, None, {}, len, "train")
+        Policy(other, None, {}, len, "train")
 
 
 def test_fifo_needs_no_metric() -> None:
-    assert Steering(tune.TuneConfig(), None, {}, len, "train").required_metric is None
+    assert Policy(tune.TuneConfig(), None, {}, len, "train").required_metric is None
 
 
 @pytest.mark.parametrize(

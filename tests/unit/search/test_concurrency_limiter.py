@@ -9,7 +9,7 @@ import pytest
 import tune_core as tune
 from tune_core.config.run_config import TuneConfig
 from tune_core.control.messages import SearchEnded, SuggestionDeferred, TrialSuggested
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.errors import ConfigError
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
@@ -116,11 +116,11 @@ def test_objective_and_number_of_trials_are_the_searchers() -> None:
 
 def test_experiment_keeps_the_limit_too() -> None:
     config = TuneConfig(search_alg=ConcurrencyLimiter(Numbers(), 1), num_samples=2)
-    steering = Steering(config, None, {}, lambda config: None, "train")
+    policy = Policy(config, None, {}, lambda config: None, "train")
 
-    events = [steering.suggest("a", 0), steering.suggest("b", 1), steering.suggest("b", 2)]
+    events = [policy.suggest("a", 0), policy.suggest("b", 1), policy.suggest("b", 2)]
 
-    assert steering.max_concurrent == 1
+    assert policy.max_concurrent == 1
     assert [type(event) for event in events] == [TrialSuggested, SuggestionDeferred, SearchEnded]
 
 

@@ -10,25 +10,25 @@ import pytest
 import tune_core as tune
 from tune_core.config.spec import describe
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    AttemptStarted,
     Command,
     Event,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
     PausedChosen,
     SearchEnded,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     Steered,
-    StopLease,
+    StopAttempt,
     Suggest,
     TrialReported,
     TrialSuggested,
 )
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay
 from tune_core.search import Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
@@ -45,7 +45,7 @@ from tune_core.steering.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.steering.request_handler import Helm, as_steered
+from tune_core.steering.request_handler import RequestHandler, as_steered
 from tune_core.stopper import MaximumIterationStopper
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.trial import Status
@@ -68,7 +68,7 @@ class Experiment:
     ) -> None:
         self.tune_config, self.run_config = tune.TuneConfig(**options), tune.RunConfig(stop=stop)
         space = {"x": tune.uniform(0, 1)} if space is None else space
-        steering = Steering(
+        policy = Policy(
             self.tune_config,
             stop,
             space,
@@ -77,11 +77,11 @@ class Experiment:
             saves_on_request=saves_on_request,
             wall_clock=lambda: 0.0,
         )
-        self.rules = Rules("a1b2c", saves_on_request=saves_on_request)
+        self.rules = ControllerConfig("a1b2c", saves_on_request=saves_on_request)
         self.controller = Controller(self.rules)
-        self.replay = Replay(self.controller, steering)
-        self.steering = steering
-        self.helm = Helm(self.replay, lambda: 7.0)
+        self.replay = Replay(self.controller, policy)
+        self.policy = policy
+        self.handler = RequestHandler(self.replay, lambda: 7.0)
         spec = describe(
             name="e",
             experiment_id="a1b2c",
@@ -101,18 +101,18 @@ class Experiment:
         commands = self.replay.state.apply(event)
         self.commands += commands
         if isinstance(event, TrialSuggested):
-            self.steering.add(self.replay.trials, self.replay.trials[-1])
+            self.policy.add(self.replay.trials, self.replay.trials[-1])
         for command in commands:
             if isinstance(command, Suggest):
                 commands = [
                     *commands,
-                    *self.handle(self.steering.suggest(command.trial_id, len(self.replay.trials))),
+                    *self.handle(self.policy.suggest(command.trial_id, len(self.replay.trials))),
                 ]
         return commands
 
-    def run(self, number: int, lease: int = 1) -> Experiment:
+    def run(self, number: int, attempt_number: int = 1) -> Experiment:
         """Let a trial run."""
-        self.handle(LeaseStarted(1.0, self.id(number), lease, 1, "host", "ip"))
+        self.handle(AttemptStarted(1.0, self.id(number), attempt_number, 1, "host", "ip"))
         return self
 
     def report(
@@ -123,19 +123,21 @@ class Experiment:
         decision: Decision = Decision.CONTINUE,
     ) -> list[Command]:
         row = {"timestamp": 0, "done": False, "training_iteration": iteration}
-        lease = self.controller.trials[self.id(number)].lease
-        return self.handle(TrialReported(2.0, self.id(number), lease, iteration, row, checkpoint, decision))
+        attempt_number = self.controller.trials[self.id(number)].attempt_number
+        return self.handle(
+            TrialReported(2.0, self.id(number), attempt_number, iteration, row, checkpoint, decision)
+        )
 
     def end(self, number: int, outcome: Outcome = Outcome.STOPPED) -> list[Command]:
-        lease = self.controller.trials[self.id(number)].lease
-        return self.handle(LeaseEnded(3.0, self.id(number), lease, outcome))
+        attempt_number = self.controller.trials[self.id(number)].attempt_number
+        return self.handle(AttemptEnded(3.0, self.id(number), attempt_number, outcome))
 
     def id(self, number: int) -> str:
         return f"a1b2c_{number:05d}"
 
     def ask(self, request: Request) -> str:
         """Return what is granted, or "no: " and what is not."""
-        event, reply = self.helm.consider(f"r{len(self.replay.state.handled)}", request)
+        event, reply = self.handler.consider(f"r{len(self.replay.state.handled)}", request)
         assert reply.accepted == (event is not None)
         if event is not None:
             self.handle(event)
@@ -147,11 +149,11 @@ class Experiment:
 
 def test_request_that_the_journal_has_is_not_carried_out_again() -> None:
     experiment = Experiment().run(0)
-    event, _ = experiment.helm.consider("r", StopTrial("0"))
+    event, _ = experiment.handler.consider("r", StopTrial("0"))
     assert event is not None
     experiment.handle(event)
 
-    again, reply = experiment.helm.consider("r", StopTrial("0"))
+    again, reply = experiment.handler.consider("r", StopTrial("0"))
 
     assert isinstance(event, Steered)
     assert again is None
@@ -163,7 +165,7 @@ def test_replay_knows_what_was_handled() -> None:
     experiment = Experiment(num_samples=2)
     requests = (PauseTrial("0"), AddConfiguration({"x": 0.5}), RaiseNumSamples(4))
     for request in requests:
-        event, _ = experiment.helm.consider(str(request), request)
+        event, _ = experiment.handler.consider(str(request), request)
         assert event is not None
         experiment.handle(event)
     replay = Replay(Controller(experiment.rules)).run((event, ()) for event in experiment.events)
@@ -246,7 +248,7 @@ def test_function_pauses_at_its_next_report_with_a_checkpoint() -> None:
 
     assert experiment.ask(ResumeTrial("0")) == "trial a1b2c_00000 goes on as soon as there is room"
 
-    assert experiment.commands[-1] == StartLease(experiment.id(0), 2, 0, 2, 0)
+    assert experiment.commands[-1] == StartAttempt(experiment.id(0), 2, 0, 2, 0)
 
 
 def test_class_pauses_after_its_step() -> None:
@@ -261,7 +263,7 @@ def test_trial_that_waits_for_its_bundles_pauses_at_once() -> None:
 
     assert experiment.ask(PauseTrial("1")) == "trial a1b2c_00001 is paused"
 
-    assert experiment.commands[-1] == StopLease(experiment.id(1), 1)
+    assert experiment.commands[-1] == StopAttempt(experiment.id(1), 1)
     experiment.end(1)
     assert experiment.statuses() == ["RUNNING", "PAUSED"]
 
@@ -284,7 +286,7 @@ def test_trial_that_fails_while_it_is_to_pause_waits_with_its_retry() -> None:
 
     assert experiment.statuses() == ["PAUSED"]
     experiment.ask(ResumeTrial("0"))
-    assert experiment.commands[-1] == StartLease(experiment.id(0), 2, None, 0, -1)
+    assert experiment.commands[-1] == StartAttempt(experiment.id(0), 2, None, 0, -1)
 
 
 def test_scheduler_does_not_choose_what_somebody_has_paused() -> None:
@@ -294,11 +296,11 @@ def test_scheduler_does_not_choose_what_somebody_has_paused() -> None:
     experiment.ask(PauseTrial("0"))
     experiment.end(0)
 
-    chosen = experiment.steering.choose(experiment.replay.trials)
+    chosen = experiment.policy.choose(experiment.replay.trials)
 
     assert chosen.trial_id is None
     experiment.end(1)
-    assert experiment.steering.choose(experiment.replay.trials).trial_id == experiment.id(1)
+    assert experiment.policy.choose(experiment.replay.trials).trial_id == experiment.id(1)
 
 
 def test_scheduler_that_chooses_what_somebody_has_paused_all_the_same_chooses_none() -> None:
@@ -319,7 +321,7 @@ def test_scheduler_that_chooses_what_somebody_has_paused_all_the_same_chooses_no
     experiment.end(0)
     experiment.end(1)
 
-    assert experiment.steering.choose(experiment.replay.trials).trial_id is None
+    assert experiment.policy.choose(experiment.replay.trials).trial_id is None
 
 
 def test_paused_trials_of_the_scheduler_wait_with_what_somebody_has_paused() -> None:
@@ -354,7 +356,7 @@ def test_trial_that_the_scheduler_has_paused_is_not_resumed_by_anybody_else() ->
 def test_nothing_is_paused_or_resumed_twice() -> None:
     experiment = Experiment(num_samples=2).run(0)
 
-    assert experiment.helm.waits == ""
+    assert experiment.handler.waits == ""
     assert experiment.ask(ResumeTrial("0")) == "no: trial a1b2c_00000 is not paused: it is RUNNING"
     assert experiment.ask(ResumeExperiment()) == "no: the experiment is not paused"
     experiment.ask(PauseTrial("0"))
@@ -363,7 +365,7 @@ def test_nothing_is_paused_or_resumed_twice() -> None:
         "no: the experiment is not paused; paused on request, until ResumeTrial: 'a1b2c_00000'"
     )
     experiment.ask(PauseExperiment())
-    assert experiment.helm.waits == "the experiment is paused on request, until ResumeExperiment"
+    assert experiment.handler.waits == "the experiment is paused on request, until ResumeExperiment"
     assert experiment.ask(PauseExperiment()) == "no: the experiment is paused already"
     assert experiment.ask(ResumeTrial("1")) == (
         "no: trial a1b2c_00001 waits for the experiment, which is paused: resume that"
@@ -385,7 +387,7 @@ def test_paused_experiment_starts_nothing_and_does_not_end() -> None:
     assert not any(trial.status is Status.RUNNING for trial in experiment.controller.trials.values())
     before = len(experiment.commands)
     assert experiment.ask(ResumeExperiment()) == "the experiment goes on"
-    assert any(isinstance(each, StartLease) for each in experiment.commands[before:])
+    assert any(isinstance(each, StartAttempt) for each in experiment.commands[before:])
 
 
 # Stopping.
@@ -396,7 +398,7 @@ def test_stopped_trial_ends_at_its_next_report_and_the_search_goes_on() -> None:
 
     assert experiment.ask(StopTrial("0")) == "trial a1b2c_00000 ends at its next report"
 
-    assert experiment.commands[-1] == StopLease(experiment.id(0), 1)
+    assert experiment.commands[-1] == StopAttempt(experiment.id(0), 1)
     experiment.end(0, Outcome.CRASHED)
     assert experiment.statuses()[0] == "TERMINATED"
 
@@ -427,9 +429,9 @@ def test_added_configuration_runs_beyond_num_samples() -> None:
     assert message == "it runs as trial a1b2c_00002 as soon as there is room"
     trial = experiment.controller.trials[experiment.id(2)]
     assert (trial.config, trial.experiment_tag, trial.status) == ({"x": 0.25}, "2_x=0.2500", Status.PENDING)
-    assert experiment.steering.total_trials == 3
+    assert experiment.policy.total_trials == 3
     experiment.run(0).run(1)
-    assert experiment.commands[-1] == StartLease(experiment.id(2), 1, None, 0, -1)
+    assert experiment.commands[-1] == StartAttempt(experiment.id(2), 1, None, 0, -1)
 
 
 def test_added_configuration_is_not_counted_as_one_of_the_search() -> None:
@@ -446,9 +448,9 @@ def test_added_configuration_is_not_counted_as_one_of_the_search() -> None:
 
     experiment = Experiment(num_samples=3, search_alg=Constant(), capacity=1)
     added(experiment, {"x": 0.25})
-    experiment.steering.complete(experiment.replay.trials, experiment.controller.trials[experiment.id(1)])
+    experiment.policy.complete(experiment.replay.trials, experiment.controller.trials[experiment.id(1)])
 
-    answers = [experiment.steering.suggest(f"t{number}", number) for number in (2, 3, 4)]
+    answers = [experiment.policy.suggest(f"t{number}", number) for number in (2, 3, 4)]
 
     assert [isinstance(answer, SearchEnded) for answer in answers] == [False, False, True]
 
@@ -536,9 +538,9 @@ def test_searcher_that_fails_refuses_the_request_and_nothing_has_changed() -> No
     assert added(experiment, {}) == "no: RuntimeError: not now"
     assert experiment.ask(RaiseNumSamples(9)) == "no: RuntimeError: never"
 
-    assert (experiment.replay.spec, experiment.steering.num_samples) == (before, 3)
+    assert (experiment.replay.spec, experiment.policy.num_samples) == (before, 3)
     number = len(experiment.controller.trials)
-    assert isinstance(experiment.steering.suggest(experiment.id(number), number), TrialSuggested)
+    assert isinstance(experiment.policy.suggest(experiment.id(number), number), TrialSuggested)
 
 
 def test_optuna_learns_from_what_was_added() -> None:
@@ -550,7 +552,7 @@ def test_optuna_learns_from_what_was_added() -> None:
     configs = [trial.params for trial in search.study.get_trials()]
     assert {"x": 0.75} in configs
     number = len(experiment.controller.trials)
-    suggested = experiment.steering.suggest(experiment.id(number), number)
+    suggested = experiment.policy.suggest(experiment.id(number), number)
     assert isinstance(suggested, TrialSuggested)
     configs = [each.config for each in experiment.controller.trials.values()]
     assert [*configs, suggested.config] == [{"x": 0.1}, {"x": 0.75}, {"x": 0.2}]
@@ -574,9 +576,7 @@ def test_repeater_repeats_nothing_that_was_added() -> None:
 
     assert added(experiment, {"x": 0.5}).startswith("it runs as trial")
     number = len(experiment.controller.trials) - 1
-    experiment.steering.complete(
-        experiment.replay.trials, experiment.controller.trials[experiment.id(number)]
-    )
+    experiment.policy.complete(experiment.replay.trials, experiment.controller.trials[experiment.id(number)])
 
 
 # More, and longer.
@@ -604,7 +604,7 @@ def test_looser_stop_rule_holds_for_whatever_starts_from_now_on() -> None:
     message = experiment.ask(LoosenStop({"training_iteration": 20}))
 
     assert message.startswith("stop is {'training_iteration': 20} from now on")
-    assert experiment.steering.local_stop == {"training_iteration": 20}
+    assert experiment.policy.local_stop == {"training_iteration": 20}
     spec = experiment.replay.spec
     assert spec is not None
     assert spec.spec["run_config"]["stop"] == {"training_iteration": 20}

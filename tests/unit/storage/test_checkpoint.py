@@ -68,7 +68,7 @@ def committed(tmp_path: Path) -> tuple[ExperimentStorage, Checkpoint]:
     for name, data in FILES.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
-    storage.commit_checkpoint("t", source, index=7, lease=1, iteration=1, rows=[], metrics={})
+    storage.commit_checkpoint("t", source, index=7, attempt_number=1, iteration=1, rows=[], metrics={})
     return storage, storage.checkpoint("t", 7)
 
 
@@ -505,7 +505,7 @@ class TestMetadata:
         source = Checkpoint.from_directory(tmp_path / "source")
         source.set_metadata({"framework": "torch"})
 
-        storage.commit_checkpoint("t", source, index=8, lease=1, iteration=2, rows=[], metrics={})
+        storage.commit_checkpoint("t", source, index=8, attempt_number=1, iteration=2, rows=[], metrics={})
 
         assert storage.checkpoint("t", 8).get_metadata() == {"framework": "torch"}
 

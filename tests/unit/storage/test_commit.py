@@ -13,7 +13,7 @@ from tune_core.storage.transfer import digest_of
 
 MARKER = CheckpointMarker(
     index=7,
-    lease=2,
+    attempt_number=2,
     iteration=20,
     write_id="4af1",
     files=(FileEntry("empty/", 0, ""), FileEntry("model ü.pt", 3, "00ff"), FileEntry("x", 1, "01", '"e"')),

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 import tune_core as tune
-from tune_core.control.controller_config import Rules
-from tune_core.control.messages import LeaseEnded
+from tune_core.control.controller_config import ControllerConfig
+from tune_core.control.messages import AttemptEnded
 from tune_core.control.segments import read_journal
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, ConfigError
 from tune_core.resources import PlacementGroupFactory
@@ -23,8 +23,8 @@ from tune_core.storage.commit import COMMIT
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
-from tune_core.training.execution import Ending, run_lease
-from tune_core.training.session import Lease
+from tune_core.training.execution import Ending, run_attempt
+from tune_core.training.session import AttemptSpec
 from tune_core.training.uplink import Report
 
 FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}
@@ -80,16 +80,16 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(storage: ExperimentStorage, source: Path, tmp_path: Path) -> Callable[..., Ending]:
     """Runs an attempt that starts from a checkpoint to which something was done."""
-    storage.commit_checkpoint("t", source, index=3, lease=1, iteration=9, rows=[], metrics={})
+    storage.commit_checkpoint("t", source, index=3, attempt_number=1, iteration=9, rows=[], metrics={})
 
     def run_from(trainable: Any, harm: Callable[[ExperimentStorage], Any] = lambda _: None) -> Ending:
         harm(storage)
-        lease = Lease(
+        attempt_number = AttemptSpec(
             experiment_name="e",
             trial_id="t",
             trial_name="t",
             dirname="t",
-            lease=2,
+            attempt_number=2,
             config={},
             resources=PlacementGroupFactory([{"CPU": 1}]),
             storage=storage,
@@ -97,7 +97,7 @@ def run(storage: ExperimentStorage, source: Path, tmp_path: Path) -> Callable[..
             iteration=9,
             highest_index=3,
         )
-        return run_lease(lease, trainable, Uplink(), tmp_path / "work")
+        return run_attempt(attempt_number, trainable, Uplink(), tmp_path / "work")
 
     return run_from
 
@@ -186,7 +186,7 @@ def test_trainable_that_bears_the_damage_goes_on(
 def test_damage_of_another_checkpoint_is_an_ordinary_error(
     run: Callable[..., Ending], storage: ExperimentStorage, source: Path
 ) -> None:
-    storage.commit_checkpoint("other", source, index=3, lease=1, iteration=9, rows=[], metrics={})
+    storage.commit_checkpoint("other", source, index=3, attempt_number=1, iteration=9, rows=[], metrics={})
     storage.delete("other")
 
     def reading_another(config: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ def test_damage_after_something_newer_was_saved_is_an_ordinary_error(
 
 class TestCheck:
     def test_whole_checkpoint_passes(self, storage: ExperimentStorage, source: Path) -> None:
-        storage.commit_checkpoint("t", source, index=0, lease=1, iteration=1, rows=[], metrics={})
+        storage.commit_checkpoint("t", source, index=0, attempt_number=1, iteration=1, rows=[], metrics={})
 
         storage.checkpoint("t", 0).check()
 
@@ -224,7 +224,7 @@ class TestCheck:
     ) -> None:
         import pickle
 
-        storage.commit_checkpoint("t", source, index=0, lease=1, iteration=1, rows=[], metrics={})
+        storage.commit_checkpoint("t", source, index=0, attempt_number=1, iteration=1, rows=[], metrics={})
         storage.write("t/checkpoint_000000/model.pt", b"cut")
         checkpoint = storage.checkpoint("t", 0)
 
@@ -245,7 +245,9 @@ def test_damaged_markers_are_left_out_where_that_is_asked_for(
     storage: ExperimentStorage, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for index in range(3):
-        storage.commit_checkpoint("t", source, index=index, lease=1, iteration=1, rows=[], metrics={})
+        storage.commit_checkpoint(
+            "t", source, index=index, attempt_number=1, iteration=1, rows=[], metrics={}
+        )
     storage.write(f"t/checkpoint_000001/{COMMIT}", b"{}")
 
     with pytest.raises(CheckpointCorrupted):
@@ -287,12 +289,12 @@ class Faulty(tune.Trainable):
 
 
 @pytest.fixture
-def experiment(storage: ExperimentStorage) -> Callable[..., tuple[Result, list[LeaseEnded]]]:
+def experiment(storage: ExperimentStorage) -> Callable[..., tuple[Result, list[AttemptEnded]]]:
     """Runs an experiment of one trial that saves at each step; returns its result, and how attempts ended."""
 
     def run_with(
         num_damaged: int, failure_config: tune.FailureConfig, num_to_keep: int | None = None
-    ) -> tuple[Result, list[LeaseEnded]]:
+    ) -> tuple[Result, list[AttemptEnded]]:
         def harm() -> None:
             [dirname] = [name for name in storage.list() if name.startswith("Faulty_")]
             for index in range(5 - num_damaged, 5):
@@ -313,17 +315,17 @@ def experiment(storage: ExperimentStorage) -> Callable[..., tuple[Result, list[L
         run = tuner.experiment()
         [result] = LocalRuntime().run(run)
         records = list(read_journal(storage))
-        rules = run.rules(run.steering())
-        assert isinstance(rules, Rules)
+        rules = run.rules(run.policy())
+        assert isinstance(rules, ControllerConfig)
         replay(records, rules)
-        return result, [event for event, _ in records if isinstance(event, LeaseEnded)]
+        return result, [event for event, _ in records if isinstance(event, AttemptEnded)]
 
     return run_with
 
 
 @pytest.mark.parametrize("num_to_keep", [None, 3])
 def test_trial_goes_on_from_the_newest_checkpoint_that_is_whole(
-    experiment: Callable[..., tuple[Result, list[LeaseEnded]]], num_to_keep: int | None
+    experiment: Callable[..., tuple[Result, list[AttemptEnded]]], num_to_keep: int | None
 ) -> None:
     allowed = tune.FailureConfig(max_failures=1, on_corrupted_checkpoint="previous")
 
@@ -333,14 +335,14 @@ def test_trial_goes_on_from_the_newest_checkpoint_that_is_whole(
     assert result.error is None
     assert result.metrics is not None
     assert (result.metrics["training_iteration"], result.metrics["total"]) == (7, 7)
-    rows = [(row["training_iteration"], row["total"], row["lease"]) for row in result.rows]
+    rows = [(row["training_iteration"], row["total"], row["attempt_number"]) for row in result.rows]
     assert rows == [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, 4), (5, 5, 4), (6, 6, 4), (7, 7, 4)]
     for checkpoint, _ in result.best_checkpoints:
         checkpoint.check()
 
 
 def test_trial_without_a_whole_checkpoint_fails_and_does_not_start_over(
-    experiment: Callable[..., tuple[Result, list[LeaseEnded]]],
+    experiment: Callable[..., tuple[Result, list[AttemptEnded]]],
 ) -> None:
     allowed = tune.FailureConfig(max_failures=1, on_corrupted_checkpoint="previous")
 
@@ -351,7 +353,7 @@ def test_trial_without_a_whole_checkpoint_fails_and_does_not_start_over(
 
 
 def test_damage_fails_the_trial_unless_more_is_allowed(
-    experiment: Callable[..., tuple[Result, list[LeaseEnded]]],
+    experiment: Callable[..., tuple[Result, list[AttemptEnded]]],
 ) -> None:
     result, ends = experiment(1, tune.FailureConfig(max_failures=1))
 

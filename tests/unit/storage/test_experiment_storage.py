@@ -75,10 +75,12 @@ def a_directory(path: Path, files: dict[str, bytes] | None = None) -> Path:
 
 
 def commit(
-    storage: ExperimentStorage, source: Any, index: int = 0, lease: int = 1, **kwargs: Any
+    storage: ExperimentStorage, source: Any, index: int = 0, attempt_number: int = 1, **kwargs: Any
 ) -> CheckpointMarker:
     arguments: dict[str, Any] = {"iteration": index + 1, "rows": [], "metrics": {}} | kwargs
-    return storage.commit_checkpoint("trial_1", source, index=index, lease=lease, **arguments)
+    return storage.commit_checkpoint(
+        "trial_1", source, index=index, attempt_number=attempt_number, **arguments
+    )
 
 
 def indices(storage: ExperimentStorage) -> list[int]:
@@ -289,7 +291,9 @@ class TestOpen:
 
     def test_trial_name_is_one_part(self, storage: ExperimentStorage, source: Path) -> None:
         with pytest.raises(StorageError, match=r"trial name 'a/b' .* has a '/'"):
-            storage.commit_checkpoint("a/b", source, index=0, lease=1, iteration=1, rows=[], metrics={})
+            storage.commit_checkpoint(
+                "a/b", source, index=0, attempt_number=1, iteration=1, rows=[], metrics={}
+            )
 
     @pytest.mark.parametrize(
         ("path", "parts"),
@@ -440,9 +444,16 @@ class TestCommit:
     ) -> None:
         rows = [{"loss": float("inf"), "training_iteration": 3}]
 
-        marker = commit(storage, source, index=7, lease=2, iteration=4, rows=rows, metrics={"loss": 0.5})
+        marker = commit(
+            storage, source, index=7, attempt_number=2, iteration=4, rows=rows, metrics={"loss": 0.5}
+        )
 
-        assert (marker.index, marker.lease, marker.iteration, marker.metrics) == (7, 2, 4, {"loss": 0.5})
+        assert (marker.index, marker.attempt_number, marker.iteration, marker.metrics) == (
+            7,
+            2,
+            4,
+            {"loss": 0.5},
+        )
         assert storage.committed("trial_1") == [marker]
         assert storage.committed("trial_1")[0].rows == tuple(rows)
         assert content(storage.checkpoint("trial_1", 7), tmp_path / "out") == FILES
@@ -576,7 +587,7 @@ class TestCommit:
         from tune_core.storage import experiment_storage as module
 
         def sweep_then_check(*args: Any) -> None:
-            storage.sweep("trial_1", keep=[], lease=2)
+            storage.sweep("trial_1", keep=[], attempt_number=2)
             check(*args)
 
         check = check_uploaded
@@ -670,10 +681,10 @@ class TestCrashPoints:
             pytest.fail("the writer never ran out of writes")
 
     def recover(self, reader: ExperimentStorage, source: Path, found: list[int]) -> None:
-        after = commit(reader, source, index=found[-1] + 1, lease=2).index
-        reader.sweep("trial_1", keep=[*found, after], lease=2)
+        after = commit(reader, source, index=found[-1] + 1, attempt_number=2).index
+        reader.sweep("trial_1", keep=[*found, after], attempt_number=2)
         with time_machine.travel(time.time() + 2 * SETTLED_S, tick=False):
-            reader.sweep("trial_1", keep=[*found, after], lease=2)
+            reader.sweep("trial_1", keep=[*found, after], attempt_number=2)
 
         assert indices(reader) == [*found, after]
         assert reader.list("trial_1") == [f"checkpoint_{index:06d}" for index in (*found, after)]

@@ -56,8 +56,10 @@ def a_directory(path: Path) -> Path:
     return path
 
 
-def commit(storage: ExperimentStorage, source: Path, index: int, lease: int = 1) -> CheckpointMarker:
-    return storage.commit_checkpoint("t", source, index=index, lease=lease, iteration=1, rows=[], metrics={})
+def commit(storage: ExperimentStorage, source: Path, index: int, attempt_number: int = 1) -> CheckpointMarker:
+    return storage.commit_checkpoint(
+        "t", source, index=index, attempt_number=attempt_number, iteration=1, rows=[], metrics={}
+    )
 
 
 def directories(storage: ExperimentStorage) -> list[int]:
@@ -101,13 +103,13 @@ class Paused(FaultyFileSystem):
 def test_attempts_that_may_still_commit_and_what_is_kept_are_not_touched(
     storage: ExperimentStorage, source: Path
 ) -> None:
-    for index, lease in enumerate([1, 1, 2, 3]):
-        commit(storage, source, index, lease)
+    for index, attempt_number in enumerate([1, 1, 2, 3]):
+        commit(storage, source, index, attempt_number)
     for index in (1, 3):
         storage.delete(f"t/checkpoint_{index:06d}/{COMMIT}")
 
-    assert storage.sweep("t", keep=[0], lease=2) == [1]
-    assert storage.sweep("t", keep=[0], lease=3) == [2]
+    assert storage.sweep("t", keep=[0], attempt_number=2) == [1]
+    assert storage.sweep("t", keep=[0], attempt_number=3) == [2]
 
     assert assert_all_whole(storage) == [0]
     assert storage.read(f"t/checkpoint_000001/{COMMIT}").startswith(SWEPT)
@@ -121,7 +123,7 @@ def test_committed_checkpoint_that_nobody_keeps_goes_as_a_whole(
     commit(storage, source, 1)
     storage.write(f"t/checkpoint_000001/{COMMIT}", b"damaged")
 
-    assert storage.sweep("t", keep=[], lease=2) == [0, 1]
+    assert storage.sweep("t", keep=[], attempt_number=2) == [0, 1]
 
     assert directories(storage) == []
 
@@ -137,7 +139,7 @@ def test_nothing_else_is_touched(storage: ExperimentStorage) -> None:
     for name in names:
         storage.write(name, b"")
 
-    assert storage.sweep("t", keep=[], lease=9) == []
+    assert storage.sweep("t", keep=[], attempt_number=9) == []
 
     assert all(storage.exists(name) for name in names)
 
@@ -147,15 +149,15 @@ def test_swept_directory_is_no_checkpoint_and_its_index_stays_taken(
 ) -> None:
     commit(storage, source, 0)
     storage.delete(f"t/checkpoint_000000/{COMMIT}")
-    assert storage.sweep("t", keep=[], lease=2) == [0]
+    assert storage.sweep("t", keep=[], attempt_number=2) == [0]
 
     with pytest.raises(CheckpointNotFound, match="was never committed"):
         storage.checkpoint("t", 0).to_directory(tmp_path / "out")
     assert storage.committed("t") == []
-    assert commit(storage, source, 0, lease=2).index == 1
-    assert storage.sweep("t", keep=[1], lease=2) == []
+    assert commit(storage, source, 0, attempt_number=2).index == 1
+    assert storage.sweep("t", keep=[1], attempt_number=2) == []
     monkeypatch.setattr(storage_module, "SETTLED_S", -1.0)
-    assert storage.sweep("t", keep=[1], lease=2) == [0]
+    assert storage.sweep("t", keep=[1], attempt_number=2) == [0]
     assert directories(storage) == [1]
 
 
@@ -167,7 +169,7 @@ def test_sweep_before_any_write_of_an_upload_lets_one_of_them_win(source: Path, 
     for number in range(1, 100):
         sweeper = ExperimentStorage.open(path, f"run-{number}", filesystem=filesystem)
         commit(sweeper, source, 0)
-        paused = Paused(filesystem, number, lambda: sweeper.sweep("t", keep=[0], lease=2))  # noqa: B023
+        paused = Paused(filesystem, number, lambda: sweeper.sweep("t", keep=[0], attempt_number=2))  # noqa: B023
         uploader = ExperimentStorage.open(path, f"run-{number}", filesystem=paused)
 
         error: Exception | None = None
@@ -225,7 +227,7 @@ def test_upload_that_goes_on_at_any_write_of_a_sweep_is_visible_whole_or_not_at_
             sweeper = ExperimentStorage.open(path, name, filesystem=sweeping)
             thread.start()
             assert sweeper_is_there.wait(PATIENCE_S)
-            sweeper.sweep("t", keep=[], lease=2)
+            sweeper.sweep("t", keep=[], attempt_number=2)
             finish()
 
             found = assert_all_whole(sweeper)
@@ -233,8 +235,8 @@ def test_upload_that_goes_on_at_any_write_of_a_sweep_is_visible_whole_or_not_at_
             won += len(found)
             with monkeypatch.context() as settled:
                 settled.setattr(storage_module, "SETTLED_S", -math.inf)
-                sweeper.sweep("t", keep=[], lease=2)
-                sweeper.sweep("t", keep=[], lease=2)
+                sweeper.sweep("t", keep=[], attempt_number=2)
+                sweeper.sweep("t", keep=[], attempt_number=2)
             assert directories(sweeper) == []
             if len(sweeping.writes) < place:
                 is_beyond = len(paused.writes) < number
@@ -259,13 +261,15 @@ def test_sweep_that_breaks_off_anywhere_is_completed_by_the_next(
         storage.delete(f"t/checkpoint_000001/{COMMIT}")
         faulty = FaultyFileSystem(filesystem, fail_at=number, fault=fault, is_fatal=is_fatal)
         with contextlib.suppress(StorageError):
-            ExperimentStorage.open(path, f"run-{number}", filesystem=faulty).sweep("t", keep=[0], lease=2)
+            ExperimentStorage.open(path, f"run-{number}", filesystem=faulty).sweep(
+                "t", keep=[0], attempt_number=2
+            )
 
         assert 0 in assert_all_whole(storage)
         with monkeypatch.context() as settled:
             settled.setattr(storage_module, "SETTLED_S", -math.inf)
-            storage.sweep("t", keep=[0], lease=2)
-            storage.sweep("t", keep=[0], lease=2)
+            storage.sweep("t", keep=[0], attempt_number=2)
+            storage.sweep("t", keep=[0], attempt_number=2)
         assert directories(storage) == [0]
         if len(faulty.writes) < number:
             break
@@ -286,7 +290,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.storage = ExperimentStorage.open(self.root, "e", filesystem=self.filesystem)
         self.directory = tempfile.TemporaryDirectory()
         self.source = a_directory(Path(self.directory.name))
-        self.lease = 1
+        self.attempt_number = 1
         #: What the journal keeps.
         self.kept: set[int] = set()
         self.last = -1
@@ -294,19 +298,21 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(is_heard=st.booleans(), is_late=st.booleans())
     def commit(self, is_heard: bool, is_late: bool) -> None:
         """An attempt commits: the live one, or one that is thought dead."""
-        lease = self.lease - 1 if is_late and self.lease > 1 else self.lease
+        attempt_number = (
+            self.attempt_number - 1 if is_late and self.attempt_number > 1 else self.attempt_number
+        )
         previous = self.storage.checkpoint("t", max(self.kept)) if self.kept else None
         marker = self.storage.commit_checkpoint(
             "t",
             self.source,
             index=self.last + 1,
-            lease=lease,
+            attempt_number=attempt_number,
             iteration=1,
             rows=[],
             metrics={},
             previous=previous,
         )
-        if is_heard and lease == self.lease:
+        if is_heard and attempt_number == self.attempt_number:
             self.kept.add(marker.index)
             self.last = marker.index
 
@@ -315,17 +321,17 @@ class StorageMachine(RuleBasedStateMachine):
         faulty = FaultyFileSystem(self.filesystem, fail_at=at, fault=fault, is_fatal=True)
         dying = ExperimentStorage.open(self.root, "e", filesystem=faulty)
         with contextlib.suppress(StorageError, CheckpointError):
-            commit(dying, self.source, self.last + 1, self.lease)
+            commit(dying, self.source, self.last + 1, self.attempt_number)
         self.next_attempt()
 
     @rule()
     def next_attempt(self) -> None:
         """The driver takes up what the attempt before has committed, and orders another one."""
         for marker in self.storage.committed("t"):
-            if marker.lease == self.lease and marker.index > self.last:
+            if marker.attempt_number == self.attempt_number and marker.index > self.last:
                 self.kept.add(marker.index)
                 self.last = marker.index
-        self.lease += 1
+        self.attempt_number += 1
 
     @precondition(lambda self: len(self.kept) > 1)
     @rule(data=st.data(), is_carried_out=st.booleans())
@@ -340,12 +346,12 @@ class StorageMachine(RuleBasedStateMachine):
         faulty = FaultyFileSystem(self.filesystem, fail_at=at, fault=fault, is_fatal=True)
         try:
             ExperimentStorage.open(self.root, "e", filesystem=faulty).sweep(
-                "t", keep=set(self.kept), lease=self.lease
+                "t", keep=set(self.kept), attempt_number=self.attempt_number
             )
         except StorageError:
             return
         for marker in self.storage.committed("t"):
-            assert marker.index in self.kept or marker.lease >= self.lease
+            assert marker.index in self.kept or marker.attempt_number >= self.attempt_number
 
     @invariant()
     def what_is_visible_is_whole_and_what_is_kept_is_visible(self) -> None:
@@ -357,7 +363,7 @@ class StorageMachine(RuleBasedStateMachine):
             before, storage_module.SETTLED_S = storage_module.SETTLED_S, -math.inf
             try:
                 for _ in range(2):
-                    self.storage.sweep("t", keep=self.kept, lease=self.lease + 1)
+                    self.storage.sweep("t", keep=self.kept, attempt_number=self.attempt_number + 1)
             finally:
                 storage_module.SETTLED_S = before
             assert set(directories(self.storage)) == self.kept

@@ -22,8 +22,8 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.training import session as session_module
-from tune_core.training.execution import Ending, run_lease
-from tune_core.training.session import Lease, Session, StopTrial
+from tune_core.training.execution import Ending, run_attempt
+from tune_core.training.session import AttemptSpec, Session, StopTrial
 from tune_core.training.uplink import Report
 
 PATIENCE_S = 10.0
@@ -113,24 +113,24 @@ def uplink() -> Uplink:
     return Uplink()
 
 
-def a_lease(storage: ExperimentStorage, **changes: Any) -> Lease:
+def an_attempt(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:
     arguments: dict[str, Any] = {
         "experiment_name": "e",
         "trial_id": "t",
         "trial_name": "t",
         "dirname": "t",
-        "lease": 1,
+        "attempt_number": 1,
         "config": {},
         "resources": PlacementGroupFactory([{"CPU": 1}]),
         "storage": storage,
         "async_upload": True,
     }
-    return Lease(**arguments | changes)
+    return AttemptSpec(**arguments | changes)
 
 
 @pytest.fixture
 def session(storage: Gated, uplink: Uplink) -> Session:
-    return Session(a_lease(storage), uplink)
+    return Session(an_attempt(storage), uplink)
 
 
 @pytest.fixture
@@ -279,12 +279,12 @@ def test_report_waits_for_the_commit_where_more_depends_on_it(
 ) -> None:
     changes: dict[str, Any] = {"stop": {"training_iteration": 1}} if reason == "the last row" else {}
     session = Session(
-        a_lease(storage, waits_for_decisions=reason == "a decision is waited for", **changes), uplink
+        an_attempt(storage, waits_for_decisions=reason == "a decision is waited for", **changes), uplink
     )
     checkpoint = model("1")
     if reason == "remote":
         other = ExperimentStorage.open(f"memory://{uuid4().hex}", "other")
-        other.commit_checkpoint("t", checkpoint, index=0, lease=1, iteration=1, rows=[], metrics={})
+        other.commit_checkpoint("t", checkpoint, index=0, attempt_number=1, iteration=1, rows=[], metrics={})
         checkpoint = other.checkpoint("t", 0)
     storage.gate.release()
 
@@ -362,7 +362,7 @@ class TestEnds:
     """An attempt ends after its upload."""
 
     def run(self, trainable: Any, storage: Gated, uplink: Uplink, tmp_path: Path, **changes: Any) -> Ending:
-        return run_lease(a_lease(storage, **changes), trainable, uplink, tmp_path / "work")
+        return run_attempt(an_attempt(storage, **changes), trainable, uplink, tmp_path / "work")
 
     def test_return_waits(
         self, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint], tmp_path: Path
@@ -461,7 +461,7 @@ def test_whatever_write_fails_every_row_is_sent_once_and_in_order(
         root = f"/async-{uuid4().hex}"
         faulty = FaultyFileSystem(fsspec.filesystem("memory"), fail_at=number, fault=fault, is_fatal=is_fatal)
         uplink = Uplink()
-        session = Session(a_lease(ExperimentStorage.open(root, "e", filesystem=faulty)), uplink)
+        session = Session(an_attempt(ExperimentStorage.open(root, "e", filesystem=faulty)), uplink)
         raised = 0
         for iteration in range(1, 4):
             try:

@@ -14,8 +14,8 @@ from tune_core.errors import CheckpointError, MetricMissing
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.execution import Ending, run_lease
-from tune_core.training.session import Lease
+from tune_core.training.execution import Ending, run_attempt
+from tune_core.training.session import AttemptSpec
 from tune_core.training.uplink import Report
 
 
@@ -118,7 +118,7 @@ Run = Callable[..., Ending]
 
 @pytest.fixture
 def run(storage: ExperimentStorage, driver: Driver, tmp_path: Path) -> Run:
-    """Runs a class as a lease, for three steps unless told otherwise."""
+    """Runs a class as an attempt, for three steps unless told otherwise."""
 
     def run_class(kind: Any, config: dict[str, Any] | None = None, **changes: Any) -> Ending:
         values: dict[str, Any] = {
@@ -126,14 +126,14 @@ def run(storage: ExperimentStorage, driver: Driver, tmp_path: Path) -> Run:
             "trial_id": "a1b2c_00000",
             "trial_name": "Model_a1b2c_00000",
             "dirname": "trial_0",
-            "lease": 1,
+            "attempt_number": 1,
             "config": config or {},
             "resources": PlacementGroupFactory([{"CPU": 1}]),
             "storage": storage,
             "waits_for_decisions": bool(driver.decisions),
             "stop": {"training_iteration": 3},
         }
-        return run_lease(Lease(**values | changes), kind, driver, tmp_path / "work")
+        return run_attempt(AttemptSpec(**values | changes), kind, driver, tmp_path / "work")
 
     return run_class
 
@@ -255,7 +255,7 @@ def test_missing_metric_would_be_missing_again(run: Run, driver: Driver) -> None
 
 
 @pytest.mark.parametrize(
-    ("config", "lease", "expected"),
+    ("config", "attempt_number", "expected"),
     [
         ({}, {}, []),
         ({}, {"checkpoint_at_end": True}, [(0, 3)]),
@@ -270,13 +270,13 @@ def test_missing_metric_would_be_missing_again(run: Run, driver: Driver) -> None
 )
 def test_checkpoints_are_made_when_they_are_due(
     config: dict[str, Any],
-    lease: dict[str, Any],
+    attempt_number: dict[str, Any],
     expected: list[tuple[int, int]],
     run: Run,
     driver: Driver,
     storage: ExperimentStorage,
 ) -> None:
-    ending = run(Saving, config, **lease)
+    ending = run(Saving, config, **attempt_number)
 
     assert ending == Ending(Outcome.STOPPED)
     assert markers(storage) == expected
@@ -297,7 +297,7 @@ def test_attempt_goes_on_where_the_checkpoint_was_saved(
     ending = run(
         Saving,
         {"metrics": {"timesteps_this_iter": 5}},
-        lease=2,
+        attempt_number=2,
         checkpoint=0,
         iteration=2,
         totals=totals,
@@ -367,7 +367,7 @@ def test_checkpoint_that_a_class_cannot_make_is_asked_for_in_vain(run: Run, driv
 def test_class_that_cannot_load_says_so(run: Run, storage: ExperimentStorage) -> None:
     run(Saving, checkpoint_frequency=1)
 
-    ending = run(Model, lease=2, checkpoint=0, iteration=1, highest_index=2)
+    ending = run(Model, attempt_number=2, checkpoint=0, iteration=1, highest_index=2)
 
     assert ending.error is not None
     assert ending.error.startswith("TrainableError: Model has no load_checkpoint()")
@@ -375,7 +375,7 @@ def test_class_that_cannot_load_says_so(run: Run, storage: ExperimentStorage) ->
 
 
 def test_checkpoint_that_is_gone_is_an_error_of_the_attempt(run: Run) -> None:
-    ending = run(Saving, lease=2, checkpoint=5, iteration=9, highest_index=5)
+    ending = run(Saving, attempt_number=2, checkpoint=5, iteration=9, highest_index=5)
 
     assert ending.outcome is Outcome.CORRUPTED
     assert ending.error is not None
@@ -471,7 +471,7 @@ def test_trial_that_has_not_taken_a_step_is_not_saved(
     driver.stops[already] = "interrupt"
     calls.clear()
 
-    ending = run(Saving, lease=2, checkpoint=checkpoint, iteration=0 if checkpoint is None else 1)
+    ending = run(Saving, attempt_number=2, checkpoint=checkpoint, iteration=0 if checkpoint is None else 1)
 
     assert ending == Ending(Outcome.STOPPED)
     assert len(driver.reports) == already

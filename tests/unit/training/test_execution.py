@@ -19,8 +19,8 @@ from tune_core.errors import ChannelLost
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_lease
-from tune_core.training.session import Lease
+from tune_core.training.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_attempt
+from tune_core.training.session import AttemptSpec
 from tune_core.training.session_binding import current_session
 from tune_core.training.uplink import Report
 
@@ -76,7 +76,7 @@ def storage(tmp_path: Path) -> ExperimentStorage:
 
 @pytest.fixture
 def run(storage: ExperimentStorage, tmp_path: Path) -> Callable[..., tuple[Ending, NotingUplink]]:
-    """Runs a function as a lease; returns how it ended, and the uplink."""
+    """Runs a function as an attempt; returns how it ended, and the uplink."""
 
     def run_function(
         function: Callable[..., Any], *, stop_at: int | None = None, **changes: Any
@@ -86,14 +86,14 @@ def run(storage: ExperimentStorage, tmp_path: Path) -> Callable[..., tuple[Endin
             "trial_id": "a1b2c_00000",
             "trial_name": "train_a1b2c_00000",
             "dirname": "trial_0",
-            "lease": 1,
+            "attempt_number": 1,
             "config": {"lr": 0.1},
             "resources": PlacementGroupFactory([{"CPU": 1}]),
             "storage": storage,
             "waits_for_decisions": stop_at is not None,
         }
         uplink = NotingUplink(stop_at)
-        ending = run_lease(Lease(**values | changes), function, uplink, tmp_path / "work")
+        ending = run_attempt(AttemptSpec(**values | changes), function, uplink, tmp_path / "work")
         return ending, uplink
 
     return run_function
@@ -260,7 +260,7 @@ def test_exception_is_the_error_of_the_trial(run: Run) -> None:
     ],
     ids=repr,
 )
-def test_nothing_that_is_raised_leaves_the_lease(error: BaseException, text: str, run: Run) -> None:
+def test_nothing_that_is_raised_leaves_the_attempt(error: BaseException, text: str, run: Run) -> None:
     def train(config: dict[str, Any]) -> None:
         raise error
 
@@ -276,7 +276,7 @@ def test_sys_exit_of_the_trainable_is_an_error(run: Run) -> None:
     assert (ending.outcome, ending.error) == (Outcome.ERROR, "SystemExit: giving up")
 
 
-def test_stop_runs_finally_blocks_before_the_lease_ends(run: Run) -> None:
+def test_stop_runs_finally_blocks_before_the_attempt_ends(run: Run) -> None:
     seen = []
 
     def train(config: dict[str, Any]) -> None:
@@ -355,7 +355,7 @@ def test_error_after_a_missing_metric_was_caught_is_an_error_of_its_own(run: Run
     assert (ending.error, ending.retryable) == ("RuntimeError: oh", True)
 
 
-def test_lost_driver_ends_the_lease(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_driver_ends_the_attempt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(self: NotingUplink, report: Report) -> None:
         raise ChannelLost("the driver is gone")
 
@@ -366,14 +366,14 @@ def test_lost_driver_ends_the_lease(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert (ending.outcome, ending.error) == (Outcome.ERROR, "ChannelLost: the driver is gone")
 
 
-def test_lease_that_cannot_begin_is_an_error(run: Run) -> None:
+def test_attempt_that_cannot_begin_is_an_error(run: Run) -> None:
     ending, uplink = run(lambda config: None, stop={"loss": "high"})
 
     assert ending.outcome is Outcome.ERROR
     assert uplink.reports == []
 
 
-def test_session_is_gone_when_the_lease_has_ended(run: Run) -> None:
+def test_session_is_gone_when_the_attempt_has_ended(run: Run) -> None:
     sessions = []
     run(lambda config: sessions.append(current_session()))
 
@@ -382,11 +382,16 @@ def test_session_is_gone_when_the_lease_has_ended(run: Run) -> None:
 
 
 def test_clocks_can_be_given(storage: ExperimentStorage, tmp_path: Path) -> None:
-    lease = Lease("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
+    attempt_number = AttemptSpec("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
     uplink, ticks = NotingUplink(), iter(range(100, 200, 10))
 
-    run_lease(
-        lease, lambda config: 1, uplink, tmp_path / "work", wall_clock=lambda: 7.5, clock=lambda: next(ticks)
+    run_attempt(
+        attempt_number,
+        lambda config: 1,
+        uplink,
+        tmp_path / "work",
+        wall_clock=lambda: 7.5,
+        clock=lambda: next(ticks),
     )
 
     assert uplink.reported("timestamp") == [7]
@@ -410,7 +415,7 @@ def test_traceback_starts_at_the_users_own_frame(run: Run) -> None:
     assert lines[1].startswith(f'  File "{__file__}"')
     assert lines[1].endswith("in train")
     assert lines[-1] == "ValueError: no data"
-    assert "run_lease" not in ending.traceback
+    assert "run_attempt" not in ending.traceback
 
 
 def test_traceback_of_a_refused_report_leads_to_the_call_in_the_trainable(run: Run) -> None:
@@ -522,9 +527,9 @@ def test_environment_of_the_driver_says_where_a_trial_works_else_that_of_its_pro
 def test_directory_that_nothing_was_left_in_goes_again(
     function: Callable[..., Any], storage: ExperimentStorage, tmp_path: Path
 ) -> None:
-    lease = Lease("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
+    attempt_number = AttemptSpec("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
 
-    run_lease(lease, function, NotingUplink(), tmp_path / "experiment" / "trial")
+    run_attempt(attempt_number, function, NotingUplink(), tmp_path / "experiment" / "trial")
 
     assert not (tmp_path / "experiment" / "trial").exists()
     # The parent stays: another trial may be about to make its own directory in it.

@@ -37,7 +37,7 @@ from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training import context as context_module
 from tune_core.training import session as session_module
-from tune_core.training.session import Lease, Session, StopTrial, working_directory
+from tune_core.training.session import AttemptSpec, Session, StopTrial, working_directory
 from tune_core.training.session_binding import bind, current_session
 from tune_core.training.uplink import Report
 
@@ -121,22 +121,22 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return Checkpoint.from_directory(directory)
 
 
-def a_lease(storage: ExperimentStorage, **changes: Any) -> Lease:
+def an_attempt(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:
     values: dict[str, Any] = {
         "experiment_name": "experiment",
         "trial_id": "a1b2c_00000",
         "trial_name": "train_a1b2c_00000",
         "dirname": "trial_0",
-        "lease": 1,
+        "attempt_number": 1,
         "config": {"lr": 0.1},
         "resources": PlacementGroupFactory([{"CPU": 2}]),
         "storage": storage,
     }
-    return Lease(**values | changes)
+    return AttemptSpec(**values | changes)
 
 
 def a_session(storage: ExperimentStorage, uplink: FakeUplink, **changes: Any) -> Session:
-    return Session(a_lease(storage, **changes), uplink, wall_clock=lambda: NOW, clock=Ticks())
+    return Session(an_attempt(storage, **changes), uplink, wall_clock=lambda: NOW, clock=Ticks())
 
 
 # Rows of a class, and checkpoints after a row.
@@ -299,7 +299,9 @@ def test_counters_of_timesteps_stay_in_every_later_row(local: ExperimentStorage,
 
 def test_a_later_attempt_counts_on_from_its_checkpoint(local: ExperimentStorage, uplink: FakeUplink) -> None:
     totals = {"time_total_s": 50.0, "timesteps_total": 30, "episodes_total": 2}
-    session = a_session(local, uplink, lease=2, checkpoint=4, iteration=7, totals=totals, highest_index=5)
+    session = a_session(
+        local, uplink, attempt_number=2, checkpoint=4, iteration=7, totals=totals, highest_index=5
+    )
 
     session.report({"timesteps_this_iter": 3})
 
@@ -314,7 +316,7 @@ def test_first_iteration_is_measured_from_the_start_of_the_trainable(
     local: ExperimentStorage, uplink: FakeUplink
 ) -> None:
     clock = Ticks()
-    session = Session(a_lease(local), uplink, wall_clock=lambda: NOW, clock=clock)
+    session = Session(an_attempt(local), uplink, wall_clock=lambda: NOW, clock=clock)
     clock.now += 100.0
 
     session.restart_clock()
@@ -687,7 +689,7 @@ def test_checkpoint_is_committed_before_its_row_is_sent(
 def test_marker_carries_the_rows_that_are_not_journaled(
     storage: ExperimentStorage, uplink: FakeUplink, checkpoint: Checkpoint
 ) -> None:
-    session = a_session(storage, uplink, lease=3)
+    session = a_session(storage, uplink, attempt_number=3)
     for loss in (1, 2, 3):
         session.report({"loss": loss})
     uplink.journaled = 1
@@ -699,7 +701,7 @@ def test_marker_carries_the_rows_that_are_not_journaled(
     first, second = storage.committed("trial_0")
     assert [row["loss"] for row in first.rows] == [2, 3, 4]
     assert first.rows == tuple(uplink.rows[1:4])
-    assert (first.lease, first.iteration) == (3, 4)
+    assert (first.attempt_number, first.iteration) == (3, 4)
     assert [row["loss"] for row in second.rows] == [5]
 
 
@@ -727,7 +729,7 @@ def test_checkpoint_that_cannot_be_stored_sends_no_row_and_keeps_its_number_free
 def test_new_attempt_takes_the_next_index(
     local: ExperimentStorage, uplink: FakeUplink, checkpoint: Checkpoint
 ) -> None:
-    a_session(local, uplink, lease=2, highest_index=4).report({}, checkpoint)
+    a_session(local, uplink, attempt_number=2, highest_index=4).report({}, checkpoint)
 
     assert uplink.reports[0].checkpoint == 5
 
@@ -735,9 +737,9 @@ def test_new_attempt_takes_the_next_index(
 def test_index_that_an_older_attempt_has_taken_is_passed_over(
     local: ExperimentStorage, uplink: FakeUplink, checkpoint: Checkpoint
 ) -> None:
-    orphan = {"index": 0, "lease": 1, "iteration": 1, "rows": [], "metrics": {}}
+    orphan = {"index": 0, "attempt_number": 1, "iteration": 1, "rows": [], "metrics": {}}
     local.commit_checkpoint("trial_0", checkpoint, **orphan)  # type: ignore[arg-type]
-    session = a_session(local, uplink, lease=2)
+    session = a_session(local, uplink, attempt_number=2)
 
     session.report({}, checkpoint)
     session.report({}, checkpoint)
@@ -756,7 +758,7 @@ def test_get_checkpoint_is_the_one_restored_from_until_a_newer_one_is_reported(
 ) -> None:
     a_session(storage, uplink).report({"loss": 1}, checkpoint)
 
-    with bind(a_session(storage, FakeUplink(), lease=2, checkpoint=0, iteration=1, highest_index=0)):
+    with bind(a_session(storage, FakeUplink(), attempt_number=2, checkpoint=0, iteration=1, highest_index=0)):
         restored = tune.get_checkpoint()
         tune.report({"loss": 2})
         unchanged = tune.get_checkpoint()
@@ -983,7 +985,7 @@ def test_working_directory_is_the_users_own_and_one_per_trial(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    path = Path(working_directory(a_lease(local)))
+    path = Path(working_directory(an_attempt(local)))
 
     assert path.parts[-2:] == ("experiment", "trial_0")
     assert path.parts[-3] == f"prefect-tune-{os.getuid()}"
@@ -997,7 +999,7 @@ def test_working_directory_is_not_where_a_link_of_another_user_leads(
     (tmp_path / f"prefect-tune-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(StorageError, match="set TMPDIR to a directory of your own"):
-        working_directory(a_lease(local))
+        working_directory(an_attempt(local))
 
 
 # The public functions, inside and outside of a trial.
@@ -1036,7 +1038,7 @@ def test_context_tells_about_the_trial(bound: Session) -> None:
     assert context.get_trial_name() == "train_a1b2c_00000"
     assert context.get_trial_resources() == PlacementGroupFactory([{"CPU": 2}])
     assert context.get_trial_dir() == "/trial/dir"
-    assert context.get_storage() is bound.lease.storage
+    assert context.get_storage() is bound.spec.storage
 
 
 #: Method, and what it returns outside of a trial.

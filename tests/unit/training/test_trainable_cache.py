@@ -17,10 +17,10 @@ from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training import trainable_cache as reuse_module
-from tune_core.training.execution import Ending, run_lease
-from tune_core.training.session import Lease, ReuseRule
+from tune_core.training.execution import Ending, run_attempt
+from tune_core.training.session import AttemptSpec, ReuseRule
 from tune_core.training.trainable import TrialPlace
-from tune_core.training.trainable_cache import Keeper, Leftover, open_part, resident_memory
+from tune_core.training.trainable_cache import Leftover, TrainableCache, open_part, resident_memory
 from tune_core.training.uplink import Report
 
 RULE = ReuseRule("experiment 1")
@@ -111,7 +111,11 @@ def run(tmp_path: Path) -> Run:
     numbers = iter(range(100))
 
     def run_one(
-        keeper: Keeper, kind: Any, config: dict[str, Any], rule: ReuseRule | None = RULE, **changes: Any
+        trainables: TrainableCache,
+        kind: Any,
+        config: dict[str, Any],
+        rule: ReuseRule | None = RULE,
+        **changes: Any,
     ) -> tuple[Ending, list[dict[str, Any]]]:
         number, uplink = next(numbers), Uplink()
         values: dict[str, Any] = {
@@ -119,16 +123,16 @@ def run(tmp_path: Path) -> Run:
             "trial_id": f"a1b2c_0000{number}",
             "trial_name": "name",
             "dirname": f"trial_{number}",
-            "lease": 1,
+            "attempt_number": 1,
             "config": config,
             "resources": PLACE.resources,
             "storage": storage,
             "stop": {"steps": 2},
             "reuse": rule,
         }
-        trainable = keeper.begin(rule, lambda: kind)
-        lease, directory = Lease(**values | changes), tmp_path / f"work-{number}"
-        ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
+        trainable = trainables.begin(rule, lambda: kind)
+        attempt_number, directory = AttemptSpec(**values | changes), tmp_path / f"work-{number}"
+        ending = run_attempt(attempt_number, trainable, uplink, directory, trainables=trainables)
         return ending, [report.row for report in uplink.reports]
 
     return run_one
@@ -139,11 +143,11 @@ KEPT = Ending(Outcome.STOPPED, leaves=Leftover.OBJECT)
 
 
 def test_object_serves_one_trial_after_the_other(run: Run, tmp_path: Path) -> None:
-    keeper = Keeper()
+    trainables = TrainableCache()
 
-    ended = [run(keeper, Reused, {"x": x}) for x in (1, 2, 3)]
-    keeper.clean_up()
-    keeper.clean_up()
+    ended = [run(trainables, Reused, {"x": x}) for x in (1, 2, 3)]
+    trainables.clean_up()
+    trainables.clean_up()
 
     assert calls == ["setup 1", "reset 2", "reset 3", "cleanup"]
     assert [ending for ending, _ in ended] == [KEPT] * 3
@@ -157,18 +161,18 @@ def test_object_serves_one_trial_after_the_other(run: Run, tmp_path: Path) -> No
 
 
 def test_nothing_is_kept_unless_asked_for(run: Run) -> None:
-    keeper = Keeper()
+    trainables = TrainableCache()
 
-    ended = [run(keeper, Reused, {"x": x}, None)[0] for x in (1, 2)]
+    ended = [run(trainables, Reused, {"x": x}, None)[0] for x in (1, 2)]
 
     assert ended == [STOPPED] * 2
     assert calls == ["setup 1", "cleanup", "setup 2", "cleanup"]
 
 
 def test_class_without_reset_config_gets_a_fresh_object_for_each_trial(run: Run) -> None:
-    keeper = Keeper()
+    trainables = TrainableCache()
 
-    ended = [run(keeper, Fresh, {"x": x})[0] for x in (1, 2)]
+    ended = [run(trainables, Fresh, {"x": x})[0] for x in (1, 2)]
 
     assert ended == [STOPPED] * 2
     assert calls == ["setup 1", "cleanup", "setup 2", "cleanup"]
@@ -176,10 +180,10 @@ def test_class_without_reset_config_gets_a_fresh_object_for_each_trial(run: Run)
 
 @pytest.mark.parametrize("answer", [False, None, 0, ValueError("no"), SystemExit(1)], ids=repr)
 def test_object_that_cannot_be_reset_is_replaced(answer: Any, run: Run) -> None:
-    keeper = Keeper()
-    run(keeper, Reused, {"x": 1})
+    trainables = TrainableCache()
+    run(trainables, Reused, {"x": 1})
 
-    ending, rows = run(keeper, Reused, {"x": 2, "reset": answer})
+    ending, rows = run(trainables, Reused, {"x": 2, "reset": answer})
 
     assert ending == KEPT
     assert [row["x"] for row in rows] == [2, 2]
@@ -187,20 +191,20 @@ def test_object_that_cannot_be_reset_is_replaced(answer: Any, run: Run) -> None:
 
 
 def test_interrupt_in_reset_config_ends_the_attempt(run: Run) -> None:
-    keeper = Keeper()
-    run(keeper, Reused, {"x": 1})
+    trainables = TrainableCache()
+    run(trainables, Reused, {"x": 1})
 
-    ending, _ = run(keeper, Reused, {"x": 2, "reset": KeyboardInterrupt()})
+    ending, _ = run(trainables, Reused, {"x": 2, "reset": KeyboardInterrupt()})
 
     assert (ending.outcome, ending.error) == (Outcome.ERROR, "KeyboardInterrupt")
 
 
 @pytest.mark.parametrize("where", ["setup", "step"])
 def test_failed_object_is_never_reused(where: str, run: Run) -> None:
-    keeper = Keeper()
+    trainables = TrainableCache()
 
-    failed, _ = run(keeper, Reused, {"x": 1, "fails": where})
-    after, _ = run(keeper, Reused, {"x": 2})
+    failed, _ = run(trainables, Reused, {"x": 1, "fails": where})
+    after, _ = run(trainables, Reused, {"x": 2})
 
     assert (failed.outcome, failed.leaves) == (Outcome.ERROR, Leftover.NOTHING)
     assert after == KEPT
@@ -208,15 +212,15 @@ def test_failed_object_is_never_reused(where: str, run: Run) -> None:
 
 
 def test_reused_object_takes_up_the_next_trials_checkpoint(run: Run) -> None:
-    keeper = Keeper()
-    run(keeper, Reused, {"x": 1}, checkpoint_frequency=1)
+    trainables = TrainableCache()
+    run(trainables, Reused, {"x": 1}, checkpoint_frequency=1)
 
     ending, rows = run(
-        keeper,
+        trainables,
         Reused,
         {"x": 1},
         dirname="trial_0",
-        lease=2,
+        attempt_number=2,
         checkpoint=0,
         iteration=1,
         highest_index=1,
@@ -232,11 +236,11 @@ def test_reused_object_takes_up_the_next_trials_checkpoint(run: Run) -> None:
 
 
 def test_object_of_another_experiment_is_cleaned_up_first(run: Run) -> None:
-    keeper = Keeper()
-    run(keeper, Reused, {"x": 1})
+    trainables = TrainableCache()
+    run(trainables, Reused, {"x": 1})
 
-    run(keeper, Reused, {"x": 2}, ReuseRule("experiment 2"))
-    run(keeper, Reused, {"x": 3}, None)
+    run(trainables, Reused, {"x": 2}, ReuseRule("experiment 2"))
+    run(trainables, Reused, {"x": 3}, None)
 
     assert calls == ["setup 1", "cleanup", "setup 2", "cleanup", "setup 3", "cleanup"]
 
@@ -245,32 +249,32 @@ def test_object_of_another_experiment_is_cleaned_up_first(run: Run) -> None:
 
 
 def test_function_is_loaded_once_and_again_after_it_failed() -> None:
-    keeper, loads = Keeper(), []
+    trainables, loads = TrainableCache(), []
 
     def load() -> Any:
         loads.append("load")
         return print
 
     for has_failed in (False, False, True, False):
-        assert keeper.begin(RULE, load) is print
-        assert keeper.end(has_failed=has_failed) is Leftover.NOTHING
-    keeper.begin(None, load)
-    keeper.end(has_failed=False)
-    keeper.begin(None, load)
+        assert trainables.begin(RULE, load) is print
+        assert trainables.end(has_failed=has_failed) is Leftover.NOTHING
+    trainables.begin(None, load)
+    trainables.end(has_failed=False)
+    trainables.begin(None, load)
 
     assert len(loads) == 2 + 2, "with a rule at first and after the failure; without one always"
 
 
 def test_trainable_that_cannot_be_loaded_is_not_kept() -> None:
-    keeper = Keeper()
+    trainables = TrainableCache()
 
     def fail() -> Any:
         raise ImportError("no such module")
 
     with pytest.raises(ImportError):
-        keeper.begin(RULE, fail)
+        trainables.begin(RULE, fail)
 
-    assert keeper.begin(RULE, lambda: print) is print
+    assert trainables.begin(RULE, lambda: print) is print
 
 
 def test_state_of_a_callable_object_goes_on(run: Run) -> None:
@@ -282,8 +286,8 @@ def test_state_of_a_callable_object_goes_on(run: Run) -> None:
             self.calls += 1
             return {"calls": self.calls}
 
-    keeper = Keeper()
-    rows = [row for _ in range(3) for row in run(keeper, Counting(), {})[1]]
+    trainables = TrainableCache()
+    rows = [row for _ in range(3) for row in run(trainables, Counting(), {})[1]]
 
     assert [row["calls"] for row in rows] == [1, 2, 3]
 
@@ -292,38 +296,38 @@ def test_state_of_a_callable_object_goes_on(run: Run) -> None:
 
 
 def test_process_is_worn_after_so_many_reuses(run: Run) -> None:
-    keeper, rule = Keeper(), ReuseRule("experiment 1", max_reuses=2)
+    trainables, rule = TrainableCache(), ReuseRule("experiment 1", max_reuses=2)
 
-    ended = [run(keeper, Reused, {"x": x}, rule)[0].leaves for x in (1, 2, 3)]
+    ended = [run(trainables, Reused, {"x": x}, rule)[0].leaves for x in (1, 2, 3)]
 
-    assert ended == [Leftover.OBJECT, Leftover.OBJECT, Leftover.WORN]
+    assert ended == [Leftover.OBJECT, Leftover.OBJECT, Leftover.EXHAUSTED]
     assert calls == ["setup 1", "reset 2", "reset 3", "cleanup"], "cleaned up while its trial is still there"
 
 
 def test_process_is_worn_when_it_holds_too_much(run: Run) -> None:
     held = iter([10, 100, 101])
-    keeper, rule = Keeper(lambda: next(held)), ReuseRule("experiment 1", max_memory=100)
+    trainables, rule = TrainableCache(lambda: next(held)), ReuseRule("experiment 1", max_memory=100)
 
-    ended = [run(keeper, Reused, {"x": x}, rule)[0].leaves for x in (1, 2, 3)]
+    ended = [run(trainables, Reused, {"x": x}, rule)[0].leaves for x in (1, 2, 3)]
 
-    assert ended == [Leftover.OBJECT, Leftover.OBJECT, Leftover.WORN]
+    assert ended == [Leftover.OBJECT, Leftover.OBJECT, Leftover.EXHAUSTED]
 
 
 @pytest.mark.parametrize("kind", [Fresh, lambda config: None])
 def test_what_keeps_no_object_wears_its_process_out_too(kind: Any, run: Run) -> None:
-    keeper, rule = Keeper(), ReuseRule("experiment 1", max_reuses=1)
+    trainables, rule = TrainableCache(), ReuseRule("experiment 1", max_reuses=1)
 
-    ended = [run(keeper, kind, {"x": x}, rule)[0].leaves for x in (1, 2)]
+    ended = [run(trainables, kind, {"x": x}, rule)[0].leaves for x in (1, 2)]
 
-    assert ended == [Leftover.NOTHING, Leftover.WORN]
+    assert ended == [Leftover.NOTHING, Leftover.EXHAUSTED]
 
 
 def test_failed_trials_count_as_uses(run: Run) -> None:
-    keeper, rule = Keeper(), ReuseRule("experiment 1", max_reuses=1)
+    trainables, rule = TrainableCache(), ReuseRule("experiment 1", max_reuses=1)
 
-    ended = [run(keeper, Reused, {"x": x, "fails": "step"}, rule)[0].leaves for x in (1, 2)]
+    ended = [run(trainables, Reused, {"x": x, "fails": "step"}, rule)[0].leaves for x in (1, 2)]
 
-    assert ended == [Leftover.NOTHING, Leftover.WORN]
+    assert ended == [Leftover.NOTHING, Leftover.EXHAUSTED]
 
 
 def test_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,11 +341,11 @@ def test_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_process_with_half_of_its_descriptors_open_is_worn_whatever_it_may_keep() -> None:
     for rule in (None, RULE):
-        for part, expected in ((0.4, Leftover.NOTHING), (0.6, Leftover.WORN)):
-            keeper = Keeper(descriptors=lambda part=part: part)  # type: ignore[misc]
-            keeper.begin(rule, lambda: print)
+        for part, expected in ((0.4, Leftover.NOTHING), (0.6, Leftover.EXHAUSTED)):
+            trainables = TrainableCache(descriptors=lambda part=part: part)  # type: ignore[misc]
+            trainables.begin(rule, lambda: print)
 
-            assert keeper.end(has_failed=False) == expected
+            assert trainables.end(has_failed=False) == expected
 
 
 def test_open_descriptors_are_counted_against_the_limit_of_the_process(
@@ -362,16 +366,16 @@ def test_open_descriptors_are_counted_against_the_limit_of_the_process(
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [(50, Leftover.WORN), (51, Leftover.NOTHING), (None, Leftover.NOTHING)]
+    ("limit", "expected"), [(50, Leftover.EXHAUSTED), (51, Leftover.NOTHING), (None, Leftover.NOTHING)]
 )
 def test_process_is_worn_once_it_has_grown_by_more_than_the_limit(
     limit: int | None, expected: Leftover
 ) -> None:
     held = iter([100, 150, 151])
-    keeper = Keeper(lambda: next(held))
+    trainables = TrainableCache(lambda: next(held))
     ends = []
     for _ in range(2):
-        keeper.begin(None, lambda: print, max_growth=limit)
-        ends.append(keeper.end(has_failed=False))
+        trainables.begin(None, lambda: print, max_growth=limit)
+        ends.append(trainables.end(has_failed=False))
 
     assert ends == [Leftover.NOTHING, expected]

@@ -19,7 +19,7 @@ from tune_core.states import Outcome
 from tune_core.trial import Status
 from tune_core.views import charts, pages
 from tune_core.views.importance import importance, parameters_of
-from tune_core.views.overview import AttemptRecord, Picture, TrialRecord
+from tune_core.views.overview import AttemptRecord, ExperimentSnapshot, TrialRecord
 from tune_core.views.svg import Axis
 
 ALL = (charts.best_so_far, charts.learning_curves, charts.importances, charts.slices, charts.timeline)
@@ -54,9 +54,9 @@ def trial(number: int, best: float | None, config: Mapping[str, Any], **changes:
     return replace(record, **changes)
 
 
-def picture(*trials: TrialRecord, **changes: Any) -> Picture:
+def snapshot(*trials: TrialRecord, **changes: Any) -> ExperimentSnapshot:
     values = [record.best for record in trials if record.best is not None]
-    shown = Picture(
+    shown = ExperimentSnapshot(
         objective=Objective("loss", "min"),
         trials=trials,
         best_so_far=[(10.0 * place, value) for place, value in enumerate(values)],
@@ -76,7 +76,7 @@ def picture(*trials: TrialRecord, **changes: Any) -> Picture:
     return replace(shown, **changes)
 
 
-def searched(count: int, seed: int = 1) -> Picture:
+def searched(count: int, seed: int = 1) -> ExperimentSnapshot:
     """Trials of which `lr` decides most, `act` some, and `noise` nothing."""
     chosen = random.Random(seed)
     trials = []
@@ -89,7 +89,7 @@ def searched(count: int, seed: int = 1) -> Picture:
         }
         best = (math.log10(config["lr"]) + 3) ** 2 + (0.5 if config["act"] == "tanh" else 0.0)
         trials.append(trial(number, best, config))
-    return picture(*trials)
+    return snapshot(*trials)
 
 
 def texts(svg: str) -> list[str]:
@@ -102,7 +102,9 @@ def count(svg: str, tag: str) -> int:
 
 @pytest.mark.parametrize("draw", ALL)
 @pytest.mark.parametrize("number", [1, 12, 200, 1000])
-def test_every_chart_is_well_formed_and_small(draw: Callable[[Picture], str | None], number: int) -> None:
+def test_every_chart_is_well_formed_and_small(
+    draw: Callable[[ExperimentSnapshot], str | None], number: int
+) -> None:
     svg = draw(searched(number))
 
     if svg is not None:
@@ -111,8 +113,8 @@ def test_every_chart_is_well_formed_and_small(draw: Callable[[Picture], str | No
 
 
 @pytest.mark.parametrize("draw", ALL)
-def test_there_is_no_chart_of_nothing(draw: Callable[[Picture], str | None]) -> None:
-    assert draw(picture()) is None
+def test_there_is_no_chart_of_nothing(draw: Callable[[ExperimentSnapshot], str | None]) -> None:
+    assert draw(snapshot()) is None
 
 
 def test_names_of_users_cannot_become_markup() -> None:
@@ -131,7 +133,7 @@ def test_names_of_users_cannot_become_markup() -> None:
 
 def test_best_so_far_is_drawn_as_steps_up_to_the_end() -> None:
     svg = charts.best_so_far(searched(1, seed=2)) or ""
-    shown = picture(trial(0, 4.0, {}), best_so_far=[(0.0, 4.0), (50.0, 2.0)], seconds=100.0)
+    shown = snapshot(trial(0, 4.0, {}), best_so_far=[(0.0, 4.0), (50.0, 2.0)], seconds=100.0)
 
     svg = charts.best_so_far(shown) or ""
 
@@ -159,7 +161,7 @@ def test_learning_curves_are_those_of_the_best_trials_best_first() -> None:
 def test_curves_of_one_value_and_of_extreme_ones_are_drawn(value: float) -> None:
     one = trial(0, value, {}, curve=[(1, value)])
 
-    for shown in (picture(one), picture(one, trial(1, -value, {}, curve=[(1, -value), (2, 1e300)]))):
+    for shown in (snapshot(one), snapshot(one, trial(1, -value, {}, curve=[(1, -value), (2, 1e300)]))):
         for draw in (charts.best_so_far, charts.learning_curves, charts.slices, charts.timeline):
             svg = draw(shown)
             assert svg is None or "nan" not in svg
@@ -187,7 +189,7 @@ def test_timeline_shows_attempts_by_how_they_ended_and_what_they_had() -> None:
         AttemptRecord(2, 6.0, None, None, {"CPU": 1.0, "GPU": 1.0}),
     ]
 
-    svg = charts.timeline(picture(trial(0, 1.0, {}), trial(1, 1.0, {}, timeline=lost))) or ""
+    svg = charts.timeline(snapshot(trial(0, 1.0, {}), trial(1, 1.0, {}, timeline=lost))) or ""
 
     assert count(svg, "rect") == 3
     assert {"#d2493f", "#868e99", "#2f8fd0"} <= set(re.findall(r'<rect[^>]*fill="([^"]*)"', svg))
@@ -222,7 +224,7 @@ def test_importance_of_numbers_agrees_with_that_of_optuna() -> None:
         for _ in range(200)
     ]
     losses = [(math.log10(config["lr"]) + 3) ** 2 + config["x"] for config in configs]
-    shown = picture(*(trial(n, loss, configs[n]) for n, loss in enumerate(losses)))
+    shown = snapshot(*(trial(n, loss, configs[n]) for n, loss in enumerate(losses)))
     distributions: dict[str, Any] = {
         each.name: optuna.distributions.FloatDistribution(each.axis.low, each.axis.high, log=each.axis.is_log)
         for each in parameters_of(shown.trials)
@@ -268,7 +270,7 @@ def test_charts_page_holds_every_chart_as_an_image() -> None:
 
 
 def test_charts_page_says_what_is_missing() -> None:
-    page = pages.charts_page(picture(trial(0, None, {}, timeline=[]), objective=Objective()))
+    page = pages.charts_page(snapshot(trial(0, None, {}, timeline=[]), objective=Objective()))
 
     assert "TuneConfig(metric=…, mode=…)" in page
     assert "No trial has begun." in page
@@ -292,7 +294,7 @@ def test_summary_lists_failures_and_nothing_in_them_breaks_its_tables() -> None:
         1, None, {"a|b": "x|y\nz"}, status=Status.ERROR, error="ValueError: a | b\n[c](http://d) <img>"
     )
 
-    page = pages.summary_page(picture(trial(0, 1.0, {"a|b": "w"}), failed), "n", "/tmp/n")
+    page = pages.summary_page(snapshot(trial(0, 1.0, {"a|b": "w"}), failed), "n", "/tmp/n")
 
     assert r"| 1 | ValueError: a \| b \[c\](http://d) \<img\> | /a\|b.py:3 | a1b2c\_00001 |" in page
     assert r"| /tmp/n/train\_1/error.txt |" in page
@@ -302,7 +304,7 @@ def test_summary_lists_failures_and_nothing_in_them_breaks_its_tables() -> None:
 
 
 def test_costs_that_are_not_known_are_said_to_be() -> None:
-    page = pages.summary_page(picture(trial(0, 1.0, {}), held=None), "n", "/tmp/n")
+    page = pages.summary_page(snapshot(trial(0, 1.0, {}), held=None), "n", "/tmp/n")
 
     assert "| CPU | 16 s | not known | not known |" in page
 
@@ -320,7 +322,7 @@ def test_page_of_one_trial_shows_its_curve() -> None:
 
 def test_an_integer_that_no_float_can_hold_is_shown_as_text() -> None:
     trials = [trial(number, number / 10, {"n": 10**400 if number % 2 else 3}) for number in range(12)]
-    shown = picture(*trials)
+    shown = snapshot(*trials)
 
     (found,) = parameters_of(shown.trials)
 
@@ -332,7 +334,7 @@ def test_an_integer_that_no_float_can_hold_is_shown_as_text() -> None:
 def test_text_that_no_file_can_hold_breaks_no_page() -> None:
     odd = ["\x1b[31mred", "\ud800", "\x00"]
     trials = [trial(number, number / 10, {"c\x07": odd[number % 3]}, error=odd[1]) for number in range(12)]
-    shown = picture(*trials, objective=Objective("loss\x1b", "min"))
+    shown = snapshot(*trials, objective=Objective("loss\x1b", "min"))
 
     for chart in ALL:
         svg = chart(shown)

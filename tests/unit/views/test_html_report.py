@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.unit.views.test_charts import picture, searched, trial
+from tests.unit.views.test_charts import searched, snapshot, trial
 from tune_core.logger.failures import Failure
 from tune_core.ranking import Objective
 from tune_core.testing.local_runtime import LocalRuntime
@@ -97,7 +97,7 @@ def test_failures_are_grouped_by_their_cause() -> None:
 
 
 def test_experiment_without_metric_or_attempts_has_a_report() -> None:
-    nothing = picture(trial(0, None, {}, timeline=[]), objective=Objective(), held=None, has_ended=False)
+    nothing = snapshot(trial(0, None, {}, timeline=[]), objective=Objective(), held=None, has_ended=False)
 
     page = html_report.report_page(nothing, "n", "/tmp/n")
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from tests.unit.views.test_overview import RULES, began, over, runs, suggested, told
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
-from tune_core.control.messages import Event, ExperimentResumed, LeaseStarted, SearchEnded, StopRequested
+from tune_core.control.controller_config import ControllerConfig
+from tune_core.control.messages import AttemptStarted, Event, ExperimentResumed, SearchEnded, StopRequested
 from tune_core.ranking import Objective
 from tune_core.states import Outcome, StopCause
 from tune_core.views.notifications import (
     FAILING_TRIALS,
     PLATEAU_TRIALS,
-    Announcement,
-    Announcer,
+    Notification,
+    Notifier,
     plain_config,
 )
 from tune_core.views.overview import Overview
@@ -27,23 +27,23 @@ class Told:
     """An experiment whose events are told one by one."""
 
     def __init__(self, scope: str = "last", **rules: Any) -> None:
-        self.controller = Controller(Rules(**{**RULES, **rules}))
+        self.controller = Controller(ControllerConfig(**{**RULES, **rules}))
         self.overview = Overview(self.controller, Objective("loss", "min", scope))
-        self.announcer = Announcer(self.controller, "tuning", "s3://bucket/tuning", self.overview.standings)
+        self.notifier = Notifier(self.controller, "tuning", "s3://bucket/tuning", self.overview.standings)
 
-    def tell(self, *events: Event) -> list[Announcement]:
-        found: list[Announcement] = []
+    def tell(self, *events: Event) -> list[Notification]:
+        found: list[Notification] = []
         for event in events:
             commands = self.controller.handle(event)
-            found += self.announcer.note(event, commands, is_best=self.overview.note(event))
+            found += self.notifier.note(event, commands, is_best=self.overview.note(event))
         return found
 
 
-def announced(events: Iterable[Event], scope: str = "last", **rules: Any) -> list[Announcement]:
+def announced(events: Iterable[Event], scope: str = "last", **rules: Any) -> list[Notification]:
     return Told(scope, **rules).tell(*events)
 
 
-def kinds(found: Iterable[Announcement]) -> list[str]:
+def kinds(found: Iterable[Notification]) -> list[str]:
     return [announcement.kind for announcement in found]
 
 
@@ -105,7 +105,7 @@ def test_each_attempt_begins_and_ends_once_whoever_says_it_again() -> None:
             over(103, Outcome.CRASHED),
             over(103, Outcome.CRASHED),
             runs(103.5),
-            runs(104, lease=2),
+            runs(104, attempt_number=2),
         ]
     )
 
@@ -122,7 +122,10 @@ def test_driver_that_goes_on_announces_that_and_nothing_from_before() -> None:
     resumed.tell(*before)  # a replay: nothing of it is sent
 
     found = resumed.tell(
-        ExperimentResumed(500, 1), over(501), runs(502, lease=2), told(503, 3, 0.45, lease=2)
+        ExperimentResumed(500, 1),
+        over(501),
+        runs(502, attempt_number=2),
+        told(503, 3, 0.45, attempt_number=2),
     )
 
     assert kinds(found) == ["experiment.started", "experiment.new-best", "trial.started"]
@@ -245,6 +248,6 @@ def test_failed_value_and_unknown_error_are_json_too() -> None:
 
 
 def test_process_of_an_attempt_that_says_hello_late_is_not_announced() -> None:
-    late = LeaseStarted(110.0, "a1b2c_00000", 7, 1, "host", "127.0.0.1")
+    late = AttemptStarted(110.0, "a1b2c_00000", 7, 1, "host", "127.0.0.1")
 
     assert kinds(announced([*ONE, late])) == ["experiment.started", "trial.started"]

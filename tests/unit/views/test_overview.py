@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_core.control.controller import Controller
-from tune_core.control.controller_config import Rules
+from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     Event,
     ExperimentResumed,
     ExperimentStarted,
-    LeaseEnded,
-    LeaseStarted,
     SearchEnded,
     SegmentsGivenUp,
     SlotsHeld,
@@ -31,7 +31,7 @@ from tune_core.control.messages import (
 from tune_core.ranking import Objective
 from tune_core.states import Decision, Outcome, StopCause
 from tune_core.trial import Status
-from tune_core.views.overview import ATTEMPTS, CURVE_POINTS, Overview, Picture, Series
+from tune_core.views.overview import ATTEMPTS, CURVE_POINTS, ExperimentSnapshot, Overview, Series
 
 RULES = {"experiment_id": "a1b2c", "max_failures": -1}
 
@@ -51,8 +51,8 @@ def suggested(number: int = 0, *, cpus: float = 1.0, gpus: float = 0.0) -> Event
     )
 
 
-def runs(time: float, number: int = 0, lease: int = 1) -> Event:
-    return LeaseStarted(time, tid(number), lease, 4711, "host", "127.0.0.1")
+def runs(time: float, number: int = 0, attempt_number: int = 1) -> Event:
+    return AttemptStarted(time, tid(number), attempt_number, 4711, "host", "127.0.0.1")
 
 
 def told(
@@ -60,16 +60,18 @@ def told(
     iteration: int,
     loss: Any,
     number: int = 0,
-    lease: int = 1,
+    attempt_number: int = 1,
     checkpoint: int | None = None,
     decision: Decision = Decision.CONTINUE,
 ) -> Event:
-    return TrialReported(time, tid(number), lease, iteration, {"loss": loss}, checkpoint, decision)
+    return TrialReported(time, tid(number), attempt_number, iteration, {"loss": loss}, checkpoint, decision)
 
 
-def over(time: float, outcome: Outcome = Outcome.COMPLETED, number: int = 0, lease: int = 1) -> Event:
-    return LeaseEnded(
-        time, tid(number), lease, outcome, "ValueError: no" if outcome is Outcome.ERROR else None
+def over(
+    time: float, outcome: Outcome = Outcome.COMPLETED, number: int = 0, attempt_number: int = 1
+) -> Event:
+    return AttemptEnded(
+        time, tid(number), attempt_number, outcome, "ValueError: no" if outcome is Outcome.ERROR else None
     )
 
 
@@ -77,7 +79,7 @@ LOSS = Objective("loss", "min")
 
 
 def overview_of(events: Iterable[Event], objective: Objective | None = LOSS) -> Overview:
-    controller = Controller(Rules(**RULES, metric="loss"))
+    controller = Controller(ControllerConfig(**RULES, metric="loss"))
     overview = Overview(controller, objective)
     for event in events:
         controller.handle(event)
@@ -85,15 +87,15 @@ def overview_of(events: Iterable[Event], objective: Objective | None = LOSS) -> 
     return overview
 
 
-def picture(events: Iterable[Event], objective: Objective | None = LOSS) -> Picture:
-    return overview_of(events, objective).picture()
+def snapshot(events: Iterable[Event], objective: Objective | None = LOSS) -> ExperimentSnapshot:
+    return overview_of(events, objective).snapshot()
 
 
 ONE = [began(), suggested(), runs(102.0)]
 
 
 def test_trial_is_shown_with_its_best_and_its_last_value() -> None:
-    shown = picture(
+    shown = snapshot(
         [
             *ONE,
             told(103, 1, 0.5),
@@ -123,13 +125,13 @@ def test_best_first_and_trials_without_a_value_last() -> None:
         told(104, 1, 0.2, 3),
     ]
 
-    assert [trial.number for trial in picture(events).ranked] == [2, 3, 0, 1]
-    assert [trial.number for trial in picture(events, Objective("loss", "max")).ranked] == [0, 3, 2, 1]
+    assert [trial.number for trial in snapshot(events).ranked] == [2, 3, 0, 1]
+    assert [trial.number for trial in snapshot(events, Objective("loss", "max")).ranked] == [0, 3, 2, 1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.1", None, [0.1], 10**400])
 def test_what_is_no_number_is_neither_best_nor_in_a_curve(value: Any) -> None:
-    shown = picture([*ONE, told(103, 1, 0.5), told(104, 2, value)])
+    shown = snapshot([*ONE, told(103, 1, 0.5), told(104, 2, value)])
 
     assert (shown.trials[0].best, shown.trials[0].last) == (0.5, 0.5)
     assert list(shown.trials[0].curve) == [(1, 0.5)]
@@ -137,7 +139,7 @@ def test_what_is_no_number_is_neither_best_nor_in_a_curve(value: Any) -> None:
 
 
 def test_without_a_metric_costs_are_known_and_nothing_is_best() -> None:
-    shown = picture([*ONE, told(103, 1, 0.5), over(110)], Objective())
+    shown = snapshot([*ONE, told(103, 1, 0.5), over(110)], Objective())
 
     assert shown.best_trial is None
     assert shown.trials[0].curve == []
@@ -148,7 +150,7 @@ def test_metric_and_mode_are_those_of_the_journal_unless_they_are_given() -> Non
     spec = SpecRecorded(99.0, 1, {}, {**RULES, "metric": "loss", "mode": "max", "best_scope": "all"})
     events = [spec, *ONE, told(103, 1, 0.5), told(104, 2, 0.75)]
 
-    by_journal, by_hand = picture(events, None), picture(events)
+    by_journal, by_hand = snapshot(events, None), snapshot(events)
 
     assert (by_journal.objective, by_journal.trials[0].score) == (Objective("loss", "max", "all"), 0.75)
     assert (by_hand.objective, by_hand.trials[0].best) == (LOSS, 0.5)
@@ -160,34 +162,36 @@ def test_attempts_cost_their_time_by_all_their_bundles() -> None:
         suggested(cpus=2, gpus=1),
         runs(110),
         over(114, Outcome.ERROR),
-        runs(120, lease=2),
-        over(121, lease=2),
+        runs(120, attempt_number=2),
+        over(121, attempt_number=2),
     ]
 
-    shown = picture(events)
+    shown = snapshot(events)
 
     (trial,) = shown.trials
     assert (trial.attempts, trial.failures, trial.seconds) == (2, 1, 5.0)
     assert trial.used == shown.used == {"CPU": 10.0, "GPU": 5.0}
-    spans = [(each.lease, each.began, each.ended, each.outcome) for each in trial.timeline]
+    spans = [(each.attempt_number, each.began, each.ended, each.outcome) for each in trial.timeline]
     assert spans == [(1, 10.0, 14.0, Outcome.ERROR), (2, 20.0, 21.0, Outcome.COMPLETED)]
 
 
 def test_attempt_that_runs_counts_up_to_the_latest_event() -> None:
-    shown = picture([*ONE, told(105, 1, 0.5)])
+    shown = snapshot([*ONE, told(105, 1, 0.5)])
 
     assert shown.trials[0].timeline[0].ended is None
     assert shown.trials[0].seconds == 3.0
 
 
 def test_attempt_that_never_began_costs_nothing() -> None:
-    shown = picture([began(), suggested(), over(105, Outcome.UNPLACED)])
+    shown = snapshot([began(), suggested(), over(105, Outcome.UNPLACED)])
 
     assert (shown.trials[0].attempts, shown.trials[0].seconds, shown.trials[0].timeline) == (2, 0.0, [])
 
 
-@pytest.mark.parametrize(("given_up", "lease"), [((), 2), ((SegmentsGivenUp(5000.0, 7, 2),), 202)])
-def test_time_between_two_drivers_does_not_count(given_up: tuple[SegmentsGivenUp, ...], lease: int) -> None:
+@pytest.mark.parametrize(("given_up", "attempt_number"), [((), 2), ((SegmentsGivenUp(5000.0, 7, 2),), 202)])
+def test_time_between_two_drivers_does_not_count(
+    given_up: tuple[SegmentsGivenUp, ...], attempt_number: int
+) -> None:
     """Its attempts ended with it, when it was last heard of; what they had committed is taken up."""
     events = [
         *ONE,
@@ -198,12 +202,12 @@ def test_time_between_two_drivers_does_not_count(given_up: tuple[SegmentsGivenUp
         SpecRecorded(5001.0, 2, {}, RULES),
         StateSaved(5001.5),
         ExperimentResumed(5002.0, 1),
-        runs(5004.0, lease=lease),
-        told(5006.0, 3, 0.75, lease=lease),
-        over(5007.0, lease=lease),
+        runs(5004.0, attempt_number=attempt_number),
+        told(5006.0, 3, 0.75, attempt_number=attempt_number),
+        over(5007.0, attempt_number=attempt_number),
     ]
 
-    shown = picture(events)
+    shown = snapshot(events)
 
     assert (shown.seconds, shown.num_drivers, shown.began_at, shown.last_at) == (9.0, 2, 100.0, 5007.0)
     assert [(each.began, each.ended) for each in shown.trials[0].timeline] == [(2.0, 4.0), (6.0, 9.0)]
@@ -212,7 +216,7 @@ def test_time_between_two_drivers_does_not_count(given_up: tuple[SegmentsGivenUp
 
 
 def test_spec_that_changes_while_a_driver_is_at_work_costs_no_time() -> None:
-    shown = picture([*ONE, SpecRecorded(110.0, 2, {}, RULES), over(112)])
+    shown = snapshot([*ONE, SpecRecorded(110.0, 2, {}, RULES), over(112)])
 
     assert (shown.seconds, shown.trials[0].seconds) == (12.0, 10.0)
 
@@ -226,16 +230,21 @@ def test_rows_that_are_made_again_replace_those_before() -> None:
         over(106, Outcome.CRASHED),
     ]
 
-    again = picture([*events, runs(107, lease=2), told(108, 2, 0.7, lease=2)])
+    again = snapshot([*events, runs(107, attempt_number=2), told(108, 2, 0.7, attempt_number=2)])
 
     assert list(again.trials[0].curve) == [(1, 0.9), (2, 0.7)]
     assert again.trials[0].best == 0.1  # it was reported
 
 
 def test_report_of_an_older_attempt_does_not_count() -> None:
-    events = [*ONE, over(103, Outcome.CRASHED), runs(104, lease=2), told(105, 1, 0.5, lease=2)]
+    events = [
+        *ONE,
+        over(103, Outcome.CRASHED),
+        runs(104, attempt_number=2),
+        told(105, 1, 0.5, attempt_number=2),
+    ]
 
-    shown = picture([*events, told(106, 2, 0.1, lease=1)])
+    shown = snapshot([*events, told(106, 2, 0.1, attempt_number=1)])
 
     assert (shown.trials[0].best, shown.trials[0].iterations) == (0.5, 1)
 
@@ -244,7 +253,7 @@ def test_trial_that_begins_anew_has_a_new_curve_and_its_old_costs() -> None:
     events = [*ONE, told(103, 1, 0.1), told(104, 2, 0.1), over(104, Outcome.STOPPED), SearchEnded(104)]
     resumed = ExperimentResumed(200.0, 1, restarted={tid(0): "t0_attempt_2"})
 
-    shown = picture([*events, resumed, runs(201, lease=2), told(203, 1, 0.5, lease=2)])
+    shown = snapshot([*events, resumed, runs(201, attempt_number=2), told(203, 1, 0.5, attempt_number=2)])
 
     (trial,) = shown.trials
     assert (trial.dirname, trial.best, list(trial.curve)) == ("t0_attempt_2", 0.5, [(1, 0.5)])
@@ -252,7 +261,7 @@ def test_trial_that_begins_anew_has_a_new_curve_and_its_old_costs() -> None:
 
 
 def test_what_groups_held_and_no_attempt_used_was_idle() -> None:
-    shown = picture(
+    shown = snapshot(
         [*ONE, over(110), SlotsHeld(111, {"CPU": 4.0}), SlotsHeld(112, {"CPU": 20.0, "GPU": 3.0})]
     )
 
@@ -263,22 +272,22 @@ def test_what_groups_held_and_no_attempt_used_was_idle() -> None:
 def test_what_all_drivers_held_is_added_up_and_unknown_if_one_never_said() -> None:
     first, second = [began(100), SlotsHeld(110, {"CPU": 1.0})], [ExperimentResumed(200, 1)]
 
-    assert picture([*first, *second, SlotsHeld(210, {"CPU": 2.0})]).held == {"CPU": 3.0, "GPU": 0.0}
-    assert picture([*first, *second]).held is None
-    assert picture([began(100), *second, SlotsHeld(210, {"CPU": 2.0})]).held is None
-    assert picture([]).idle == {"CPU": 0.0, "GPU": 0.0}
+    assert snapshot([*first, *second, SlotsHeld(210, {"CPU": 2.0})]).held == {"CPU": 3.0, "GPU": 0.0}
+    assert snapshot([*first, *second]).held is None
+    assert snapshot([began(100), *second, SlotsHeld(210, {"CPU": 2.0})]).held is None
+    assert snapshot([]).idle == {"CPU": 0.0, "GPU": 0.0}
 
 
 def test_end_of_an_experiment_and_its_reason_are_told() -> None:
     events = [*ONE, SearchEnded(102), StopRequested(103, StopCause.INTERRUPT, "Ctrl-C")]
 
-    assert (picture(events).has_ended, picture(events).reason) == (False, "")
-    ended = picture([*events, over(104, Outcome.STOPPED)])
+    assert (snapshot(events).has_ended, snapshot(events).reason) == (False, "")
+    ended = snapshot([*events, over(104, Outcome.STOPPED)])
     assert (ended.has_ended, ended.reason, ended.trials[0].status) == (True, "Ctrl-C", Status.PAUSED)
 
 
 def test_note_says_whether_a_report_is_the_best_so_far() -> None:
-    controller = Controller(Rules(**RULES, metric="loss"))
+    controller = Controller(ControllerConfig(**RULES, metric="loss"))
     overview = Overview(controller, LOSS)
     found = []
     for event in [*ONE, told(103, 1, 0.5), told(104, 2, 0.5), told(105, 3, 0.4), told(106, 4, math.nan)]:
@@ -290,20 +299,20 @@ def test_note_says_whether_a_report_is_the_best_so_far() -> None:
 
 def test_many_reports_and_attempts_take_no_more_room_than_some() -> None:
     events: list[Event] = [began(), suggested()]
-    for lease in range(1, 101):
-        events.append(runs(100.0 + lease, lease=lease))
-        first = (lease - 1) * 100 + 1
+    for attempt_number in range(1, 101):
+        events.append(runs(100.0 + attempt_number, attempt_number=attempt_number))
+        first = (attempt_number - 1) * 100 + 1
         events += [
-            told(100.0 + lease, step, 1 / step, lease=lease, checkpoint=step)
+            told(100.0 + attempt_number, step, 1 / step, attempt_number=attempt_number, checkpoint=step)
             for step in range(first, first + 100)
         ]
-        events.append(over(101.0 + lease, Outcome.CRASHED, lease=lease))
+        events.append(over(101.0 + attempt_number, Outcome.CRASHED, attempt_number=attempt_number))
 
-    (trial,) = picture(events).trials
+    (trial,) = snapshot(events).trials
 
     assert CURVE_POINTS < len(trial.curve) <= 2 * CURVE_POINTS + 1
     assert (trial.curve[0], trial.curve[-1]) == ((1, 1.0), (10_000, 1e-4))
-    assert [each.lease for each in trial.timeline] == list(range(101 - ATTEMPTS, 101))
+    assert [each.attempt_number for each in trial.timeline] == list(range(101 - ATTEMPTS, 101))
     assert trial.seconds == 100.0
 
 

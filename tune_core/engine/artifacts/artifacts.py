@@ -204,7 +204,7 @@ class ArtifactWriter:
         A report of a driver before this one waits for the trial's next attempt, whose table it is in. The
         leaderboard, which the trial is on, shows the latest too.
         """
-        shown = row_values(row, trial.lease)
+        shown = row_values(row, trial.attempt_number)
         with self._lock:  # of `_changed`, which takes longer to enter
             self._touch(self._leaderboard, at_once=False)
             table = self._tables.setdefault(trial.trial_id, _Table())
@@ -420,7 +420,7 @@ class ArtifactWriter:
             "status": f"{trial.status} ({waits_for})" if waits_for else str(trial.status),
             **score,
             "iterations": trial.iteration,
-            "attempts": trial.lease,
+            "attempts": trial.attempt_number,
             "seconds": round(row.get("time_total_s", 0.0), 2),
             **{f"config/{name}": cell(value) for name, value in flatten(trial.config).items()},
             "error": shortened(trial.error or ""),

@@ -41,7 +41,7 @@ class Pages:
         """Show the summary of an experiment that has ended, and the learning curves of its best trials."""
         description = f"Summary of experiment {self._name}"
         self._artifacts.show_page("summary", description, self._summary, has_key=True)
-        for trial in self._overview.picture().ranked[:TRIAL_PAGES]:
+        for trial in self._overview.snapshot().ranked[:TRIAL_PAGES]:
             if len(trial.curve) >= TRIAL_POINTS:
                 self._artifacts.show_page(
                     f"trial-{trial.trial_id}-chart",
@@ -51,11 +51,11 @@ class Pages:
                 )
 
     def _charts(self) -> str:
-        return charts_page(self._overview.picture())
+        return charts_page(self._overview.snapshot())
 
     def _summary(self) -> str:
-        return summary_page(self._overview.picture(), self._name, self._storage_url)
+        return summary_page(self._overview.snapshot(), self._name, self._storage_url)
 
     def _trial(self, number: int) -> str:
-        picture = self._overview.picture()
-        return trial_page(picture.trials[number], picture) or ""
+        snapshot = self._overview.snapshot()
+        return trial_page(snapshot.trials[number], snapshot) or ""

@@ -21,7 +21,7 @@ from tune_core.metrics import flatten
 #: The column that says whose report it is, in the table of all trials: no metric of a user's has this name.
 TRIAL = "trial_id"
 #: Columns of a table of reports that come last, in this order.
-_AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "lease")
+_AUTO = ("time_this_iter_s", "time_total_s", "checkpoint_dir_name", "done", "attempt_number")
 _WORD_JOINER = "\u2060"
 #: The first halves of `[text](href)`, `[text][name]`, `[name]: href`, `<href>` and `<tag>`.
 _LINK_OR_TAG = re.compile(r"\](?=[(\[:])|<(?=[A-Za-z/!?])")
@@ -71,7 +71,7 @@ class TrialRows:
         return TrialRows([*self.rows], {*self._columns}, self._row_bytes, self._cell_bytes)
 
 
-def row_values(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
+def row_values(row: Mapping[str, Any], attempt_number: int) -> dict[str, Any]:
     """Return what a trial's table shows of a report, as it is now: what a row holds, callbacks may change."""
     flat = flatten(row)
     if len(flat) > COLUMNS:
@@ -81,7 +81,7 @@ def row_values(row: Mapping[str, Any], lease: int) -> dict[str, Any]:
         for name, value in flat.items()
         if name not in _HIDDEN
     }
-    values["lease"] = lease
+    values["attempt_number"] = attempt_number
     return values
 
 

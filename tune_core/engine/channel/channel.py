@@ -3,7 +3,7 @@
 The flow binds one ROUTER socket and polls it itself, so the loop is the only place where
 anything is decided; whatever else it must hear of (Ray's callbacks, the journal's thread,
 signals) is posted to the same poll. Frames are encrypted and both sides are authenticated
-(CURVE): the keys are made per experiment and travel inside the lease. A connection that
+(CURVE): the keys are made per experiment and travel inside the attempt. A connection that
 breaks may take messages with it: a trial that has got a new one says everything again that is
 not known to be journaled, and the flow ignores what it has heard.
 
@@ -61,7 +61,7 @@ _CONTINUE = str(Decision.CONTINUE)
 
 @dataclass(frozen=True, slots=True)
 class ChannelAddress:
-    """What a trial needs to connect. Holds keys: it is sent inside leases and shown nowhere.
+    """What a trial needs to connect. Holds keys: it is sent inside attempts and shown nowhere.
 
     Attributes:
         url: `tcp://host:port` of the flow.
@@ -139,11 +139,11 @@ class Channel:
         while time.monotonic() < deadline and self._socket.poll(50):
             yield from self._messages()
 
-    def send(self, trial_id: str, lease: int, *content: Any) -> bool:
+    def send(self, trial_id: str, attempt_number: int, *content: Any) -> bool:
         """Send to a trial; return False if it is not connected (any more)."""
         payload = dumps(list(content))
         try:
-            self._socket.send(_identity(trial_id, lease), _DONTWAIT | _SNDMORE)
+            self._socket.send(_identity(trial_id, attempt_number), _DONTWAIT | _SNDMORE)
             self._socket.send(payload, _DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
@@ -165,17 +165,17 @@ class Channel:
             if not _has_messages(self._socket):
                 return
             identity, payload = self._socket.recv(_DONTWAIT), self._socket.recv(_DONTWAIT)
-            trial_id, lease = _attempt(identity)
+            trial_id, attempt_number = _attempt(identity)
             try:
                 kind, *content = loads(payload)
             except (ValueError, RecursionError) as error:
-                yield Message(trial_id, lease, "unreadable", [error])
+                yield Message(trial_id, attempt_number, "unreadable", [error])
                 continue
             if kind == "rows":
                 for row in content:
-                    yield Message(trial_id, lease, "row", row)
+                    yield Message(trial_id, attempt_number, "row", row)
             else:
-                yield Message(trial_id, lease, kind, content)
+                yield Message(trial_id, attempt_number, kind, content)
 
 
 class _OneKey:
@@ -221,10 +221,10 @@ class ChannelUplink:
     Args:
         address: Where the flow is.
         trial_id: Whose channel it is.
-        lease: The attempt's number.
+        attempt_number: The attempt's number.
     """
 
-    def __init__(self, address: ChannelAddress, trial_id: str, lease: int) -> None:
+    def __init__(self, address: ChannelAddress, trial_id: str, attempt_number: int) -> None:
         self.stop_cause: str | None = None
         self.wants_save = False
         #: Error and traceback, if the flow has failed the trial for what it said.
@@ -242,7 +242,7 @@ class ChannelUplink:
         #: Rows that are not known to be journaled; those after `_sent` wait for others, to be sent with them.
         self._rows: deque[tuple[int, bytes]] = deque()
         self._sent = 0
-        self._spool = Spool(partial(address.spool.path, trial_id, lease))
+        self._spool = Spool(partial(address.spool.path, trial_id, attempt_number))
         self._arrived: deque[bytes] = deque()
         self._has_sent = self._is_gathering = False
         self._is_closed = False
@@ -253,7 +253,7 @@ class ChannelUplink:
         self._socket: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
         self._socket.curve_serverkey = address.server_key
         self._socket.curve_publickey, self._socket.curve_secretkey = address.public_key, address.secret_key
-        self._socket.setsockopt(zmq.IDENTITY, _identity(trial_id, lease))
+        self._socket.setsockopt(zmq.IDENTITY, _identity(trial_id, attempt_number))
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the session's window bounds it
         self._socket.setsockopt(zmq.RCVTIMEO, int(1000 * _LOOK_S))
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in address.url else 0)
@@ -476,11 +476,11 @@ def _together(rows: Sequence[bytes]) -> bytes:
 
 
 @functools.lru_cache(_PEERS)
-def _identity(trial_id: str, lease: int) -> bytes:
-    return f"{trial_id}:{lease}".encode()
+def _identity(trial_id: str, attempt_number: int) -> bytes:
+    return f"{trial_id}:{attempt_number}".encode()
 
 
 @functools.lru_cache(_PEERS)
 def _attempt(identity: bytes) -> tuple[str, int]:
-    trial_id, _, lease = identity.decode().rpartition(":")
-    return trial_id, int(lease)
+    trial_id, _, attempt_number = identity.decode().rpartition(":")
+    return trial_id, int(attempt_number)

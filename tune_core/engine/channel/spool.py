@@ -45,9 +45,9 @@ class SpoolPlace:
         """Return a place that no other experiment has."""
         return cls(tempfile.gettempdir(), os.urandom(8).hex())
 
-    def path(self, trial_id: str, lease: int, number: int) -> Path:
+    def path(self, trial_id: str, attempt_number: int, number: int) -> Path:
         """Return one of the files of an attempt, by its number from 0."""
-        return self._root / f"{self._prefix}{trial_id}-{lease}.{number}"
+        return self._root / f"{self._prefix}{trial_id}-{attempt_number}.{number}"
 
     def remove(self) -> None:
         """Remove what is left of the experiment on this node."""
@@ -165,11 +165,11 @@ class Spool:
         return self._parts[-1]
 
 
-def left_behind(place: SpoolPlace, trial_id: str, lease: int) -> list[bytes]:
+def left_behind(place: SpoolPlace, trial_id: str, attempt_number: int) -> list[bytes]:
     """Return what the files of an attempt hold whose process is dead, and remove them; to be run on its node."""
     found: list[bytes] = []
     for number in itertools.count():
-        path = place.path(trial_id, lease, number)
+        path = place.path(trial_id, attempt_number, number)
         try:
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tune_core.control.journal import Journal
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.trial import LeasePhase, Trial
+from tune_core.trial import AttemptPhase, Trial
 
 logger = logging.getLogger("prefect.tune")
 
@@ -38,8 +38,10 @@ class Deletions:
         All that they have committed must be taken up before.
         """
         keep, dirname = {record.index for record in trial.checkpoints}, trial.dirname
-        lease = trial.lease + 1 if trial.phase is LeasePhase.NONE else trial.lease
-        journal.when_written(lambda: self._submit(self._sweep, dirname, keep, lease))
+        attempt_number = (
+            trial.attempt_number + 1 if trial.phase is AttemptPhase.NONE else trial.attempt_number
+        )
+        journal.when_written(lambda: self._submit(self._sweep, dirname, keep, attempt_number))
 
     def close(self) -> None:
         """Carry out what was ordered, then stop."""
@@ -57,5 +59,5 @@ class Deletions:
     def _delete(self, dirname: str, index: int) -> None:
         self._storage.delete_checkpoint(dirname, index)
 
-    def _sweep(self, dirname: str, keep: Collection[int], lease: int) -> None:
-        self._storage.sweep(dirname, keep=keep, lease=lease)
+    def _sweep(self, dirname: str, keep: Collection[int], attempt_number: int) -> None:
+        self._storage.sweep(dirname, keep=keep, attempt_number=attempt_number)

@@ -26,18 +26,18 @@ from tune_core.control.messages import (
     Event,
     SlotsHeld,
     SpecRecorded,
-    StartLease,
+    StartAttempt,
     StopRequested,
     TrialSuggested,
 )
-from tune_core.control.resume import Replay, take_up
+from tune_core.control.resume import Replay, start_or_resume
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.history import OwnState, take_in_history
 from tune_core.engine.driver.inbox_watcher import Requested
 from tune_core.engine.driver.placement import Placement
 from tune_core.engine.driver.reports import Reports
 from tune_core.engine.driver.requests import Requests
-from tune_core.engine.driver.services import Journaled, Parts, ShellFailed
+from tune_core.engine.driver.services import DriverFailed, Journaled, Services
 from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
 from tune_core.engine.ownership import OWNS_FILES_S
 from tune_core.engine.slots.pool import Slot, SlotAnswered
@@ -61,39 +61,43 @@ class Driver(Backend):
     """Runs one experiment to its end.
 
     Args:
-        parts: Everything that it works with.
+        services: Everything that it works with.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts, self._experiment, self._controller = parts, parts.experiment, parts.controller
+    def __init__(self, services: Services) -> None:
+        self._services, self._experiment, self._controller = (
+            services,
+            services.experiment,
+            services.controller,
+        )
         self._replay = Replay(
-            parts.controller, parts.steering, parts.experiment.loaded_config, parts.watchers
+            services.controller, services.policy, services.experiment.loaded_config, services.watchers
         )
         self._trials = self._replay.trials
         self.loop = Loop(
             self._replay.state,
-            parts.steering,
-            parts.journal,
+            services.policy,
+            services.journal,
             self,
-            watchers=parts.watchers,
-            callbacks=parts.user_callbacks,
-            wall_clock=parts.wall_clock,
+            watchers=services.watchers,
+            callbacks=services.user_callbacks,
+            wall_clock=services.wall_clock,
         )
-        barrier = Barrier(parts.user_callbacks, (zmq.ZMQError, RayError))
-        self.attempts = Attempts(self.loop, self, parts.experiment.run_config, barrier)
-        self._placement = Placement(parts, self._begin_attempt, self.attempts.ended)
-        self._reports = Reports(parts, self.loop)
-        self._requests = Requests(parts, self._replay, self.loop.apply)
-        self._own_state = OwnState(parts.steering)
+        barrier = Barrier(services.user_callbacks, (zmq.ZMQError, RayError))
+        self.attempts = Attempts(self.loop, self, services.experiment.run_config, barrier)
+        self._placement = Placement(services, self._begin_attempt, self.attempts.ended)
+        self._reports = Reports(services, self.loop)
+        self._requests = Requests(services, self._replay, self.loop.apply)
+        self._own_state = OwnState(services.policy)
         self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
-        self._held_due = parts.clock() + NOTE_HELD_EVERY_S
+        self._held_due = services.clock() + NOTE_HELD_EVERY_S
         self._num_finished, self._has_news = 0, False
         self.loop.takers |= {
             Journaled: self._take_journaled,
             SlotAnswered: self._placement.answered,
             TaskEnded: self._take_task_ended,
             Requested: self._take_request,
-            ShellFailed: lambda item: self.loop.fail(item.error),
+            DriverFailed: lambda item: self.loop.fail(item.error),
         }
 
     def run(self) -> EndExperiment:
@@ -103,20 +107,20 @@ class Driver(Backend):
             ExperimentConflict: Another driver took over.
             StorageError: The journal cannot be written.
         """
-        parts = self._parts
-        parts.pool.attach(parts.channel.post)
+        services = self._services
+        services.pool.attach(services.channel.post)
         self._begin()
         end = self.loop.run()
         self._reports.link_best_checkpoint()
-        parts.pages.changed()
-        parts.pages.finish()
+        services.pages.changed()
+        services.pages.finish()
         return end
 
     def _begin(self) -> None:
         """Begin the experiment, or go on where its journal ends."""
-        parts, continuation = self._parts, self._experiment.continuation
+        services, continuation = self._services, self._experiment.continuation
         tune = self._experiment.tune_config
-        take_in_history(parts, self._replay)
+        take_in_history(services, self._replay)
         self._num_finished = sum(trial.is_finished() for trial in self._trials)
         if continuation is not None and continuation.is_retry and self._replay.is_over:
             self.loop.end = replace(self._controller.ending(), reason="it had ended before this run")
@@ -125,17 +129,17 @@ class Driver(Backend):
             left_s = tune.time_budget_seconds - self._replay.budget_used_s
             self.loop.limit_time(f"time_budget_s={tune.time_budget_s}", left_s)
         unsettled = self._replay.unsettled
-        take_up(
+        start_or_resume(
             self._experiment,
             self._replay,
             self.loop.apply,
             recover=self._recover_committed,
-            clock=parts.wall_clock,
-            capacity=parts.capacity,
+            clock=services.wall_clock,
+            capacity=services.capacity,
         )
         self._requests.remind()
         for trial in unsettled:  # not before: they may have committed what the journal did not know
-            parts.deletions.sweep(trial, parts.journal)
+            services.deletions.sweep(trial, services.journal)
         self.loop.look_at_stop_all()
 
     def _recover_committed(self, trial: Trial) -> None:
@@ -152,8 +156,8 @@ class Driver(Backend):
         """
         if patience_s is not None:
             self.attempts.stop_timeout_s = min(self.attempts.stop_timeout_s, patience_s)
-            self._parts.pool.cleanup_timeout_s = self.attempts.stop_timeout_s
-        self._parts.channel.post(StopRequested(self._parts.wall_clock(), cause, reason))
+            self._services.pool.cleanup_timeout_s = self.attempts.stop_timeout_s
+        self._services.channel.post(StopRequested(self._services.wall_clock(), cause, reason))
 
     def abandon(self, error: Exception | None = None) -> None:
         """Kill every attempt that still runs: nothing that was started here goes on.
@@ -162,14 +166,14 @@ class Driver(Backend):
             error: Why, if the experiment cannot go on.
         """
         if isinstance(error, ExperimentConflict):
-            self._parts.files.discard()  # they are another driver's now
+            self._services.files.discard()  # they are another driver's now
         self.attempts.abandon()
 
     # What the loop orders.
 
     def now(self) -> float:
         """Return monotonic seconds."""
-        return self._parts.clock()
+        return self._services.clock()
 
     @property
     def is_busy(self) -> bool:
@@ -178,15 +182,15 @@ class Driver(Backend):
 
     def receive(self, until: float) -> Iterable[Any]:
         """Wait for what arrives on the channel, and for what other threads post there."""
-        return self._parts.channel.receive(min(TURN_S, max(0.0, until - self.now())))
+        return self._services.channel.receive(min(TURN_S, max(0.0, until - self.now())))
 
-    def start(self, trial: Trial, order: StartLease) -> None:
+    def start(self, trial: Trial, order: StartAttempt) -> None:
         """Find a slot for an attempt."""
         self._placement.order(order)
 
-    def stop(self, trial: Trial, lease: int) -> None:
+    def stop(self, trial: Trial, attempt_number: int) -> None:
         """Stop an attempt, or withdraw it."""
-        self.attempts.stop(trial, lease)
+        self.attempts.stop(trial, attempt_number)
 
     def answer(self, trial: Trial, decision: Decision) -> None:
         """Tell an attempt what was decided on its report."""
@@ -194,33 +198,33 @@ class Driver(Backend):
 
     def delete_checkpoint(self, trial: Trial, index: int) -> None:
         """Remove a checkpoint once the journal has what released it."""
-        self._parts.deletions.delete(trial.dirname, index, self._parts.journal)
+        self._services.deletions.delete(trial.dirname, index, self._services.journal)
 
     # What the rules of attempts order.
 
-    def send(self, trial_id: str, lease: int, *content: Any) -> bool:
+    def send(self, trial_id: str, attempt_number: int, *content: Any) -> bool:
         """Send a message to an attempt."""
-        return self._parts.channel.send(trial_id, lease, *content)
+        return self._services.channel.send(trial_id, attempt_number, *content)
 
     def drain(self) -> Iterable[Message]:
         """Return what lies in the channel now."""
-        return self._parts.channel.drain()
+        return self._services.channel.drain()
 
-    def cancel(self, trial_id: str, lease: int) -> bool:
+    def cancel(self, trial_id: str, attempt_number: int) -> bool:
         """Withdraw an order; return False if it has got its slot."""
-        return self._placement.cancel(trial_id, lease)
+        return self._placement.cancel(trial_id, attempt_number)
 
     def forget(self, trial_id: str) -> None:
         """An order is void: its attempt is over."""
         self._placement.forget(trial_id)
 
-    def order_again(self, order: StartLease) -> None:
+    def order_again(self, order: StartAttempt) -> None:
         """Find another slot for an attempt that never began."""
         self._placement.order(order)
 
     def kill(self, attempt: RunningAttempt) -> None:
         """Give up a slot, and whatever runs in it."""
-        self._parts.pool.discard(attempt.process.slot)
+        self._services.pool.discard(attempt.process.slot)
 
     def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
         """Tell the recorder of a task run how it ends, once its process is dead."""
@@ -233,45 +237,45 @@ class Driver(Backend):
     def free(self, attempt: RunningAttempt) -> None:
         """Give a slot back; its process is renewed if it is worn."""
         slot = attempt.process.slot
-        if attempt.leaves == Leftover.WORN or self._parts.pool.needs_fresh_process(slot):
-            self._parts.pool.renew(slot)
+        if attempt.leaves == Leftover.EXHAUSTED or self._services.pool.needs_fresh_process(slot):
+            self._services.pool.renew(slot)
         else:
-            self._parts.pool.release(slot, keeps_object=attempt.leaves == Leftover.OBJECT)
+            self._services.pool.release(slot, keeps_object=attempt.leaves == Leftover.OBJECT)
 
     def ending(self, attempt: RunningAttempt) -> None:
         """Let the pool know that a slot will be given back in a moment."""
         slot, reuses = attempt.process.slot, self._experiment.tune_config.reuse_actors
         slot.is_ending = True
-        slot.is_returning = reuses and attempt.leaves != Leftover.WORN
+        slot.is_returning = reuses and attempt.leaves != Leftover.EXHAUSTED
 
     def end_task_run(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
         """End a task run whose process cannot say so: it would be RUNNING for ever."""
         state = state_of_death(attempt, outcome, text)
-        attempt.process.end(state, self._parts.artifacts, is_over=attempt.is_over)
+        attempt.process.end(state, self._services.artifacts, is_over=attempt.is_over)
 
     def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
         """End a task run whose process is killed after this."""
-        attempt.process.end(Cancelled(message=message), self._parts.artifacts, is_over=attempt.is_over)
+        attempt.process.end(Cancelled(message=message), self._services.artifacts, is_over=attempt.is_over)
 
     def recover(self, ended: Ended, dirname: str) -> None:
         """Find out in another thread what an attempt has committed."""
-        self._parts.recovery.begin(ended, dirname)
+        self._services.recovery.begin(ended, dirname)
 
-    def _begin_attempt(self, trial: Trial, order: StartLease, slot: Slot, *, fresh_process: bool) -> None:
-        parts = self._parts
+    def _begin_attempt(self, trial: Trial, order: StartAttempt, slot: Slot, *, fresh_process: bool) -> None:
+        services = self._services
         attempt = start_attempt(
             self._experiment,
-            parts.steering,
+            services.policy,
             trial,
             order,
             slot,
-            parts.channel,
-            parts.parameters,
+            services.channel,
+            services.parameters,
             fresh_process=fresh_process,
-            now=parts.clock(),
+            now=services.clock(),
         )
         self.attempts.add(attempt)
-        parts.artifacts.begin_attempt(trial, attempt.process.task_run_id)
+        services.artifacts.begin_attempt(trial, attempt.process.task_run_id)
 
     # What arrives.
 
@@ -284,12 +288,12 @@ class Driver(Backend):
         self.attempts.journaled(item.iterations)
 
     def _take_task_ended(self, item: TaskEnded) -> None:
-        attempt = self.attempts.running.get((item.trial_id, item.lease))
+        attempt = self.attempts.running.get((item.trial_id, item.attempt_number))
         if attempt is None:
             return
         task_run = attempt.process
         if item.state is not None:
-            self._parts.artifacts.expect_state(task_run.name, task_run.task_run_id, item.state)
+            self._services.artifacts.expect_state(task_run.name, task_run.task_run_id, item.state)
         if item.error is None:
             message = (item.state.message if item.state else None) or ""
             has_completed = item.state is not None and item.state.is_completed()
@@ -310,16 +314,16 @@ class Driver(Backend):
 
     def look(self, now: float) -> None:
         """Do what is due by itself."""
-        parts = self._parts
-        parts.progress.update(self._trials, self._placement.waiting, now)
+        services = self._services
+        services.progress.update(self._trials, self._placement.waiting, now)
         if now < self._timers_due:
             return
         self._timers_due = now + TIMERS_S
         if self._has_news:
             self._has_news = False
-            parts.pages.changed()
+            services.pages.changed()
         if now < self._owns_files_until:
-            parts.files.flush_due(now)
+            services.files.flush_due(now)
         self.attempts.look(now)
         if now >= self._held_due:
             self._note_held(now)
@@ -334,16 +338,16 @@ class Driver(Backend):
     def _note_held(self, now: float) -> None:
         """Have the journal say what has been held of the cluster: attempts may have used less."""
         self._held_due = now + NOTE_HELD_EVERY_S
-        self.loop.apply(SlotsHeld(self._parts.wall_clock(), self._parts.pool.held()))
+        self.loop.apply(SlotsHeld(self._services.wall_clock(), self._services.pool.held()))
 
     # What is shown.
 
     def noted(self, event: Event, commands: Sequence[Command]) -> None:
         """Show a new trial, and announce what an event gives reason to."""
-        parts = self._parts
+        services = self._services
         if isinstance(event, TrialSuggested):
-            parts.artifacts.show_trial(self._trials[-1])
-        parts.events.note(event, commands, parts.journal, is_best=parts.overview.note(event))
+            services.artifacts.show_trial(self._trials[-1])
+        services.events.note(event, commands, services.journal, is_best=services.overview.note(event))
         self._has_news = True
 
     def decided(
@@ -369,33 +373,33 @@ class Driver(Backend):
 
     def begun(self, trial: Trial) -> None:
         """Show that a trial runs."""
-        for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+        for callbacks in (self._services.user_callbacks, self._services.loggers):
             callbacks.on_trial_start(self.loop.turn, self._trials, trial)
             if trial.start_point is not None:
                 callbacks.on_trial_restore(self.loop.turn, self._trials, trial)
-        self._parts.artifacts.show_trial(trial)
+        self._services.artifacts.show_trial(trial)
 
     def over(self, trial: Trial, ended: Ended, *, goes_on_after_failure: bool) -> None:
         """Show that an attempt is over, and remove what it has left behind."""
         if ended.outcome in UNHEARD:
-            self._parts.deletions.sweep(trial, self._parts.journal)
+            self._services.deletions.sweep(trial, self._services.journal)
         if goes_on_after_failure:
-            for callbacks in (self._parts.user_callbacks, self._parts.loggers):
+            for callbacks in (self._services.user_callbacks, self._services.loggers):
                 callbacks.on_trial_recover(self.loop.turn, self._trials, trial)
-        self._parts.artifacts.show_trial(trial)
+        self._services.artifacts.show_trial(trial)
 
     def completed(self, trial: Trial, *, failed: bool) -> None:
         """Show that a trial is over."""
-        parts = self._parts
-        for callbacks in (parts.user_callbacks, parts.loggers):
+        services = self._services
+        for callbacks in (services.user_callbacks, services.loggers):
             tell = callbacks.on_trial_error if failed else callbacks.on_trial_complete
             tell(self.loop.turn, self._trials, trial)
-        parts.artifacts.show_trial(trial)
-        parts.artifacts.close_table(trial)
+        services.artifacts.show_trial(trial)
+        services.artifacts.close_table(trial)
         self._num_finished += 1
-        total = parts.steering.total_trials or len(self._trials)
-        parts.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
+        total = services.policy.total_trials or len(self._trials)
+        services.artifacts.set_progress(100.0 * self._num_finished / max(total, 1))
 
     def ended(self) -> None:
         """Journal what was held until now."""
-        self._note_held(self._parts.clock())
+        self._note_held(self._services.clock())

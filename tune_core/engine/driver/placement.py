@@ -8,10 +8,10 @@ from typing import Protocol
 from ray.util.placement_group import PlacementGroup
 
 from tune_core.control.endings import Ended
-from tune_core.control.messages import StartLease
+from tune_core.control.messages import StartAttempt
 from tune_core.engine.cluster import leaving_nodes, nodes
 from tune_core.engine.deaths import is_lost_at_start
-from tune_core.engine.driver.services import Parts, ShellFailed
+from tune_core.engine.driver.services import DriverFailed, Services
 from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered, amounts_of, shortfall
 from tune_core.errors import PlacementError
@@ -32,7 +32,7 @@ STUCK_TIMEOUT_S = 10.0
 class Begin(Protocol):
     """Begins an attempt in the slot that it was given."""
 
-    def __call__(self, trial: Trial, order: StartLease, slot: Slot, *, fresh_process: bool) -> None:
+    def __call__(self, trial: Trial, order: StartAttempt, slot: Slot, *, fresh_process: bool) -> None:
         """Submit the attempt's task run."""
 
 
@@ -40,7 +40,7 @@ class Placement:
     """Gives slots to orders, in the order in which they came.
 
     Args:
-        parts: What the driver works with.
+        services: What the driver works with.
         begin: Called with each order that has got its slot.
         end: Called with each order that cannot have one.
 
@@ -48,54 +48,54 @@ class Placement:
         waiting: Who waits for a slot, by trial id, and why.
     """
 
-    def __init__(self, parts: Parts, begin: Begin, end: Callable[[Ended], None]) -> None:
-        self._parts, self._begin, self._end = parts, begin, end
-        self._pool, self._controller = parts.pool, parts.controller
-        self._timeout_s = parts.experiment.run_config.placement_timeout_s
+    def __init__(self, services: Services, begin: Begin, end: Callable[[Ended], None]) -> None:
+        self._services, self._begin, self._end = services, begin, end
+        self._pool, self._controller = services.pool, services.controller
+        self._timeout_s = services.experiment.run_config.placement_timeout_s
         #: What the cluster could hold once: if a node goes, another may come.
         self._have_fitted: set[PlacementGroupFactory] = set()
         #: Nodes that are dead or about to go.
         self.leaving: frozenset[str] = frozenset()
-        self._orders: dict[str, StartLease] = {}
+        self._orders: dict[str, StartAttempt] = {}
         #: Orders of trials that were lost, and until when they rest, in monotonic seconds.
-        self._resting: dict[str, tuple[float, StartLease]] = {}
+        self._resting: dict[str, tuple[float, StartAttempt]] = {}
         self.waiting: dict[str, str] = {}
         #: The groups of trials that run, by trial id.
         self._groups: dict[str, PlacementGroup] = {}
         self._stuck_since: float | None = None
 
-    def order(self, command: StartLease) -> None:
+    def order(self, command: StartAttempt) -> None:
         """Find a slot for a new attempt; what the cluster can never hold ends at once, unless it may grow."""
         trial = self._controller.trials[command.trial_id]
         reason = shortfall(trial.resources, nodes())
         if reason is None:
             self._have_fitted.add(trial.resources)
         elif self._timeout_s is None and trial.resources not in self._have_fitted:
-            hint = hint_on_resources(self._parts.experiment.trainable, trial.config)
+            hint = hint_on_resources(self._services.experiment.trainable, trial.config)
             message = f"the cluster can never give trial {trial.trial_id} its bundles: {reason}{hint}"
-            self._fail(command.trial_id, command.lease, PlacementError(message))
+            self._fail(command.trial_id, command.attempt_number, PlacementError(message))
             return
         if trial.num_losses_in_row:
             rest_s = min(2.0 ** (trial.num_losses_in_row - 1), MAX_REST_S)
-            self._resting[command.trial_id] = (self._parts.clock() + rest_s, command)
+            self._resting[command.trial_id] = (self._services.clock() + rest_s, command)
             self._show(trial, f"was lost {trial.num_losses_in_row} times in a row: waits {rest_s:g} s")
         else:
             self._request(trial, command)
 
-    def cancel(self, trial_id: str, lease: int) -> bool:
+    def cancel(self, trial_id: str, attempt_number: int) -> bool:
         """Withdraw an order; return False if it has got its slot."""
-        return self._resting.pop(trial_id, None) is not None or self._pool.cancel((trial_id, lease))
+        return self._resting.pop(trial_id, None) is not None or self._pool.cancel((trial_id, attempt_number))
 
-    def _request(self, trial: Trial, command: StartLease) -> None:
+    def _request(self, trial: Trial, command: StartAttempt) -> None:
         self._orders[command.trial_id] = command
         self._show(trial, f"waits for {amounts_of(trial.resources)}")
-        self._pool.request((command.trial_id, command.lease), trial.resources)
+        self._pool.request((command.trial_id, command.attempt_number), trial.resources)
         self.grant()
 
     def grant(self) -> None:
         """Begin what has got its slot since."""
-        for (trial_id, lease), slot in self._pool.take_granted():
-            trial = self._controller.live_trial(trial_id, lease)
+        for (trial_id, attempt_number), slot in self._pool.take_granted():
+            trial = self._controller.live_trial(trial_id, attempt_number)
             if trial is None:
                 self._pool.release(slot)
                 continue
@@ -106,8 +106,8 @@ class Placement:
 
     def answered(self, answer: SlotAnswered) -> None:
         """Take in that a slot is ready, or cannot be."""
-        for (trial_id, lease), error in self._pool.answered(answer):
-            self._fail(trial_id, lease, error)
+        for (trial_id, attempt_number), error in self._pool.answered(answer):
+            self._fail(trial_id, attempt_number, error)
         self.grant()
 
     def forget(self, trial_id: str) -> None:
@@ -120,7 +120,7 @@ class Placement:
     def look(self) -> None:
         """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
         for trial_id, (due, command) in list(self._resting.items()):
-            if self._parts.clock() >= due:
+            if self._services.clock() >= due:
                 del self._resting[trial_id]
                 self._request(self._controller.trials[trial_id], command)
         self._pool.give_up_idle(0.0 if self._leaves_room() else SLOT_IDLE_S)
@@ -132,9 +132,9 @@ class Placement:
             if self.waiting[trial_id] != reasons[shape]:
                 self._show(self._controller.trials[trial_id], reasons[shape])
         timeout_s = REPLACEMENT_TIMEOUT_S if self._timeout_s is None else self._timeout_s
-        for (trial_id, lease), reason in self._pool.give_up_waiting(timeout_s):
+        for (trial_id, attempt_number), reason in self._pool.give_up_waiting(timeout_s):
             message = f"{reason}; waited {timeout_s:g} s (placement_timeout_s)"
-            self._fail(trial_id, lease, PlacementError(message))
+            self._fail(trial_id, attempt_number, PlacementError(message))
         self._look_whether_stuck(list(reasons))
 
     def _leaves_room(self) -> bool:
@@ -149,19 +149,19 @@ class Placement:
         if reason is None:
             self._stuck_since = None
             return
-        now = self._parts.clock()
+        now = self._services.clock()
         self._stuck_since = now if self._stuck_since is None else self._stuck_since
         if now - self._stuck_since >= (STUCK_TIMEOUT_S if self._timeout_s is None else self._timeout_s):
-            self._parts.channel.post(ShellFailed(PlacementError(reason)))
+            self._services.channel.post(DriverFailed(PlacementError(reason)))
 
-    def _fail(self, trial_id: str, lease: int, error: Exception) -> None:
+    def _fail(self, trial_id: str, attempt_number: int, error: Exception) -> None:
         # Ray names the URLs of a runtime_env that it cannot set up.
         text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))}"[:1000]
         if is_lost_at_start(error):
-            self._end(Ended(trial_id, lease, Outcome.LOST, text))
+            self._end(Ended(trial_id, attempt_number, Outcome.LOST, text))
         else:
-            self._end(Ended(trial_id, lease, Outcome.UNPLACED, text, retryable=False))
+            self._end(Ended(trial_id, attempt_number, Outcome.UNPLACED, text, retryable=False))
 
     def _show(self, trial: Trial, reason: str) -> None:
         self.waiting[trial.trial_id] = reason
-        self._parts.artifacts.show_trial(trial, reason)
+        self._services.artifacts.show_trial(trial, reason)

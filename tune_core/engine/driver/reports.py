@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tune_core.control.loop import Loop
-from tune_core.engine.driver.services import Parts
+from tune_core.engine.driver.services import Services
 from tune_core.metrics import validate_metrics
 from tune_core.trial import Trial
 
@@ -14,32 +14,32 @@ class Reports:
     """Shows rows and checkpoints: to callbacks, files, artifacts and the terminal.
 
     Args:
-        parts: What the driver works with.
+        services: What the driver works with.
         loop: The experiment's.
     """
 
-    def __init__(self, parts: Parts, loop: Loop) -> None:
-        self._parts, self._loop, self._trials = parts, loop, loop.trials
-        self._standings = parts.overview.standings
+    def __init__(self, services: Services, loop: Loop) -> None:
+        self._services, self._loop, self._trials = services, loop, loop.trials
+        self._standings = services.overview.standings
         self._has_linked = False
-        self._has_user_callbacks = bool(parts.experiment.run_config.callbacks)
+        self._has_user_callbacks = bool(services.experiment.run_config.callbacks)
 
     def show_callbacks(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
         """Show a result to the user's callbacks, which may add to it; return the row as it is journaled."""
         if not self._has_user_callbacks:
             return row
-        self._parts.user_callbacks.on_trial_result(self._loop.turn, self._trials, trial, result)
+        self._services.user_callbacks.on_trial_result(self._loop.turn, self._trials, trial, result)
         return validate_metrics(trial.row_of(result))
 
     def show(self, trial: Trial, checkpoint: int | None, row: dict[str, Any], result: dict[str, Any]) -> None:
         """Let the others see a row that was journaled: files, artifacts, the terminal."""
-        parts = self._parts
-        parts.loggers.on_trial_result(self._loop.turn, self._trials, trial, result)
-        is_best = parts.overview.is_best(row)
-        parts.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
+        services = self._services
+        services.loggers.on_trial_result(self._loop.turn, self._trials, trial, result)
+        is_best = services.overview.is_best(row)
+        services.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
         if is_best or (checkpoint is not None and trial is self._standings.best):
             self.link_best_checkpoint()
-        parts.progress.report(trial, result)
+        services.progress.report(trial, result)
         if checkpoint is not None:
             self._show_checkpoint(trial, checkpoint)
 
@@ -60,16 +60,16 @@ class Reports:
         self._has_linked = True
         by = f"the best trial by {objective.label}, {self._standings.score(best):g}"
         if record is None:
-            self._parts.artifacts.set_best_checkpoint("", f"trial {best.trial_id}, {by}, has none")
+            self._services.artifacts.set_best_checkpoint("", f"trial {best.trial_id}, {by}, has none")
             return
-        url = f"{self._parts.experiment.storage.url}/{best.dirname}/{record.name}"
+        url = f"{self._services.experiment.storage.url}/{best.dirname}/{record.name}"
         value = objective.value(record.metrics)
         said = "" if value is None else f", {objective.metric} {value:g}"
         text = f"trial {best.trial_id}, iteration {record.iteration}{said}; {by}"
-        self._parts.artifacts.set_best_checkpoint(url, text)
+        self._services.artifacts.set_best_checkpoint(url, text)
 
     def _show_checkpoint(self, trial: Trial, index: int) -> None:
         if self._has_user_callbacks:
-            stored = self._parts.experiment.storage.checkpoint(trial.dirname, index)
-            self._parts.user_callbacks.on_checkpoint(self._loop.turn, self._trials, trial, stored)
-            self._parts.user_callbacks.on_trial_save(self._loop.turn, self._trials, trial)
+            stored = self._services.experiment.storage.checkpoint(trial.dirname, index)
+            self._services.user_callbacks.on_checkpoint(self._loop.turn, self._trials, trial, stored)
+            self._services.user_callbacks.on_trial_save(self._loop.turn, self._trials, trial)

@@ -10,7 +10,7 @@ from tune_core.callback import CallbackList
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import Experiment
 from tune_core.control.journal import Journal
-from tune_core.control.policy import Steering
+from tune_core.control.policy import Policy
 from tune_core.control.watchers import Watchers
 from tune_core.engine.artifacts.artifacts import ArtifactWriter
 from tune_core.engine.artifacts.experiment_pages import Pages
@@ -32,7 +32,7 @@ class Journaled:
     """A group of events is in the journal, so at that time nobody had taken this driver's place.
 
     Attributes:
-        iterations: The highest iteration of its rows, per trial and lease.
+        iterations: The highest iteration of its rows, per trial and attempt.
         time: When it was written, in monotonic seconds.
     """
 
@@ -41,19 +41,19 @@ class Journaled:
 
 
 @dataclass(frozen=True, slots=True)
-class ShellFailed:
+class DriverFailed:
     """Something that the experiment cannot do without is gone."""
 
     error: Exception
 
 
 @dataclass(slots=True)
-class Parts:
+class Services:
     """What a driver works with; made by `tune_core.engine.experiment`, closed by it."""
 
     experiment: Experiment
     controller: Controller
-    steering: Steering
+    policy: Policy
     channel: Channel
     parameters: SharedParameters
     pool: SlotPool

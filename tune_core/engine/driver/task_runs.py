@@ -1,4 +1,4 @@
-"""Attempts: one lease of a trial, submitted as one Prefect task run into one slot."""
+"""Attempts: one attempt of a trial, submitted as one Prefect task run into one slot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prefect_ray.task_runners import PrefectRayFuture
 
 from tune_core.control.endings import RunningAttempt
 from tune_core.control.experiment import Experiment
-from tune_core.control.messages import StartLease
-from tune_core.control.policy import Steering
+from tune_core.control.messages import StartAttempt
+from tune_core.control.policy import Policy
 from tune_core.engine.artifacts.artifacts import ArtifactWriter
 from tune_core.engine.channel.channel import Channel
 from tune_core.engine.slots.pool import Slot
@@ -35,7 +35,7 @@ class TaskEnded:
     """Ray says that the task of an attempt is over: with a state, or with the death of its process."""
 
     trial_id: str
-    lease: int
+    attempt_number: int
     state: State[Any] | None
     error: BaseException | None
 
@@ -92,9 +92,9 @@ def state_of_death(attempt: RunningAttempt, outcome: Outcome, text: str) -> Stat
 
 def start_attempt(
     experiment: Experiment,
-    steering: Steering,
+    policy: Policy,
     trial: Trial,
-    order: StartLease,
+    order: StartAttempt,
     slot: Slot,
     channel: Channel,
     parameters: SharedParameters,
@@ -102,24 +102,26 @@ def start_attempt(
     fresh_process: bool,
     now: float,
 ) -> RunningAttempt:
-    """Submit the task run of a lease; `TaskEnded` is posted to the channel when it is over.
+    """Submit the task run of an attempt; `TaskEnded` is posted to the channel when it is over.
 
     Args:
         experiment: What is tuned, and how.
-        steering: Says which answers a report may get.
+        policy: Says which answers a report may get.
         trial: Whose attempt it is.
-        order: The lease.
+        order: The attempt.
         slot: Where it runs.
         channel: Where it reports.
         parameters: Where the values of `with_parameters` are.
         fresh_process: Under the stock task runner, where the pool renews no process: run in one of its own.
         now: Monotonic seconds.
     """
-    run_name = f"trial-{trial.trial_id}" + (f"-attempt-{order.lease}" if order.lease > 1 else "")
-    lease = experiment.lease(steering, trial, order)
+    run_name = f"trial-{trial.trial_id}" + (
+        f"-attempt-{order.attempt_number}" if order.attempt_number > 1 else ""
+    )
+    spec = experiment.attempt_spec(policy, trial, order)
     if slot.process is None:
-        lease = replace(lease, reuse=None)  # nobody could ask Ray's own workers to clean up
-    ticket = Ticket(channel.address, lease, experiment.pickled)
+        spec = replace(spec, reuse=None)  # nobody could ask Ray's own workers to clean up
+    ticket = Ticket(channel.address, spec, experiment.pickled)
     if slot.process is not None:
         with use_recorder(slot.recorder, slot.process):
             submitted = trial_task.submit(run_name, ticket, parameters)
@@ -131,14 +133,14 @@ def start_attempt(
 
     def over(done: Any) -> None:
         error = done.exception()
-        channel.post(TaskEnded(order.trial_id, order.lease, None if error else done.result(), error))
+        channel.post(TaskEnded(order.trial_id, order.attempt_number, None if error else done.result(), error))
 
     future.wrapped_future.future().add_done_callback(over)
     return RunningAttempt(
         order,
         TaskRun(slot, future.task_run_id, run_name),
         journaled=order.iteration,
-        rules=lease.stop,
+        rules=spec.stop,
         started=now,
         heard=now,
     )

@@ -2,7 +2,7 @@
 
 One model for all of them. Names and defaults are those of `Tuner`, `TuneConfig` and `RunConfig`; samplers,
 schedulers and searchers appear by their names, with the arguments of their constructors. What only Python
-can say (functions, objects) is not here. Faults are found when a form is made, all of them together, with
+can say (functions, objects) is not here. Validator are found when a form is made, all of them together, with
 the names of their fields; what only the worker knows (the trainable, the storage) when `tuner` is called.
 """
 

@@ -32,12 +32,12 @@ from tune_core.engine.worker.ticket import Ticket
 from tune_core.engine.workers import has_run_tasks
 from tune_core.errors import StorageError, TrainableError
 from tune_core.states import Outcome
-from tune_core.training.execution import Ending, describe_error, format_traceback, run_lease
+from tune_core.training.execution import Ending, describe_error, format_traceback, run_attempt
 from tune_core.training.hygiene import Surroundings, warn_of_threads
 from tune_core.training.parameters import supplied_parameters
 from tune_core.training.serialization import PickledTrainable
-from tune_core.training.session import Lease, working_directory
-from tune_core.training.trainable_cache import Keeper, Leftover
+from tune_core.training.session import AttemptSpec, working_directory
+from tune_core.training.trainable_cache import Leftover, TrainableCache
 
 #: How long what Prefect has to send at the end of a trial that uses it may take, in seconds.
 PREFECT_TIMEOUT_S = 5.0
@@ -45,20 +45,20 @@ PREFECT_TIMEOUT_S = 5.0
 logger = logging.getLogger("prefect.tune.process")
 
 #: What this process keeps from one trial to the next.
-keeper = Keeper()
+trainables = TrainableCache()
 #: Whether this process had run tasks when this module was imported: before it became a trial's.
 _was_used = has_run_tasks()
 #: What this process was like when its first trial began.
 _surroundings: Surroundings | None = None
 
 
-def carry_out(
+def run_ticket(
     ticket: Ticket,
     parameters: SharedParameters,
     log: TrialLog | None,
     loaded: Callable[[], None] | None = None,
 ) -> tuple[Ending, str | None]:
-    """Carry out a lease in this process; return how it ended, and why it was told to stop, if it was.
+    """Carry out an attempt in this process; return how it ended, and why it was told to stop, if it was.
 
     Args:
         ticket: What the attempt needs; it is released.
@@ -67,12 +67,12 @@ def carry_out(
         loaded: Called when the trainable has been loaded, before it runs.
     """
     bridge()  # before anything of the user's is imported
-    address, trial_id, lease_number, body, pickled = ticket.open()
-    uplink = ChannelUplink(address, trial_id, lease_number)
+    address, trial_id, attempt_number, body, pickled = ticket.open()
+    uplink = ChannelUplink(address, trial_id, attempt_number)
     try:
         uplink.hello(os.getpid(), socket.gethostname(), ray.util.get_node_ip_address())
         try:
-            ending = _run(partial(ticket.load_lease, body), pickled, parameters, uplink, log, loaded)
+            ending = _run(partial(ticket.load_spec, body), pickled, parameters, uplink, log, loaded)
         except Exception as error:  # noqa: BLE001 - no room for its directory, say, or a stream that it left broken
             ending = Ending(Outcome.ERROR, describe_error(error), format_traceback(error, None))
         if uplink.failure is not None:
@@ -87,7 +87,7 @@ def carry_out(
 
 
 def _run(
-    load_lease: Callable[[], Lease],
+    load_spec: Callable[[], AttemptSpec],
     pickled: PickledTrainable,
     parameters: SharedParameters,
     uplink: ChannelUplink,
@@ -95,9 +95,9 @@ def _run(
     loaded: Callable[[], None] | None,
 ) -> Ending:
     try:
-        lease = load_lease()
-        directory = Path(working_directory(lease))
-        trainable = keeper.begin(lease.reuse, pickled.load, max_growth=lease.max_growth)
+        spec = load_spec()
+        directory = Path(working_directory(spec))
+        trainable = trainables.begin(spec.reuse, pickled.load, max_growth=spec.max_growth)
     except (TrainableError, StorageError) as error:
         return Ending(Outcome.ERROR, describe_error(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
@@ -106,22 +106,22 @@ def _run(
         loaded()
     before, threads = _first_surroundings(), frozenset(threading.enumerate())
     directory.mkdir(parents=True, exist_ok=True)
-    files = (directory / lease.log_files[0], directory / lease.log_files[1]) if lease.log_files else None
+    files = (directory / spec.log_files[0], directory / spec.log_files[1]) if spec.log_files else None
     with (
-        forwarded_output(log, files, prints=lease.prints, name=lease.trial_id),
-        refused_misfits(lease.resources),
+        forwarded_output(log, files, prints=spec.prints, name=spec.trial_id),
+        refused_misfits(spec.resources),
         supplied_parameters(trainable, parameters.fetch),
     ):
-        ending = run_lease(lease, trainable, uplink, directory, keeper=keeper)
+        ending = run_attempt(spec, trainable, uplink, directory, trainables=trainables)
         if ending.traceback:  # Prefect's own shows its frames and ours
-            shown = f"{lease.trial_id} failed\n{ending.traceback}"
+            shown = f"{spec.trial_id} failed\n{ending.traceback}"
             logging.getLogger("trial").error(shown)
         warn_of_threads(threads)
     if ending.leaves != Leftover.OBJECT:  # it may need what it has set up
         before.put_back()
     for file in files or ():
         try:
-            lease.storage.upload(file, f"{lease.dirname}/{file.name}")
+            spec.storage.upload(file, f"{spec.dirname}/{file.name}")
         except StorageError as error:  # a trial does not fail for its log, which its task run has too
             logging.getLogger("trial").warning("%s is not kept: %s", file.name, error)
     return ending
@@ -160,7 +160,7 @@ class TrialProcess:
     def run(
         self, ticket: Ticket, parameters: SharedParameters, host: Any, task_run_id: str, *, is_logged: bool
     ) -> tuple[Ending, str | None]:
-        """Carry out a lease; see `carry_out`.
+        """Carry out an attempt; see `run_ticket`.
 
         Args:
             ticket: What the attempt needs.
@@ -173,7 +173,7 @@ class TrialProcess:
         self._log = TrialLog(_plain, self._send_log) if is_logged else None
         try:
             with self._context:
-                return carry_out(ticket, parameters, self._log, self._offer_context)
+                return run_ticket(ticket, parameters, self._log, self._offer_context)
         finally:
             self._host = self._log = None
             if "prefect.logging.handlers" in sys.modules:
@@ -183,7 +183,7 @@ class TrialProcess:
 
     def clean_up(self) -> None:
         """End what was kept of the last trial for the next: there is none."""
-        keeper.clean_up()
+        trainables.clean_up()
 
     def _send_log(self, records: list[dict[str, Any]]) -> None:
         ray.get(self._host.take_log.remote(self._task_run_id, records), timeout=SEND_TIMEOUT_S)

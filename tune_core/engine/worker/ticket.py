@@ -6,11 +6,11 @@ from typing import Any
 
 from tune_core.engine.channel.channel import ChannelAddress
 from tune_core.training.serialization import PickledTrainable, dumps_apart, loads_apart
-from tune_core.training.session import Lease
+from tune_core.training.session import AttemptSpec
 
 
 class Ticket:
-    """An attempt's lease, its trainable and the way to the flow: bytes, and the references of Ray in them.
+    """An attempt's attempt, its trainable and the way to the flow: bytes, and the references of Ray in them.
 
     Of no type that Prefect looks into: it, and prefect-ray, call `ray.get` on every reference that they find in
     a task's parameters. Ray itself does see the references, so that it knows who uses them; what the user's
@@ -18,16 +18,18 @@ class Ticket:
 
     Args:
         address: Where the attempt reports.
-        lease: What it is.
+        spec: What it is.
         trainable: What it runs.
     """
 
     __slots__ = ("_data", "_references")
 
-    def __init__(self, address: ChannelAddress, lease: Lease, trainable: PickledTrainable) -> None:
+    def __init__(self, address: ChannelAddress, spec: AttemptSpec, trainable: PickledTrainable) -> None:
         self._references: list[Any] = []
-        body = dumps_apart(lease, self._references)
-        self._data = dumps_apart((address, lease.trial_id, lease.lease, body, trainable), self._references)
+        body = dumps_apart(spec, self._references)
+        self._data = dumps_apart(
+            (address, spec.trial_id, spec.attempt_number, body, trainable), self._references
+        )
 
     @property
     def size(self) -> int:
@@ -35,16 +37,16 @@ class Ticket:
         return len(self._data)
 
     def open(self) -> tuple[ChannelAddress, str, int, bytes, PickledTrainable]:
-        """Return the address, the trial's id, the attempt's number, its lease for `load_lease`, and the trainable."""
+        """Return the address, the trial's id, the attempt's number, its attempt for `load_spec`, and the trainable."""
         opened: tuple[ChannelAddress, str, int, bytes, PickledTrainable] = loads_apart(
             self._data, self._references
         )
         return opened
 
-    def load_lease(self, body: bytes) -> Lease:
-        """Return the lease; whatever the user's objects in its configuration raise is raised here."""
-        lease: Lease = loads_apart(body, self._references)
-        return lease
+    def load_spec(self, body: bytes) -> AttemptSpec:
+        """Return the attempt; whatever the user's objects in its configuration raise is raised here."""
+        spec: AttemptSpec = loads_apart(body, self._references)
+        return spec
 
     def release(self) -> None:
         """Let go of the references: the process lives on, and something may hold this object."""

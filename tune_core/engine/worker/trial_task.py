@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.forks import end_forks_well
 from tune_core.engine.worker.output import TrialLog
-from tune_core.engine.worker.process import carry_out
+from tune_core.engine.worker.process import run_ticket
 from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.errors import TrialError
@@ -59,7 +59,7 @@ class ApartTrial:
         self.end_state: State[Any] | None = None
 
     def run(self, ticket: Ticket, parameters: SharedParameters) -> tuple[Ending, str | None]:
-        """Have the trainable run; see `carry_out`.
+        """Have the trainable run; see `run_ticket`.
 
         Raises:
             ProcessDied: Its process did.
@@ -105,7 +105,7 @@ def _trial(run_name: str, ticket: Ticket, parameters: SharedParameters) -> State
             ending, cause = elsewhere.run(ticket, parameters)
         else:  # the stock task runner
             end_forks_well()
-            ending, cause = carry_out(ticket, parameters, _task_run_log())
+            ending, cause = run_ticket(ticket, parameters, _task_run_log())
     except ProcessDied as death:
         ended_as = elsewhere.end_state if elsewhere is not None else None
         return ended_as or Crashed(message=death.text)

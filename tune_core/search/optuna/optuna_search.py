@@ -23,7 +23,7 @@ from tune_core.search.sample import unresolved_paths
 from tune_core.search.searcher import Searcher, Suggestion
 from tune_core.search.space import validate_space
 from tune_core.search.variants import walk_sample
-from tune_core.validation import Faults, shorten, suggestion
+from tune_core.validation import Validator, shorten, suggestion
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -94,11 +94,11 @@ class OptunaSearch(Searcher):
     ) -> None:
         _import_optuna()
         super().__init__(metric, mode)
-        faults = Faults(type(self).__name__)
-        _check_arguments(faults, sampler, study_name, storage, seed)
-        _check_points(faults, points_to_evaluate, evaluated_rewards)
+        validator = Validator(type(self).__name__)
+        _check_arguments(validator, sampler, study_name, storage, seed)
+        _check_points(validator, points_to_evaluate, evaluated_rewards)
         if "obs" in (mode if isinstance(mode, list) else ()):
-            faults.add(
+            validator.add(
                 "mode", mode, "expected 'min' or 'max' for each metric: leave out what is only observed"
             )
         self._function = space if callable(space) else None
@@ -107,8 +107,8 @@ class OptunaSearch(Searcher):
         self._space: dict[str, Any] = {}
         self._parameters: list[Parameter] = []
         if space is not None and self._function is None:
-            self._read_space(space, faults)
-        faults.raise_any()
+            self._read_space(space, validator)
+        validator.raise_any()
         if sampler is not None and seed is not None:
             logger.warning("OptunaSearch(seed=%r) is not used: give it to the sampler", seed)
         self._points = list(points_to_evaluate or ())
@@ -441,11 +441,11 @@ class OptunaSearch(Searcher):
 
     # The search space.
 
-    def _read_space(self, space: Any, faults: Faults) -> None:
+    def _read_space(self, space: Any, validator: Validator) -> None:
         from optuna.distributions import BaseDistribution
 
         if not isinstance(space, Mapping) or not space:
-            faults.add(
+            validator.add(
                 "space", space, "expected a dict of samplers or distributions, or a function of a trial"
             )
         elif unresolved_paths(space):
@@ -453,14 +453,14 @@ class OptunaSearch(Searcher):
                 validate_space(dict(space))
                 self._space, self._parameters = dict(space), parameters_of(space, "space")
             except ConfigError as error:
-                faults.extend(error.faults)
+                validator.extend(error.faults)
         else:
             for name, distribution in flatten(space).items():
                 if isinstance(distribution, BaseDistribution):
                     self._parameters.append(Parameter(tuple(name.split("/")), distribution))
                 else:
                     expected = "expected an Optuna distribution or a sampler; constants go into param_space"
-                    faults.add(f"space[{name!r}]", distribution, expected)
+                    validator.add(f"space[{name!r}]", distribution, expected)
 
     def _fixed(
         self, point: Mapping[str, Any], number: int | None, parameters: list[Parameter] | None = None
@@ -540,30 +540,30 @@ def _quiet_studies() -> Iterator[None]:
         studies.setLevel(before)
 
 
-def _check_arguments(faults: Faults, sampler: Any, study_name: Any, storage: Any, seed: Any) -> None:
+def _check_arguments(validator: Validator, sampler: Any, study_name: Any, storage: Any, seed: Any) -> None:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
 
     if sampler is not None:
-        faults.check_instance("sampler", sampler, BaseSampler)
+        validator.check_instance("sampler", sampler, BaseSampler)
     if study_name is not None:
-        faults.check_name("study_name", study_name)
+        validator.check_name("study_name", study_name)
     if storage is not None and not isinstance(storage, BaseStorage):
-        faults.note(
+        validator.note(
             f"storage: expected an optuna.storages.BaseStorage, such as RDBStorage(url), got {type(storage).__name__}"
         )
     if seed is not None:
-        faults.check_integer("seed", seed, minimum=0, also=", or None")
+        validator.check_integer("seed", seed, minimum=0, also=", or None")
 
 
-def _check_points(faults: Faults, points: Any, rewards: Any) -> None:
+def _check_points(validator: Validator, points: Any, rewards: Any) -> None:
     is_list = isinstance(points, list | tuple) and all(isinstance(point, Mapping) for point in points)
     if points is not None and not is_list:
-        faults.add("points_to_evaluate", points, "expected a list of dicts")
+        validator.add("points_to_evaluate", points, "expected a list of dicts")
     if rewards is None or (points is not None and not is_list):
         return
     if not isinstance(rewards, list | tuple) or len(rewards) != len(points or ()):
-        faults.add(
+        validator.add(
             "evaluated_rewards", rewards, "expected a list with a value for each of points_to_evaluate"
         )
 

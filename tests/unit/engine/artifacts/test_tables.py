@@ -61,10 +61,15 @@ def test_value_that_cannot_be_shown_costs_its_cell_only() -> None:
 def test_wide_row_keeps_what_is_filled_in_and_says_how_much_it_lacks() -> None:
     report = {f"m{number}": number for number in range(50_000)} | {"training_iteration": 7, "done": True}
 
-    shown = row_values(report, lease=2)
+    shown = row_values(report, attempt_number=2)
 
     assert len(shown) <= COLUMNS + 2
-    assert (shown["m0"], shown["training_iteration"], shown["done"], shown["lease"]) == (0, 7, True, 2)
+    assert (shown["m0"], shown["training_iteration"], shown["done"], shown["attempt_number"]) == (
+        0,
+        7,
+        True,
+        2,
+    )
     assert shown[MORE] == 50_000 - sum(name.startswith("m") and name != MORE for name in shown)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tune_core.engine.driver.deletions import Deletions
-from tune_core.trial import Attempt, CheckpointRecord, LeasePhase, Trial
+from tune_core.trial import Attempt, AttemptPhase, CheckpointRecord, Trial
 
 
 class Storage:
@@ -22,8 +22,8 @@ class Storage:
             raise OSError("refused")
         self.removed.append((trial, index))
 
-    def sweep(self, trial: str, *, keep: Collection[int], lease: int) -> None:
-        self.removed.append((trial, sorted(keep), lease))
+    def sweep(self, trial: str, *, keep: Collection[int], attempt_number: int) -> None:
+        self.removed.append((trial, sorted(keep), attempt_number))
 
 
 class Journal:
@@ -53,15 +53,17 @@ def deletions(storage: Storage) -> Iterator[Any]:
     made.close()
 
 
-def a_trial(phase: LeasePhase) -> Trial:
+def a_trial(phase: AttemptPhase) -> Trial:
     records = [CheckpointRecord(3, 4), CheckpointRecord(7, 8, is_damaged=True)]
-    return Trial("t0", 0, {}, dirname="t", lease=2, attempt=Attempt(phase=phase), checkpoints=records)
+    return Trial(
+        "t0", 0, {}, dirname="t", attempt_number=2, attempt=Attempt(phase=phase), checkpoints=records
+    )
 
 
 def test_nothing_is_removed_before_the_journal_says_so(deletions: Any, storage: Storage) -> None:
     journal = Journal()
     deletions.delete("t", 1, journal)
-    deletions.sweep(a_trial(LeasePhase.NONE), journal)
+    deletions.sweep(a_trial(AttemptPhase.NONE), journal)
     deletions._thread.submit(lambda: None).result(10)
     assert storage.removed == []
 
@@ -71,9 +73,9 @@ def test_nothing_is_removed_before_the_journal_says_so(deletions: Any, storage: 
     assert storage.removed == [("t", 1), ("t", [3, 7], 3)]
 
 
-@pytest.mark.parametrize("phase", [LeasePhase.STARTING, LeasePhase.RUNNING, LeasePhase.STOPPING])
+@pytest.mark.parametrize("phase", [AttemptPhase.STARTING, AttemptPhase.RUNNING, AttemptPhase.STOPPING])
 def test_what_a_live_attempt_uploads_is_not_swept(
-    deletions: Any, storage: Storage, phase: LeasePhase
+    deletions: Any, storage: Storage, phase: AttemptPhase
 ) -> None:
     journal = Journal()
     deletions.sweep(a_trial(phase), journal)
@@ -87,9 +89,9 @@ def test_what_a_live_attempt_uploads_is_not_swept(
 def test_sweep_keeps_what_it_was_ordered_with_and_spares_what_begins_later(
     deletions: Any, storage: Storage
 ) -> None:
-    trial, journal = a_trial(LeasePhase.NONE), Journal()
+    trial, journal = a_trial(AttemptPhase.NONE), Journal()
     deletions.sweep(trial, journal)
-    trial.lease, trial.attempt, trial.checkpoints = 3, Attempt(phase=LeasePhase.RUNNING), []
+    trial.attempt_number, trial.attempt, trial.checkpoints = 3, Attempt(phase=AttemptPhase.RUNNING), []
 
     journal.write()
     deletions.close()

@@ -17,7 +17,7 @@ from tune_core.callback import CallbackList
 from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S
 from tune_core.control.controller import Controller
 from tune_core.control.endings import Ended, Recovered, RunningAttempt
-from tune_core.control.messages import ExperimentStarted, LeaseStarted, StartLease
+from tune_core.control.messages import AttemptStarted, ExperimentStarted, StartAttempt
 from tune_core.engine.channel.channel import Message
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.driver import Driver
@@ -38,13 +38,13 @@ def parts(tmp_path: Path) -> MagicMock:
     tune_config = tune.TuneConfig(scheduler=AnsweringScheduler())
     run_config = tune.RunConfig(storage_path=str(tmp_path))
     experiment = tune.Tuner(lambda config: None, tune_config=tune_config, run_config=run_config).experiment()
-    steering = experiment.steering()
-    controller = Controller(experiment.rules(steering))
+    policy = experiment.policy()
+    controller = Controller(experiment.rules(policy))
     (suggest,) = controller.handle(ExperimentStarted(0.0, capacity=1))
     trial_id = suggest.trial_id  # type: ignore[attr-defined]
-    controller.handle(steering.suggest(trial_id, 0))
-    controller.handle(LeaseStarted(0.0, trial_id, 1, 1, "host", "127.0.0.1"))
-    parts = MagicMock(experiment=experiment, steering=steering, controller=controller)
+    controller.handle(policy.suggest(trial_id, 0))
+    controller.handle(AttemptStarted(0.0, trial_id, 1, 1, "host", "127.0.0.1"))
+    parts = MagicMock(experiment=experiment, policy=policy, controller=controller)
     parts.clock.return_value = parts.wall_clock.return_value = 0.0
     return parts
 
@@ -57,7 +57,7 @@ def trial_of(parts: MagicMock) -> Trial:
 def a_driver(parts: MagicMock) -> Driver:
     driver = Driver(parts)
     slot = MagicMock(nodes=frozenset(), uses=0)
-    order = StartLease(trial_of(parts).trial_id, 1, None, 0, -1)
+    order = StartAttempt(trial_of(parts).trial_id, 1, None, 0, -1)
     driver.attempts.add(RunningAttempt(order, TaskRun(slot, uuid4(), "trial")))
     return driver
 
@@ -67,13 +67,13 @@ def row_of(parts: MagicMock, iteration: int) -> Message:
     return Message(trial_of(parts).trial_id, 1, "row", [iteration, None, True, row])
 
 
-@pytest.mark.parametrize("culprit", ["loggers.on_trial_result", "steering.decide", "overview.is_best"])
+@pytest.mark.parametrize("culprit", ["loggers.on_trial_result", "policy.decide", "overview.is_best"])
 def test_message_that_cannot_be_handled_fails_its_trial_and_nothing_else(
     parts: MagicMock, culprit: str
 ) -> None:
     trial, driver = trial_of(parts), a_driver(parts)
-    if culprit == "steering.decide":
-        parts.steering.decide = MagicMock()
+    if culprit == "policy.decide":
+        parts.policy.decide = MagicMock()
     parts.configure_mock(**{f"{culprit}.side_effect": OverflowError("int too large for a float")})
 
     driver.loop.take(row_of(parts, 1))
@@ -87,7 +87,7 @@ def test_message_that_cannot_be_handled_fails_its_trial_and_nothing_else(
 
     assert [args[:4] for args in sent] == [(trial.trial_id, 1, "fail", error)] * 2
     assert "OverflowError" in sent[0][4]
-    assert (trial.iteration, trial.status) == (0 if culprit == "steering.decide" else 1, Status.ERROR)
+    assert (trial.iteration, trial.status) == (0 if culprit == "policy.decide" else 1, Status.ERROR)
     assert trial.error == error
     assert not parts.pool.discard.called
 
@@ -181,19 +181,19 @@ class Running:
     def __init__(self, tmp_path: Path) -> None:
         run_config = tune.RunConfig(storage_path=str(tmp_path))
         experiment = tune.Tuner(lambda config: None, run_config=run_config).experiment()
-        steering = experiment.steering()
-        controller = Controller(experiment.rules(steering))
+        policy = experiment.policy()
+        controller = Controller(experiment.rules(policy))
         (suggest,) = controller.handle(ExperimentStarted(0.0, capacity=1))
         self.trial_id: str = suggest.trial_id  # type: ignore[attr-defined]
-        controller.handle(steering.suggest(self.trial_id, 0))
-        self.parts = MagicMock(experiment=experiment, steering=steering, controller=controller)
+        controller.handle(policy.suggest(self.trial_id, 0))
+        self.parts = MagicMock(experiment=experiment, policy=policy, controller=controller)
         self.parts.clock.return_value = self.parts.wall_clock.return_value = 0.0
         self.parts.pool.needs_fresh_process.return_value = False
         self.parts.channel.drain.return_value = ()
         self.driver = Driver(self.parts)
         self.driver._placement = MagicMock(leaving=frozenset())  # it asks Ray
         self.slot = Slot(ONE_CPU, MagicMock())
-        order = StartLease(self.trial_id, 1, None, 0, -1, "")
+        order = StartAttempt(self.trial_id, 1, None, 0, -1, "")
         self.driver.attempts.add(RunningAttempt(order, TaskRun(self.slot, uuid4(), "trial")))
 
     def say(self, kind: str, *content: Any) -> None:

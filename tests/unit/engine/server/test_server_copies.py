@@ -54,7 +54,7 @@ def commit(
     storage: ExperimentStorage, source: Any, index: int, previous: Checkpoint | None = None
 ) -> CheckpointMarker:
     return storage.commit_checkpoint(
-        "trial", source, index=index, lease=1, iteration=1, rows=[], metrics={}, previous=previous
+        "trial", source, index=index, attempt_number=1, iteration=1, rows=[], metrics={}, previous=previous
     )
 
 

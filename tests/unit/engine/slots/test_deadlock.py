@@ -11,7 +11,7 @@ import pytest
 import tune_core as tune
 from tune_core.engine.driver import placement
 from tune_core.engine.driver.placement import STUCK_TIMEOUT_S, Placement
-from tune_core.engine.driver.services import ShellFailed
+from tune_core.engine.driver.services import DriverFailed
 from tune_core.engine.slots import deadlock
 from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 
@@ -177,7 +177,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
 
 def given_up(parts: MagicMock) -> list[str]:
     posted = [call.args[0] for call in parts.channel.post.call_args_list]
-    return [str(item.error) for item in posted if isinstance(item, ShellFailed)]
+    return [str(item.error) for item in posted if isinstance(item, DriverFailed)]
 
 
 @pytest.mark.parametrize("timeout_s", [None, 500.0])
@@ -187,7 +187,7 @@ def test_experiment_that_is_stuck_fails_once_it_has_been_for_so_long(
     parts.experiment.run_config.placement_timeout_s = timeout_s
     limit_s = STUCK_TIMEOUT_S if timeout_s is None else timeout_s
     waits = Placement(parts, MagicMock(), MagicMock())
-    waits.order(MagicMock(trial_id="t", lease=1))
+    waits.order(MagicMock(trial_id="t", attempt_number=1))
 
     def look(at: float, reason: str | None) -> None:
         parts.clock.return_value = at
@@ -212,7 +212,7 @@ def test_idle_slots_make_room_for_tuners_in_the_trials_at_once(
     slot = MagicMock()
     parts.pool.take_granted.return_value = [(("t", 1), slot)]
     runs = Placement(parts, MagicMock(), MagicMock())
-    runs.order(MagicMock(trial_id="t", lease=1))
+    runs.order(MagicMock(trial_id="t", attempt_number=1))
     parts.pool.waiting.return_value = {}
 
     parts.pool.idle.return_value = []

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.unit.training.test_serialization import ObjectRef
-from tests.unit.training.test_session import a_lease
+from tests.unit.training.test_session import an_attempt
 from tune_core.engine.channel.channel import ChannelAddress
 from tune_core.engine.channel.spool import SpoolPlace
 from tune_core.engine.worker.ticket import Ticket
@@ -21,8 +21,8 @@ ADDRESS = ChannelAddress("tcp://127.0.0.1:1", b"server", b"public", b"secret", S
 
 
 def a_ticket(tmp_path: Path, config: dict[str, Any], trainable: Any) -> Ticket:
-    lease = a_lease(ExperimentStorage.open(tmp_path, "experiment"), config=config)
-    return Ticket(ADDRESS, lease, pickle_trainable(trainable))
+    attempt_number = an_attempt(ExperimentStorage.open(tmp_path, "experiment"), config=config)
+    return Ticket(ADDRESS, attempt_number, pickle_trainable(trainable))
 
 
 def test_references_of_configuration_and_trainable_arrive_and_are_let_go_of(tmp_path: Path) -> None:
@@ -32,26 +32,26 @@ def test_references_of_configuration_and_trainable_arrive_and_are_let_go_of(tmp_
     ticket: Ticket = restore(data, [*references])
 
     address, trial_id, number, body, pickled = ticket.open()
-    lease = ticket.load_lease(body)
+    spec = ticket.load_spec(body)
 
     assert (address, trial_id, number) == (ADDRESS, "a1b2c_00000", 1)
-    assert lease.config["data"][0] is chosen
+    assert spec.config["data"][0] is chosen
     assert pickled.load()({}) is captured
     held = weakref.ref(chosen)
     sent.release()
     ticket.release()
-    del chosen, lease, references
+    del chosen, spec, references
     gc.collect()
     assert held() is None
 
 
-def test_what_the_users_objects_raise_is_raised_when_the_lease_is_loaded(tmp_path: Path) -> None:
+def test_what_the_users_objects_raise_is_raised_when_the_attempt_is_loaded(tmp_path: Path) -> None:
     ticket = a_ticket(tmp_path, {"broken": Broken()}, print)
 
     *_, body, _ = ticket.open()
 
     with pytest.raises(ValueError, match="made up"):
-        ticket.load_lease(body)
+        ticket.load_spec(body)
 
 
 class Broken:
