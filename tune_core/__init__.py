@@ -17,6 +17,7 @@ from tune_core.config.run_config import (
     TuneConfig,
 )
 from tune_core.errors import TuneError
+from tune_core.flow import experiment_flow
 from tune_core.progress_reporter.reporters import CLIReporter, JupyterNotebookReporter, ProgressReporter
 from tune_core.registry import register_env, register_trainable
 from tune_core.resources import PlacementGroupFactory, with_resources
@@ -74,6 +75,7 @@ __all__ = [
     "choice",
     "create_scheduler",
     "create_searcher",
+    "experiment_flow",
     "get_checkpoint",
     "get_context",
     "grid_search",

@@ -39,6 +39,11 @@ class Runtime(Protocol):
             name: The experiment's, if it was given one.
         """
 
+    def experiment_flow(
+        self, name: str, trainable: Callable[..., Any] | str, **parts: Any
+    ) -> Callable[..., ResultGrid]:
+        """Return a flow that tunes one trainable; see `tune_core.experiment_flow`."""
+
     def gpu_ids(self) -> list[int | str]:
         """Return the GPUs that this process was given: indexes on its machine, or UUIDs."""
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 import httpx
@@ -139,13 +139,19 @@ _live: ContextVar[_Live | None] = ContextVar("_live", default=None)
 class PrefectRuntime:
     """Runs experiments as Prefect flow runs, their trials on Ray."""
 
-    def run(self, experiment: Experiment) -> ResultGrid:
+    def run(self, live_experiment: Experiment) -> ResultGrid:
         """See `tune_core.runtime.Runtime`."""
-        return run_experiment(experiment, experiment_flow())
+        return run_experiment(live_experiment, experiment)
 
     def identity(self, name: str | None) -> Identity | None:
         """See `tune_core.runtime.Runtime`."""
         return identity(name, ExperimentFlow)
+
+    def experiment_flow(self, name: str, trainable: Callable[..., Any] | str, **parts: Any) -> ExperimentFlow:
+        """See `tune_core.runtime.Runtime`."""
+        from tune_core.engine.named_flow import experiment_flow
+
+        return experiment_flow(name, trainable, **parts)
 
     def gpu_ids(self) -> list[int | str]:
         """See `tune_core.runtime.Runtime`."""
@@ -159,12 +165,7 @@ class PrefectRuntime:
         return hosted(kind, *args, num_gpus=num_gpus)
 
 
-def experiment_flow() -> ExperimentFlow:
-    """Return the flow that `Tuner.fit` runs."""
-    return experiment
-
-
-def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultGrid:
+def run_experiment(live_experiment: Experiment, flow: ExperimentFlow) -> ResultGrid:
     """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
     run = live_experiment.run_config
     with quiet_console(run.verbose), unlogged_requests(PREFECT_API_URL.value()):
@@ -180,7 +181,6 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
                 "set PREFECT_API_URL to a server that every node can reach"
             )
         live = _Live(live_experiment, server)
-        parent, _, name = live_experiment.storage.url.rpartition("/")
         token = _live.set(live)
         try:
             with (
@@ -193,8 +193,7 @@ def run_experiment(live_experiment: Experiment, flow: Flow[..., Any]) -> ResultG
             ):
                 Flow.__call__(
                     flow,
-                    trainable=import_string(live_experiment.trainable) or live_experiment.trainable_name,
-                    run_config={"name": name, "storage_path": parent},
+                    **flow.parameters_of(live_experiment),
                     return_state=True,
                 )
         except httpx.TransportError as error:
@@ -237,11 +236,19 @@ class ExperimentFlow(Flow[..., Any]):
         tuner = _tuner(*args, **kwargs)
         return run_experiment(tuner.experiment(PrefectRuntime().identity), self)
 
-    def with_options(self, *args: Any, **kwargs: Any) -> ExperimentFlow:
+    def parameters_of(self, live_experiment: Experiment) -> dict[str, Any]:
+        """Return what Prefect shows and keeps as the parameters of a run from Python."""
+        parent, _, name = live_experiment.storage.url.rpartition("/")
+        return {
+            "trainable": import_string(live_experiment.trainable) or live_experiment.trainable_name,
+            "run_config": {"name": name, "storage_path": parent},
+        }
+
+    def with_options(self, *args: Any, **kwargs: Any) -> Self:
         """Return a copy with other options, for example another task runner; see `prefect.Flow`."""
         changed = super().with_options(*args, **kwargs)
-        changed.__class__ = ExperimentFlow  # Prefect's own makes a plain Flow
-        assert isinstance(changed, ExperimentFlow)
+        changed.__class__ = type(self)  # Prefect's own makes a plain Flow
+        assert isinstance(changed, type(self))
         return changed
 
 
@@ -255,19 +262,24 @@ def _flow_run_name() -> str:
     parameters = context.parameters or {}
     run_config: RunForm = parameters.get("run_config") or RunForm()
     if context.flow_run.deployment_id is not None:
-        return _deployed_name(run_config, parameters["trainable"], context.flow_run)
+        assert isinstance(context.flow, ExperimentFlow)
+        trainable = parameters.get("trainable") or context.flow.name
+        return _deployed_name(run_config, trainable, context.flow_run)
     return run_config.name or context.flow_run.name
 
 
+def flow_options() -> dict[str, Any]:
+    """Return the options that every flow of experiments has."""
+    return {
+        "flow_run_name": _flow_run_name,
+        "task_runner": ExperimentTaskRunner(),
+        "persist_result": False,
+        "log_prints": False,
+    }
+
+
 def _as_flow(function: Callable[..., State[Any]]) -> ExperimentFlow:
-    return ExperimentFlow(
-        fn=function,
-        name="experiment",
-        flow_run_name=_flow_run_name,
-        task_runner=ExperimentTaskRunner(),
-        persist_result=False,
-        log_prints=False,
-    )
+    return ExperimentFlow(fn=function, name="experiment", **flow_options())
 
 
 @_as_flow
@@ -289,7 +301,7 @@ def experiment(
         resources: What each trial gets. Without a bundle: what the trainable asks for itself, else 1 CPU.
     """
     # Workers get this function by value, since its name in the module is the flow's: so it says only this.
-    return _run(
+    return run_form(
         ExperimentForm(
             trainable=trainable,
             param_space=param_space,
@@ -300,7 +312,7 @@ def experiment(
     )
 
 
-def _run(form: ExperimentForm) -> State[Any]:
+def run_form(form: ExperimentForm) -> State[Any]:
     """Run the live experiment of this process, or the one that the parameters say."""
     end_forks_well()  # whoever's they are: a trainable that is tried out here, a callback's, those after `fit()`
     context = FlowRunContext.get()

@@ -1,0 +1,89 @@
+"""What Python says of an experiment, as the values of a form."""
+
+from __future__ import annotations
+
+import pytest
+
+import tune_core as tune
+from tune_core.engine.form.form import ExperimentForm
+from tune_core.engine.form.values import form_values
+from tune_core.errors import ConfigError
+from tune_core.init_args import arguments_of
+
+
+def test_what_python_says_comes_back_from_the_form() -> None:
+    space = {
+        "lr": tune.loguniform(1e-4, 0.1),
+        "step": tune.quniform(0.0, 1.0, 0.1),
+        "grid": tune.grid_search([1, 2]),
+        "net": {"width": tune.choice([16, 32]), "depth": 3},
+    }
+    scheduler = tune.schedulers.ASHAScheduler(max_t=20, grace_period=2)
+    run_config = tune.RunConfig(
+        name="digits",
+        stop={"training_iteration": 3},
+        failure_config=tune.FailureConfig(max_failures=2),
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+    )
+
+    values = form_values(
+        space,
+        tune.TuneConfig(metric="score", mode="max", num_samples=3, scheduler=scheduler),
+        run_config,
+        tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 2}], strategy="SPREAD"),
+    )
+    form = ExperimentForm.read({"trainable": "package.module:train", **values})
+
+    assert repr(form.space()) == repr(space)
+    made = form.tune_config.make()
+    assert (made.metric, made.mode, made.num_samples) == ("score", "max", 3)
+    assert arguments_of(made.scheduler)["max_t"] == 20
+    assert arguments_of(made.scheduler)["grace_period"] == 2
+    run = form.run_config.make()
+    assert (run.name, run.stop) == ("digits", {"training_iteration": 3})
+    assert run.failure_config.max_failures == 2
+    assert run.checkpoint_config.num_to_keep == 2
+    bundles = form.resources.make()
+    assert bundles is not None
+    assert (bundles.bundles, bundles.strategy) == ([{"CPU": 1.0}, {"CPU": 2.0}], "SPREAD")
+
+
+def test_defaults_are_not_written_down() -> None:
+    assert form_values({}, tune.TuneConfig(), tune.RunConfig(), None) == {
+        "param_space": {},
+        "tune_config": {},
+        "run_config": {},
+    }
+
+
+def test_values_of_a_form_stay_as_they_are() -> None:
+    given = [{"name": "lr", "sampler": {"uniform": {"lower": 0, "upper": 1}}}]
+
+    assert form_values(given, {"num_samples": 2}, None, [{"CPU": 1}]) == {
+        "param_space": given,
+        "tune_config": {"num_samples": 2},
+        "resources": [{"CPU": 1}],
+    }
+
+
+def test_everything_that_only_python_can_say_is_named() -> None:
+    class Own(tune.schedulers.FIFOScheduler):
+        pass
+
+    with pytest.raises(ConfigError) as caught:
+        form_values(
+            {"lr": tune.sample_from(lambda config: 1), "nested": {"thing": object()}},
+            tune.TuneConfig(scheduler=Own(), trial_name_creator=str),
+            tune.RunConfig(callbacks=[tune.Callback()], stop=lambda trial_id, result: True),
+            None,
+        )
+
+    places = [fault.partition(":")[0] for fault in caught.value.faults]
+    assert sorted(places) == [
+        "param_space.lr",
+        "param_space.nested.thing",
+        "run_config.callbacks",
+        "run_config.stop",
+        "tune_config.scheduler",
+        "tune_config.trial_name_creator",
+    ]
