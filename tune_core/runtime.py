@@ -16,7 +16,7 @@ from tune_core.control.experiment import Experiment, Identity
 from tune_core.results.result_grid import ResultGrid
 
 #: `module:attribute` of the runtime that Prefect and Ray make up.
-PREFECT_RUNTIME = "tune_core.engine.experiment:PrefectRuntime"
+PREFECT_RUNTIME = "tune_core.engine.prefect_runtime:PrefectRuntime"
 
 
 class RemoteObject(Protocol):
@@ -63,8 +63,7 @@ def load_runtime(path: str = PREFECT_RUNTIME) -> Runtime:
     """Import a runtime by its import string.
 
     Raises:
-        TuneError: It cannot be imported; if another package of the same name is in the way,
-            the message names both.
+        ImportError: It cannot be imported.
     """
     module_name, _, attribute = path.partition(":")
     module = importlib.import_module(module_name)

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(600)  # server, worker, storage and Ray start o
 
 
 class Machine:
-    """One machine on which examples/scheduled.sh runs, and what can be seen of it from outside."""
+    """One machine on which deployments/scheduled.sh runs, and what can be seen of it from outside."""
 
     def __init__(self, home: Path, s3: S3Server) -> None:
         self.home, self.s3 = home, s3
@@ -118,7 +118,7 @@ def deployments_for_a_test(path: Path) -> Path:
     text = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
     for deployment in text["deployments"]:
-        if deployment["name"] == "steer":
+        if "parameters" not in deployment:
             continue
         parameters = deployment["parameters"]
         parameters["param_space"] = with_constants(parameters["param_space"], epochs=3)
@@ -148,7 +148,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[
     machine = Machine(tmp_path_factory.mktemp("machine"), s3)
     file = deployments_for_a_test(machine.home / "deployments.yaml")
     script = machine.start(
-        *TERMINAL, ROOT / "examples" / "scheduled.sh", "--all", "--prefect-file", str(file)
+        *TERMINAL, ROOT / "deployments" / "scheduled.sh", "--all", "--prefect-file", str(file)
     )
     try:
         machine.wait_for(lambda: is_healthy(machine.api_url) or script.poll() is not None, "the server", 180)

@@ -164,7 +164,8 @@ def is_server(pid):
         command, environment = (open(f"/proc/{{pid}}/{{name}}", "rb").read() for name in ("cmdline", "environ"))
     except OSError:
         return False
-    return {home!r}.encode() in environment and (b"tune_core.engine.server.server" in command or b"create_app" in command)
+    is_server = b"engine.server.server_process" in command or b"create_app" in command
+    return is_server and {home!r}.encode() in environment
 
 def fit_twice():
     tuner = tune.Tuner(train, param_space={{"x": tune.grid_search([1, 2, 3])}},

@@ -137,9 +137,9 @@ def deployed() -> dict[str, dict[str, Any]]:
     given = {
         each["name"]: each["parameters"]
         for each in described
-        if each["entrypoint"] == "tune_core.engine.experiment.experiment"
+        if each["entrypoint"] == "flows/experiment.py:experiment"
     }
-    assert [each["name"] for each in described if each["name"] not in given] == ["steer"]
+    assert [each["name"] for each in described if each["name"] not in given] == ["on-demand", "steer"]
     return given | yaml.safe_load(WRITTEN)
 
 

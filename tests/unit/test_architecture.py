@@ -5,206 +5,99 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.import_graph import (
+    MODULES,
+    PAGE,
+    ROOT,
+    drawing,
+    imported_modules,
+    imported_names,
+    package_graph,
+    package_of,
+    page_with,
+    parse,
+    source_files,
+)
 
-#: A module imports only modules of rows above its own. `package.*` stands for a package whose modules may
-#: import each other. `tune_core` alone is `tune_core/__init__.py`, the public names.
+#: A module imports only modules of rows above its own, or of its own package. `package.*` stands for a package;
+#: the values and `control` are ranked file by file. `tune_core` alone is `tune_core/__init__.py`, the public names.
 RANKS: tuple[tuple[str, ...], ...] = (
-    # Values and their validation.
-    ("tune_core.masking", "tune_core.references"),
-    ("tune_core.errors",),
-    (
-        "tune_core.encoding",
-        "tune_core.environment",
-        "tune_core.validation",
-        "tune_core.training.serialization",
-        "tune_core.logger.rows",
-        "tune_core.progress_reporter.terminal",
-    ),
-    (
-        "tune_core.resources",
-        "tune_core.training.parameters",
-        "tune_core.registry",
-        "tune_core.control.messages",
-        "tune_core.metrics",
-        "tune_core.init_args",
-        "tune_core.training.autofill",
-    ),
-    ("tune_core.trial", "tune_core.control.controller_config"),
-    ("tune_core.control.retention", "tune_core.ranking", "tune_core.logger.failures"),
-    # What is kept: files on any storage, made visible by one commit.
-    ("tune_core.storage.filesystems", "tune_core.storage.sharing"),
-    ("tune_core.storage.transfer",),
-    ("tune_core.storage.commit", "tune_core.logger.appending"),
-    ("tune_core.storage.checkpoint", "tune_core.storage.objects"),
-    ("tune_core.storage.experiment_storage",),
-    ("tune_core.control.segments", "tune_core.logger.trial_files", "tune_core.results.result_grid"),
-    ("tune_core.control.journal",),
-    ("tune_core.control.namesakes",),
-    # What chooses, and what watches.
-    ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.stopper", "tune_core.callback"),
-    ("tune_core.progress_reporter.reporters", "tune_core.steering.inbox"),
-    ("tune_core.logger.callbacks", "tune_core.config.run_config", "tune_core.control.watchers"),
-    ("tune_core.training.send_queue", "tune_core.training.uplink"),
-    # What runs: a trial's side, the experiment's side, and the seam to the engine.
-    (
-        "tune_core.training.session",
-        "tune_core.control.controller",
-        "tune_core.control.policy",
-        "tune_core.progress_reporter.display",
-        "tune_core.config.spec",
-    ),
-    ("tune_core.training.session_binding", "tune_core.control.state"),
-    ("tune_core.training.trainable", "tune_core.training.context"),
-    ("tune_core.training.trainable_cache", "tune_core.training.hygiene"),
-    ("tune_core.training.execution", "tune_core.control.endings"),
-    ("tune_core.control.barrier",),
-    ("tune_core.runtime",),
+    # The values.
+    ("tune_core.masking", "tune_core.references", "tune_core.states", "tune_core.init_args"),
+    ("tune_core.encoding", "tune_core.errors"),
+    ("tune_core.environment", "tune_core.validation"),
+    ("tune_core.metrics", "tune_core.registry", "tune_core.resources"),
+    ("tune_core.stopper", "tune_core.trial"),
+    ("tune_core.ranking",),
+    # What chooses, what keeps, what runs inside a trial, what hears of it, and what a user asks for.
+    ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.storage.*"),
+    ("tune_core.callback", "tune_core.training.*"),
+    ("tune_core.logger.*",),
+    ("tune_core.progress_reporter.*",),
+    ("tune_core.config.*",),
+    # What follows from what.
+    ("tune_core.control", "tune_core.control.messages", "tune_core.control.controller_config"),
+    ("tune_core.control.segments", "tune_core.control.retention", "tune_core.control.watchers"),
+    ("tune_core.control.journal", "tune_core.control.namesakes", "tune_core.control.controller"),
+    ("tune_core.control.state",),
+    ("tune_core.control.endings", "tune_core.control.policy"),
+    ("tune_core.control.barrier", "tune_core.control.experiment"),
     ("tune_core.control.resume",),
     ("tune_core.control.loop",),
     ("tune_core.control.attempts",),
-    (
-        "tune_core.views.overview",
-        "tune_core.views.svg",
-        "tune_core.views.notifications",
-        "tune_core.results.reading",
-    ),
-    ("tune_core.views.importance", "tune_core.results.analysis"),
-    ("tune_core.views.charts",),
-    ("tune_core.views.pages",),
-    ("tune_core.views.html_report",),
-    ("tune_core.steering.request_handler",),
-    ("tune_core.tuner", "tune_core.utils.*"),
+    # What is asked of it, what came of it, and the door.
+    ("tune_core.results.*", "tune_core.steering.*", "tune_core.views.*"),
+    ("tune_core.runtime", "tune_core.testing.*"),
+    ("tune_core.flow", "tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),
-    ("tune_core", "tune_core.testing.*"),
-    # What a machine and a server say about runs: Prefect, and no Ray.
-    ("tune_core.engine.store",),
-    ("tune_core.engine.settings",),
-    # The engine: the only place that knows Prefect and Ray.
+    ("tune_core",),
+    # The engine: Prefect and Ray. `store` and what it imports is what Prefect's server loads.
     (
-        "tune_core.engine.server.migrations",
-        "tune_core.engine.prefect_private",
-        "tune_core.engine.ray_private",
-    ),
-    (
-        "tune_core.engine.server.server",
-        "tune_core.engine.staging",
-        "tune_core.engine.artifacts.tables",
-        "tune_core.engine.worker.import_hook",
-        "tune_core.engine.channel.spool",
-    ),
-    (
-        "tune_core.engine.server.contact",
-        "tune_core.engine.prefect_context",
-        "tune_core.engine.forks",
-        "tune_core.engine.task_run_ends",
-    ),
-    ("tune_core.engine.server.server_process",),
-    (
+        "tune_core.engine",
         "tune_core.engine.cancellation",
-        "tune_core.engine.cluster",
-        "tune_core.engine.channel.channel",
-        "tune_core.engine.worker.children",
-        "tune_core.engine.driver.deletions",
-        "tune_core.engine.events",
         "tune_core.engine.heartbeat",
-        "tune_core.engine.artifacts.artifacts",
-        "tune_core.engine.remote_object",
-        "tune_core.engine.driver.inbox_watcher",
-        "tune_core.engine.slots.nested_groups",
-        "tune_core.engine.worker.output",
-        "tune_core.engine.worker.shared_parameters",
-        "tune_core.engine.worker.ray_tune",
-        "tune_core.engine.task_runner",
-        "tune_core.engine.workers",
-        "tune_core.engine.form.yaml12",
+        "tune_core.engine.store",
     ),
-    ("tune_core.engine.worker.ticket",),
-    (
-        "tune_core.engine.worker.process",
-        "tune_core.engine.ownership",
-        "tune_core.engine.run_context",
-        "tune_core.engine.deaths",
-        "tune_core.engine.form.fields",
-        "tune_core.engine.artifacts.experiment_pages",
-    ),
-    ("tune_core.engine.worker.trial_task", "tune_core.engine.form.form"),
-    ("tune_core.engine.worker.recorder",),
-    ("tune_core.engine.slots.pool",),
-    ("tune_core.engine.slots.recorders", "tune_core.engine.slots.deadlock"),
-    ("tune_core.engine.driver.task_runs", "tune_core.engine.driver.services"),
-    (
-        "tune_core.engine.driver.history",
-        "tune_core.engine.driver.placement",
-        "tune_core.engine.driver.reports",
-        "tune_core.engine.driver.requests",
-    ),
-    ("tune_core.engine.driver.driver",),
+    ("tune_core.engine.prefect_private", "tune_core.engine.ray_private", "tune_core.engine.remote_object"),
+    ("tune_core.engine.settings", "tune_core.engine.staging", "tune_core.engine.task_run_ends"),
+    ("tune_core.engine.forks", "tune_core.engine.task_runner", "tune_core.engine.workers"),
+    ("tune_core.engine.server.*",),
+    ("tune_core.engine.prefect_context",),
+    ("tune_core.engine.channel.*",),
+    ("tune_core.engine.cluster",),
+    ("tune_core.engine.deaths",),
+    ("tune_core.engine.worker.*",),
+    ("tune_core.engine.run_context", "tune_core.engine.slots.*"),
+    ("tune_core.engine.artifacts.*", "tune_core.engine.events", "tune_core.engine.ownership"),
+    ("tune_core.engine.driver.*",),
+    ("tune_core.engine.form.*",),
     ("tune_core.engine.experiment", "tune_core.engine.steer"),
-    ("flows",),
-    ("deployments.*",),
+    ("tune_core.engine.named_flow",),
+    ("tune_core.engine.prefect_runtime",),
+    ("tune_core.cli.*",),
 )
 
 #: What `import tune_core` must not load: it would cost every worker and every notebook its start.
 SLOW_PACKAGES = ("ray", "prefect", "pandas", "numpy", "rich", "s3fs", "optuna")
 
-PACKAGES = ("tune_core", "flows", "deployments")
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 80
 
 
-def source_files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_name(path): path for path in source_files(*PACKAGES)}
-
-
-@cache
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def imported_names(path: Path) -> Iterator[str]:
-    """Dotted names of every import, inside functions and `if TYPE_CHECKING` too."""
-    for node in ast.walk(parse(path)):
-        match node:
-            case ast.Import(names=names):
-                yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=module, names=names, level=0):
-                yield from (f"{module}.{alias.name}" for alias in names)
-            case ast.ImportFrom():
-                raise AssertionError(f"{path}:{node.lineno}: relative import; write the absolute name")
-            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
-                yield name
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Modules of this project that a file imports: `from package import module` means the module."""
-    candidates = {name: name.rpartition(".")[0] for name in imported_names(path)}
-    return {name if name in MODULES else package for name, package in candidates.items()} & MODULES.keys()
-
-
 def row_of(module: str) -> tuple[int, str] | None:
     """The rank of a module and the entry of the table that gives it."""
-    for rank, row in enumerate(RANKS):
-        for entry in row:
-            family = entry.removesuffix(".*")
-            if module == family or (entry != family and module.startswith(family + ".")):
-                return rank, entry
-    return None
+    found = [
+        (rank, entry)
+        for rank, row in enumerate(RANKS)
+        for entry in row
+        if module == entry or (entry.endswith(".*") and f"{module}.".startswith(entry.removesuffix("*")))
+    ]
+    return max(found, key=lambda each: len(each[1]), default=None)
 
 
 def test_every_module_has_a_rank() -> None:
@@ -214,7 +107,7 @@ def test_every_module_has_a_rank() -> None:
 
 
 def test_modules_import_only_lower_ranks() -> None:
-    faults = []
+    wrong = []
     for module, path in MODULES.items():
         for target in imported_modules(path) - {module}:
             mine, theirs = row_of(module), row_of(target)
@@ -222,9 +115,9 @@ def test_modules_import_only_lower_ranks() -> None:
                 continue  # named by test_every_module_has_a_rank
             same_package = mine[1] == theirs[1] and mine[1].endswith(".*")
             if theirs[0] >= mine[0] and not same_package:
-                faults.append(f"{module} (rank {mine[0]}) imports {target} (rank {theirs[0]})")
+                wrong.append(f"{module} (rank {mine[0]}) imports {target} (rank {theirs[0]})")
 
-    assert not faults, "\n".join(faults)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_imports_go_in_a_circle() -> None:
@@ -233,26 +126,62 @@ def test_no_imports_go_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_tune_core_imports_neither_prefect_nor_ray() -> None:
-    faults = [
+def test_no_packages_import_each_other() -> None:
+    packages = {module: package_of(module).partition(".")[0] for module in MODULES}
+
+    TopologicalSorter(package_graph(packages)).prepare()
+
+
+def test_the_drawing_of_the_packages_is_what_the_code_says() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_with(drawing()), (
+        "run: python -m tests.support.import_graph"
+    )
+
+
+def test_only_the_command_line_imports_the_engine() -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in MODULES.items()
+        if not module.startswith(("tune_core.engine", "tune_core.cli"))
+        for target in imported_modules(path)
+        if target.startswith("tune_core.engine")
+    ]
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_imports_the_projects_flows_and_deployments() -> None:
+    wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in source_files("tune_core")
+        for path in source_files("tune_core", "examples", "benchmarks")
+        for name in imported_names(path)
+        if name.partition(".")[0] in {"flows", "deployments"}
+    ]
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_engine_and_command_line_import_prefect_and_ray() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if not module.startswith(("tune_core.engine", "tune_core.cli"))
         for name in imported_names(path)
         if name.partition(".")[0] in {"prefect", "prefect_ray", "ray"}
     ]
 
-    assert not faults, "\n".join(faults)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_nothing_imports_ray_tune() -> None:
-    faults = [
+    wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in source_files(*PACKAGES, "examples")
+        for path in source_files("tune_core", "flows", "examples")
         for name in imported_names(path)
         if f"{name}.".startswith("ray.tune.")
     ]
 
-    assert not faults, "\n".join(faults)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_importing_tune_core_loads_nothing_slow() -> None:
@@ -263,7 +192,9 @@ def test_importing_tune_core_loads_nothing_slow() -> None:
     assert ran.stdout.split() == []
 
 
-@pytest.mark.parametrize("path", source_files(*PACKAGES, "examples"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", source_files("tune_core", "flows", "examples"), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_files_and_functions_are_short(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     long_functions = {

@@ -18,9 +18,7 @@ from tune_core.stopper import Stopper
 from tune_core.validation import Validator
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(
-    path for folder in ("tune_core", "flows", "deployments") for path in (ROOT / folder).rglob("*.py")
-)
+SOURCES = sorted(path for folder in ("tune_core", "flows") for path in (ROOT / folder).rglob("*.py"))
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 #: Not `ray.tune.x`, not `prefect.tune`, not a path or a part of another name.
 NAME = re.compile(r"(?<![\w./-])(tune_core|tune|flows|deployments)((?:\.[A-Za-z_]\w*)+)")

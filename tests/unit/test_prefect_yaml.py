@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import jsonschema
 import pytest
 import yaml
+from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron
 
 from tune_core.engine.form.form import ExperimentForm
@@ -16,7 +17,7 @@ from tune_core.resources import PlacementGroupFactory
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-*DEPLOYMENTS, STEER = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
+*DEPLOYMENTS, NAMED, STEER = yaml.safe_load(TEXT)["deployments"]  # as Prefect reads it
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
@@ -73,11 +74,22 @@ def test_what_runs_can_be_steered_while_no_other_experiment_may_run() -> None:
     assert pools == [("tune", "steering"), ("tune", "experiments")]
 
 
+def test_the_named_flow_is_deployed_by_its_file_and_has_the_same_space() -> None:
+    assert NAMED["entrypoint"] == "flows/digits.py:digits"
+    assert "parameters" not in NAMED
+    file, _, name = NAMED["entrypoint"].partition(":")
+    flow = load_flow_from_entrypoint(f"{ROOT / file}:{name}")
+    properties = flow.parameters.model_dump()["properties"]
+
+    assert flow.name == "tune-digits"
+    assert properties["param_space"]["default"] == DEPLOYMENTS[0]["parameters"]["param_space"]
+    assert properties["tune_config"]["default"]["num_samples"] == 8
+
+
 def test_what_deployments_share_is_written_once() -> None:
     for once in (
         "flows/experiment.py:experiment",
         "lower: 0.003",
-        "work_queue_name: experiments",
         "collision_strategy:",
     ):
         assert TEXT.count(once) == 1, once

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from tune_core.control.messages import (
 )
 from tune_core.control.policy import Policy
 from tune_core.encoding import dumps, loads
-from tune_core.errors import TuneError
 from tune_core.results.result_grid import ResultGrid
 from tune_core.runtime import load_runtime
 from tune_core.search import BasicVariantGenerator
@@ -67,52 +63,6 @@ def test_runtime_is_found_by_its_import_string(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runtime, "EmptyRuntime", EmptyRuntime, raising=False)
 
     assert isinstance(load_runtime("tune_core.runtime:EmptyRuntime"), EmptyRuntime)
-
-
-def test_users_own_flows_package_in_the_way_is_named_with_ours(tmp_path: Path) -> None:
-    theirs = tmp_path / "flows" / "__init__.py"
-    theirs.parent.mkdir()
-    theirs.write_text("")
-    code = "import tune_core.runtime as runtime\nruntime.load_runtime()"
-
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,  # what `python -c` and notebooks put first on sys.path
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    message = ran.stderr.strip().splitlines()[-1]
-    assert message.startswith("tune_core.errors.TuneError: ")
-    assert f"{tmp_path / 'flows'} is imported as 'flows' and hides" in message
-    assert str(ROOT / "flows") in message
-    assert "rename your package" in message
-
-
-@pytest.mark.parametrize("kind", ["module", "namespace"])
-def test_module_or_bare_directory_of_that_name_is_in_the_way_too(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"shadow_{kind}"
-    if kind == "module":
-        (tmp_path / f"{name}.py").write_text("")
-    else:
-        (tmp_path / name).mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-
-    with pytest.raises(
-        TuneError, match=rf"{tmp_path}/{name}.* hides prefect-tune's own package at .*/{name}"
-    ):
-        load_runtime(f"{name}.experiment:PrefectRuntime")
-
-
-def test_missing_package_is_named_with_its_place() -> None:
-    with pytest.raises(
-        TuneError, match=r"package 'no_such_engine' of prefect-tune is not installed: expected it at"
-    ):
-        load_runtime("no_such_engine.experiment:Runtime")
 
 
 # What the user configured, as the controller's rules.

@@ -56,7 +56,7 @@ def new_app(called: str = "") -> App:
     automations.command(
         "tune_core.cli.serving:install_automations",
         name="install",
-        help="Have the server mark flow runs Crashed whose process is gone.",
+        help="Have the server mark flow runs Crashed whose process is gone, or do what a file describes.",
     )
     app.command(automations)
     return app

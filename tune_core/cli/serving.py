@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_core.cli.answer import Answer, Output
 from tune_core.cli.running import import_from_here
+from tune_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,24 +52,38 @@ def _served(document: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def install_automations(
-    *, silent_for: float | None = None, tag: list[str] | None = None, output: Output | None = None
+    file: Path | None = None,
+    /,
+    *,
+    silent_for: float | None = None,
+    tag: list[str] | None = None,
+    output: Output | None = None,
 ) -> Answer:
-    """Have the Prefect server mark flow runs Crashed whose process is gone, so that they can be tried again.
+    """Have the Prefect server mark flow runs Crashed whose process is gone, or do what a file describes.
 
-    May be called again: the server then has it once, with the new values.
+    May be called again: the server then has each automation once, with the new values.
 
     Args:
+        file: A YAML file of automations, such as deployments/automations.yaml; none: crash detection alone.
         silent_for: Seconds without a heartbeat, at least 10; none: three times the heartbeats' interval.
         tag: Only flow runs with this tag; may be repeated; none: every flow run of the server.
         output: How to answer.
     """
-    from tune_core.cli.automations import CRASH_DETECTION, install_crash_detection
+    from tune_core.cli.automation_file import install_file
+    from tune_core.cli.automations import install_crash_detection
     from tune_core.engine.settings import require_server
 
+    if file is not None and (silent_for is not None or tag):
+        raise ConfigError("--silent-for and --tag are written in the file, as silent_for_s and flow_run_tags")
     require_server()
-    automation = install_crash_detection(silent_for_s=silent_for, flow_run_tags=tag or ())
-    return Answer({"automation": CRASH_DETECTION, "id": str(automation)}, _installed)
+    if file is not None:
+        installed = install_file(file)
+    else:
+        found = install_crash_detection(silent_for_s=silent_for, flow_run_tags=tag or ())
+        installed = [("crash_detection", found)]
+    return Answer({"automations": [{"kind": kind, "id": str(each)} for kind, each in installed]}, _installed)
 
 
 def _installed(document: dict[str, Any]) -> Iterator[RenderableType]:
-    yield f"installed {document['automation']!r} ({document['id']})"
+    for each in document["automations"]:
+        yield f"installed {each['kind']} ({each['id']})"

@@ -414,11 +414,8 @@ class Controller:
             self._hold(trial, because)
         elif trial.phase is AttemptPhase.STARTING:
             attempt = trial.live
-            attempt.decision, attempt.should_relocate, attempt.phase = (
-                Decision.PAUSE,
-                True,
-                AttemptPhase.STOPPING,
-            )
+            attempt.decision, attempt.should_relocate = Decision.PAUSE, True
+            attempt.phase = AttemptPhase.STOPPING
             return [StopAttempt(trial.trial_id, trial.attempt_number)]
         return []
 

@@ -1,8 +1,8 @@
-"""The experiment as a Prefect flow, and the runtime that `Tuner.fit` finds.
+"""The experiment as a Prefect flow.
 
-The flow's parameters are JSON: Prefect stores them. A deployment's say everything (`tune_core.engine.form.form`). Those of an
-experiment that `Tuner.fit` runs say where it is kept; what is alive (the trainable, storage credentials,
-callbacks) travels beside them.
+The flow's parameters are JSON: Prefect stores them. A deployment's say everything (`tune_core.engine.form.form`).
+Those of an experiment that `Tuner.fit` runs say where it is kept; what is alive (the trainable, storage
+credentials, callbacks) travels beside them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import RunConfig
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Continuation, Experiment, Identity
 from tune_core.control.journal import Journal
@@ -69,7 +68,6 @@ from tune_core.engine.ownership import (
     take_journal,
     this_process,
 )
-from tune_core.engine.remote_object import hosted
 from tune_core.engine.run_context import client_for, own_flow_log, quiet_console, settings_for
 from tune_core.engine.server.contact import Contact, require_answer
 from tune_core.engine.server.server import PrefectServer, prefect_server, unlogged_requests
@@ -95,7 +93,6 @@ from tune_core.progress_reporter.display import ProgressDisplay
 from tune_core.registry import import_string
 from tune_core.resources import ONE_CPU, is_fixed, resources_of
 from tune_core.results.result_grid import ResultGrid
-from tune_core.runtime import RemoteObject
 from tune_core.states import StopCause
 from tune_core.training.trainable import hint_on_resources
 from tune_core.trial import Status, Trial
@@ -134,35 +131,6 @@ class _Live:
 
 #: The experiment that `Tuner.fit` runs; None in a run that Prefect has started, or starts again elsewhere.
 _live: ContextVar[_Live | None] = ContextVar("_live", default=None)
-
-
-class PrefectRuntime:
-    """Runs experiments as Prefect flow runs, their trials on Ray."""
-
-    def run(self, live_experiment: Experiment) -> ResultGrid:
-        """See `tune_core.runtime.Runtime`."""
-        return run_experiment(live_experiment, experiment)
-
-    def identity(self, name: str | None) -> Identity | None:
-        """See `tune_core.runtime.Runtime`."""
-        return identity(name, ExperimentFlow)
-
-    def experiment_flow(self, name: str, trainable: Callable[..., Any] | str, **parts: Any) -> ExperimentFlow:
-        """See `tune_core.runtime.Runtime`."""
-        from tune_core.engine.named_flow import experiment_flow
-
-        return experiment_flow(name, trainable, **parts)
-
-    def gpu_ids(self) -> list[int | str]:
-        """See `tune_core.runtime.Runtime`."""
-        return list(ray.get_gpu_ids()) if ray.is_initialized() else []
-
-    def remote_object(
-        self, kind: Callable[..., Any], *args: Any, num_gpus: float = 0
-    ) -> AbstractContextManager[RemoteObject]:
-        """See `tune_core.runtime.Runtime`; Ray is started if it is not there."""
-        cluster.connect(RunConfig())
-        return hosted(kind, *args, num_gpus=num_gpus)
 
 
 def run_experiment(live_experiment: Experiment, flow: ExperimentFlow) -> ResultGrid:
@@ -212,6 +180,11 @@ def run_experiment(live_experiment: Experiment, flow: ExperimentFlow) -> ResultG
         return live.results
 
 
+def own_identity(name: str | None) -> Identity | None:
+    """See `tune_core.runtime.Runtime.identity`."""
+    return identity(name, ExperimentFlow)
+
+
 class ExperimentFlow(Flow[..., Any]):
     """The experiment flow: called like a `Tuner`, or by Prefect with JSON parameters."""
 
@@ -234,7 +207,7 @@ class ExperimentFlow(Flow[..., Any]):
         if not (callable(trainable) or isinstance(trainable, str)):
             return super().__call__(*args, **kwargs)
         tuner = _tuner(*args, **kwargs)
-        return run_experiment(tuner.experiment(PrefectRuntime().identity), self)
+        return run_experiment(tuner.experiment(own_identity), self)
 
     def parameters_of(self, live_experiment: Experiment) -> dict[str, Any]:
         """Return what Prefect shows and keeps as the parameters of a run from Python."""

@@ -8,7 +8,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 
 from tune_core.control.experiment import Experiment
-from tune_core.engine.experiment import ExperimentFlow, PrefectRuntime, flow_options, run_experiment, run_form
+from tune_core.engine.experiment import ExperimentFlow, flow_options, own_identity, run_experiment, run_form
 from tune_core.engine.form.form import ExperimentForm, ParamSpace, ResourcesForm, RunForm, TuneForm
 from tune_core.engine.form.values import form_values
 from tune_core.registry import import_string, register_trainable
@@ -45,7 +45,7 @@ class NamedExperimentFlow(ExperimentFlow):
             raise TypeError(f"{self.name}() got {given}: it takes {', '.join(_PARTS)}, each by name")
         changed = form_values(*(changes.get(name) for name in _PARTS))
         form = ExperimentForm.read(self.form.model_dump(mode="json", exclude_unset=True) | changed)
-        return run_experiment(form.tuner().experiment(PrefectRuntime().identity), self)
+        return run_experiment(form.tuner().experiment(own_identity), self)
 
     def parameters_of(self, live_experiment: Experiment) -> dict[str, Any]:
         """Return what Prefect shows and keeps as the parameters of a run from Python."""

@@ -68,7 +68,8 @@ def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     makes rows 6, 7, … of the attempt before obsolete as it reports them itself.
 
     Example:
-        >>> first, second = {"training_iteration": 1, "attempt_number": 1}, {"training_iteration": 1, "attempt_number": 2}
+        >>> first = {"training_iteration": 1, "attempt_number": 1}
+        >>> second = {"training_iteration": 1, "attempt_number": 2}
         >>> newest_rows([first, second])
         [{'training_iteration': 1, 'attempt': 2}]
     """
@@ -137,7 +138,8 @@ def with_configs(rows: Sequence[dict[str, Any]], params: Mapping[str, Any] | Non
         params: What `params.json` holds; None: there is none, and such rows stay without.
 
     Example:
-        >>> with_configs([{"attempt_number": 1, "config": {"x": 1}}, {"attempt_number": 1}, {"attempt_number": 2}], {"x": 2})
+        >>> first = {"attempt_number": 1, "config": {"x": 1}}
+        >>> with_configs([first, {"attempt_number": 1}, {"attempt_number": 2}], {"x": 2})
         [{'attempt': 1, 'config': {'x': 1}}, {'attempt': 1, 'config': {'x': 1}}, {'attempt': 2, 'config': {'x': 2}}]
     """
     known: dict[Any, Any] = {}

@@ -1,8 +1,9 @@
 """Requests to a running experiment, and the answers: small objects in `<experiment>/inbox/` on its storage.
 
 Owns their form and their names. Who may write there may steer: no server, no port and no other right
-is needed, and a request outlives the driver that it was meant for. It decides nothing: `tune_core.steering.request_handler`
-does. Invariant: a request has at most one reply, and is read by one experiment only.
+is needed, and a request outlives the driver that it was meant for. It decides nothing, the request handler
+(`tune_core.steering.request_handler`) does. Invariant: a request has at most one reply, and is read by one experiment
+only.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def test_every_command_explains_itself_and_its_options(prefect_tune: CommandLine
 def test_each_option_has_a_description() -> None:
     for name, place, _ in app.COMMANDS:
         module, _, function = place.partition(":")
-        source = ROOT / "deployments" / "cli" / f"{module}.py"
+        source = ROOT / "tune_core" / "cli" / f"{module}.py"
         (found,) = (
             node
             for node in ast.parse(source.read_text()).body

@@ -76,7 +76,7 @@ def private_imports(path: Path) -> list[str]:
 def test_private_parts_of_prefect_and_ray_are_used_in_one_module_each_and_none_is_replaced() -> None:
     faults = {
         str(path.relative_to(ROOT)): found
-        for folder in ("flows", "deployments", "tune_core")
+        for folder in ("flows", "tune_core")
         for path in sorted((ROOT / folder).rglob("*.py"))
         if path.name not in PRIVATE_MODULES and (found := private_imports(path))
     }

@@ -1,8 +1,8 @@
 """The backend of an experiment's loop that Prefect and Ray make up.
 
-What follows from what happens is decided by `tune_core.control.loop` and `tune_core.control.attempts`. Here it is carried out: by
-slots, task runs and the channel, and shown by artifacts and files. Everything that is slow, such as artifacts, the
-journal and deletions, happens in other threads.
+What follows from what happens is decided by `tune_core.control.loop` and `tune_core.control.attempts`. Here it is
+carried out by slots, task runs and the channel, and shown by artifacts and files. Everything that is slow, such as
+artifacts, the journal and deletions, happens in other threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The process of a Prefect server that is started here: Prefect's own, which ends with the process that started it.
 
-`python -m tune_core.engine.server.server_process PORT` runs Prefect's application as `prefect server start` does. Prefect's settings
-in the environment say how. Only `tune_core.engine.server.server` starts it.
+`python -m tune_core.engine.server.server_process PORT` runs Prefect's application as `prefect server start` does.
+Prefect's settings in the environment say how. Only `tune_core.engine.server.server` starts it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tuners in trials that wait for each other: all hold what the others need, so that none of them ever goes on.
 
-A group's name says which group it was made in (`tune_core.engine.slots.nested_groups`). A trial is stuck if it tunes, none of
-its trials runs, and what they ask for cannot come free, since other trials that are stuck hold it.
+A group's name says which group it was made in (`tune_core.engine.slots.nested_groups`). A trial is stuck if it tunes,
+none of its trials runs, and what they ask for cannot come free, since other trials that are stuck hold it.
 """
 
 from __future__ import annotations

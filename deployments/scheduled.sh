@@ -2,11 +2,11 @@
 # From nothing to scheduled tuning on one machine: a Prefect server, a work pool, a worker that runs what is
 # due, and the deployments of prefect.yaml. Ctrl-C ends the worker and the server.
 #
-#   examples/scheduled.sh                               # then open http://127.0.0.1:4200
-#   PORT=4300 examples/scheduled.sh -n digits-nightly   # another port, one deployment
+#   deployments/scheduled.sh                               # then open http://127.0.0.1:4200
+#   PORT=4300 deployments/scheduled.sh -n digits-nightly   # another port, one deployment
 #
 # Results go to ~/ray_results, or to where the worker's settings say:
-#   PREFECT_INTEGRATIONS_TUNE_STORAGE_PATH=s3://bucket/tuning AWS_PROFILE=tuning examples/scheduled.sh
+#   PREFECT_INTEGRATIONS_TUNE_STORAGE_PATH=s3://bucket/tuning AWS_PROFILE=tuning deployments/scheduled.sh
 set -euo pipefail -m # -m: Ctrl-C reaches this script alone, which ends the worker while it has its server
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
