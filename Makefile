@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retr
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := $(wildcard tune_core flows examples benchmarks tests)
 
-.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos docs lint types format bench clean
+.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos test-one docs lint types format bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -62,6 +62,10 @@ test-differential: install ## compare with what Ray Tune did, script by script (
 test-chaos: install ## kill workers, flows and servers (not part of `make test`)
 	@echo "test: tests/chaos"
 	@$(PYTEST) tests/chaos
+
+test-one: install ## one test or file, with what it prints: make test-one T="tests/flows/test_ad_hoc.py -k ctrl_c"
+	@test -n "$(T)" || { echo 'make test-one T=<file, file::test, or file -k words>' >&2; exit 2; }
+	@$(PYTEST) -s -p no:randomly $(T)
 
 docs: install ## the documentation as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
