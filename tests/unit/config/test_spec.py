@@ -156,7 +156,7 @@ def subclasses(cls: type) -> Iterator[type]:
 def classes_of_ours() -> set[type]:
     """Every class of the library that a user may put into a configuration."""
     for module in pkgutil.walk_packages(importlib.import_module("tune_core").__path__, "tune_core."):
-        if ".testing" not in module.name:
+        if not module.name.startswith(("tune_core.testing", "tune_core.engine", "tune_core.cli")):
             importlib.import_module(module.name)
     bases = (RecordsArguments, Domain)
     return {
