@@ -28,7 +28,7 @@ def replayed_journals(tmp_path: Path) -> Iterator[None]:
         return Journal(storage, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("tune_core.engine.experiment.Journal", noted_journal)
+        patches.setattr("tune_core.engine.composition.Journal", noted_journal)
         yield
     for segment in tmp_path.rglob("journal/00000001.jsonl"):
         directory = segment.parent.parent

@@ -45,7 +45,7 @@ def experiments_channel(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
             super().__init__(host)
             opened.append(self)
 
-    monkeypatch.setattr("tune_core.engine.experiment.Channel", Seen)
+    monkeypatch.setattr("tune_core.engine.composition.Channel", Seen)
     return opened
 
 
@@ -491,7 +491,7 @@ def test_rows_survive_breaks_of_the_connection_once_each_and_in_order(
             if config["waits"] and number % 100 == 0:
                 time.sleep(0.05)
 
-    monkeypatch.setattr("tune_core.engine.experiment.Channel", Relayed)
+    monkeypatch.setattr("tune_core.engine.composition.Channel", Relayed)
     config = run_config(
         callbacks=[Cutter()],
         stop=lambda trial_id, result: trial_id.endswith("1") and result["training_iteration"] >= 1_400,

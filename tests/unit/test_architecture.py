@@ -76,6 +76,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.engine.artifacts.*", "tune_core.engine.events", "tune_core.engine.ownership"),
     ("tune_core.engine.driver.*",),
     ("tune_core.engine.form.*",),
+    ("tune_core.engine.composition",),
     ("tune_core.engine.experiment", "tune_core.engine.steer"),
     ("tune_core.engine.named_flow",),
     ("tune_core.engine.prefect_runtime",),

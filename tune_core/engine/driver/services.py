@@ -49,7 +49,7 @@ class DriverFailed:
 
 @dataclass(slots=True)
 class Services:
-    """What a driver works with; made by `tune_core.engine.experiment`, closed by it."""
+    """What a driver works with; made and closed by `tune_core.engine.composition`."""
 
     experiment: Experiment
     controller: Controller
