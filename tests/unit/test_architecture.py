@@ -65,7 +65,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ),
     ("tune_core.engine.prefect_private", "tune_core.engine.ray_private", "tune_core.engine.remote_object"),
     ("tune_core.engine.settings", "tune_core.engine.staging", "tune_core.engine.task_run_ends"),
-    ("tune_core.engine.forks", "tune_core.engine.task_runner", "tune_core.engine.workers"),
+    ("tune_core.engine.forks", "tune_core.engine.task_runner"),
     ("tune_core.engine.server.*",),
     ("tune_core.engine.prefect_context",),
     ("tune_core.engine.channel.*",),

@@ -89,19 +89,11 @@ def set_up(live: LiveExperiment, context: FlowRunContext, stack: ExitStack) -> t
     Slots come first, since they take longest: they start while the storage is tried.
     """
     current = continued(live.experiment)
-    run, tune = current.run_config, current.tune_config
+    run = current.run_config
     flow_run_id: UUID = context.flow_run.id  # type: ignore[union-attr] # checked by the caller
     policy = current.policy()
     has_recorders = isinstance(context.task_runner, TuneTaskRunner)
-    pool = stack.enter_context(
-        opened_pool(
-            with_processes=has_recorders,
-            fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
-            runtime_env=run.runtime_env,
-            max_slots=policy.max_concurrent,
-        )
-    )
-    pool.cleanup_timeout_s = run.stop_timeout_s
+    pool = stack.enter_context(_opened_pool(current, policy, with_processes=has_recorders))
     capacity = _start_slots(current, policy, pool)
     cluster.refuse_unshared(current.storage, run)
     current.storage.probe()
@@ -168,6 +160,19 @@ def set_up(live: LiveExperiment, context: FlowRunContext, stack: ExitStack) -> t
     watch_url = live.server.flow_run_url(flow_run_id)
     services.progress.start(current.name, current.storage.url, watch_url, policy.total_trials)
     return Driver(services), services
+
+
+@contextmanager
+def _opened_pool(current: Experiment, policy: Policy, *, with_processes: bool) -> Iterator[SlotPool]:
+    run, tune = current.run_config, current.tune_config
+    with opened_pool(
+        with_processes=with_processes,
+        fresh_process=False if tune.fresh_process is None and tune.reuse_actors else tune.fresh_process,
+        runtime_env=run.runtime_env,
+        max_slots=policy.max_concurrent,
+    ) as pool:
+        pool.cleanup_timeout_s = run.stop_timeout_s
+        yield pool
 
 
 def _dashboard(

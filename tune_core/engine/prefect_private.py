@@ -6,9 +6,12 @@ taken that each function names. No part of Prefect is replaced.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import Any
 
 import prefect
+from prefect._internal.concurrency import services
 from prefect.context import SyncClientContext
 
 #: The first and the last minor release in which these parts are known to be as they are used here.
@@ -31,3 +34,21 @@ def share_client(context: SyncClientContext) -> None:
     """
     if is_known() and hasattr(context, "_httpx_settings"):
         context._httpx_settings = None
+
+
+def resets_services_in_forks() -> bool:
+    """Whether Prefect resets its services in a forked child, whose end then fails; see `tune_core.engine.forks`."""
+    base = getattr(services, "_QueueServiceBase", None)
+    return is_known() and hasattr(base, "reset_for_fork") and hasattr(services, "_active_services")
+
+
+def end_services_in_fork() -> None:
+    """Note in a forked child that the services that were reset have ended: their threads are not there.
+
+    Without it the child's exit code is 1, though nothing is wrong with it.
+    """
+    live: Any = services._active_services
+    for service in list(live):
+        if service._stopped and service._done_event is None:
+            service._done_event = asyncio.Event()
+            service._done_event.set()

@@ -50,6 +50,22 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ask()) if ask is not None else frozenset()
 
 
+def knows_loaded_functions() -> bool:
+    """Whether `has_loaded_functions` can tell; without it each experiment's processes carry a mark of their own."""
+    from ray._private import worker
+
+    return is_known() and hasattr(worker.global_worker, "function_actor_manager")
+
+
+def has_loaded_functions() -> bool:
+    """Whether this worker has loaded functions to run as tasks, before an actor was made of it; False if unknown."""
+    from ray._private import worker
+
+    if not knows_loaded_functions():
+        return False
+    return bool(worker.global_worker.function_actor_manager._function_execution_info)
+
+
 def has_launch_hooks() -> bool:
     """Whether Ray calls a function before it launches a task or an actor; see `launches_checked_by`."""
     return is_known() and all(hasattr(module, name) for module, name in _launch_hooks())

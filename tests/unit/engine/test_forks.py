@@ -9,11 +9,12 @@ import prefect
 import pytest
 
 from tune_core.engine import forks
+from tune_core.engine.prefect_private import resets_services_in_forks
 
 SCRIPT = """
 import multiprocessing, sys
 from prefect._internal.concurrency.services import QueueService
-from flows import forks
+from tune_core.engine import forks
 
 class Service(QueueService):
     async def _handle(self, item):
@@ -50,7 +51,7 @@ def test_forked_child_ends_well_though_a_service_of_prefect_has_run(hook: str, e
 def test_releases_of_prefect_that_nobody_has_looked_into_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
-    assert forks.resets_services()
+    assert resets_services_in_forks()
     monkeypatch.setattr(prefect, "__version__", release)
     registered: list[object] = []
     monkeypatch.setattr("os.register_at_fork", lambda **hooks: registered.append(hooks))
@@ -58,5 +59,5 @@ def test_releases_of_prefect_that_nobody_has_looked_into_are_left_alone(
 
     forks.end_forks_well()
 
-    assert not forks.resets_services()
+    assert not resets_services_in_forks()
     assert registered == []

@@ -29,9 +29,9 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tune_core.engine.cluster import nodes, total_resources
+from tune_core.engine.ray_private import knows_loaded_functions
 from tune_core.engine.slots.nested_groups import new_name, remove_groups_inside
 from tune_core.engine.worker.process import TrialProcess
-from tune_core.engine.workers import can_tell
 from tune_core.resources import PlacementGroupFactory
 
 #: How long an idle slot is kept within an experiment, in seconds.
@@ -156,7 +156,9 @@ class SlotPool:
         given = dict(runtime_env or {})
         self._marked_env = given | {"env_vars": {**given.get("env_vars", {}), PROCESS_MARK: uuid4().hex}}
         # With an environment Ray starts Python twice. Without one an idle worker may have run anything, but it says so.
-        self._runtime_env = self._marked_env if given or recorders is None or not can_tell() else {}
+        self._runtime_env = (
+            self._marked_env if given or recorders is None or not knows_loaded_functions() else {}
+        )
         self._lock = threading.Lock()
         self._notify: Callable[[SlotAnswered], None] | None = None
         self._early: list[SlotAnswered] = []

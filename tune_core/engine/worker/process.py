@@ -23,13 +23,13 @@ import ray
 from ray.exceptions import RaySystemError
 
 from tune_core.engine.channel.channel import ChannelUplink
+from tune_core.engine.ray_private import has_loaded_functions
 from tune_core.engine.worker.children import refused_misfits
 from tune_core.engine.worker.import_hook import after_import
 from tune_core.engine.worker.output import SEND_TIMEOUT_S, TrialLog, forwarded_output
 from tune_core.engine.worker.ray_tune import bridge
 from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
-from tune_core.engine.workers import has_run_tasks
 from tune_core.errors import StorageError, TrainableError
 from tune_core.states import Outcome
 from tune_core.training.execution import Ending, describe_error, format_traceback, run_attempt
@@ -47,7 +47,7 @@ logger = logging.getLogger("prefect.tune.process")
 #: What this process keeps from one trial to the next.
 trainables = TrainableCache()
 #: Whether this process had run tasks when this module was imported: before it became a trial's.
-_was_used = has_run_tasks()
+_was_used = has_loaded_functions()
 #: What this process was like when its first trial began.
 _surroundings: Surroundings | None = None
 
