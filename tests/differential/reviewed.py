@@ -72,7 +72,8 @@ REVIEWED: tuple[Difference, ...] = (
     Difference(
         "CPU trials",
         "those of one experiment share processes, each left as the first trial found it (environment, directory, "
-        "`sys.path`, logging, warnings, signals, random state), unless `TuneConfig(fresh_process=True)`",
+        "`sys.path`, logging, warnings, signals; seeded as the trainable's modules seed it, or afresh), unless "
+        "`TuneConfig(fresh_process=True)`",
         "starting a process costs a second; trials with GPUs or with more than one bundle do get a fresh one",
     ),
     Difference(

@@ -167,7 +167,9 @@ def test_trials_that_share_a_process_find_it_as_the_first_did(
     results = run(runner, untidy, config, {"n": tune.grid_search([1, 2, 3])}, max_concurrent_trials=1)
 
     assert len({result.metrics["pid"] for result in results}) == 1
-    first, *others = [result.metrics["found"] for result in results]
+    found_by_each = [result.metrics["found"] for result in results]
+    assert len({each.pop("random") for each in found_by_each}) == 3  # nobody had seeded them
+    first, *others = found_by_each
     assert others == [first, first]
     for task_run, result in zip(recorded(config.name).task_runs(3), sorted(results, key=id_of), strict=True):
         name = f"left-{result.config['n']}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 #: Packages whose loggers are left alone: they set up logging once in a process, as they are imported.
-_KEEP_LOGGERS = ("prefect", "ray", "tune_core", "flows", "trial", "print")
+_KEEP_LOGGERS = ("prefect", "ray", "tune_core", "trial", "print")
 #: How the names of threads begin that are this package's, or what it works with: those of no trial.
 _OWN_THREADS = ("tune-", "fsspecIO", "ray_", "asyncio_", "APILogWorker", "EventsWorker", "PrefectGlobal")
 
@@ -69,6 +69,7 @@ class Surroundings:
     warnings: list[Any]
     show_warning: Callable[..., Any]
     signals: dict[int, Any]
+    #: None: nobody had seeded it.
     random_state: Any
     numpy_state: Any = None
 
@@ -76,7 +77,7 @@ class Surroundings:
     def now(cls) -> Surroundings:
         """Return what this process is like."""
         handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-        numpy = sys.modules.get("numpy.random")
+        states = _random_states()
         return cls(
             environment=dict(os.environ),
             directory=_directory(),
@@ -86,8 +87,8 @@ class Surroundings:
             show_warning=warnings.showwarning,
             # None: not set from Python, and so not by a trial either, as far as can be seen.
             signals={number: handler for number, handler in handlers.items() if handler is not None},
-            random_state=random.getstate(),
-            numpy_state=numpy.get_state() if numpy is not None else None,
+            random_state=states["random"] if states["random"] != _unseeded.get("random") else None,
+            numpy_state=states["numpy"] if states["numpy"] != _unseeded.get("numpy") else None,
         )
 
     def put_back(self) -> None:
@@ -107,10 +108,17 @@ class Surroundings:
             warnings.filters[:] = self.warnings  # type: ignore[index]
         warnings.showwarning = self.show_warning
         self._put_back_signals()
-        random.setstate(self.random_state)
-        if (numpy := sys.modules.get("numpy.random")) is not None:
-            # Imported since, it began with a state that nobody knew.
-            numpy.seed() if self.numpy_state is None else numpy.set_state(self.numpy_state)
+        self._put_back_random_states()
+
+    def _put_back_random_states(self) -> None:
+        """Seed what the trainable's modules have seeded as they did, and else each trial as a new process would be."""
+        random.seed() if self.random_state is None else random.setstate(self.random_state)
+        if (numpy := sys.modules.get("numpy.random")) is None:
+            return
+        if self.numpy_state is None:
+            numpy.seed()
+        else:
+            numpy.set_state(self.numpy_state)
 
     def _put_back_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -118,6 +126,26 @@ class Surroundings:
         for number, handler in self.signals.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
+
+
+#: The random states that this process, and numpy as it was imported, began with.
+_unseeded: dict[str, Any] = {}
+
+
+def note_unseeded(_: object = None) -> None:
+    """Remember the random states that nobody has seeded: called before the user's modules, and after numpy, load."""
+    for name, state in _random_states().items():
+        if state is not None:
+            _unseeded.setdefault(name, state)
+
+
+def _random_states() -> dict[str, Any]:
+    """Return the states of the global generators, as values that can be compared; None: not imported."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is None:
+        return {"random": random.getstate(), "numpy": None}
+    name, keys, *rest = numpy.get_state()
+    return {"random": random.getstate(), "numpy": (name, tuple(keys.tolist()), *rest)}
 
 
 #: A logger that nobody had asked for.

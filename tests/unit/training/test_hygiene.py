@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tune_core.training.hygiene import Surroundings, warn_of_threads
+from tune_core.training import hygiene
+from tune_core.training.hygiene import Surroundings, note_unseeded, warn_of_threads
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,7 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         lambda: signal.signal(signal.SIGUSR1, use_handler),
         lambda: signal.getsignal(signal.SIGUSR1),
     ),
+    # As the trainable's module has seeded it.
     "random": (lambda: random.seed(7), random.getstate),
     "numpy": (lambda: np.random.seed(7), lambda: np.random.get_state()[1].tolist()),  # type: ignore[index,union-attr]
 }
@@ -102,6 +104,37 @@ def test_numpy_that_was_imported_since_does_not_go_on_with_a_trials_seed(
     before.put_back()
 
     assert np.random.randint(1_000_000_000, size=4).tolist() != expected
+
+
+def test_random_numbers_that_nobody_has_seeded_differ_from_trial_to_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hygiene, "_unseeded", {})
+    note_unseeded()
+    before = Surroundings.now()
+    drawn = []
+    for _ in range(3):
+        drawn.append((random.random(), float(np.random.random())))
+        before.put_back()
+
+    assert len({first for first, _ in drawn}) == 3
+    assert len({second for _, second in drawn}) == 3
+
+
+def test_random_numbers_that_a_module_has_seeded_are_the_same_for_each_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hygiene, "_unseeded", {})
+    note_unseeded()
+    random.seed(3)
+    np.random.seed(3)
+    before = Surroundings.now()
+    drawn = []
+    for _ in range(3):
+        drawn.append((random.random(), float(np.random.random())))
+        before.put_back()
+
+    assert len(set(drawn)) == 1
 
 
 def test_process_whose_directory_is_gone_stays_usable(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tune_core.engine.worker.ticket import Ticket
 from tune_core.errors import StorageError, TrainableError
 from tune_core.states import Outcome
 from tune_core.training.execution import Ending, describe_error, format_traceback, run_attempt
-from tune_core.training.hygiene import Surroundings, warn_of_threads
+from tune_core.training.hygiene import Surroundings, note_unseeded, warn_of_threads
 from tune_core.training.parameters import supplied_parameters
 from tune_core.training.serialization import PickledTrainable
 from tune_core.training.session import AttemptSpec, working_directory
@@ -67,6 +67,9 @@ def run_ticket(
         loaded: Called when the trainable has been loaded, before it runs.
     """
     bridge()  # before anything of the user's is imported
+    if _surroundings is None:
+        note_unseeded()
+        after_import("numpy.random", note_unseeded)
     address, trial_id, attempt_number, body, pickled = ticket.open()
     uplink = ChannelUplink(address, trial_id, attempt_number)
     try:
