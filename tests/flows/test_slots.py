@@ -192,17 +192,17 @@ def test_idle_groups_of_another_shape_make_way_for_who_waits(loop: Loop) -> None
 
 
 @pytest.mark.parametrize("keeper", ["first", "second"])
-def test_idle_slot_that_keeps_an_object_goes_first(loop: Loop, trainables: str) -> None:
+def test_idle_slot_that_keeps_an_object_goes_first(loop: Loop, keeper: str) -> None:
     for key in ("first", "second"):
         loop.pool.request(key, cpus(1))
     loop.run_until(lambda: len(loop.granted) == 2)
     for key in ("first", "second"):
-        loop.pool.release(loop.granted[key], keeps_object=key == trainables)
+        loop.pool.release(loop.granted[key], keeps_object=key == keeper)
 
     loop.pool.request("next", cpus(1))
     loop.run_until(lambda: "next" in loop.granted)
 
-    assert loop.granted["next"] is loop.granted[trainables]
+    assert loop.granted["next"] is loop.granted[keeper]
 
 
 def test_group_that_nobody_asks_for_any_more_makes_way_before_it_is_placed(loop: Loop) -> None:

@@ -66,10 +66,10 @@ class TrainableCache:
         descriptors: See `open_part`.
 
     Example:
-        >>> keeper, rule = TrainableCache(), ReuseRule("experiment", max_reuses=1)
+        >>> cache, rule = TrainableCache(), ReuseRule("experiment", max_reuses=1)
         >>> for _ in range(2):
-        ...     train = keeper.begin(rule, lambda: print)
-        ...     str(keeper.end(has_failed=False))
+        ...     train = cache.begin(rule, lambda: print)
+        ...     str(cache.end(has_failed=False))
         'nothing'
         'worn'
     """
