@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import random
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ def call_interrupted(call: Callable[[int], None], times: int) -> list[int]:
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(caller, ctypes.py_object(Interrupted))
 
     thread = threading.Thread(target=interrupt)
+    gc.disable()  # hypothesis has a callback there, in which nothing could be caught
     thread.start()
     for number in range(times):
         try:
@@ -39,4 +41,5 @@ def call_interrupted(call: Callable[[int], None], times: int) -> list[int]:
             continue
     is_over.set()
     thread.join()
+    gc.enable()
     return returned
