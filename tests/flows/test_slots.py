@@ -256,6 +256,23 @@ def test_no_more_slots_are_held_than_trials_may_run_at_once(no_slots: None) -> N
     loop.pool.clear()
 
 
+def test_no_more_slots_start_at_once_than_are_allowed_and_all_come(no_slots: None) -> None:
+    loop = Loop(SlotPool(None, max_starting=2))
+    for number in range(5):
+        loop.pool.request(number, cpus(1))
+    most = len(live_groups())
+
+    def all_granted() -> bool:
+        nonlocal most
+        most = max(most, len(live_groups()) - len(loop.granted))
+        return len(loop.granted) == 5
+
+    loop.run_until(all_granted)
+
+    assert most == 2
+    loop.pool.clear()
+
+
 def test_request_waits_for_a_slot_that_is_about_to_be_given_back(loop: Loop) -> None:
     loop.pool.request("all", cpus(CPUS))
     loop.run_until(lambda: "all" in loop.granted)

@@ -139,6 +139,7 @@ class SlotPool:
         fresh_process: Whether each trial has a process of its own; None: where `Slot.outlives_no_trial`.
         runtime_env: Ray's runtime environment for trials.
         max_slots: How many slots there may be; None: as many as fit.
+        max_starting: How many of a shape may start at the same time; None: any number.
 
     Attributes:
         cleanup_timeout_s: How long a kept object may take to clean up before its process is killed.
@@ -151,8 +152,10 @@ class SlotPool:
         fresh_process: bool | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         max_slots: int | None = None,
+        max_starting: int | None = None,
     ) -> None:
-        self._recorders, self._fresh_process, self._max_slots = recorders, fresh_process, max_slots
+        self._recorders, self._fresh_process = recorders, fresh_process
+        self._max_slots, self._max_starting = max_slots, max_starting
         given = dict(runtime_env or {})
         self._marked_env = given | {"env_vars": {**given.get("env_vars", {}), PROCESS_MARK: uuid4().hex}}
         # With an environment Ray starts Python twice. Without one an idle worker may have run anything, but it says so.
@@ -380,6 +383,8 @@ class SlotPool:
             useful = self._useful(shape, wanted - starting, starting + ending)
             if self._max_slots is not None:
                 useful = min(useful, self._max_slots - len(self._all()))
+            if self._max_starting is not None:
+                useful = min(useful, self._max_starting - starting)
             for _ in range(useful):
                 self._start(shape)
 

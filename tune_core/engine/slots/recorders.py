@@ -6,6 +6,7 @@ They take nothing of the cluster and run nothing of a user's, so they stay for t
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import ray
 from prefect.settings import PREFECT_API_URL
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tune_core.engine.cluster import has_other_hosts
 from tune_core.engine.slots.pool import SlotPool
 from tune_core.engine.worker.recorder import FLUSH_TIMEOUT_S, Recorder
 
@@ -141,6 +143,9 @@ def opened_pool(
 ) -> Iterator[SlotPool]:
     """Make the slots of one experiment, with the recorders of this process; at the end no slot is left.
 
+    On a single machine no more of them start at once than it has processors: the start of a process keeps one busy, so
+    the first trials begin sooner, and trials that are short are over before the others have started.
+
     Args:
         with_processes: As for `SlotPool`.
         fresh_process: As for `SlotPool`.
@@ -157,6 +162,7 @@ def opened_pool(
             fresh_process=fresh_process,
             runtime_env=runtime_env,
             max_slots=max_slots,
+            max_starting=None if has_other_hosts() else max(2, len(os.sched_getaffinity(0))),
         )
         try:
             yield pool
