@@ -38,8 +38,9 @@ from tune_core.engine.ownership import (
 )
 from tune_core.engine.server.contact import Contact
 from tune_core.engine.server.server import PrefectServer
+from tune_core.engine.slots.fit import copies_that_fit, shortfall
 from tune_core.engine.slots.nested_groups import shortfall_inside
-from tune_core.engine.slots.pool import SlotPool, copies_that_fit, shortfall
+from tune_core.engine.slots.pool import SlotPool
 from tune_core.engine.slots.recorders import opened_pool
 from tune_core.engine.staging import keep, staging_directory
 from tune_core.engine.task_runner import TuneTaskRunner

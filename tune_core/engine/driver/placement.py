@@ -13,7 +13,8 @@ from tune_core.engine.cluster import leaving_nodes, nodes
 from tune_core.engine.deaths import is_lost_at_start
 from tune_core.engine.driver.services import DriverFailed, Services
 from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
-from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered, amounts_of, shortfall
+from tune_core.engine.slots.fit import amounts_of, shortfall
+from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered
 from tune_core.errors import PlacementError
 from tune_core.masking import masked
 from tune_core.resources import PlacementGroupFactory

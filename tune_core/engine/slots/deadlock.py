@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray.util.placement_group import get_current_placement_group, placement_group_table
 
+from tune_core.engine.slots.fit import amounts_of, shortfall
 from tune_core.engine.slots.nested_groups import maker_of
-from tune_core.engine.slots.pool import amounts_of, shortfall
 from tune_core.resources import PlacementGroupFactory
 
 Group = Mapping[str, Any]
