@@ -199,7 +199,7 @@ class Tuner:
     ) -> Tuner:
         """Return a Tuner whose `fit` goes on with an experiment where its journal ends, or that reads its results.
 
-        Nothing is unpickled, and nothing is written before `fit`. Searcher and scheduler are made anew
+        Nothing is unpickled, and nothing is written before `fit`. Searcher and scheduler are made again
         and told what happened, so they survive; what was decided is never decided again. What changes
         here (`num_samples`, `stop`, `tune_config`, `run_config`, resources) is recorded, and holds from now on.
         `get_results` needs no more than the path; `fit` refuses, naming it, what JSON could not hold and was not
@@ -212,7 +212,7 @@ class Tuner:
             resume_unfinished: Whether trials that had not ended go on from their last checkpoint; else
                 they end as they are.
             resume_errored: Whether trials that failed go on from their last checkpoint.
-            restart_errored: Whether trials that failed begin anew, in a new directory.
+            restart_errored: Whether trials that failed begin again, in a new directory.
             param_space: The search space, if it has what JSON cannot hold, such as lambdas.
             storage_filesystem: An fsspec or pyarrow filesystem that `path` is in.
             _resume_config: Says more exactly which trials go on: see `ResumeConfig`.

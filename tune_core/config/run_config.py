@@ -234,7 +234,7 @@ class ResumeConfig:
 
         #: Go on from its latest checkpoint.
         RESUME = "resume"
-        #: Begin anew, as a new trial with the same configuration.
+        #: Begin again, as a new trial with the same configuration.
         RESTART = "restart"
         #: Leave it as it is.
         SKIP = "skip"
@@ -447,7 +447,7 @@ class RunConfig:
         placement_timeout_s: Beyond Ray Tune: for how long a trial waits for bundles that the
             cluster as it is can never give, for the sake of an autoscaler; None: not at all.
         stop_timeout_s: Beyond Ray Tune: for how long a trainable may go on after it was told to
-            stop, to run its `finally` blocks; after SIGTERM at most 12 s, since whoever sends it kills soon.
+            stop, to run its `finally` blocks; after SIGTERM at most 12 s, since a kill follows soon.
         trial_timeout_s: Beyond Ray Tune: for how long an attempt at a trial may run before its process is
             killed, whatever it is doing; None: for ever. To end trials at a report, which counts as
             success, use `stop={"time_total_s": ...}`.

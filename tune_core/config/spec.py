@@ -448,7 +448,7 @@ def resolve_objects(
 
     Args:
         config: As the journal has it.
-        param_space: The search space, given anew or rebuilt.
+        param_space: The search space, given again or rebuilt.
 
     Returns:
         The configuration in containers of its own, and the paths (`net/activation`) of the objects

@@ -34,8 +34,8 @@ class StopSignals:
     """Turns signals into an orderly stop, while there is something to stop.
 
     The first one stops the trials in order, the second raises KeyboardInterrupt at once; so does
-    the first one before anything runs. What comes when all is over already is kept for whoever
-    had the signals before.
+    the first one before anything runs. What comes when all is over already is kept for the
+    handlers that were there before.
     """
 
     def __init__(self) -> None:

@@ -189,7 +189,7 @@ class Recovery:
     def _with_lost_nodes(self, ended: Ended) -> Ended:
         """An attempt that failed because a node of its group went away was lost, whatever it raised."""
         is_plain = ended.outcome in (Outcome.LOST, Outcome.TIMED_OUT) or not ended.retryable
-        # Whoever raises an error lives, and so does its own node: another one must have gone.
+        # What raises an error lives, and so does its own node: another one must have gone.
         if is_plain or (ended.outcome is Outcome.ERROR and len(ended.nodes) < 2):
             return ended
         lost = self._lost_nodes(ended.nodes)

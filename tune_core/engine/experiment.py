@@ -227,7 +227,7 @@ def experiment(
 
 def run_form(form: ExperimentForm) -> State[Any]:
     """Run the live experiment of this process, or the one that the parameters say."""
-    end_forks_well()  # whoever's they are: a trainable that is tried out here, a callback's, those after `fit()`
+    end_forks_well()  # of a trainable that is tried out here, of a callback, and those after `fit()`
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise TuneError("the experiment flow was called without a flow run")

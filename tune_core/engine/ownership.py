@@ -194,7 +194,7 @@ def end_runs_of(dead: dict[str, Any], flow_run_id: UUID) -> None:
 
 
 def take_journal(current: Experiment, owner: dict[str, Any]) -> int:
-    """Take the journal over, with all that this means for whoever had it.
+    """Take the journal over, with all that this means for the driver that had it.
 
     One that may be alive is waited for, until it writes no files any more; one that ended without
     a word has left runs that say that they are running.

@@ -28,7 +28,7 @@ def is_known() -> bool:
 
 
 def share_client(context: SyncClientContext) -> None:
-    """Have whoever asks for a client without settings get that of a context that was made with some.
+    """Give code that asks for a client without settings that of a context that was made with some.
 
     Without it they get one of their own, which loads certificates and does not give up as ours do.
     """

@@ -142,12 +142,12 @@ class TrialScheduler(RecordsArguments, ABC):
             trials: All trials; those to choose from have `status` PAUSED.
 
         Returns:
-            One that is paused; None if none shall go on now.
+            One that is paused; None if none should go on now.
         """
         return next((trial for trial in trials if trial.status is Status.PAUSED), None)
 
     def trials_to_stop(self, trials: Sequence[Trial]) -> Sequence[Trial]:
-        """Return paused trials that shall never go on; by default none.
+        """Return paused trials that are never to go on; by default none.
 
         Asked before `choose_trial_to_run`, until it returns none.
         """
@@ -165,7 +165,7 @@ class TrialScheduler(RecordsArguments, ABC):
     def get_state(self) -> dict[str, Any]:
         """Return what `set_state` needs and a replay cannot tell, as JSON can hold it. The default is {}.
 
-        A resumed experiment makes the scheduler anew and tells it everything that the journal holds,
+        A resumed experiment makes the scheduler again and tells it everything that the journal holds,
         in the same order; a scheduler needs state only for what does not follow from that, such as a seed.
         """
         return {}

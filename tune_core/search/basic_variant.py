@@ -43,7 +43,7 @@ class BasicVariantGenerator(Searcher):
     """Walks the grids of a space, and draws the rest at random.
 
     One sample is one walk over the whole grid (one trial, if the space has none), with random
-    values drawn anew for each of its points; `num_samples` is how often that is done. What is
+    values drawn again for each of its points; `num_samples` is how often that is done. What is
     suggested does not depend on results, on trial ids, or on how many trials run at once.
 
     Args:
@@ -199,7 +199,7 @@ class BasicVariantGenerator(Searcher):
         self._restart(state["seed"], state["num_suggested"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the iterator out: a copy walks anew."""
+        """Leave the iterator out: a copy starts from the beginning."""
         return {name: value for name, value in vars(self).items() if name not in ("_rng", "_variants")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

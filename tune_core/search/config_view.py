@@ -1,7 +1,7 @@
 """What a `sample_from` function sees: the configuration as far as it is decided.
 
 Owns the reading of values that other values depend on. Never decides or changes one.
-Invariant: whoever reads something undecided is found out, even if it swallows the exception,
+Invariant: a function that reads something undecided is noticed, even if it swallows the exception,
 so that nothing is ever computed from a value that is not there yet.
 """
 

@@ -263,7 +263,7 @@ def request_from_dict(data: Mapping[str, Any]) -> Request:
         raise ConfigError(f"{kind.__name__}: {error}") from error
 
 
-# Whoever asks.
+# Asking.
 
 
 def post(storage: ExperimentStorage, request: Request) -> str:
@@ -413,12 +413,12 @@ def _unanswered(storage: ExperimentStorage, request_id: str, timeout_s: float) -
     place = f"{storage.url}/{DIRECTORY}/{request_id}.json"
     return (
         f"the driver of {storage.url} ({owner}) {seen} within {timeout_s:g} s; its journal has {len(numbers)} "
-        f"segments. If it is dead, resume the experiment. The request stays, and is carried out by whoever drives "
-        f"the experiment next: delete {place} to withdraw it"
+        f"segments. If it is dead, resume the experiment. The request stays, and the experiment's next driver "
+        f"carries it out: delete {place} to withdraw it"
     )
 
 
-# Whoever is asked.
+# Answering.
 
 
 class Inbox:

@@ -1,7 +1,7 @@
 """Where requests to a running experiment become events, or are refused: each with the words that say why.
 
 Owns what may be asked in which state. It changes nothing but the searcher, which has to know of an
-event before the controller does; whoever asks it hands the event to the controller at once.
+event before the controller does; the caller hands the event to the controller at once.
 """
 
 from __future__ import annotations

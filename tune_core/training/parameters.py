@@ -45,7 +45,7 @@ class Parameters:
         return dict(self._values or {})
 
     def get(self) -> dict[str, Any]:
-        """Return the values, of whoever supplies them just now.
+        """Return the values as they are supplied at the moment.
 
         Raises:
             TrainableError: Nobody does.
@@ -87,7 +87,7 @@ def with_parameters(trainable: AnyTrainable, **kwargs: Any) -> AnyTrainable:
     returned has the trainable's name, and can be given to `with_resources`, as can the other way
     round. The object that was given stays as it is.
 
-    An experiment that is resumed in another process is given the values anew, with its trainable.
+    An experiment that is resumed in another process is given the values again, with its trainable.
 
     Args:
         trainable: A function, method, partial, callable object, or Trainable class.

@@ -57,7 +57,7 @@ class SendQueue(Generic[Item]):
         keep: Called instead, before, with one that has to wait for an upload.
 
     Attributes:
-        lock: Held by whoever uses what items are sent over.
+        lock: Held while what items are sent over is in use.
 
     Example:
         >>> sent = []

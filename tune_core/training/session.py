@@ -316,7 +316,7 @@ class Session:
     def publish(self, row: dict[str, Any], checkpoint: Checkpoint | None = None) -> None:
         """Commit the checkpoint if there is one, send a row of `row_of`, and wait for the answer.
 
-        The row is sent in any case: whoever made it has come as far as it says.
+        The row is sent in any case: its trial has come as far as it says.
 
         Raises:
             StopTrial: The trial is over, or is to stop.

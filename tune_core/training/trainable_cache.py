@@ -1,7 +1,7 @@
 """What one process keeps from a trial to the next: the loaded trainable, and an object of a class.
 
-Owns when an object may go on, and that each is cleaned up once. It lives in one thread; whoever
-started the process asks it to clean up before the process ends.
+Owns when an object may go on, and that each is cleaned up once. It lives in one thread. The actor
+that holds it asks it to clean up before the process ends.
 """
 
 from __future__ import annotations

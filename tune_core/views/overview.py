@@ -406,7 +406,7 @@ class Overview:
         facts = self._facts.get(trial.trial_id)
         if facts is None:
             facts = self._facts[trial.trial_id] = _Facts(trial.dirname)
-        elif facts.dirname != trial.dirname:  # it has begun anew: its reports count no more, its costs do
+        elif facts.dirname != trial.dirname:  # it has begun again: its reports no longer count, its costs do
             facts.dirname, facts.curve = trial.dirname, Series(CURVE_POINTS)
             facts.best = facts.best_iteration = facts.last = None
             facts.least = math.inf

@@ -257,7 +257,7 @@ class ArtifactWriter:
         trial_id: str | None = None,
         has_key: bool = False,
     ) -> None:
-        """Show a page of markdown, made anew by the writer's thread whenever this has been called.
+        """Show a page of markdown; the writer's thread makes it again after each call.
 
         Args:
             name: Goes into its key, if it has one.

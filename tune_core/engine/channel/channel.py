@@ -179,7 +179,7 @@ class Channel:
 
 
 class _OneKey:
-    """Lets in whoever holds the experiment's key."""
+    """Lets in those that hold the experiment's key."""
 
     def __init__(self, public_key: bytes) -> None:
         self._public_key = public_key

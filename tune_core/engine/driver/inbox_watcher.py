@@ -49,7 +49,7 @@ class InboxWatch:
 
     Attributes:
         refusal: What is answered, when it is closed, to requests that were not taken; None: they are left
-            for whoever goes on with the experiment.
+            for the driver that goes on with the experiment.
     """
 
     def __init__(

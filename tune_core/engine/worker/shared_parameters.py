@@ -11,7 +11,7 @@ from tune_core.errors import TrainableError
 
 
 class SharedParameters:
-    """Names and object references; whoever holds it, or a copy that Ray passed on, keeps the values alive.
+    """Names and object references; the values live as long as it, or a copy that Ray passed on, is held.
 
     Of no type that Prefect looks into: it, and prefect-ray, call `ray.get` on every reference that they
     find in a task's parameters. Ray itself does see the references, so that it knows who uses them.
