@@ -114,7 +114,7 @@ class Tuner:
 
         When this returns, every trial is over and its rows, its checkpoints and the Prefect
         artifacts are written. Errors of trials do not raise: they are in the results. On
-        Ctrl-C the trials are stopped in order and the partial results are returned.
+        Ctrl-C the trials are stopped cleanly and the partial results are returned.
 
         Raises:
             ConfigError: An environment variable is set that Ray Tune refuses, too.

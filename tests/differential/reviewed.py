@@ -98,7 +98,7 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "SIGTERM, and cancelling in Prefect",
-        "stop in order within 30 s; the flow run ends Cancelled",
+        "stop cleanly within 30 s; the flow run ends Cancelled",
         "there trials are killed with the driver",
     ),
     Difference(

@@ -26,7 +26,7 @@ COMMANDS = (
     ("show", "reading:show", "Show an experiment's trials, or one trial's reports."),
     ("compare", "comparing:compare", "Show experiments side by side: best trial, cost, what differs."),
     ("export", "exporting:export", "Write trials or reports as CSV, Parquet, an Optuna study, or HTML."),
-    ("stop", "steering:stop", "Stop a running experiment in order."),
+    ("stop", "steering:stop", "Stop a running experiment cleanly."),
     ("steer", "steering:steer", "Pause, resume, stop or extend what is running."),
     ("doctor", "doctor:doctor", "Check versions, server, storage and Ray; say what to do."),
 )

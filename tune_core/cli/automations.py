@@ -194,7 +194,7 @@ def install_stall_cancellation(
     """Have the Prefect server cancel experiments that live but get nowhere: none of their trials begins or ends.
 
     When this returns, the server has exactly one automation of that name, with these values. A cancelled
-    experiment stops in order and can go on later; what has no process any more is for crash detection.
+    experiment stops cleanly and can go on later; what has no process any more is for crash detection.
 
     Args:
         silent_for_s: After how many seconds without a trial that begins or ends, at least 10. Allow for the

@@ -50,7 +50,7 @@ def stop(
     access: Access | None = None,
     output: Output | None = None,
 ) -> Answer:
-    """Stop a running experiment in order: its trials end at their next reports, its flow run Completed.
+    """Stop a running experiment cleanly: its trials end at their next reports, its flow run Completed.
 
     Returns once the experiment has taken note.
 

@@ -253,7 +253,7 @@ class Loop:
         return bool(self._commands)
 
     def stop_all(self, cause: StopCause, reason: str) -> None:
-        """Stop the experiment in order; nothing happens if it has been told to stop."""
+        """Stop the experiment cleanly; nothing happens if it has been told to stop."""
         if self.controller.stop_request is None and not self.controller.has_ended:
             self.apply(StopRequested(self.wall_clock(), cause, reason))
 
@@ -263,7 +263,7 @@ class Loop:
             self.stop_all(StopCause.STOPPER, "a stopper ended the experiment (stop_all)")
 
     def fail(self, error: Exception) -> None:
-        """Give up in order: without its journal or its storage the experiment cannot go on."""
+        """Give up cleanly: without its journal or its storage the experiment cannot go on."""
         if self.failure is None:
             self.failure = error
             self.backend.abandon(error)

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopTrial(SystemExit):
-    """Raised out of `report` to end the trainable in order: its `finally` blocks run."""
+    """Raised out of `report` to end the trainable cleanly: its `finally` blocks run."""
 
 
 @dataclass(frozen=True, slots=True)

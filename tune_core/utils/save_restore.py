@@ -111,5 +111,5 @@ class RemoteTrainable:
             self._trainable.restore(kind(checkpoint=checkpoint, metrics=metrics))
 
     def stop(self) -> None:
-        """End the trainable in order."""
+        """End the trainable cleanly."""
         self._trainable.stop()

@@ -147,7 +147,7 @@ class Driver(Backend):
         self.loop.recover(trial, self._experiment.storage.committed(trial.dirname, skip_damaged=True))
 
     def request_stop(self, cause: StopCause, reason: str, *, patience_s: float | None = None) -> None:
-        """Ask the loop, from any thread or signal handler, to stop the experiment in order.
+        """Ask the loop, from any thread or signal handler, to stop the experiment cleanly.
 
         Args:
             cause: Decides what becomes of unfinished trials.
