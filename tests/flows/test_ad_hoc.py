@@ -86,20 +86,18 @@ def test_fit_works_in_an_async_flow_a_running_loop_a_task_and_a_thread(
     assert results == [[2, 4]] * 4
 
 
-def test_warm_processes_that_report_to_another_server_are_not_used(
+def test_each_experiment_has_processes_of_its_own_whichever_server_records_it(
     api: str, run_config: Callable[..., tune.RunConfig]
 ) -> None:
-    # So wide that no more than one process fits the cluster.
     train = tune.with_resources(lambda config: {"pid": os.getpid()}, {"cpu": 8})
     tuners = [tune.Tuner(train, run_config=run_config()) for _ in range(3)]
 
     first, again = (tuner.fit()[0].metrics["pid"] for tuner in tuners[:2])
-    # Prefect's event worker in a process goes on sending to the server that it began with.
+    # The same server by another name: what Prefect has begun elsewhere goes on sending there.
     with temporary_settings({PREFECT_API_URL: api.replace("127.0.0.1", "localhost")}):
         elsewhere = tuners[2].fit()[0].metrics["pid"]
 
-    assert again == first
-    assert elsewhere != first
+    assert len({first, again, elsewhere}) == 3
 
 
 def test_the_flow_can_be_called_like_a_tuner_and_by_import_string(

@@ -135,7 +135,7 @@ def test_trial_that_is_out_of_retries_ends_in_error_and_says_why(
 ) -> None:
     def fail(config: dict[str, Any]) -> None:
         report_step(step_of(tune.get_checkpoint()) + 1)
-        raise ValueError(f"attempt {running_session().attempt_number.attempt_number} failed")
+        raise ValueError(f"attempt {running_session().spec.attempt_number} failed")
 
     def succeed(config: dict[str, Any]) -> dict[str, Any]:
         return {"fine": 1}

@@ -339,7 +339,12 @@ def test_trial_that_waits_for_busy_resources_is_shown_as_pending_with_the_reason
 
     try:
         shown = wait_for(leaders_while_one_waits, what="a running and a waiting trial", timeout_s=40)
-        last_wait = next(waiting for waiting in reversed(waited) if waiting)
+        last_wait = wait_for(
+            lambda: next(
+                (each for each in reversed(waited) if any("free" in why for why in each.values())), None
+            ),
+            what="the reason in the terminal's view",
+        )
     finally:
         release.touch()
         run.join(60)

@@ -126,7 +126,13 @@ def own_identity(name: str | None) -> Identity | None:
 
 
 class ExperimentFlow(Flow[..., Any]):
-    """The experiment flow: called like a `Tuner`, or by Prefect with JSON parameters."""
+    """The experiment flow: called like a `Tuner`, or by Prefect with JSON parameters.
+
+    Attributes:
+        tunes_one: Whether it is a flow of one trainable, and has a name of its own.
+    """
+
+    tunes_one = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run an experiment; return its `ResultGrid`.
@@ -176,8 +182,7 @@ def _flow_run_name() -> str:
     run_config: RunForm = parameters.get("run_config") or RunForm()
     if context.flow_run.deployment_id is not None:
         assert isinstance(context.flow, ExperimentFlow)
-        trainable = parameters.get("trainable") or context.flow.name
-        return _deployed_name(run_config, trainable, context.flow_run)
+        return _deployed_name(run_config, _label(context.flow, parameters.get("trainable")), context.flow_run)
     return run_config.name or context.flow_run.name
 
 
@@ -233,7 +238,7 @@ def run_form(form: ExperimentForm) -> State[Any]:
         raise TuneError("the experiment flow was called without a flow run")
     live = _live.get()
     if live is None and context.flow_run.deployment_id is not None:
-        live = _deployed(form, context.flow_run)
+        live = _deployed(form, _label(context.flow, form.trainable), context.flow_run)
     elif live is None:
         live = _revived(form.run_config, form.trainable)
     # Prefect may try a run again, with this.
@@ -258,13 +263,13 @@ def run_form(form: ExperimentForm) -> State[Any]:
     return _final_state(ended, trials, live)
 
 
-def _deployed(form: ExperimentForm, run: FlowRun) -> LiveExperiment:
+def _deployed(form: ExperimentForm, label: str, run: FlowRun) -> LiveExperiment:
     """Return the experiment of a deployment's run: a new one for each run, the same one when a run is tried again.
 
     Raises:
         ConfigError: The trainable cannot be imported here, or the form cannot work; nothing has been started.
     """
-    tuner = form.tuner(_deployed_name(form.run_config, form.trainable, run))
+    tuner = form.tuner(_deployed_name(form.run_config, label, run))
     current = tuner.experiment(lambda _: deployed_identity(run))
     wanted = {*run.tags, *(current.run_config.tags or ())}
     if wanted != set(run.tags):
@@ -275,9 +280,15 @@ def _deployed(form: ExperimentForm, run: FlowRun) -> LiveExperiment:
     return LiveExperiment(current, prefect_server())
 
 
-def _deployed_name(run_config: RunForm, trainable: str, run: FlowRun) -> str:
+def _label(flow: Flow[..., Any] | None, trainable: str | None) -> str:
+    """Return what an experiment without a name is called after: its trainable, or a flow that tunes just one."""
+    assert isinstance(flow, ExperimentFlow)
+    return flow.name if flow.tunes_one or trainable is None else trainable.rpartition(":")[2]
+
+
+def _deployed_name(run_config: RunForm, label: str, run: FlowRun) -> str:
     digits, date = dated(deployed_identity(run))
-    return f"{run_config.name or trainable.rpartition(':')[2]}_{date}_{digits}"
+    return f"{run_config.name or label}_{date}_{digits}"
 
 
 def _revived(run_config: RunForm, trainable: str) -> LiveExperiment:

@@ -24,6 +24,7 @@ class NamedExperimentFlow(ExperimentFlow):
     """
 
     form: ExperimentForm
+    tunes_one = True
 
     def __call__(self, *args: Any, **changes: Any) -> Any:
         """Run the experiment; return its `ResultGrid`.

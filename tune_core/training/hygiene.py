@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,6 @@ class Surroundings:
     def now(cls) -> Surroundings:
         """Return what this process is like."""
         handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-        states = _random_states()
         return cls(
             environment=dict(os.environ),
             directory=_directory(),
@@ -87,8 +86,8 @@ class Surroundings:
             show_warning=warnings.showwarning,
             # None: not set from Python, and so not by a trial either, as far as can be seen.
             signals={number: handler for number, handler in handlers.items() if handler is not None},
-            random_state=states["random"] if states["random"] != _unseeded.get("random") else None,
-            numpy_state=states["numpy"] if states["numpy"] != _unseeded.get("numpy") else None,
+            random_state=random.getstate() if _has_seeded_random else None,
+            numpy_state=_numpy_state(),
         )
 
     def put_back(self) -> None:
@@ -128,24 +127,45 @@ class Surroundings:
                 signal.signal(number, handler)
 
 
-#: The random states that this process, and numpy as it was imported, began with.
-_unseeded: dict[str, Any] = {}
+#: What numpy's global generator was made from as numpy was imported.
+_numpy_unseeded: list[bytes] = []
+#: Whether the trainable's modules have seeded `random`.
+_has_seeded_random = False
 
 
-def note_unseeded(_: object = None) -> None:
-    """Remember the random states that nobody has seeded: called before the user's modules, and after numpy, load."""
-    for name, state in _random_states().items():
-        if state is not None:
-            _unseeded.setdefault(name, state)
+def note_unseeded_numpy(_: object = None) -> None:
+    """Remember what numpy's global generator draws from: to be called as soon as numpy is imported."""
+    numpy = sys.modules["numpy.random"]
+    numpy.random_sample()  # a new generator mixes what it was made from at its first draw
+    _numpy_unseeded[:] = [numpy.get_state()[1].tobytes()]
 
 
-def _random_states() -> dict[str, Any]:
-    """Return the states of the global generators, as values that can be compared; None: not imported."""
+@contextmanager
+def seeds_noted() -> Iterator[None]:
+    """Note whether the code inside seeds `random`: the trainable's modules, as they are imported.
+
+    Its state would not tell, since packages draw from it as they are imported.
+    """
+    seed = random.seed
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        global _has_seeded_random  # noqa: PLW0603 - there is one generator in a process
+        _has_seeded_random = True
+        seed(*args, **kwargs)
+
+    random.seed = noted
+    try:
+        yield
+    finally:
+        random.seed = seed
+
+
+def _numpy_state() -> Any:
+    """Return the state of numpy's global generator if somebody has seeded it."""
     numpy = sys.modules.get("numpy.random")
-    if numpy is None:
-        return {"random": random.getstate(), "numpy": None}
-    name, keys, *rest = numpy.get_state()
-    return {"random": random.getstate(), "numpy": (name, tuple(keys.tolist()), *rest)}
+    if numpy is None or numpy.get_state()[1].tobytes() in _numpy_unseeded:
+        return None
+    return numpy.get_state()
 
 
 #: A logger that nobody had asked for.

@@ -281,7 +281,7 @@ def result_is_read_back_where_there_is_none(tune: Any, case: Case) -> Any:
 
 @script("c")
 def stop_rules_of_every_kind(tune: Any, case: Case) -> Any:
-    stopper = case.module("stopper" if tune.__name__ == "ray.tune" else "stoppers")
+    stopper = case.module("stopper")
 
     def train(config: dict[str, Any]) -> None:
         for step in range(8):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tune_core.training import hygiene
-from tune_core.training.hygiene import Surroundings, note_unseeded, warn_of_threads
+from tune_core.training.hygiene import Surroundings, note_unseeded_numpy, seeds_noted, warn_of_threads
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +64,9 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_was_changed_is_put_back(what: str) -> None:
+def test_what_was_changed_is_put_back(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change, look = CHANGES[what]
+    monkeypatch.setattr(hygiene, "_has_seeded_random", True)
     before, as_it_was = Surroundings.now(), look()
 
     change()
@@ -106,35 +107,45 @@ def test_numpy_that_was_imported_since_does_not_go_on_with_a_trials_seed(
     assert np.random.randint(1_000_000_000, size=4).tolist() != expected
 
 
-def test_random_numbers_that_nobody_has_seeded_differ_from_trial_to_trial(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(hygiene, "_unseeded", {})
-    note_unseeded()
-    before = Surroundings.now()
-    drawn = []
+def begin_unseeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has seeded anything, as in a new process; pytest-randomly has, before each test."""
+    monkeypatch.setattr(hygiene, "_numpy_unseeded", [])
+    monkeypatch.setattr(hygiene, "_has_seeded_random", False)
+    random.seed()
+    np.random.seed()
+    note_unseeded_numpy()
+
+
+def drawn_by_three_trials() -> list[tuple[float, float]]:
+    before, drawn = Surroundings.now(), []
     for _ in range(3):
         drawn.append((random.random(), float(np.random.random())))
         before.put_back()
+    return drawn
 
-    assert len({first for first, _ in drawn}) == 3
-    assert len({second for _, second in drawn}) == 3
+
+def test_random_numbers_that_nobody_has_seeded_differ_from_trial_to_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin_unseeded(monkeypatch)
+    with seeds_noted():
+        [random.random() for _ in range(1000)]  # packages draw as they are imported, which is no seed
+        np.random.random()
+
+    first, second = zip(*drawn_by_three_trials(), strict=True)
+
+    assert (len(set(first)), len(set(second))) == (3, 3)
 
 
 def test_random_numbers_that_a_module_has_seeded_are_the_same_for_each_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hygiene, "_unseeded", {})
-    note_unseeded()
-    random.seed(3)
-    np.random.seed(3)
-    before = Surroundings.now()
-    drawn = []
-    for _ in range(3):
-        drawn.append((random.random(), float(np.random.random())))
-        before.put_back()
+    begin_unseeded(monkeypatch)
+    with seeds_noted():
+        random.seed(3)
+        np.random.seed(3)
 
-    assert len(set(drawn)) == 1
+    assert len(set(drawn_by_three_trials())) == 1
 
 
 def test_process_whose_directory_is_gone_stays_usable(tmp_path: Path) -> None:

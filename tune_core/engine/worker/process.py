@@ -33,7 +33,7 @@ from tune_core.engine.worker.ticket import Ticket
 from tune_core.errors import StorageError, TrainableError
 from tune_core.states import Outcome
 from tune_core.training.execution import Ending, describe_error, format_traceback, run_attempt
-from tune_core.training.hygiene import Surroundings, note_unseeded, warn_of_threads
+from tune_core.training.hygiene import Surroundings, note_unseeded_numpy, seeds_noted, warn_of_threads
 from tune_core.training.parameters import supplied_parameters
 from tune_core.training.serialization import PickledTrainable
 from tune_core.training.session import AttemptSpec, working_directory
@@ -68,8 +68,7 @@ def run_ticket(
     """
     bridge()  # before anything of the user's is imported
     if _surroundings is None:
-        note_unseeded()
-        after_import("numpy.random", note_unseeded)
+        after_import("numpy.random", note_unseeded_numpy)
     address, trial_id, attempt_number, body, pickled = ticket.open()
     uplink = ChannelUplink(address, trial_id, attempt_number)
     try:
@@ -100,7 +99,8 @@ def _run(
     try:
         spec = load_spec()
         directory = Path(working_directory(spec))
-        trainable = trainables.begin(spec.reuse, pickled.load, max_growth=spec.max_growth)
+        with seeds_noted():
+            trainable = trainables.begin(spec.reuse, pickled.load, max_growth=spec.max_growth)
     except (TrainableError, StorageError) as error:
         return Ending(Outcome.ERROR, describe_error(error), retryable=False)
     except Exception as error:  # noqa: BLE001 - whatever a user's object does when it is unpickled
