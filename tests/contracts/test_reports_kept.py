@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.interrupting import call_interrupted
-from tests.support.sessions import a_session
+from tests.support.sessions import an_attempt
 from tune_core.engine.channel.channel import Channel, ChannelUplink
 from tune_core.engine.channel.spool import left_behind, rows_of
+from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +35,7 @@ def test_interrupted_reports_tear_no_row_and_hold_up_none_after_them(
 ) -> None:
     """A timeout decorator raises inside of `report`, and the training loop catches that and goes on."""
     uplink = ChannelUplink(channel.address, "trial", 1)
-    session = a_session(uplink, tmp_path)
+    session = Session(an_attempt(ExperimentStorage.open(tmp_path, "experiment")), uplink)
     returned: list[int] = []
 
     def reporting() -> None:
@@ -61,10 +63,12 @@ DYING = """
 import os, pickle, signal, sys
 from pathlib import Path
 from tune_core.engine.channel.channel import ChannelUplink
-from tests.contracts.test_reports_kept import a_session
+from tests.support.sessions import an_attempt
+from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.session import Session
 
 uplink = ChannelUplink(pickle.load(sys.stdin.buffer), "trial", 1)
-session = a_session(uplink, Path(sys.argv[1]))
+session = Session(an_attempt(ExperimentStorage.open(Path(sys.argv[1]), "experiment")), uplink)
 for step in range(50):
     session.report({"step": step})
 os.kill(os.getpid(), signal.SIGKILL)

@@ -17,14 +17,16 @@ import pytest
 import zmq
 
 import tune_core as tune
-from tests.support.sessions import a_session
+from tests.support.sessions import an_attempt
 from tune_core.encoding import dumps
 from tune_core.engine.channel import channel as channels
 from tune_core.engine.channel.channel import Channel, ChannelAddress, ChannelUplink, Message
 from tune_core.errors import ChannelLost
 from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
+from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.execution import Ending
+from tune_core.training.session import Session
 from tune_core.training.uplink import Report
 
 
@@ -448,7 +450,8 @@ def test_attempt_that_is_out_of_date_is_told_to_stop_and_changes_nothing(
 
 def test_rows_behind_uploads_in_the_background_arrive_in_order(channel: Channel, tmp_path: Path) -> None:
     uplink = ChannelUplink(channel.address, "trial", 1)
-    session = a_session(uplink, tmp_path, async_upload=True)
+    storage = ExperimentStorage.open(tmp_path / "storage", "e")
+    session = Session(an_attempt(storage, async_upload=True), uplink)
     model = tmp_path / "model"
     model.mkdir()
 

@@ -1,8 +1,7 @@
-"""Sessions of an attempt, with whatever uplink a test has."""
+"""Attempts and sessions, with whatever storage and uplink a test has."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tune_core.resources import PlacementGroupFactory
@@ -10,17 +9,35 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.session import AttemptSpec, Session
 from tune_core.training.uplink import Uplink
 
+NOW = 1_700_000_000.75
 
-def a_session(uplink: Uplink, tmp_path: Path, **changes: Any) -> Session:
-    """Return the session of the first attempt at a trial, with changes to its attempt."""
-    arguments: dict[str, Any] = {
-        "experiment_name": "e",
-        "trial_id": "trial",
-        "trial_name": "trial",
-        "dirname": "trial",
+
+class Ticks:
+    """A clock that advances by one each time it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def an_attempt(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:
+    """Return the first attempt at a trial, with changes."""
+    values: dict[str, Any] = {
+        "experiment_name": "experiment",
+        "trial_id": "a1b2c_00000",
+        "trial_name": "train_a1b2c_00000",
+        "dirname": "trial_0",
         "attempt_number": 1,
-        "config": {},
-        "resources": PlacementGroupFactory([{"CPU": 1}]),
-        "storage": ExperimentStorage.open(tmp_path / "storage", "e"),
+        "config": {"lr": 0.1},
+        "resources": PlacementGroupFactory([{"CPU": 2}]),
+        "storage": storage,
     }
-    return Session(AttemptSpec(**arguments | changes), uplink)
+    return AttemptSpec(**values | changes)
+
+
+def a_session(storage: ExperimentStorage, uplink: Uplink, **changes: Any) -> Session:
+    """Return the session of such an attempt; it is NOW all the time, and each look at the clock takes a second."""
+    return Session(an_attempt(storage, **changes), uplink, wall_clock=lambda: NOW, clock=Ticks())

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import pytest
 
 import tune_core as tune
-from tests.unit.training.test_session import FakeUplink, a_session
+from tests.support.fake_uplink import FakeUplink
+from tests.support.sessions import a_session
 from tune_core.engine.worker.ray_tune import bridge
 from tune_core.errors import TrainableError
 from tune_core.storage.experiment_storage import ExperimentStorage
