@@ -14,13 +14,12 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.fake_uplink import OnlyReports
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_servers import S3Server, start_moto, start_seaweedfs
-from tune_core.resources import PlacementGroupFactory
-from tune_core.states import Decision
+from tests.support.sessions import an_attempt
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.session import AttemptSpec, Session
-from tune_core.training.uplink import Report
+from tune_core.training.session import Session
 
 
 @pytest.fixture(scope="session")
@@ -182,56 +181,21 @@ def raw_objects(server: S3Server) -> RawObjects:
     return RawObjects(server)
 
 
-class Heard:
-    """The driver's end: it hears the reports and answers nothing."""
-
-    journaled = 0
-    stop_cause = None
-    stop_rules: dict[str, float] | None = None
-    wants_save = False
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def keep(self, report: Report) -> None:
-        pass  # this process does not die
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        raise AssertionError("every checkpoint comes with its report")
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None:
-        raise AssertionError("the window is never full")
-
-    def poll(self) -> bool:
-        return False
-
-
 def a_session(
     storage: ExperimentStorage,
     trial: str,
     start: int | None = None,
     source: str = "",
-    uplink: Heard | None = None,
+    uplink: OnlyReports | None = None,
     **changes: Any,
 ) -> Session:
-    attempt_number = AttemptSpec(
-        experiment_name="wire",
+    attempt = an_attempt(
+        storage,
         trial_id=trial,
-        trial_name=trial,
         dirname=trial,
-        attempt_number=1,
-        config={},
-        resources=PlacementGroupFactory([{"CPU": 1}]),
-        storage=storage,
         checkpoint=start,
         checkpoint_dirname=source,
         iteration=0 if start is None else 1,
         **changes,
     )
-    return Session(attempt_number, uplink or Heard())
+    return Session(attempt, uplink or OnlyReports())

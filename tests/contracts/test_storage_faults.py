@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.conftest import Heard, RawObjects, a_session, open_s3, raw_objects
+from tests.contracts.conftest import RawObjects, a_session, open_s3, raw_objects
+from tests.support.fake_uplink import OnlyReports
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
 from tune_core import get_checkpoint
@@ -284,7 +285,7 @@ def test_start_from_bytes_that_stay_flipped_is_told_from_other_errors(
         with checkpoint.as_directory():
             raise AssertionError("it was read")
 
-    ending = run_attempt(session.spec, load, Heard(), tmp_path / "work")
+    ending = run_attempt(session.spec, load, OnlyReports(), tmp_path / "work")
 
     assert ending.outcome is Outcome.CORRUPTED
     assert "model.pt: expected 16777217 bytes with digest" in str(ending.error)
@@ -294,7 +295,7 @@ class TestUploadsInTheBackground:
     def test_rows_wait_for_an_upload_through_passing_faults(
         self, storage: ExperimentStorage, proxy: FaultProxy, large: Path
     ) -> None:
-        uplink = Heard()
+        uplink = OnlyReports()
         session = a_session(storage, "trial_1", uplink=uplink, async_upload=True)
         hung = proxy.add(Rule("reset_body", path="partNumber=2", times=1, after=2**20))
         refused = proxy.add(Rule("status", method="PUT", path=COMMIT, times=2))
@@ -305,13 +306,13 @@ class TestUploadsInTheBackground:
         session.finish_upload()
 
         assert (hung.fired, refused.fired) == (1, 2)
-        assert [(report.iteration, report.checkpoint) for report in uplink.reports] == [(1, 0), (2, None)]
+        assert uplink.sent == [(1, 0), (2, None)]
         assert content(storage) == LARGE
 
     def test_upload_that_is_refused_fails_the_next_report_and_not_its_row(
         self, storage: ExperimentStorage, proxy: FaultProxy, small: Path
     ) -> None:
-        uplink = Heard()
+        uplink = OnlyReports()
         session = a_session(storage, "trial_1", uplink=uplink, async_upload=True)
         proxy.add(Rule("status", method="PUT", path="optimizer", status=403, code="AccessDenied"))
         session.report({"loss": 2}, Checkpoint.from_directory(small))
@@ -319,7 +320,7 @@ class TestUploadsInTheBackground:
         with pytest.raises(CheckpointError, match=r"iteration 1 was not stored: StorageError.*credentials"):
             session.report({"loss": 1}, Checkpoint.from_directory(small))
 
-        assert [(report.iteration, report.checkpoint) for report in uplink.reports] == [(1, None)]
+        assert uplink.sent == [(1, None)]
         assert storage.committed("trial_1") == []
 
 

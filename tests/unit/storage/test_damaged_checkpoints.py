@@ -11,50 +11,22 @@ from uuid import uuid4
 import pytest
 
 import tune_core as tune
+from tests.support.fake_uplink import FakeUplink
+from tests.support.sessions import an_attempt
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import AttemptEnded
 from tune_core.control.segments import read_journal
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, ConfigError
-from tune_core.resources import PlacementGroupFactory
 from tune_core.results.result_grid import Result
-from tune_core.states import Decision, Outcome
+from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
 from tune_core.training.execution import Ending, run_attempt
-from tune_core.training.session import AttemptSpec
-from tune_core.training.uplink import Report
 
 FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}
-
-
-class Uplink:
-    journaled = 0
-    stop_cause = None
-    stop_rules: dict[str, float] | None = None
-
-    wants_save = False
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def keep(self, report: Report) -> None:
-        return
-
-    def send_checkpoint(self, iteration: int, index: int) -> None: ...
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None: ...
-
-    def poll(self) -> bool:
-        return False
 
 
 @pytest.fixture(autouse=True)
@@ -84,20 +56,9 @@ def run(storage: ExperimentStorage, source: Path, tmp_path: Path) -> Callable[..
 
     def run_from(trainable: Any, harm: Callable[[ExperimentStorage], Any] = lambda _: None) -> Ending:
         harm(storage)
-        attempt_number = AttemptSpec(
-            experiment_name="e",
-            trial_id="t",
-            trial_name="t",
-            dirname="t",
-            attempt_number=2,
-            config={},
-            resources=PlacementGroupFactory([{"CPU": 1}]),
-            storage=storage,
-            checkpoint=3,
-            iteration=9,
-            highest_index=3,
-        )
-        return run_attempt(attempt_number, trainable, Uplink(), tmp_path / "work")
+        changes = {"attempt_number": 2, "checkpoint": 3, "iteration": 9, "highest_index": 3}
+        attempt = an_attempt(storage, **{"dirname": "t", "config": {}} | changes)
+        return run_attempt(attempt, trainable, FakeUplink(), tmp_path / "work")
 
     return run_from
 

@@ -13,9 +13,10 @@ import fsspec
 import pytest
 
 import tune_core as tune
+from tests.support.fake_uplink import FakeUplink
+from tests.support.sessions import an_attempt
 from tune_core.errors import CheckpointError, StorageError
-from tune_core.resources import PlacementGroupFactory
-from tune_core.states import Decision, Outcome
+from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import ExperimentStorage
@@ -24,53 +25,8 @@ from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.training import session as session_module
 from tune_core.training.execution import Ending, run_attempt
 from tune_core.training.session import AttemptSpec, Session, StopTrial
-from tune_core.training.uplink import Report
 
 PATIENCE_S = 10.0
-
-
-class Uplink:
-    """A driver that notes what it hears; a test can wait for that."""
-
-    wants_save = False
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.checkpoints: list[tuple[int, int]] = []
-        self.journaled = 0
-        self.waited_for: list[int] = []
-        self.stop_cause: str | None = None
-        self.stop_rules: dict[str, float] | None = None
-        self._heard = threading.Condition()
-
-    def send(self, report: Report) -> None:
-        with self._heard:
-            self.reports.append(report)
-            self._heard.notify_all()
-
-    def keep(self, report: Report) -> None:
-        return
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        self.checkpoints.append((iteration, index))
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None:
-        self.waited_for.append(iteration)
-        self.journaled = iteration
-
-    def poll(self) -> bool:
-        return self.stop_cause is not None
-
-    def wait_for(self, count: int) -> None:
-        with self._heard:
-            assert self._heard.wait_for(lambda: len(self.reports) >= count, PATIENCE_S), self.heard
-
-    @property
-    def heard(self) -> list[tuple[int, int | None]]:
-        return [(report.iteration, report.checkpoint) for report in self.reports]
 
 
 class Gated(ExperimentStorage):
@@ -109,28 +65,18 @@ def storage(tmp_path: Path) -> Gated:
 
 
 @pytest.fixture
-def uplink() -> Uplink:
-    return Uplink()
+def uplink() -> FakeUplink:
+    return FakeUplink()
 
 
-def an_attempt(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:
-    arguments: dict[str, Any] = {
-        "experiment_name": "e",
-        "trial_id": "t",
-        "trial_name": "t",
-        "dirname": "t",
-        "attempt_number": 1,
-        "config": {},
-        "resources": PlacementGroupFactory([{"CPU": 1}]),
-        "storage": storage,
-        "async_upload": True,
-    }
-    return AttemptSpec(**arguments | changes)
+def an_upload(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:
+    """Return an attempt whose checkpoints are uploaded while it goes on."""
+    return an_attempt(storage, **{"async_upload": True} | changes)
 
 
 @pytest.fixture
-def session(storage: Gated, uplink: Uplink) -> Session:
-    return Session(an_attempt(storage), uplink)
+def session(storage: Gated, uplink: FakeUplink) -> Session:
+    return Session(an_upload(storage), uplink)
 
 
 @pytest.fixture
@@ -153,43 +99,43 @@ def weights(checkpoint: Checkpoint | None) -> str:
 
 
 def test_row_and_what_follows_it_are_seen_after_the_commit(
-    session: Session, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     session.report({"loss": 3})
     session.report({"loss": 2}, model("second"))
     session.report({"loss": 1})
     storage.wait_until_asked()
 
-    assert uplink.heard == [(1, None)]
+    assert uplink.sent == [(1, None)]
     assert session.checkpoint is None
-    assert storage.committed("t") == []
+    assert storage.committed("trial_0") == []
 
     storage.gate.release()
     session.finish_upload()
 
-    assert uplink.heard == [(1, None), (2, 0), (3, None)]
+    assert uplink.sent == [(1, None), (2, 0), (3, None)]
     assert uplink.reports[1].row["checkpoint_dir_name"] == "checkpoint_000000"
-    [marker] = storage.committed("t")
+    [marker] = storage.committed("trial_0")
     assert (marker.iteration, [row["loss"] for row in marker.rows]) == (2, [3, 2])
     assert weights(session.checkpoint) == "second"
 
 
-def test_rows_are_sent_at_once_when_nothing_is_under_way(session: Session, uplink: Uplink) -> None:
+def test_rows_are_sent_at_once_when_nothing_is_under_way(session: Session, uplink: FakeUplink) -> None:
     session.report({"loss": 1})
 
-    assert uplink.heard == [(1, None)]
+    assert uplink.sent == [(1, None)]
 
 
 def test_held_rows_are_sent_without_another_report(
-    session: Session, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     session.report({}, model("1"))
     session.report({})
 
     storage.gate.release()
 
-    uplink.wait_for(2)
-    assert uplink.heard == [(1, 0), (2, None)]
+    uplink.wait_for_reports(2)
+    assert uplink.sent == [(1, 0), (2, None)]
 
 
 def test_directory_may_be_rewritten_and_removed_once_report_has_returned(
@@ -207,7 +153,7 @@ def test_directory_may_be_rewritten_and_removed_once_report_has_returned(
 
 
 def test_next_checkpoint_waits_for_the_one_before(
-    session: Session, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     session.report({}, model("1"))
     storage.wait_until_asked()
@@ -225,29 +171,29 @@ def test_next_checkpoint_waits_for_the_one_before(
     storage.gate.release()
     thread.join(PATIENCE_S)
     assert returned.is_set()
-    assert uplink.heard == [(1, 0)]
+    assert uplink.sent == [(1, 0)]
     storage.gate.release()
     session.finish_upload()
-    assert uplink.heard == [(1, 0), (2, 1)]
-    assert weights(storage.checkpoint("t", 0)) == "1"
-    assert weights(storage.checkpoint("t", 1)) == "2"
+    assert uplink.sent == [(1, 0), (2, 1)]
+    assert weights(storage.checkpoint("trial_0", 0)) == "1"
+    assert weights(storage.checkpoint("trial_0", 1)) == "2"
 
 
 def test_failed_upload_is_raised_by_the_next_report_and_its_rows_are_kept(
-    session: Session, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     session.report({"loss": 2}, model("1"))
     session.report({"loss": 1})
     storage.failure = StorageError("no room")
     storage.gate.release()
-    uplink.wait_for(2)
+    uplink.wait_for_reports(2)
 
     with pytest.raises(
         CheckpointError, match=r"the checkpoint of iteration 1 was not stored: StorageError: no room"
     ):
         session.report({"loss": 0})
 
-    assert uplink.heard == [(1, None), (2, None)]
+    assert uplink.sent == [(1, None), (2, None)]
     row = uplink.reports[0].row
     assert (row["checkpoint_dir_name"], "should_checkpoint" in row) == (None, False)
     # It is said once, and the number of the report that said it is free.
@@ -255,12 +201,12 @@ def test_failed_upload_is_raised_by_the_next_report_and_its_rows_are_kept(
     storage.gate.release()
     session.report({"loss": 0}, model("3"))
     session.finish_upload()
-    assert uplink.heard[2:] == [(3, 0)]
-    assert [row["loss"] for row in storage.committed("t")[0].rows] == [2, 1, 0]
+    assert uplink.sent[2:] == [(3, 0)]
+    assert [row["loss"] for row in storage.committed("trial_0")[0].rows] == [2, 1, 0]
 
 
 def test_report_that_waited_for_an_upload_that_fails_raises_too(
-    session: Session, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     session.report({}, model("1"))
     storage.failure = OSError("reset")
@@ -269,23 +215,25 @@ def test_report_that_waited_for_an_upload_that_fails_raises_too(
     with pytest.raises(CheckpointError, match="iteration 1 was not stored: OSError: reset"):
         session.report({}, model("2"))
 
-    assert uplink.heard == [(1, None)]
+    assert uplink.sent == [(1, None)]
     assert session.iteration == 1
 
 
 @pytest.mark.parametrize("reason", ["a decision is waited for", "the last row", "remote"])
 def test_report_waits_for_the_commit_where_more_depends_on_it(
-    reason: str, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint]
+    reason: str, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     changes: dict[str, Any] = {"stop": {"training_iteration": 1}} if reason == "the last row" else {}
     session = Session(
-        an_attempt(storage, waits_for_decisions=reason == "a decision is waited for", **changes), uplink
+        an_upload(storage, waits_for_decisions=reason == "a decision is waited for", **changes), uplink
     )
     checkpoint = model("1")
     if reason == "remote":
         other = ExperimentStorage.open(f"memory://{uuid4().hex}", "other")
-        other.commit_checkpoint("t", checkpoint, index=0, attempt_number=1, iteration=1, rows=[], metrics={})
-        checkpoint = other.checkpoint("t", 0)
+        other.commit_checkpoint(
+            "trial_0", checkpoint, index=0, attempt_number=1, iteration=1, rows=[], metrics={}
+        )
+        checkpoint = other.checkpoint("trial_0", 0)
     storage.gate.release()
 
     if reason == "the last row":
@@ -294,14 +242,14 @@ def test_report_waits_for_the_commit_where_more_depends_on_it(
     else:
         session.report({}, checkpoint)
 
-    assert uplink.heard == [(1, 0)]
+    assert uplink.sent == [(1, 0)]
     assert weights(session.checkpoint) == "1"
 
 
 def test_directory_that_cannot_be_copied_is_uploaded_before_report_returns(
     session: Session,
     storage: Gated,
-    uplink: Uplink,
+    uplink: FakeUplink,
     model: Callable[[str], Checkpoint],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -314,13 +262,13 @@ def test_directory_that_cannot_be_copied_is_uploaded_before_report_returns(
 
     session.report({}, model("1"))
 
-    assert uplink.heard == [(1, 0)]
+    assert uplink.sent == [(1, 0)]
     assert "uploaded before report returns" in caplog.text
     assert "No space left on device" in caplog.text
 
 
 def test_what_no_checkpoint_can_hold_is_refused_at_once(
-    session: Session, uplink: Uplink, model: Callable[[str], Checkpoint]
+    session: Session, uplink: FakeUplink, model: Callable[[str], Checkpoint]
 ) -> None:
     checkpoint = model("1")
     Path(checkpoint.path, "dangling").symlink_to("/no/such")
@@ -331,13 +279,13 @@ def test_what_no_checkpoint_can_hold_is_refused_at_once(
         session.report({}, Checkpoint.from_directory("/no/such"))
 
     session.report({})
-    assert uplink.heard == [(1, None)]
+    assert uplink.sent == [(1, None)]
 
 
 def test_full_window_waits_for_the_upload_before_the_journal(
     session: Session,
     storage: Gated,
-    uplink: Uplink,
+    uplink: FakeUplink,
     model: Callable[[str], Checkpoint],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -349,23 +297,25 @@ def test_full_window_waits_for_the_upload_before_the_journal(
     thread.start()
 
     storage.wait_until_asked()
-    assert uplink.waited_for == []  # what it would wait for was not sent
+    assert uplink.waits == []  # what it would wait for was not sent
     storage.gate.release()
     thread.join(PATIENCE_S)
 
     assert not thread.is_alive()
-    assert uplink.waited_for == [3]
-    assert uplink.heard == [(1, 0), (2, None), (3, None), (4, None)]
+    assert uplink.waits == [("journal", 3)]
+    assert uplink.sent == [(1, 0), (2, None), (3, None), (4, None)]
 
 
 class TestEnds:
     """An attempt ends after its upload."""
 
-    def run(self, trainable: Any, storage: Gated, uplink: Uplink, tmp_path: Path, **changes: Any) -> Ending:
-        return run_attempt(an_attempt(storage, **changes), trainable, uplink, tmp_path / "work")
+    def run(
+        self, trainable: Any, storage: Gated, uplink: FakeUplink, tmp_path: Path, **changes: Any
+    ) -> Ending:
+        return run_attempt(an_upload(storage, **changes), trainable, uplink, tmp_path / "work")
 
     def test_return_waits(
-        self, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint], tmp_path: Path
+        self, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint], tmp_path: Path
     ) -> None:
         def train(config: dict[str, Any]) -> None:
             tune.report({}, checkpoint=model("1"))
@@ -374,10 +324,10 @@ class TestEnds:
         ending = self.run(train, storage, uplink, tmp_path)
 
         assert ending.outcome is Outcome.COMPLETED
-        assert uplink.heard == [(1, 0)]
+        assert uplink.sent == [(1, 0)]
 
     def test_stop_waits(
-        self, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint], tmp_path: Path
+        self, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint], tmp_path: Path
     ) -> None:
         def train(config: dict[str, Any]) -> None:
             tune.report({}, checkpoint=model("1"))
@@ -388,11 +338,11 @@ class TestEnds:
         ending = self.run(train, storage, uplink, tmp_path)
 
         assert ending.outcome is Outcome.STOPPED
-        assert uplink.heard == [(1, 0)]
+        assert uplink.sent == [(1, 0)]
 
     @pytest.mark.parametrize("way", ["return", "stop"])
     def test_failed_upload_fails_the_attempt(
-        self, way: str, storage: Gated, uplink: Uplink, model: Callable[[str], Checkpoint], tmp_path: Path
+        self, way: str, storage: Gated, uplink: FakeUplink, model: Callable[[str], Checkpoint], tmp_path: Path
     ) -> None:
         def train(config: dict[str, Any]) -> None:
             tune.report({}, checkpoint=model("1"))
@@ -408,12 +358,12 @@ class TestEnds:
         assert ending.error == (
             "CheckpointError: the checkpoint of iteration 1 was not stored: StorageError: no room"
         )
-        assert uplink.heard == [(1, None)]
+        assert uplink.sent == [(1, None)]
 
     def test_error_of_the_trainable_comes_before_that_of_its_upload(
         self,
         storage: Gated,
-        uplink: Uplink,
+        uplink: FakeUplink,
         model: Callable[[str], Checkpoint],
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
@@ -430,7 +380,7 @@ class TestEnds:
         assert "the checkpoint of iteration 1 was not stored: StorageError: no room" in caplog.text
 
     def test_class_that_is_stopped_saves_only_what_no_upload_has(
-        self, storage: Gated, uplink: Uplink, tmp_path: Path
+        self, storage: Gated, uplink: FakeUplink, tmp_path: Path
     ) -> None:
         class Steps(tune.Trainable):
             def step(self) -> dict[str, Any]:
@@ -447,9 +397,12 @@ class TestEnds:
         ending = self.run(Steps, storage, uplink, tmp_path, checkpoint_frequency=2)
 
         assert ending.outcome is Outcome.STOPPED
-        assert uplink.heard == [(1, None), (2, 0), (3, None)]
+        assert uplink.sent == [(1, None), (2, 0), (3, None)]
         assert uplink.checkpoints == [(3, 1)]
-        assert [(marker.index, marker.iteration) for marker in storage.committed("t")] == [(0, 2), (1, 3)]
+        assert [(marker.index, marker.iteration) for marker in storage.committed("trial_0")] == [
+            (0, 2),
+            (1, 3),
+        ]
 
 
 @pytest.mark.parametrize("is_fatal", [False, True])
@@ -460,8 +413,8 @@ def test_whatever_write_fails_every_row_is_sent_once_and_in_order(
     for number in range(1, 100):
         root = f"/async-{uuid4().hex}"
         faulty = FaultyFileSystem(fsspec.filesystem("memory"), fail_at=number, fault=fault, is_fatal=is_fatal)
-        uplink = Uplink()
-        session = Session(an_attempt(ExperimentStorage.open(root, "e", filesystem=faulty)), uplink)
+        uplink = FakeUplink()
+        session = Session(an_upload(ExperimentStorage.open(root, "e", filesystem=faulty)), uplink)
         raised = 0
         for iteration in range(1, 4):
             try:
@@ -474,13 +427,13 @@ def test_whatever_write_fails_every_row_is_sent_once_and_in_order(
             raised += 1
 
         reader = ExperimentStorage.open(root, "e", filesystem=fsspec.filesystem("memory"))
-        committed = {marker.index: marker for marker in reader.committed("t")}
-        assert [iteration for iteration, _ in uplink.heard] == list(range(1, len(uplink.reports) + 1))
+        committed = {marker.index: marker for marker in reader.committed("trial_0")}
+        assert [iteration for iteration, _ in uplink.sent] == list(range(1, len(uplink.reports) + 1))
         for report in uplink.reports:
             if report.checkpoint is not None:
                 marker = committed[report.checkpoint]
                 assert marker.iteration == report.iteration
-                assert weights(reader.checkpoint("t", report.checkpoint)) == str(report.row["step"])
+                assert weights(reader.checkpoint("trial_0", report.checkpoint)) == str(report.row["step"])
         is_stored = all(report.checkpoint is not None for report in uplink.reports)
         assert is_stored == (raised == 0)
         if len(faulty.writes) < number:

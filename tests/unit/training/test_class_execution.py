@@ -10,57 +10,12 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tests.support.fake_uplink import FakeUplink
+from tests.support.sessions import an_attempt
 from tune_core.errors import CheckpointError, MetricMissing
-from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.execution import Ending, run_attempt
-from tune_core.training.session import AttemptSpec
-from tune_core.training.uplink import Report
-
-
-class Driver:
-    """Notes what an attempt says; answers and stops as the test says."""
-
-    wants_save = False
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.checkpoints: list[tuple[int, int]] = []
-        self.decisions: dict[int, Decision] = {}
-        #: Why it is told to stop, once it has reported so often.
-        self.stops: dict[int, str] = {}
-        self.stop_rules: dict[str, float] | None = None
-        #: Stop rules that are known once it is polled.
-        self.arriving: dict[str, float] | None = None
-        self.journaled = 0
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def keep(self, report: Report) -> None:
-        return
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        self.checkpoints.append((iteration, index))
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return self.decisions.get(iteration, Decision.CONTINUE)
-
-    def wait_for_journal(self, iteration: int) -> None:
-        raise AssertionError("so many rows are not reported here")
-
-    def poll(self) -> bool:
-        self.stop_rules = self.arriving
-        return self.stop_cause is not None
-
-    @property
-    def stop_cause(self) -> str | None:
-        return self.stops.get(len(self.reports))
-
-    def rows(self, *names: str) -> list[Any]:
-        return [tuple(report.row.get(name) for name in names) for report in self.reports]
-
 
 calls: list[str] = []
 
@@ -104,8 +59,8 @@ def nothing_called_yet() -> None:
 
 
 @pytest.fixture
-def driver() -> Driver:
-    return Driver()
+def uplink() -> FakeUplink:
+    return FakeUplink()
 
 
 @pytest.fixture
@@ -117,23 +72,18 @@ Run = Callable[..., Ending]
 
 
 @pytest.fixture
-def run(storage: ExperimentStorage, driver: Driver, tmp_path: Path) -> Run:
+def run(storage: ExperimentStorage, uplink: FakeUplink, tmp_path: Path) -> Run:
     """Runs a class as an attempt, for three steps unless told otherwise."""
 
     def run_class(kind: Any, config: dict[str, Any] | None = None, **changes: Any) -> Ending:
-        values: dict[str, Any] = {
-            "experiment_name": "experiment",
-            "trial_id": "a1b2c_00000",
-            "trial_name": "Model_a1b2c_00000",
-            "dirname": "trial_0",
-            "attempt_number": 1,
+        values = {
             "config": config or {},
-            "resources": PlacementGroupFactory([{"CPU": 1}]),
-            "storage": storage,
-            "waits_for_decisions": bool(driver.decisions),
+            "waits_for_decisions": bool(uplink.decisions),
             "stop": {"training_iteration": 3},
         }
-        return run_attempt(AttemptSpec(**values | changes), kind, driver, tmp_path / "work")
+        ending = run_attempt(an_attempt(storage, **values | changes), kind, uplink, tmp_path / "work")
+        assert uplink.journaled == 0, "so few rows wait for no journal"
+        return ending
 
     return run_class
 
@@ -145,50 +95,54 @@ def markers(storage: ExperimentStorage) -> list[tuple[int, int]]:
 # Rows.
 
 
-def test_each_step_is_a_report_until_a_rule_stops_the_trial(run: Run, driver: Driver) -> None:
+def test_each_step_is_a_report_until_a_rule_stops_the_trial(run: Run, uplink: FakeUplink) -> None:
     ending = run(Model)
 
     assert ending == Ending(Outcome.STOPPED)
-    assert driver.rows("steps", "training_iteration", "done") == [(1, 1, False), (2, 2, False), (3, 3, True)]
-    assert [report.iteration for report in driver.reports] == [1, 2, 3]
+    assert uplink.columns("steps", "training_iteration", "done") == [
+        (1, 1, False),
+        (2, 2, False),
+        (3, 3, True),
+    ]
+    assert [report.iteration for report in uplink.reports] == [1, 2, 3]
     assert calls == ["setup", "cleanup"]
 
 
-def test_looser_stop_rules_that_arrive_in_a_step_hold_for_its_row(run: Run, driver: Driver) -> None:
+def test_looser_stop_rules_that_arrive_in_a_step_hold_for_its_row(run: Run, uplink: FakeUplink) -> None:
     class Slow(Model):
         def step(self) -> dict[str, Any]:
             if self.steps == 2:
-                driver.arriving = {"training_iteration": 5}
+                uplink.arriving = {"training_iteration": 5}
             return super().step()
 
     run(Slow)
 
-    assert driver.rows("training_iteration", "done")[-3:] == [(3, False), (4, False), (5, True)]
+    assert uplink.columns("training_iteration", "done")[-3:] == [(3, False), (4, False), (5, True)]
 
 
-def test_rows_of_a_class_have_the_keys_of_those_of_a_function(run: Run, driver: Driver) -> None:
+def test_rows_of_a_class_have_the_keys_of_those_of_a_function(run: Run, uplink: FakeUplink) -> None:
     run(Model)
-    of_class = list(driver.reports[0].row)
+    of_class = list(uplink.reports[0].row)
 
     run(lambda config: {"steps": 1})
 
-    assert sorted(driver.reports[-1].row) == sorted(of_class)
+    assert sorted(uplink.reports[-1].row) == sorted(of_class)
 
 
-def test_step_says_that_the_trial_is_done(run: Run, driver: Driver) -> None:
+def test_step_says_that_the_trial_is_done(run: Run, uplink: FakeUplink) -> None:
     ending = run(Model, {"metrics": {"done": True}})
 
     assert ending == Ending(Outcome.STOPPED)
-    assert driver.rows("done") == [(True,)]
+    assert uplink.columns("done") == [(True,)]
 
 
-def test_users_timestamp_wins_if_it_is_a_date(run: Run, driver: Driver) -> None:
+def test_users_timestamp_wins_if_it_is_a_date(run: Run, uplink: FakeUplink) -> None:
     run(Model, {"metrics": {"timestamp": 7, "time_this_iter_s": 2.5}})
 
-    assert driver.rows("timestamp", "time_total_s") == [(7, 2.5), (7, 5.0), (7, 7.5)]
+    assert uplink.columns("timestamp", "time_total_s") == [(7, 2.5), (7, 5.0), (7, 7.5)]
 
 
-def test_timestamp_that_is_spoilt_after_it_was_filled_in_is_mended(run: Run, driver: Driver) -> None:
+def test_timestamp_that_is_spoilt_after_it_was_filled_in_is_mended(run: Run, uplink: FakeUplink) -> None:
     class Spoiling(Model):
         def log_result(self, result: dict[str, Any]) -> None:
             del result["done"]
@@ -196,10 +150,10 @@ def test_timestamp_that_is_spoilt_after_it_was_filled_in_is_mended(run: Run, dri
 
     run(Spoiling)
 
-    assert all(timestamp > 1_600_000_000 for (timestamp,) in driver.rows("timestamp"))
+    assert all(timestamp > 1_600_000_000 for (timestamp,) in uplink.columns("timestamp"))
 
 
-def test_functions_of_the_function_api_do_nothing_in_a_class(run: Run, driver: Driver) -> None:
+def test_functions_of_the_function_api_do_nothing_in_a_class(run: Run, uplink: FakeUplink) -> None:
     class Mixed(Model):
         def step(self) -> dict[str, Any]:
             tune.report({"reported": 1})
@@ -216,11 +170,11 @@ def test_functions_of_the_function_api_do_nothing_in_a_class(run: Run, driver: D
         ending = run(Mixed)
 
     assert ending == Ending(Outcome.STOPPED)
-    assert driver.rows("steps", "reported") == [(1, None), (2, None), (3, None)]
+    assert uplink.columns("steps", "reported") == [(1, None), (2, None), (3, None)]
 
 
 @pytest.mark.parametrize("returned", [None, 3, [1]])
-def test_step_without_a_dict_is_an_error_of_the_trial(returned: Any, run: Run, driver: Driver) -> None:
+def test_step_without_a_dict_is_an_error_of_the_trial(returned: Any, run: Run, uplink: FakeUplink) -> None:
     class Wrong(Model):
         def step(self) -> Any:
             return returned
@@ -230,7 +184,7 @@ def test_step_without_a_dict_is_an_error_of_the_trial(returned: Any, run: Run, d
     assert ending.outcome is Outcome.ERROR
     assert ending.error is not None
     assert ending.error.startswith("TrainableError: Wrong.step() returned")
-    assert (driver.reports, calls) == ([], ["setup", "cleanup"])
+    assert (uplink.reports, calls) == ([], ["setup", "cleanup"])
 
 
 def test_metrics_that_are_none_are_an_error_of_the_trial(run: Run) -> None:
@@ -242,13 +196,13 @@ def test_metrics_that_are_none_are_an_error_of_the_trial(run: Run) -> None:
     )
 
 
-def test_missing_metric_would_be_missing_again(run: Run, driver: Driver) -> None:
+def test_missing_metric_would_be_missing_again(run: Run, uplink: FakeUplink) -> None:
     ending = run(Saving, metric="loss", checkpoint_at_end=True)
 
     assert (ending.outcome, ending.retryable) == (Outcome.ERROR, False)
     assert ending.error is not None
     assert ending.error.startswith(MetricMissing.__name__)
-    assert driver.rows("steps") == [(1,)]
+    assert uplink.columns("steps") == [(1,)]
 
 
 # Checkpoints that come with a row.
@@ -273,22 +227,22 @@ def test_checkpoints_are_made_when_they_are_due(
     attempt_number: dict[str, Any],
     expected: list[tuple[int, int]],
     run: Run,
-    driver: Driver,
+    uplink: FakeUplink,
     storage: ExperimentStorage,
 ) -> None:
     ending = run(Saving, config, **attempt_number)
 
     assert ending == Ending(Outcome.STOPPED)
     assert markers(storage) == expected
-    assert [(r.checkpoint, r.iteration) for r in driver.reports if r.checkpoint is not None] == expected
-    assert driver.checkpoints == []
+    assert [(r.checkpoint, r.iteration) for r in uplink.reports if r.checkpoint is not None] == expected
+    assert uplink.checkpoints == []
     saved = {iteration: f"checkpoint_00000{index}" for index, iteration in expected}
-    names = [saved.get(report.iteration) for report in driver.reports]
-    assert [name for (name,) in driver.rows("checkpoint_dir_name")] == names
+    names = [saved.get(report.iteration) for report in uplink.reports]
+    assert [name for (name,) in uplink.columns("checkpoint_dir_name")] == names
 
 
 def test_attempt_goes_on_where_the_checkpoint_was_saved(
-    run: Run, driver: Driver, storage: ExperimentStorage
+    run: Run, uplink: FakeUplink, storage: ExperimentStorage
 ) -> None:
     run(Saving, checkpoint_frequency=2, stop={"training_iteration": 2})
     calls.clear()
@@ -309,8 +263,8 @@ def test_attempt_goes_on_where_the_checkpoint_was_saved(
     assert ending == Ending(Outcome.STOPPED)
     assert calls == ["setup", "load 2", "save 4", "cleanup"]
     names = ("steps", "training_iteration", "iterations_since_restore", "timesteps_total", "done")
-    assert driver.rows(*names)[2:] == [(3, 3, 1, 25, False), (4, 4, 2, 30, True)]
-    assert driver.reports[-1].row["time_total_s"] > 100
+    assert uplink.columns(*names)[2:] == [(3, 3, 1, 25, False), (4, 4, 2, 30, True)]
+    assert uplink.reports[-1].row["time_total_s"] > 100
     assert markers(storage) == [(0, 2), (1, 4)]
 
 
@@ -318,12 +272,12 @@ def test_attempt_goes_on_where_the_checkpoint_was_saved(
     "fault", [{"fail_at": "save 2"}, {"returned": "/elsewhere"}, {"fail_at": "save 2", "error": SystemExit}]
 )
 def test_step_whose_state_cannot_be_saved_is_reported_all_the_same(
-    fault: dict[str, Any], run: Run, driver: Driver, storage: ExperimentStorage
+    fault: dict[str, Any], run: Run, uplink: FakeUplink, storage: ExperimentStorage
 ) -> None:
     ending = run(Saving, fault, checkpoint_frequency=2)
 
     assert ending.outcome is Outcome.ERROR
-    assert driver.rows("steps", "checkpoint_dir_name", "should_checkpoint") == [
+    assert uplink.columns("steps", "checkpoint_dir_name", "should_checkpoint") == [
         (1, None, None),
         (2, None, None),
     ]
@@ -331,15 +285,17 @@ def test_step_whose_state_cannot_be_saved_is_reported_all_the_same(
     assert calls == ["setup", "save 2", "cleanup"]
 
 
-def test_last_step_whose_state_cannot_be_saved_is_not_the_end_of_the_trial(run: Run, driver: Driver) -> None:
+def test_last_step_whose_state_cannot_be_saved_is_not_the_end_of_the_trial(
+    run: Run, uplink: FakeUplink
+) -> None:
     ending = run(Saving, {"fail_at": "save 3"}, checkpoint_at_end=True)
 
     assert (ending.outcome, ending.error) == (Outcome.ERROR, "ValueError: failed at save 3")
-    assert driver.rows("steps", "done") == [(1, False), (2, False), (3, False)]
+    assert uplink.columns("steps", "done") == [(1, False), (2, False), (3, False)]
 
 
 def test_checkpoint_that_the_storage_refuses_is_an_error_and_its_step_is_reported(
-    run: Run, driver: Driver, monkeypatch: pytest.MonkeyPatch
+    run: Run, uplink: FakeUplink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise CheckpointError("no space")
@@ -349,19 +305,19 @@ def test_checkpoint_that_the_storage_refuses_is_an_error_and_its_step_is_reporte
     ending = run(Saving, checkpoint_frequency=2)
 
     assert ending.error == "CheckpointError: no space"
-    assert driver.rows("steps", "checkpoint_dir_name", "should_checkpoint") == [
+    assert uplink.columns("steps", "checkpoint_dir_name", "should_checkpoint") == [
         (1, None, None),
         (2, None, None),
     ]
-    assert [report.iteration for report in driver.reports] == [1, 2]
+    assert [report.iteration for report in uplink.reports] == [1, 2]
 
 
-def test_checkpoint_that_a_class_cannot_make_is_asked_for_in_vain(run: Run, driver: Driver) -> None:
+def test_checkpoint_that_a_class_cannot_make_is_asked_for_in_vain(run: Run, uplink: FakeUplink) -> None:
     ending = run(Model, {"metrics": {"should_checkpoint": True}})
 
     assert ending.error is not None
     assert ending.error.startswith("TrainableError: Model has no save_checkpoint()")
-    assert driver.rows("steps") == [(1,)]
+    assert uplink.columns("steps") == [(1,)]
 
 
 def test_class_that_cannot_load_says_so(run: Run, storage: ExperimentStorage) -> None:
@@ -404,16 +360,16 @@ CAUSES = {
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("decision", ANSWERS)
 def test_answer_that_stops_the_trial_has_it_saved_after_its_row(
-    decision: Decision, at_end: bool, run: Run, driver: Driver, storage: ExperimentStorage
+    decision: Decision, at_end: bool, run: Run, uplink: FakeUplink, storage: ExperimentStorage
 ) -> None:
-    driver.decisions[2] = decision
+    uplink.decisions[2] = decision
 
     ending = run(Saving, checkpoint_at_end=at_end)
 
     expected = ANSWERS[decision][0 if at_end else 1]
     assert ending == Ending(Outcome.STOPPED)
-    assert driver.rows("steps", "checkpoint_dir_name") == [(1, None), (2, None)]
-    assert driver.checkpoints == ([(2, 0)] if expected else [])
+    assert uplink.columns("steps", "checkpoint_dir_name") == [(1, None), (2, None)]
+    assert uplink.checkpoints == ([(2, 0)] if expected else [])
     assert markers(storage) == ([(0, 2)] if expected else [])
     assert calls == ["setup", *(["save 2"] if expected else []), "cleanup"]
 
@@ -421,20 +377,20 @@ def test_answer_that_stops_the_trial_has_it_saved_after_its_row(
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("cause", CAUSES)
 def test_stop_in_the_middle_has_the_trial_saved_if_that_is_of_use(
-    cause: str, at_end: bool, run: Run, driver: Driver, storage: ExperimentStorage
+    cause: str, at_end: bool, run: Run, uplink: FakeUplink, storage: ExperimentStorage
 ) -> None:
-    driver.stops[2] = cause
+    uplink.stops[2] = cause
 
     ending = run(Saving, checkpoint_at_end=at_end)
 
     assert ending == Ending(Outcome.STOPPED)
-    assert driver.rows("steps") == [(1,), (2,)]
-    assert driver.checkpoints == ([(2, 0)] if CAUSES[cause][0 if at_end else 1] else [])
+    assert uplink.columns("steps") == [(1,), (2,)]
+    assert uplink.checkpoints == ([(2, 0)] if CAUSES[cause][0 if at_end else 1] else [])
     assert calls[-1] == "cleanup"
 
 
 def test_late_checkpoint_belongs_to_the_latest_report(
-    run: Run, driver: Driver, storage: ExperimentStorage
+    run: Run, uplink: FakeUplink, storage: ExperimentStorage
 ) -> None:
     """It was told to stop while a step was under way: that step is still reported."""
 
@@ -442,52 +398,52 @@ def test_late_checkpoint_belongs_to_the_latest_report(
         def step(self) -> dict[str, Any]:
             metrics = super().step()
             if self.steps == 2:
-                driver.stops[1] = driver.stops[2] = "interrupt"
+                uplink.stops[1] = uplink.stops[2] = "interrupt"
             return metrics
 
     run(Interrupted)
 
     (marker,) = storage.committed("trial_0")
-    assert driver.rows("steps") == [(1,), (2,)]
+    assert uplink.columns("steps") == [(1,), (2,)]
     assert (marker.iteration, marker.metrics["steps"]) == (2, 2)
     assert [row["steps"] for row in marker.rows] == [1, 2], "what is not journaled goes along"
 
 
-def test_trial_that_was_just_saved_is_not_saved_again(run: Run, driver: Driver) -> None:
-    driver.decisions[2] = Decision.PAUSE
+def test_trial_that_was_just_saved_is_not_saved_again(run: Run, uplink: FakeUplink) -> None:
+    uplink.decisions[2] = Decision.PAUSE
 
     run(Saving, checkpoint_frequency=2, checkpoint_at_end=True)
 
     assert calls == ["setup", "save 2", "cleanup"]
-    assert driver.checkpoints == []
+    assert uplink.checkpoints == []
 
 
 @pytest.mark.parametrize("checkpoint", [None, 0])
 def test_trial_that_has_not_taken_a_step_is_not_saved(
-    checkpoint: int | None, run: Run, driver: Driver
+    checkpoint: int | None, run: Run, uplink: FakeUplink
 ) -> None:
     run(Saving, checkpoint_frequency=1, stop={"steps": 1})
-    already = len(driver.reports)
-    driver.stops[already] = "interrupt"
+    already = len(uplink.reports)
+    uplink.stops[already] = "interrupt"
     calls.clear()
 
     ending = run(Saving, attempt_number=2, checkpoint=checkpoint, iteration=0 if checkpoint is None else 1)
 
     assert ending == Ending(Outcome.STOPPED)
-    assert len(driver.reports) == already
+    assert len(uplink.reports) == already
     assert [call for call in calls if call.startswith("save")] == []
     assert calls[-1] == "cleanup"
 
 
-def test_class_that_cannot_save_is_stopped_without(run: Run, driver: Driver) -> None:
-    driver.decisions[2] = Decision.PAUSE
+def test_class_that_cannot_save_is_stopped_without(run: Run, uplink: FakeUplink) -> None:
+    uplink.decisions[2] = Decision.PAUSE
 
     assert run(Model) == Ending(Outcome.STOPPED)
-    assert driver.checkpoints == []
+    assert uplink.checkpoints == []
 
 
-def test_late_checkpoint_that_fails_is_an_error_of_the_attempt(run: Run, driver: Driver) -> None:
-    driver.decisions[2] = Decision.PAUSE
+def test_late_checkpoint_that_fails_is_an_error_of_the_attempt(run: Run, uplink: FakeUplink) -> None:
+    uplink.decisions[2] = Decision.PAUSE
 
     ending = run(Saving, {"fail_at": "save 2"})
 
@@ -501,13 +457,13 @@ def test_late_checkpoint_that_fails_is_an_error_of_the_attempt(run: Run, driver:
 @pytest.mark.parametrize("where", ["setup", "step 1", "step 3"])
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 def test_whatever_is_raised_ends_the_attempt_and_the_object(
-    where: str, error: type[BaseException], run: Run, driver: Driver
+    where: str, error: type[BaseException], run: Run, uplink: FakeUplink
 ) -> None:
     ending = run(Saving, {"fail_at": where, "error": error}, checkpoint_at_end=True)
 
     assert (ending.outcome, ending.error) == (Outcome.ERROR, f"{error.__name__}: failed at {where}")
     assert calls == ["setup", "cleanup"]
-    assert len(driver.reports) == (2 if where == "step 3" else 0)
+    assert len(uplink.reports) == (2 if where == "step 3" else 0)
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])

@@ -15,48 +15,14 @@ import numpy as np
 import pytest
 
 import tune_core as tune
+from tests.support.fake_uplink import FakeUplink
+from tests.support.sessions import an_attempt
 from tune_core.errors import ChannelLost
-from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision, Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.execution import ORIGINAL_DIRECTORY, Ending, describe_error, run_attempt
-from tune_core.training.session import AttemptSpec
 from tune_core.training.session_binding import current_session
 from tune_core.training.uplink import Report
-
-
-class NotingUplink:
-    """Keeps reports, and stops the trial with the one of iteration `stop_at`."""
-
-    wants_save = False
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.reports: list[Report] = []
-        self.stop_at = stop_at
-        self.journaled = 0
-        self.stop_cause: str | None = None
-        self.stop_rules: dict[str, float] | None = None
-
-    def keep(self, report: Report) -> None:
-        return
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        raise AssertionError("a function has no late checkpoints")
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def wait_for_decision(self, iteration: int) -> Decision:
-        return Decision.STOP if iteration == self.stop_at else Decision.CONTINUE
-
-    def wait_for_journal(self, iteration: int) -> None:
-        self.journaled = iteration
-
-    def poll(self) -> bool:
-        return False
-
-    def reported(self, name: str) -> list[Any]:
-        return [report.row[name] for report in self.reports if name in report.row]
 
 
 @pytest.fixture(autouse=True)
@@ -75,31 +41,24 @@ def storage(tmp_path: Path) -> ExperimentStorage:
 
 
 @pytest.fixture
-def run(storage: ExperimentStorage, tmp_path: Path) -> Callable[..., tuple[Ending, NotingUplink]]:
-    """Runs a function as an attempt; returns how it ended, and the uplink."""
+def run(storage: ExperimentStorage, tmp_path: Path) -> Callable[..., tuple[Ending, FakeUplink]]:
+    """Runs a function as an attempt, perhaps stopped by the answer to one report; returns its end and the uplink."""
 
     def run_function(
         function: Callable[..., Any], *, stop_at: int | None = None, **changes: Any
-    ) -> tuple[Ending, NotingUplink]:
-        values: dict[str, Any] = {
-            "experiment_name": "experiment",
-            "trial_id": "a1b2c_00000",
-            "trial_name": "train_a1b2c_00000",
-            "dirname": "trial_0",
-            "attempt_number": 1,
-            "config": {"lr": 0.1},
-            "resources": PlacementGroupFactory([{"CPU": 1}]),
-            "storage": storage,
-            "waits_for_decisions": stop_at is not None,
-        }
-        uplink = NotingUplink(stop_at)
-        ending = run_attempt(AttemptSpec(**values | changes), function, uplink, tmp_path / "work")
+    ) -> tuple[Ending, FakeUplink]:
+        uplink = FakeUplink()
+        if stop_at is not None:
+            uplink.decisions[stop_at] = Decision.STOP
+        attempt = an_attempt(storage, **{"waits_for_decisions": stop_at is not None} | changes)
+        ending = run_attempt(attempt, function, uplink, tmp_path / "work")
+        assert uplink.checkpoints == [], "a function has no late checkpoints"
         return ending, uplink
 
     return run_function
 
 
-Run = Callable[..., tuple[Ending, NotingUplink]]
+Run = Callable[..., tuple[Ending, FakeUplink]]
 
 
 # What is returned and yielded.
@@ -122,7 +81,7 @@ def test_returned_number_is_a_report_zero_and_false_too(value: Any, run: Run) ->
     ending, uplink = run(lambda config: value)
 
     assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("_metric") == [value]
+    assert uplink.values_of("_metric") == [value]
 
 
 def test_returned_dict_is_one_more_report(run: Run) -> None:
@@ -133,8 +92,8 @@ def test_returned_dict_is_one_more_report(run: Run) -> None:
     ending, uplink = run(train)
 
     assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("loss") == [1, 0.1]
-    assert uplink.reported("training_iteration") == [1, 2]
+    assert uplink.values_of("loss") == [1, 0.1]
+    assert uplink.values_of("training_iteration") == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +125,9 @@ def test_every_value_of_a_generator_is_a_report(run: Run) -> None:
     ending, uplink = run(train)
 
     assert ending == Ending(Outcome.COMPLETED)
-    assert uplink.reported("loss") == [1, 2]
-    assert uplink.reported("_metric") == [0, 2.5]
-    assert uplink.reported("training_iteration") == [1, 2, 3, 4]
+    assert uplink.values_of("loss") == [1, 2]
+    assert uplink.values_of("_metric") == [0, 2.5]
+    assert uplink.values_of("training_iteration") == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", ["yield", "report"])
@@ -245,7 +204,7 @@ def test_exception_is_the_error_of_the_trial(run: Run) -> None:
     ending, uplink = run(train)
 
     assert (ending.outcome, ending.error, ending.retryable) == (Outcome.ERROR, "ValueError: no data", True)
-    assert uplink.reported("loss") == [1]
+    assert uplink.values_of("loss") == [1]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +276,7 @@ def test_trainable_that_catches_the_stop_and_goes_on_is_stopped_again(run: Run) 
     ending, uplink = run(train, stop_at=1)
 
     assert ending == Ending(Outcome.STOPPED)
-    assert uplink.reported("loss") == [1]
+    assert uplink.values_of("loss") == [1]
 
 
 def test_finally_block_that_raises_is_an_error(run: Run) -> None:
@@ -340,7 +299,7 @@ def test_missing_metric_would_be_missing_again(run: Run) -> None:
     assert ending.error.startswith(
         "MetricMissing: metric 'loss' is missing from the report of trial a1b2c_00000"
     )
-    assert uplink.reported("los") == [1]
+    assert uplink.values_of("los") == [1]
 
 
 def test_error_after_a_missing_metric_was_caught_is_an_error_of_its_own(run: Run) -> None:
@@ -356,10 +315,10 @@ def test_error_after_a_missing_metric_was_caught_is_an_error_of_its_own(run: Run
 
 
 def test_lost_driver_ends_the_attempt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(self: NotingUplink, report: Report) -> None:
+    def lose(self: FakeUplink, report: Report) -> None:
         raise ChannelLost("the driver is gone")
 
-    monkeypatch.setattr(NotingUplink, "send", lose)
+    monkeypatch.setattr(FakeUplink, "send", lose)
 
     ending, _ = run(lambda config: tune.report({"loss": 1}))
 
@@ -382,11 +341,10 @@ def test_session_is_gone_when_the_attempt_has_ended(run: Run) -> None:
 
 
 def test_clocks_can_be_given(storage: ExperimentStorage, tmp_path: Path) -> None:
-    attempt_number = AttemptSpec("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
-    uplink, ticks = NotingUplink(), iter(range(100, 200, 10))
+    uplink, ticks = FakeUplink(), iter(range(100, 200, 10))
 
     run_attempt(
-        attempt_number,
+        an_attempt(storage),
         lambda config: 1,
         uplink,
         tmp_path / "work",
@@ -394,8 +352,8 @@ def test_clocks_can_be_given(storage: ExperimentStorage, tmp_path: Path) -> None
         clock=lambda: next(ticks),
     )
 
-    assert uplink.reported("timestamp") == [7]
-    assert uplink.reported("time_total_s") == [10]
+    assert uplink.values_of("timestamp") == [7]
+    assert uplink.values_of("time_total_s") == [10]
 
 
 # Tracebacks.
@@ -527,9 +485,7 @@ def test_environment_of_the_driver_says_where_a_trial_works_else_that_of_its_pro
 def test_directory_that_nothing_was_left_in_goes_again(
     function: Callable[..., Any], storage: ExperimentStorage, tmp_path: Path
 ) -> None:
-    attempt_number = AttemptSpec("e", "t", "n", "d", 1, {}, PlacementGroupFactory([{"CPU": 1}]), storage)
-
-    run_attempt(attempt_number, function, NotingUplink(), tmp_path / "experiment" / "trial")
+    run_attempt(an_attempt(storage), function, FakeUplink(), tmp_path / "experiment" / "trial")
 
     assert not (tmp_path / "experiment" / "trial").exists()
     # The parent stays: another trial may be about to make its own directory in it.
@@ -608,7 +564,7 @@ def test_forked_process_ends_where_it_leaves_the_trainable(
     ending, uplink = run(train)
 
     assert ending.outcome is Outcome.COMPLETED
-    assert uplink.reported("code") == [code]
+    assert uplink.values_of("code") == [code]
 
 
 # Alarms.
@@ -654,7 +610,7 @@ def test_alarm_that_is_pending_as_the_trainable_ends_never_strikes(
     ending, uplink = run(trainable, config={"delay": 1000.0, "interval": 0.0})
 
     assert ending.outcome in (Outcome.COMPLETED, Outcome.STOPPED)
-    assert uplink.reported("loss") == [1.0]
+    assert uplink.values_of("loss") == [1.0]
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 

@@ -13,15 +13,16 @@ from typing import Any, NoReturn
 import pytest
 
 import tune_core as tune
+from tests.support.fake_uplink import OnlyReports
+from tests.support.sessions import an_attempt
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training import trainable_cache as reuse_module
 from tune_core.training.execution import Ending, run_attempt
-from tune_core.training.session import AttemptSpec, ReuseRule
+from tune_core.training.session import ReuseRule
 from tune_core.training.trainable import TrialPlace
 from tune_core.training.trainable_cache import Leftover, TrainableCache, open_part, resident_memory
-from tune_core.training.uplink import Report
 
 RULE = ReuseRule("experiment 1")
 PLACE = TrialPlace("a1b2c_00001", "Model_a1b2c_00001", PlacementGroupFactory([{"CPU": 1}]), "/work/trial_1")
@@ -64,37 +65,6 @@ class Reused(Fresh):
         return answer
 
 
-class Uplink:
-    """Takes everything."""
-
-    stop_cause: str | None = None
-    stop_rules: dict[str, float] | None = None
-
-    wants_save = False
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.journaled = 0
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def keep(self, report: Report) -> None:
-        return
-
-    def send_checkpoint(self, iteration: int, index: int) -> None:
-        raise AssertionError("nothing stops a trial late here")
-
-    def wait_for_decision(self, iteration: int) -> Any:
-        raise AssertionError("nobody answers here")
-
-    def wait_for_journal(self, iteration: int) -> None:
-        raise AssertionError("so many rows are not reported here")
-
-    def poll(self) -> bool:
-        return False
-
-
 @pytest.fixture(autouse=True)
 def nothing_called_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls.clear()
@@ -117,23 +87,19 @@ def run(tmp_path: Path) -> Run:
         rule: ReuseRule | None = RULE,
         **changes: Any,
     ) -> tuple[Ending, list[dict[str, Any]]]:
-        number, uplink = next(numbers), Uplink()
-        values: dict[str, Any] = {
-            "experiment_name": "experiment",
+        number, uplink = next(numbers), OnlyReports()
+        values = {
             "trial_id": f"a1b2c_0000{number}",
-            "trial_name": "name",
             "dirname": f"trial_{number}",
-            "attempt_number": 1,
             "config": config,
             "resources": PLACE.resources,
-            "storage": storage,
             "stop": {"steps": 2},
             "reuse": rule,
         }
         trainable = trainables.begin(rule, lambda: kind)
-        attempt_number, directory = AttemptSpec(**values | changes), tmp_path / f"work-{number}"
-        ending = run_attempt(attempt_number, trainable, uplink, directory, trainables=trainables)
-        return ending, [report.row for report in uplink.reports]
+        attempt, directory = an_attempt(storage, **values | changes), tmp_path / f"work-{number}"
+        ending = run_attempt(attempt, trainable, uplink, directory, trainables=trainables)
+        return ending, uplink.rows
 
     return run_one
 
