@@ -9,14 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.seaweedfs import S3Server, start_seaweedfs
+from tests.support.waiting import wait_for
 from tune_core.engine.server import server as prefect_servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,14 +121,6 @@ class Shell:
             )
 
         return wait_for(seen, f"reports of {experiment}")
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 120.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.2)
-    return found
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -21,8 +21,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from examples.seaweedfs import S3Server, start_seaweedfs
-from tests.support.prefect_server import BIN, ROOT, end, environment_of, free_port, is_healthy, wait_for
+from tests.support.prefect_server import BIN, ROOT, end, environment_of, free_port, is_healthy
 from tests.support.processes import command_of, descendants
+from tests.support.waiting import wait_for
 from tune_core.cli.automations import install_crash_detection
 from tune_core.control.messages import ExperimentResumed, TrialReported
 from tune_core.control.segments import read_journal
@@ -86,7 +87,7 @@ class Machine:
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = 120.0) -> Any:
         """Return the condition's first truthy value."""
-        return wait_for(condition, what, timeout_s, self.printed)
+        return wait_for(condition, what, timeout_s, explain=self.printed)
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Prefect's command line."""

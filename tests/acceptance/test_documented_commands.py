@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from examples.seaweedfs import start_seaweedfs
+from tests.support.waiting import wait_for
 from tune_core.engine.server.server import start_own_server, stop_own_server
 
 pytestmark = pytest.mark.slow
@@ -60,15 +60,15 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
 
 
 def wait_for_deployment(name: str) -> None:
-    deadline = time.monotonic() + 60
+    def is_there() -> bool:
+        try:
+            client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return False
+        return True
+
     with get_client(sync_client=True) as client:
-        while time.monotonic() < deadline:
-            try:
-                client.read_deployment_by_name(name)
-                return
-            except ObjectNotFound:
-                time.sleep(0.2)
-    raise AssertionError(f"there is no deployment {name!r}")
+        wait_for(is_there, f"the deployment {name!r}")
 
 
 def press_ctrl_c(process: subprocess.Popen[str]) -> None:

@@ -13,7 +13,8 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.support.prefect_server import ROOT, end, environment_of, free_port, is_healthy, wait_for
+from tests.support.prefect_server import ROOT, end, environment_of, free_port, is_healthy
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # an environment is installed from nothing
 

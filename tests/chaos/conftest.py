@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +22,11 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from examples.seaweedfs import S3Server, start_seaweedfs
-from tests.chaos.harness import ROOT, ApiServer, Chaos, Outcome, wait_for
+from tests.chaos.harness import PATIENCE_S, ROOT, ApiServer, Chaos, Outcome
 from tests.support.ceph import missing_programs, start_rgw
 from tests.support.fault_proxy import FaultProxy
+from tests.support.prefect_server import free_port, is_healthy
+from tests.support.waiting import wait_for
 
 RUNS = int(os.environ.get("CHAOS_RUNS", "4"))
 SEED = int(os.environ.get("CHAOS_SEED", "2026"))
@@ -42,26 +41,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ApiServer(tmp_path_factory.mktemp("prefect"), port)
+    server = ApiServer(tmp_path_factory.mktemp("prefect"), free_port())
     server.start()
     with temporary_settings({PREFECT_API_URL: server.url}):
-        wait_until_healthy(server)
+        wait_for(lambda: is_healthy(server.url), "the Prefect server", PATIENCE_S)
         yield server
     server.kill()
-
-
-def wait_until_healthy(server: ApiServer) -> None:
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(f"{server.url}/health", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            return False
-        return True
-
-    wait_for(answers, "the Prefect server")
 
 
 @pytest.fixture(scope="session")

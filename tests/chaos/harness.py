@@ -12,7 +12,6 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from examples.seaweedfs import S3Server
 from tests.chaos.training import STEPS, TRIALS, Given, value_after
 from tests.support.fault_proxy import FaultProxy
 from tests.support.processes import command_of
+from tests.support.waiting import wait_for
 from tune_core.control.messages import AttemptStarted, ExperimentResumed, TrialReported, TrialSuggested
 from tune_core.control.segments import read_journal
 from tune_core.storage.experiment_storage import ExperimentStorage
@@ -31,16 +31,6 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 ROOT = Path(__file__).resolve().parents[2]
 #: How long anything may take before it counts as hung.
 PATIENCE_S = 180.0
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """Return the condition's first truthy value."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.1)
-    return value
 
 
 class ApiServer:
@@ -171,7 +161,7 @@ class Chaos:
                 raise AssertionError(f"the script ended with {rows} rows: {self.printed()}")
             return rows if rows >= wanted else 0
 
-        return int(wait_for(there, f"{wanted} rows"))
+        return int(wait_for(there, f"{wanted} rows", PATIENCE_S))
 
     def finish(self, script: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> None:
         """Wait until the script has ended by itself."""

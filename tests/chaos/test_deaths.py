@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import start_cluster, wait_until_healthy
-from tests.chaos.harness import Chaos, Outcome, wait_for
+from tests.chaos.conftest import start_cluster
+from tests.chaos.harness import PATIENCE_S, Chaos, Outcome
 from tests.support.fault_proxy import Rule
+from tests.support.prefect_server import is_healthy
 from tests.support.processes import command_of, descendants
+from tests.support.waiting import wait_for
 
 AllAtOnce = Callable[[Callable[[Chaos], None]], None]
 
@@ -50,7 +52,7 @@ def test_nothing_at_all(chaos: Chaos) -> None:
 def meets_its_doom(chaos: Chaos) -> None:
     script = chaos.start()
     mark = Path(chaos.given.doom["mark"])
-    wait_for(lambda: mark.exists() or script.poll() is not None, "the trial's doom")
+    wait_for(lambda: mark.exists() or script.poll() is not None, "the trial's doom", PATIENCE_S)
     before = chaos.snapshot()
     chaos.finish(script)
     check(chaos.judge(before))
@@ -69,7 +71,7 @@ def test_os_exit_in_a_trial(chaos: Chaos) -> None:
 def test_SIGKILL_of_a_worker(chaos: Chaos) -> None:  # noqa: N802
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(3, 25))
-    pid = wait_for(chaos.worker, "a trial that runs")
+    pid = wait_for(chaos.worker, "a trial that runs", PATIENCE_S)
     before = chaos.snapshot()
     os.kill(pid, signal.SIGKILL)
     chaos.finish(script)
@@ -240,7 +242,7 @@ def test_restart_of_the_Prefect_server(chaos: Chaos) -> None:  # noqa: N802
     chaos.api.kill()
     pause(chaos.dice.uniform(0.5, 5))
     chaos.api.start()
-    wait_until_healthy(chaos.api)
+    wait_for(lambda: is_healthy(chaos.api.url), "the Prefect server", PATIENCE_S)
     healed_at = time.time()
     chaos.finish(script)
     check(chaos.judge(before, healed_at))
@@ -290,7 +292,7 @@ def test_S3_that_corrupts_what_is_read(chaos: Chaos) -> None:  # noqa: N802
     rule = chaos.proxy.add(Rule("corrupt", method="GET", path="state.json", times=2, after=2))
     script = chaos.start()
     chaos.wait_for_rows(script, chaos.dice.randrange(8, 25))
-    pid = wait_for(lambda: chaos.worker(rows=3), "a trial that runs and has saved")
+    pid = wait_for(lambda: chaos.worker(rows=3), "a trial that runs and has saved", PATIENCE_S)
     before = chaos.snapshot()
     os.kill(pid, signal.SIGKILL)
     chaos.finish(script)
@@ -311,6 +313,7 @@ def flow_fails_and_is_tried_again(chaos: Chaos) -> None:
     wait_for(
         lambda: "the journal could not be written for" in chaos.log(0).read_text(errors="replace"),
         "the flow to fail",
+        PATIENCE_S,
     )
     chaos.proxy.clear()
     chaos.finish(script)

@@ -28,6 +28,7 @@ from ray.util import placement_group_table
 import tune_core as tune
 from examples.seaweedfs import S3Server, start_seaweedfs
 from tests.flows.journals import replayed_journals
+from tests.support.waiting import wait_for
 from tune_core.engine.server import server as prefect_servers
 
 CPUS, GPUS = 8, 5
@@ -111,16 +112,6 @@ def run_config(tmp_path: Path) -> Callable[..., tune.RunConfig]:
     return make
 
 
-def wait_for(condition: Callable[[], Any], *, what: str, timeout_s: float = 60.0) -> Any:
-    """Return the condition's first truthy value: the server records task runs and logs with a delay."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.1)
-    return value
-
-
 def logs_of(client: SyncPrefectClient, run: TaskRun) -> list[str]:
     """The lines of a task run's log, oldest first."""
     only = LogFilter(task_run_id=LogFilterTaskRunId(any_=[run.id]))
@@ -148,11 +139,11 @@ class Recorded:
             ]
             return sorted(ready, key=lambda run: run.name) if len(ready) >= count else []
 
-        try:
-            return wait_for(complete, what=f"{count} task runs of {self.flow_run.name}")
-        except AssertionError as error:
+        def there_are() -> str:
             found = self._client.read_task_runs(flow_run_filter=self._this())
-            raise AssertionError(f"{error}; found {[(run.name, run.state_name) for run in found]}") from None
+            return f"found {[(run.name, run.state_name) for run in found]}"
+
+        return wait_for(complete, f"{count} task runs of {self.flow_run.name}", explain=there_are)
 
     def artifacts(self) -> dict[str, Artifact]:
         """The newest artifact of each name: see `_name_of`."""

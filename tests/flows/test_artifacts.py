@@ -26,8 +26,9 @@ from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, logs_of, wait_for
+from tests.flows.conftest import Recorded, logs_of
 from tests.support.fault_proxy import FaultProxy, Rule
+from tests.support.waiting import wait_for
 from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
 from tune_core.engine.artifacts.tables import TrialRows
 from tune_core.engine.server.contact import Contact

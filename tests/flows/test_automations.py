@@ -19,7 +19,7 @@ from prefect.flows import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Running
 
-from tests.flows.conftest import wait_for
+from tests.support.waiting import wait_for
 from tune_core.cli.automations import (
     FINISHED,
     NEW_BEST,

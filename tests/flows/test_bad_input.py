@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import threading
 import time
@@ -17,15 +16,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
+from tests.support.prefect_server import free_port
+from tests.support.waiting import wait_for
 from tune_core.engine import cluster as ray_cluster
 from tune_core.errors import ExperimentConflict, PlacementError, StorageError, TuneError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_metric_that_is_never_reported_fails_its_trial_after_the_row_was_kept(

@@ -15,9 +15,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
 
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
 from tests.flows.test_interrupt import press_ctrl_c, start, wait_until_gone
 from tests.support.processes import command_of, descendants
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +206,7 @@ def test_deployed_run_that_is_cancelled_stops_in_order_before_prefect_kills_it(
 
         try:
             wait_until_gone(family)
-        except AssertionError as error:
+        except TimeoutError as error:
             ps = subprocess.run(["ps", "-o", "pid,ppid,stat,args", *map(str, family)], capture_output=True)
             printed = (tmp_path / "runner.log").read_text()
             raise AssertionError(f"{error}\n{ps.stdout.decode()}\n{printed}") from None

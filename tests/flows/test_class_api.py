@@ -16,7 +16,8 @@ from prefect.client.orchestration import SyncPrefectClient
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import CPUS, Recorded, logs_of, wait_for
+from tests.flows.conftest import CPUS, Recorded, logs_of
+from tests.support.waiting import wait_for
 from tune_core.engine.slots.pool import Slot, SlotPool
 from tune_core.schedulers import TrialScheduler
 from tune_core.search import Searcher

@@ -19,7 +19,8 @@ import ray
 from ray.util import get_current_placement_group
 
 import tune_core as tune
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 

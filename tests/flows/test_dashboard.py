@@ -17,8 +17,9 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
 from tests.flows.test_resume import FailAt
+from tests.support.waiting import wait_for
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.engine.artifacts.artifacts import CLOSE_TIMEOUT_S

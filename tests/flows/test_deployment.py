@@ -22,10 +22,11 @@ from prefect.states import Crashed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
 from tests.flows.test_interrupt import wait_until_gone
 from tests.flows.test_resume import count, rows_of, undisturbed
 from tests.support.processes import descendants
+from tests.support.waiting import wait_for
 from tune_core.control.messages import ExperimentResumed, TrialReported
 from tune_core.control.segments import read_journal
 from tune_core.engine.experiment import experiment

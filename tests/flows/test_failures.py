@@ -20,7 +20,8 @@ from prefect.client.schemas.objects import TaskRun
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, logs_of, wait_for
+from tests.flows.conftest import Recorded, logs_of
+from tests.support.waiting import wait_for
 from tune_core.errors import TrialError
 from tune_core.training.session import Session
 from tune_core.training.session_binding import current_session

@@ -14,7 +14,8 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
 import tune_core as tune
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
+from tests.support.waiting import wait_for
 from tune_core.cli.automations import _HEARTBEAT
 from tune_core.engine import heartbeat
 from tune_core.engine.heartbeat import heartbeats, without_heartbeats

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
 from tests.support.processes import descendants
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 

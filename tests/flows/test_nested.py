@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.flows.conftest import wait_for
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
+from tests.support.waiting import wait_for
 
 
 def tunes(path: Path, at_once: int) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -16,7 +16,7 @@ from ray._private.internal_api import get_memory_info_reply
 from ray._private.state import state as ray_state
 
 import tune_core as tune
-from tests.flows.conftest import wait_for
+from tests.support.waiting import wait_for
 from tune_core.engine.driver import task_runs as attempts
 from tune_core.engine.experiment import experiment
 from tune_core.engine.worker.ticket import Ticket

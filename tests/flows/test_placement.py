@@ -19,7 +19,8 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import get_current_placement_group, placement_group_table
 
 import tune_core as tune
-from tests.flows.conftest import CPUS, GPUS, Recorded, wait_for
+from tests.flows.conftest import CPUS, GPUS, Recorded
+from tests.support.waiting import wait_for
 from tune_core.engine.experiment import experiment
 from tune_core.errors import PlacementError
 from tune_core.progress_reporter.display import ProgressDisplay

@@ -21,9 +21,10 @@ from prefect.runtime import flow_run
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
 from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
+from tests.support.waiting import wait_for
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import SpecRecorded, Steered

@@ -12,8 +12,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 
-from tests.flows.conftest import wait_for
 from tests.support.prefect_server import ROOT, end, environment_of
+from tests.support.waiting import wait_for
 from tune_core.cli.serve import serve
 from tune_core.engine.form.form import ExperimentForm
 from tune_core.errors import ConfigError
@@ -70,7 +70,7 @@ def test_what_is_due_is_run_and_the_schedule_is_paused_at_the_end(
         assert deployment.paused or not any(each.active for each in deployment.schedules)
         assert deployment.entrypoint == "tune_core.engine.experiment.experiment"
         assert client.read_deployment_by_name("steer/steer").entrypoint == "tune_core.engine.steer.steer"
-    except AssertionError as error:
+    except (AssertionError, TimeoutError) as error:
         raise AssertionError((tmp_path / "out.log").read_text()[-3000:]) from error
     finally:
         end(process)

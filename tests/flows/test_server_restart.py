@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,7 +17,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
+from tests.support.prefect_server import free_port
+from tests.support.waiting import wait_for
 from tune_core.engine.server.contact import END_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -72,9 +73,7 @@ class Server:
     """A Prefect server that can be killed and started again, on one port and one database."""
 
     def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.home = home
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.process: subprocess.Popen[bytes] | None = None

@@ -17,7 +17,8 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tests.flows.conftest import CPUS, wait_for
+from tests.flows.conftest import CPUS
+from tests.support.waiting import wait_for
 from tune_core.engine.experiment import experiment
 from tune_core.engine.slots.pool import Slot, SlotAnswered, SlotPool
 from tune_core.engine.slots.recorders import Recorders

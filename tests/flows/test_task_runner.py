@@ -23,7 +23,8 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.actor import ActorHandle
 
 import tune_core as tune
-from tests.flows.conftest import Recorded, wait_for
+from tests.flows.conftest import Recorded
+from tests.support.waiting import wait_for
 from tune_core.engine import cluster
 from tune_core.engine.experiment import ExperimentFlow, experiment
 from tune_core.engine.task_runner import TuneTaskRunner, use_recorder

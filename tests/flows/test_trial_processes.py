@@ -24,7 +24,8 @@ from prefect_ray.task_runners import RayTaskRunner
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tests.flows.conftest import CPUS, Recorded, logs_of, wait_for
+from tests.flows.conftest import CPUS, Recorded, logs_of
+from tests.support.waiting import wait_for
 from tune_core.engine.experiment import experiment
 
 RUNNERS = ["ours", pytest.param("stock", marks=pytest.mark.slow)]

@@ -6,13 +6,14 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.prefect_server import free_port
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def running_postgres(programs: Path) -> Iterator[Postgres]:
     # It refuses to run as root, so its directory belongs to the user that the package has made.
     user = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
     home = Path(tempfile.mkdtemp(prefix="tune-pg-", dir="/tmp"))
-    server = Postgres(_free_port(), secrets.token_hex(16), programs)
+    server = Postgres(free_port(), secrets.token_hex(16), programs)
     password_file = home / "password"
     password_file.write_text(server.password)
     if user is not None:
@@ -101,10 +102,3 @@ def running_postgres(programs: Path) -> Iterator[Postgres]:
             run(*control, "--mode=immediate", "stop")
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

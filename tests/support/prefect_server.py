@@ -7,33 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.support.processes import descendants
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-
-
-def wait_for(
-    condition: Callable[[], Any],
-    what: str,
-    timeout_s: float = 120.0,
-    explain: Callable[[], str] | None = None,
-) -> Any:
-    """Return the condition's first truthy value; asked five times a second."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s:g} s for {what}; {explain() if explain else ''}")
-        time.sleep(0.2)
-    return value
 
 
 def free_port() -> int:
@@ -94,7 +79,7 @@ def running_server(home: Path, **more: str) -> Iterator[str]:
             lambda: is_healthy(api_url) or process.poll() is not None,
             "the server",
             180,
-            lambda: log.read_text(errors="replace")[-2000:],
+            explain=lambda: log.read_text(errors="replace")[-2000:],
         )
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         yield api_url

@@ -8,7 +8,6 @@ import io
 import os
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tests.support.waiting import wait_for
 from tune_core.errors import StorageError
 from tune_core.logger import trial_files as trial_files_module
 from tune_core.logger.trial_files import TrialFiles
@@ -59,13 +59,6 @@ class WatchedStorage:
         self.uploads.append(name)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "this never became true"
-        threading.Event().wait(0.001)
-
-
 def flushing(files: TrialFiles, clock: Iterator[int], until: Callable[[], bool]) -> None:
     """Call `flush_due`, a second later each time, until something has happened."""
 
@@ -73,7 +66,7 @@ def flushing(files: TrialFiles, clock: Iterator[int], until: Callable[[], bool])
         files.flush_due(next(clock))
         return until()
 
-    eventually(is_so)
+    wait_for(is_so, "what is flushed", 10, interval_s=0.001)
 
 
 @pytest.fixture
@@ -527,7 +520,7 @@ def test_uploads_of_a_running_trial_keep_their_distance(remote: WatchedStorage, 
     files = TrialFiles(remote, tmp_path, upload_interval_s=10)  # type: ignore[arg-type]
     files.append_line(TRIAL, "result.json", b"one")
     files.flush_due(0)
-    eventually(lambda: len(remote.uploads) == 1)
+    wait_for(lambda: len(remote.uploads) == 1, "an upload", 10, interval_s=0.001)
 
     files.append_line(TRIAL, "result.json", b"two")
     for now in range(1, 10):
@@ -544,7 +537,7 @@ def test_what_did_not_change_is_not_uploaded_again(remote: WatchedStorage, tmp_p
     files = TrialFiles(remote, tmp_path)  # type: ignore[arg-type]
     files.replace(TRIAL, "params.json", b"{}")
     files.flush_due(0)
-    eventually(lambda: len(remote.uploads) == 1)
+    wait_for(lambda: len(remote.uploads) == 1, "an upload", 10, interval_s=0.001)
 
     files.replace(TRIAL, "params.json", b"{}")
     files.append_line(TRIAL, "result.json", b"one")
@@ -560,12 +553,12 @@ def test_a_final_flush_uploads_without_waiting_and_forgets_the_trial(
     files = TrialFiles(remote, tmp_path)  # type: ignore[arg-type]
     files.append_line(TRIAL, "result.json", b"one")
     files.flush_due(0)
-    eventually(lambda: len(remote.uploads) == 1)
+    wait_for(lambda: len(remote.uploads) == 1, "an upload", 10, interval_s=0.001)
     files.append_line(TRIAL, "result.json", b"two")
 
     files.finish(TRIAL)
     files.flush_due(1)
-    eventually(lambda: len(remote.uploads) == 2)
+    wait_for(lambda: len(remote.uploads) == 2, "both uploads", 10, interval_s=0.001)
     flushing(files, count(2), until=lambda: not (files.root / TRIAL).exists())
 
     assert remote.read(f"{TRIAL}/result.json") == b"one\ntwo\n"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from tests.support.waiting import wait_for
 from tune_core.control.journal import claim
 from tune_core.encoding import loads
 from tune_core.engine.driver.inbox_watcher import InboxWatch, Requested
@@ -120,9 +119,7 @@ def test_answer_that_the_storage_refuses_is_written_later(
 
     for number, request_id in enumerate(ids):
         watch.answer(request_id, Reply(True, "done"), {"num_samples": number})
-    deadline = time.monotonic() + 10
-    while (last := reply_to(storage, ids[-1])) is None and time.monotonic() < deadline:
-        threading.Event().wait(0.005)
+    last = wait_for(lambda: reply_to(storage, ids[-1]), "the last answer", 10, interval_s=0.005)
     watch.close()
 
     assert last == reply_to(storage, ids[0]) == Reply(True, "done")
