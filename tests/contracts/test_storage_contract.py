@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.conftest import Place, RawObjects, open_s3, raw_objects
+from tests.support.directories import a_directory
 from tests.support.s3_servers import S3Server
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, CreateConflict, StorageError
 from tune_core.storage import experiment_storage as storage_module
@@ -33,13 +34,6 @@ ODD_FILES = {
     "zero": b"",
     ".hidden": b"dot",
 }
-
-
-def a_directory(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
 
 
 def commit(

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contracts.conftest import RawObjects, a_session, open_s3, raw_objects
+from tests.support.directories import a_directory
 from tests.support.fake_uplink import OnlyReports
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
@@ -49,13 +50,6 @@ def small(tmp_path: Path) -> Path:
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     return a_directory(tmp_path / "large", LARGE)
-
-
-def a_directory(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
 
 
 def commit(

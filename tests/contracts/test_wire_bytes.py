@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contracts.conftest import RawObjects, a_session, open_s3, raw_objects
+from tests.support.directories import a_directory
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_servers import S3Server
 from tune_core.storage.checkpoint import Checkpoint
@@ -28,10 +29,7 @@ def raw(s3_server: S3Server) -> RawObjects:
 
 
 def write(directory: Path, files: dict[str, bytes]) -> Checkpoint:
-    directory.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (directory / name).write_bytes(data)
-    return Checkpoint.from_directory(directory)
+    return Checkpoint.from_directory(a_directory(directory, files))
 
 
 def content(checkpoint: Checkpoint | None) -> dict[str, bytes]:

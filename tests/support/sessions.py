@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.clocks import Ticks
 from tune_core.resources import PlacementGroupFactory
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.session import AttemptSpec, Session
 from tune_core.training.uplink import Uplink
 
 NOW = 1_700_000_000.75
-
-
-class Ticks:
-    """A clock that advances by one each time it is asked."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 def an_attempt(storage: ExperimentStorage, **changes: Any) -> AttemptSpec:

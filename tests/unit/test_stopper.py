@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clocks import Clock
 from tune_core.errors import ConfigError, MetricMissing
 from tune_core.stopper import (
     CombinedStopper,
@@ -25,14 +26,6 @@ from tune_core.stopper import (
 )
 
 TRIAL = "a1b2c_00000"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class StopAll(Stopper):
@@ -252,7 +245,7 @@ def test_number_of_reports_is_a_positive_integer(max_iter: Any) -> None:
 
 
 def test_time_runs_from_the_first_question_on() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     stopper = TimeoutStopper(datetime.timedelta(seconds=10), clock=clock)
 
     clock.now = 1000.0
@@ -267,7 +260,7 @@ def test_time_runs_from_the_first_question_on() -> None:
 
 
 def test_clock_that_starts_at_zero_counts() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     stopper = TimeoutStopper(10, clock=clock)
 
     stopper.stop_all()
@@ -279,7 +272,7 @@ def test_clock_that_starts_at_zero_counts() -> None:
 
 @pytest.mark.parametrize("way", ["state", "pickle"])
 def test_time_between_two_runs_is_not_counted(way: str) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     stopper = TimeoutStopper(10, clock=clock)
     stopper.stop_all()
     clock.now = 4.0
@@ -300,7 +293,7 @@ def test_time_between_two_runs_is_not_counted(way: str) -> None:
 
 
 def test_no_time_at_all_stops_at_once() -> None:
-    assert TimeoutStopper(0, clock=Clock()).stop_all()
+    assert TimeoutStopper(0, clock=Clock(0.0)).stop_all()
 
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "60", None, True, datetime.timedelta(seconds=-1)])

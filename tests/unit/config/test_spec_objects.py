@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tune_core as tune
+from tests.support.object_refs import ObjectRef
 from tune_core import references
 from tune_core.config.spec import resolve_objects
 from tune_core.encoding import Opaque, dumps, loads
@@ -124,19 +125,6 @@ def test_plain_values_are_never_taken_for_others() -> None:
     assert unresolved == []
     assert dumps(resolved) == dumps(config)
     assert resolved["d"] is not space["d"]
-
-
-class ObjectRef:
-    """Looks like one of Ray's."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __repr__(self) -> str:
-        return f"ObjectRef({self.number:02x})"
-
-
-ObjectRef.__module__ = "ray"
 
 
 def test_references_are_found_again_in_the_process_that_made_them() -> None:

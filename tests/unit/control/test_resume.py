@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tests.support.object_refs import ObjectRef
 from tune_core import references
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
@@ -504,16 +505,6 @@ def test_a_trial_whose_objects_are_gone_does_not_go_on(every_event_is_a_segment:
         SpecError, match=r"cannot go on: its config holds objects that JSON could not store, at act"
     ):
         fit(tune.Tuner.restore(copy, count, param_space={"x": 1, "act": 2}))
-
-
-class ObjectRef:
-    """Looks like one of Ray's."""
-
-    def __repr__(self) -> str:
-        return "ObjectRef(00ff)"
-
-
-ObjectRef.__module__ = "ray"
 
 
 def test_a_trial_whose_reference_was_one_of_several_is_refused_with_advice(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tests.support.clocks import Clock
 from tune_core.callback import CallbackList
 from tune_core.control import journal
 from tune_core.control.experiment import Continuation
@@ -31,13 +32,6 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 
 STEPS = 4
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Tally(tune.Callback):

@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.support.directories import a_directory
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, StorageError
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.commit import COMMIT, METADATA
@@ -64,10 +65,7 @@ def committed(tmp_path: Path) -> tuple[ExperimentStorage, Checkpoint]:
     """A committed checkpoint on such a filesystem."""
     memory = MemoryFileSystem(global_store=False, skip_instance_cache=True)
     storage = ExperimentStorage.open("/bucket", "e", filesystem=CountingFileSystem(memory))
-    source = tmp_path / "source"
-    for name, data in FILES.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(data)
+    source = a_directory(tmp_path / "source", FILES)
     storage.commit_checkpoint("t", source, index=7, attempt_number=1, iteration=1, rows=[], metrics={})
     return storage, storage.checkpoint("t", 7)
 

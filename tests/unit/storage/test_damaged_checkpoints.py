@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 import tune_core as tune
+from tests.support.directories import a_directory
 from tests.support.fake_uplink import FakeUplink
 from tests.support.sessions import an_attempt
 from tune_core.control.controller_config import ControllerConfig
@@ -43,10 +44,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ExperimentStorage
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    for name, data in FILES.items():
-        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "source" / name).write_bytes(data)
-    return tmp_path / "source"
+    return a_directory(tmp_path / "source", FILES)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import time_machine
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.support.directories import a_directory
 from tune_core.control.namesakes import experiment_at
 from tune_core.errors import (
     CheckpointCorrupted,
@@ -63,15 +64,7 @@ def storage(root: tuple[Any, str]) -> ExperimentStorage:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return a_directory(tmp_path / "source")
-
-
-def a_directory(path: Path, files: dict[str, bytes] | None = None) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    for name, data in (FILES if files is None else files).items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
+    return a_directory(tmp_path / "source", FILES)
 
 
 def commit(
@@ -180,7 +173,7 @@ class TestObjects:
 
     def test_delete_does_not_follow_a_symbolic_link(self, tmp_path: Path) -> None:
         storage = ExperimentStorage.open(tmp_path / "storage", "e")
-        precious = a_directory(tmp_path / "precious")
+        precious = a_directory(tmp_path / "precious", FILES)
         storage.write("trial/a", b"-")
         Path(storage.path, "trial", "link").symlink_to(precious)
 

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.support.directories import a_directory
 from tune_core.errors import CheckpointError, CheckpointNotFound, StorageError
 from tune_core.storage import experiment_storage as storage_module
 from tune_core.storage.commit import COMMIT, SWEPT, WRITER
@@ -46,14 +47,7 @@ def storage(root: tuple[Any, str]) -> ExperimentStorage:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return a_directory(tmp_path / "source")
-
-
-def a_directory(path: Path) -> Path:
-    for name, data in FILES.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
+    return a_directory(tmp_path / "source", FILES)
 
 
 def commit(storage: ExperimentStorage, source: Path, index: int, attempt_number: int = 1) -> CheckpointMarker:
@@ -289,7 +283,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.root = f"/machine-{uuid4().hex}"
         self.storage = ExperimentStorage.open(self.root, "e", filesystem=self.filesystem)
         self.directory = tempfile.TemporaryDirectory()
-        self.source = a_directory(Path(self.directory.name))
+        self.source = a_directory(Path(self.directory.name), FILES)
         self.attempt_number = 1
         #: What the journal keeps.
         self.kept: set[int] = set()

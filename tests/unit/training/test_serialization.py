@@ -12,11 +12,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 import pytest
 
+from tests.support.object_refs import ObjectRef
 from tune_core.errors import TrainableError
 from tune_core.training.serialization import PickledTrainable, dumps_apart, loads_apart, pickle_trainable
 
@@ -285,16 +286,6 @@ def test_function_that_is_missing_in_its_module_is_named() -> None:
 
 
 # Ray's references.
-
-
-class ObjectRef:
-    """Looks like one of Ray's, which only Ray may pickle."""
-
-    def __reduce__(self) -> NoReturn:
-        raise AssertionError("pickled by somebody else than Ray")
-
-
-ObjectRef.__module__ = "ray"
 
 
 def test_references_of_ray_travel_beside_the_bytes() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.clocks import Ticks
 from tests.support.fake_uplink import FakeUplink
-from tests.support.sessions import NOW, Ticks, a_session, an_attempt
+from tests.support.sessions import NOW, a_session, an_attempt
 from tune_core.encoding import Opaque, dumps, loads
 from tune_core.errors import InvalidMetric, MetricMissing
 from tune_core.metrics import validate_metrics

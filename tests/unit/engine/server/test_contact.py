@@ -9,19 +9,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.support.clocks import Clock
 from tune_core.engine.server.contact import SILENCE_S, Contact, ServerSilent
 
 URL = "http://server.example/api"
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from tests.support.directories import a_directory
 from tune_core.errors import CheckpointError, StorageError
 from tune_core.storage import commit as commit_module
 from tune_core.storage import transfer
@@ -41,13 +42,6 @@ def counted() -> FaultyFileSystem:
 
 def storage_on(filesystem: Any, root: str | None = None) -> ExperimentStorage:
     return ExperimentStorage.open(root or f"/copies-{uuid4().hex}", "e", filesystem=filesystem)
-
-
-def a_directory(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
 
 
 def commit(

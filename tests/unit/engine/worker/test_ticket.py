@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.support.object_refs import ObjectRef
 from tests.support.sessions import an_attempt
-from tests.unit.training.test_serialization import ObjectRef
 from tune_core.engine.channel.channel import ChannelAddress
 from tune_core.engine.channel.spool import SpoolPlace
 from tune_core.engine.worker.ticket import Ticket
