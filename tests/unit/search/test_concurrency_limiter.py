@@ -7,33 +7,12 @@ from typing import Any
 import pytest
 
 import tune_core as tune
+from tests.support.searchers import Numbers
 from tune_core.config.run_config import TuneConfig
 from tune_core.control.messages import SearchEnded, SuggestionDeferred, TrialSuggested
 from tune_core.control.policy import Policy
 from tune_core.errors import ConfigError
-from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
-
-
-class Numbers(Searcher):
-    """Suggests 1, 2, 3 …, and notes what it is told."""
-
-    def __init__(self, **objective: Any) -> None:
-        super().__init__(**objective)
-        self.suggested = 0
-        self.told: list[Any] = []
-
-    def suggest(self, trial_id: str) -> Any:
-        self.suggested += 1
-        return {"x": self.suggested}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.told.append(("result", trial_id))
-
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        self.told.append((trial_id, result, error))
-
-    def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
-        self.told.append(("replayed", trial_id, config))
+from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter
 
 
 def test_suggestions_wait_while_as_many_trials_run_as_may() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.search.test_concurrency_limiter import Numbers
+from tests.support.searchers import Numbers
 from tune_core.errors import ConfigError
 from tune_core.search import BasicVariantGenerator, Repeater, Suggestion, grid_search
 

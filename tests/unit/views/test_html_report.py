@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.unit.views.test_charts import searched, snapshot, trial
+from tests.support.snapshots import searched, snapshot, trial
 from tune_core.logger.failures import Failure
 from tune_core.ranking import Objective
 from tune_core.testing.local_runtime import LocalRuntime

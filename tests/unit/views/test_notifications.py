@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tests.unit.views.test_overview import RULES, began, over, runs, suggested, told
+from tests.support.timed_events import RULES, began, over, runs, suggested, told
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import AttemptStarted, Event, ExperimentResumed, SearchEnded, StopRequested
