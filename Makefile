@@ -1,6 +1,8 @@
 # `make demo` shows a tuning run, `make test` checks the project. Needs python3 (3.11 to 3.13) with venv.
 PYTHON ?= python3
 VENV   ?= .venv
+# What is tested; empty: the newest that pyproject.toml allows.
+CONSTRAINTS ?= -c constraints.txt
 EXTRAS := test,lint,examples,pandas,optuna,report,docs
 
 BIN    := $(VENV)/bin
@@ -9,7 +11,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retr
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := $(wildcard tune_core flows examples benchmarks tests)
 
-.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos test-one docs lint types format bench clean
+.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos test-newest test-one docs lint types format bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -28,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "no venv could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PIP) install --upgrade pip
-	@$(PIP) install --prefer-binary -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP) install --prefer-binary $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install ## tune a digit classifier on an S3 server of its own
@@ -62,6 +64,12 @@ test-differential: install ## compare with what Ray Tune did, script by script (
 test-chaos: install ## kill workers, flows and servers (not part of `make test`)
 	@echo "test: tests/chaos"
 	@$(PYTEST) tests/chaos
+
+test-newest: ## unit and flows tests on the newest Prefect, Ray and others that are allowed, in .venv-newest
+	@rm -f .venv-newest/.installed
+	@$(MAKE) --no-print-directory VENV=.venv-newest CONSTRAINTS=--upgrade install
+	@.venv-newest/bin/python -m pip list 2>/dev/null | grep -E '^(prefect|prefect-ray|ray|fsspec|s3fs|optuna) '
+	@$(MAKE) --no-print-directory VENV=.venv-newest CONSTRAINTS=--upgrade test-unit test-flows
 
 test-one: install ## one test or file, with what it prints: make test-one T="tests/flows/test_ad_hoc.py -k ctrl_c"
 	@test -n "$(T)" || { echo 'make test-one T=<file, file::test, or file -k words>' >&2; exit 2; }

@@ -10,7 +10,7 @@ from tune_core.training.session import AttemptSpec
 
 
 class Ticket:
-    """An attempt's attempt, its trainable and the way to the flow: bytes, and the references of Ray in them.
+    """An attempt's spec, its trainable and the way to the flow: bytes, and the references of Ray in them.
 
     Of no type that Prefect looks into: it, and prefect-ray, call `ray.get` on every reference that they find in
     a task's parameters. Ray itself does see the references, so that it knows who uses them; what the user's
