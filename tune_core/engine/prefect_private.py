@@ -23,8 +23,7 @@ INTERNAL = "prefect._internal"
 
 def is_known() -> bool:
     """Whether this release of Prefect is one of `KNOWN_RELEASES`."""
-    release = tuple(int(number) for number in re.findall(r"\d+", prefect.__version__)[:2])
-    return KNOWN_RELEASES[0] <= release <= KNOWN_RELEASES[1]
+    return KNOWN_RELEASES[0] <= _release() <= KNOWN_RELEASES[1]
 
 
 def share_client(context: SyncClientContext) -> None:
@@ -37,9 +36,12 @@ def share_client(context: SyncClientContext) -> None:
 
 
 def resets_services_in_forks() -> bool:
-    """Whether Prefect resets its services in a forked child, whose end then fails; see `tune_core.engine.forks`."""
+    """Whether Prefect resets its services in a forked child, whose end then fails; see `tune_core.engine.forks`.
+
+    Prefect 3.8 does; with 3.9 such children end well.
+    """
     base = getattr(services, "_QueueServiceBase", None)
-    return is_known() and hasattr(base, "reset_for_fork") and hasattr(services, "_active_services")
+    return _release() == (3, 8) and hasattr(base, "reset_for_fork") and hasattr(services, "_active_services")
 
 
 def end_services_in_fork() -> None:
@@ -52,3 +54,7 @@ def end_services_in_fork() -> None:
         if service._stopped and service._done_event is None:
             service._done_event = asyncio.Event()
             service._done_event.set()
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", prefect.__version__)[:2])

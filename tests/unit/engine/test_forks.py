@@ -40,18 +40,24 @@ print([*codes, exit_code()], flush=True)
 """
 
 
-@pytest.mark.parametrize(("hook", "expected"), [("with", "[0, 0]"), ("without", "[1, 1]")])
+#: Prefect 3.8 alone leaves its services in a state that their end trips over.
+IS_NEEDED = prefect.__version__.startswith("3.8.")
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"), [("with", "[0, 0]"), ("without", "[1, 1]" if IS_NEEDED else "[0, 0]")]
+)
 def test_forked_child_ends_well_though_a_service_of_prefect_has_run(hook: str, expected: str) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, hook], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines() == ["ran", "ran", expected]
 
 
-@pytest.mark.parametrize("release", ["3.7.1", "3.10.0", "4.0"])
+@pytest.mark.parametrize("release", ["3.7.1", "3.9.1", "3.10.0", "4.0"])
 def test_releases_of_prefect_that_nobody_has_looked_into_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
-    assert resets_services_in_forks()
+    assert resets_services_in_forks() is IS_NEEDED
     monkeypatch.setattr(prefect, "__version__", release)
     registered: list[object] = []
     monkeypatch.setattr("os.register_at_fork", lambda **hooks: registered.append(hooks))
