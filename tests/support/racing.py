@@ -22,6 +22,7 @@ from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
     AttemptEnded,
     AttemptStarted,
+    CapacityChanged,
     Command,
     CompleteTrial,
     DeleteCheckpoint,
@@ -35,7 +36,7 @@ from tune_core.control.messages import (
     TrialSuggested,
 )
 from tune_core.control.segments import read_journal, read_segment, segment_numbers
-from tune_core.errors import ExperimentConflict
+from tune_core.errors import CheckpointNotFound, ExperimentConflict
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.replay import replay
@@ -85,8 +86,7 @@ class RacingDriver:
         trial = self.controller.trials[TRIAL]
         iteration = 1
         if trial.checkpoints:
-            with self.storage.checkpoint(TRIAL, trial.last_checkpoint_index).as_directory() as directory:
-                iteration += int(Path(directory, "state").read_text().split()[0])
+            iteration += self._iteration_of(trial.last_checkpoint_index)
         row = {"training_iteration": iteration}
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state").write_text(f"{iteration} {os.getpid()}")
@@ -102,6 +102,16 @@ class RacingDriver:
         self._apply(TrialReported(time.time(), TRIAL, self._attempt, iteration, row, marker.index))
         self._journal.flush()
         return iteration
+
+    def _iteration_of(self, index: int) -> int:
+        try:
+            with self.storage.checkpoint(TRIAL, index).as_directory() as directory:
+                return int(Path(directory, "state").read_text().split()[0])
+        except CheckpointNotFound:
+            # The driver that has won may have gone on, and removed it: then the next segment is taken.
+            self._apply(CapacityChanged(time.time(), capacity=1))
+            self._journal.flush()
+            raise
 
     def finish(self) -> None:
         """Report until the trial is done, and close the journal."""
