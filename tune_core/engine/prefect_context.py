@@ -12,7 +12,7 @@ from prefect.context import SettingsContext, SyncClientContext, hydrated_context
 from prefect.logging.handlers import APILogWorker, PrefectConsoleHandler
 from prefect.settings import PREFECT_LOGGING_MARKUP
 
-from tune_core.engine.prefect_private import CONNECTIONS, INTERNAL
+from tune_core.engine.prefect_private import CONNECTIONS, INTERNAL, SERVICES
 from tune_core.engine.server.server import client_options, unlogged_requests
 
 
@@ -76,6 +76,13 @@ def send_what_waits(timeout_s: float) -> None:
     Args:
         timeout_s: How long to wait at most.
     """
-    APILogWorker.drain_all(
-        timeout=timeout_s
-    )  # it ends all of Prefect's workers: the next use starts one again
+    workers = [logging.getLogger(name) for name in SERVICES]
+    levels = [each.level for each in workers]
+    for each in workers:
+        each.setLevel(logging.ERROR)  # they warn of each item that is still there as they are told to end
+    try:
+        # It ends all of Prefect's workers: the next use starts one again.
+        APILogWorker.drain_all(timeout=timeout_s)
+    finally:
+        for each, level in zip(workers, levels, strict=True):
+            each.setLevel(level)

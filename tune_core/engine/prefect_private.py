@@ -19,6 +19,8 @@ KNOWN_RELEASES = ((3, 8), (3, 9))
 #: Prefect's loggers of what keeps its connections: a name that is gone has no records.
 CONNECTIONS = "prefect._internal.concurrency"
 INTERNAL = "prefect._internal"
+#: The loggers of the services that send what is logged and emitted.
+SERVICES = ("APILogWorker", "EventsWorker")
 
 
 def is_known() -> bool:

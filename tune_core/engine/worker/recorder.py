@@ -150,7 +150,7 @@ class Recorder:
         from tune_core.engine.worker.trial_task import ApartTrial, apart
 
         try:
-            ray.get(process.ready.remote())
+            process.ready.remote().future().result()
         except RayError as error:  # there is no task run yet
             raise ProcessDied.of(error) from error
         trial = self._trials[task_run_id] = ApartTrial(process, me, task_run_id, entered.sent)
@@ -208,7 +208,8 @@ class _FlowRun:
             if self.idle:
                 return self.idle.pop()
             if self._sent is None:
-                self._sent = ray.get(self._reference)
+                # Not `ray.get`: in any thread of an actor with async methods it warns of what it would block.
+                self._sent = self._reference.future().result()
             return _Entered(self._sent)
 
     def close(self) -> None:

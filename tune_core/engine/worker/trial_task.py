@@ -10,7 +10,6 @@ import logging
 from contextvars import ContextVar
 from typing import Any
 
-import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -67,9 +66,9 @@ class ApartTrial:
         self._context, self._log = TaskRunContext.get(), _task_run_log()
         who = (self._host, self._task_run_id)
         try:
-            ended: tuple[Ending, str | None] = ray.get(
-                self._process.run.remote(ticket, parameters, *who, is_logged=self._log is not None)
-            )
+            # Not `ray.get`: in any thread of an actor with async methods it warns of what it would block.
+            asked = self._process.run.remote(ticket, parameters, *who, is_logged=self._log is not None)
+            ended: tuple[Ending, str | None] = asked.future().result()
         except RayTaskError:
             raise  # it lives, and says what is wrong
         except RayError as error:
