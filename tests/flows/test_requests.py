@@ -161,6 +161,8 @@ def test_each_request_does_what_it_says(
         experiment.wait_for(RUNNING, RUNNING)
         id_of = "{}_{:05d}".format
         name = experiment.now().rules.experiment_id
+        has_saved = lambda: experiment.now().trials[id_of(name, 0)].checkpoints  # noqa: E731
+        wait_for(has_saved, what="the first checkpoint")
 
         assert ask(PauseTrial("0")) == Reply(
             True, f"trial {id_of(name, 0)} pauses at its next report with a checkpoint"

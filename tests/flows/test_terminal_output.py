@@ -62,6 +62,7 @@ def test_terminal_shows_what_trials_print_and_why_they_fail_once_and_no_requests
     assert ran.returncode == 0, shown
     assert "HTTP Request" not in shown
     assert "not asked for" not in shown
+    assert "recorder" not in shown  # it has nothing to say to a user
     if verbose:
         assert {*re.findall(r"\(trial pid=\d+\)\S* (\w+_0000\d: printed by \w)", shown)} == {
             *re.findall(r"\w+_00000: printed by b", shown),
