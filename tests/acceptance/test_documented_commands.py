@@ -89,7 +89,8 @@ def test_page_names_every_command() -> None:
 
 
 def test_every_documented_command_does_what_it_says(tmp_path: Path, environment: dict[str, str]) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for directory in ("examples", "deployments"):
+        (tmp_path / directory).symlink_to(ROOT / directory)
     spec = (ROOT / "examples" / "digits.yaml").read_text(encoding="utf-8")
     fifo = re.sub(r"^  scheduler: .*\n", "", spec, flags=re.MULTILINE).replace(
         "num_samples: 6", "num_samples: 4"
