@@ -119,7 +119,7 @@ class Placement:
         self._groups.pop(trial_id, None)
 
     def look(self) -> None:
-        """Give up slots that are of no use, say why trials wait, and fail those that wait in vain."""
+        """Give up slots that are of no use, say why trials wait, and fail those that waited too long."""
         for trial_id, (due, command) in list(self._resting.items()):
             if self._services.clock() >= due:
                 del self._resting[trial_id]
