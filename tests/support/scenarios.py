@@ -103,7 +103,7 @@ def generator(config: dict[str, Any]) -> Iterator[Any]:
 
 
 class StopAboveMedian(TrialScheduler):
-    """Stops whoever is worse than half of the others were at the same step."""
+    """Stops trials that are worse than half of the others were at the same step."""
 
     def __init__(self) -> None:
         self.seen: dict[int, list[float]] = {}

@@ -104,8 +104,8 @@ def test_skipped_reopened_and_restarted_trials() -> None:
     assert reopened.handle(resumed(reopened=(tid(0),)))[0] == StartAttempt(tid(0), 2, 0, 1, 0)
     assert reopened.trials[tid(0)].error is None
     restarted = controller_after(failed)
-    assert restarted.handle(resumed(restarted={tid(0): "anew"}))[0] == StartAttempt(tid(0), 2, None, 0, -1)
-    assert (restarted.trials[tid(0)].dirname, restarted.trials[tid(0)].last_row) == ("anew", {})
+    assert restarted.handle(resumed(restarted={tid(0): "again"}))[0] == StartAttempt(tid(0), 2, None, 0, -1)
+    assert (restarted.trials[tid(0)].dirname, restarted.trials[tid(0)].last_row) == ("again", {})
 
 
 def test_those_that_had_begun_go_first_and_those_that_waited_keep_their_order() -> None:

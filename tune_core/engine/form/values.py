@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from tune_core.config.run_config import RunConfig, TuneConfig
@@ -40,13 +41,10 @@ def form_values(
         >>> form_values({"lr": search.loguniform(1e-4, 0.1)}, TuneConfig(num_samples=3), None, None)
         {'param_space': {'lr': {'loguniform': {'lower': 0.0001, 'upper': 0.1}}}, 'tune_config': {'num_samples': 3}}
     """
-    described = describe(
-        name="",
-        experiment_id="",
-        trainable_name="",
-        param_space=param_space if isinstance(param_space, Mapping) else {},
-        tune_config=tune_config if isinstance(tune_config, TuneConfig) else TuneConfig(),
-        run_config=run_config if isinstance(run_config, RunConfig) else RunConfig(),
+    described = _described(
+        param_space if isinstance(param_space, Mapping) else {},
+        tune_config if isinstance(tune_config, TuneConfig) else TuneConfig(),
+        run_config if isinstance(run_config, RunConfig) else RunConfig(),
     )
     problems: list[str] = []
     values: dict[str, Any] = {
@@ -68,6 +66,7 @@ def form_values(
             if (given := getattr(run_config, field)) != getattr(RunConfig(), field):
                 run[field] = given
         values["run_config"] = run
+        problems += _hidden(run_config, described["run_config"])
     if isinstance(resources, PlacementGroupFactory):
         values["resources"] = resources.to_dict() | {"strategy": resources.strategy}
         values["resources"] = {name: values["resources"][name] for name in ResourcesForm.model_fields}
@@ -76,18 +75,35 @@ def form_values(
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _described(
+    param_space: Mapping[str, Any], tune_config: TuneConfig, run_config: RunConfig
+) -> dict[str, Any]:
+    return describe(
+        name="",
+        experiment_id="",
+        trainable_name="",
+        param_space=param_space,
+        tune_config=tune_config,
+        run_config=run_config,
+    )
+
+
+def _hidden(run_config: RunConfig, described: Mapping[str, Any]) -> list[str]:
+    """Name what descriptions leave out, since it may hold credentials, and Prefect would show to everybody."""
+    default = RunConfig()
+    return [
+        f"run_config.{each.name}: a form is shown to everybody: use the worker's settings or an ExperimentStore block"
+        for each in fields(RunConfig)
+        if each.name not in described and not each.repr
+        if getattr(run_config, each.name) != getattr(default, each.name)
+    ]
+
+
 def _changed(
     described: Mapping[str, Any], part: str, form: Any, problems: list[str]
 ) -> Iterator[tuple[str, Any]]:
     """Yield what differs from the defaults."""
-    default = describe(
-        name="",
-        experiment_id="",
-        trainable_name="",
-        param_space={},
-        tune_config=TuneConfig(),
-        run_config=RunConfig(),
-    )[part]
+    default = _described({}, TuneConfig(), RunConfig())[part]
     kinds: dict[str, Mapping[str, type]] = {"scheduler": schedulers(), "search_alg": searchers()}
     for name, node in described[part].items():
         place = f"{part}.{name}"

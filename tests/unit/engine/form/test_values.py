@@ -87,3 +87,12 @@ def test_everything_that_only_python_can_say_is_named() -> None:
         "tune_config.scheduler",
         "tune_config.trial_name_creator",
     ]
+
+
+def test_credentials_are_refused_and_not_left_out_without_a_word() -> None:
+    run_config = tune.RunConfig(storage_path="s3://bucket/tuning", storage_options={"secret": "hidden"})
+
+    with pytest.raises(ConfigError, match=r"run_config\.storage_options: .*ExperimentStore") as caught:
+        form_values({}, None, run_config, None)
+
+    assert "hidden" not in str(caught.value)
