@@ -408,6 +408,11 @@ class TuneConfig:
                     expected = f"the {name} was given {what}={own!r}: give it in one place"
                     validator.add(what, ours, expected)
         scheduler = self.scheduler
+        if isinstance(scheduler, TrialScheduler):
+            try:
+                scheduler.check_searcher(self.search_alg)
+            except ConfigError as error:
+                validator.note(str(error))
         needs_metric = isinstance(scheduler, TrialScheduler) and scheduler.needs_metric
         if needs_metric and (self.metric, getattr(scheduler, "mode", None)) == (None, None):
             kind = type(scheduler).__name__

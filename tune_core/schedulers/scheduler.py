@@ -81,6 +81,8 @@ class TrialScheduler(RecordsArguments, ABC):
 
     #: Whether it works with a metric only, which it or `TuneConfig` has to be given.
     needs_metric: ClassVar[bool] = False
+    #: Whether trials that never save checkpoints lose their work under it, since it pauses or exploits.
+    needs_checkpoints: ClassVar[bool] = False
 
     metric: str | None = None
     mode: str | None = None
@@ -116,6 +118,33 @@ class TrialScheduler(RecordsArguments, ABC):
         if self.metric is None and self.mode is not None:
             self.metric = RETURNED_METRIC
         return True
+
+    def check_searcher(self, searcher: Any) -> None:
+        """Refuse a searcher that this scheduler cannot work with; called when a `TuneConfig` is made.
+
+        The default refuses none.
+
+        Args:
+            searcher: `TuneConfig.search_alg`; None: grid and random search.
+
+        Raises:
+            ConfigError: They cannot work together.
+        """
+
+    def decision_reason(self, trial: Trial) -> dict[str, Any]:
+        """Return what the decision on the trial's latest report was based on, as JSON can hold it.
+
+        Asked right after `on_trial_result` returned STOP, PAUSE or an `Exploit`, or `trials_to_stop` named the
+        trial; kept in the journal and shown to people. The default is {}.
+
+        Args:
+            trial: Whose report was decided on.
+
+        Returns:
+            What is known, of: `rung` (a time), `value` (the trial's), `cutoff` (what it took to go on), `rank`
+            (1 for the best) and `of` (how many were compared), `bracket`, `donor`.
+        """
+        return {}
 
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Learn of a new trial, before it starts."""

@@ -109,3 +109,16 @@ def test_public_names_are_those_of_ray_tune() -> None:
         schedulers.__all__
     )
     assert {"TrialScheduler", "create_scheduler"} < set(schedulers.__all__)
+
+
+def test_a_searcher_that_a_scheduler_cannot_work_with_is_refused_with_all_other_faults() -> None:
+    """The scheduler says so when the configuration is made, not when trials have run."""
+
+    class Choosing(FIFOScheduler):
+        def check_searcher(self, searcher: object) -> None:
+            if searcher is not None:
+                raise ConfigError("it chooses configurations itself: leave search_alg out")
+
+    tune.TuneConfig(scheduler=Choosing())
+    with pytest.raises(ConfigError, match=r"leave search_alg out(.|\n)*num_samples"):
+        tune.TuneConfig(scheduler=Choosing(), search_alg=tune.search.BasicVariantGenerator(), num_samples=-2)
