@@ -16,6 +16,7 @@ from typing import TypeGuard
 
 from tune_core.errors import ConfigError
 from tune_core.masking import masked
+from tune_core.text import cut
 
 
 class Validator:
@@ -201,20 +202,7 @@ def safe_str(error: BaseException) -> str:
 
 def shorten(value: object, limit: int = 120) -> str:
     """Return the `repr` of a value without the credentials of URLs in it, cut to `limit` characters."""
-    text = masked(safe_repr(value))
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def printable(text: str) -> str:
-    r"""Return a line of text without what a terminal obeys and files cannot hold; "?" stands for each of that.
-
-    Example:
-        >>> printable("a\x1b[31m\ud800ß")
-        'a?[31m?ß'
-    """
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return cut(masked(safe_repr(value)), limit)
 
 
 def suggestion(value: object, choices: Iterable[object]) -> str:

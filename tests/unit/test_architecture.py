@@ -28,7 +28,13 @@ from tests.support.import_graph import (
 #: the values and `control` are ranked file by file. `tune_core` alone is `tune_core/__init__.py`, the public names.
 RANKS: tuple[tuple[str, ...], ...] = (
     # The values.
-    ("tune_core.masking", "tune_core.references", "tune_core.states", "tune_core.init_args"),
+    (
+        "tune_core.masking",
+        "tune_core.references",
+        "tune_core.states",
+        "tune_core.init_args",
+        "tune_core.text",
+    ),
     ("tune_core.encoding", "tune_core.errors"),
     ("tune_core.environment", "tune_core.validation"),
     ("tune_core.metrics", "tune_core.registry", "tune_core.resources"),

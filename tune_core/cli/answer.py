@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
-from tune_core.cli.cells import short
 from tune_core.encoding import dumps_row
 from tune_core.masking import masked
-from tune_core.validation import printable
+from tune_core.text import printable, short
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune_core.metrics import flatten
-from tune_core.validation import printable
+from tune_core.text import assignments, cut, printable, short
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-#: Characters of one value in a table.
-_VALUE_WIDTH = 30
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-
-
-def short(value: Any, digits: int = 4, width: int = _VALUE_WIDTH) -> str:
-    r"""Return a value as a short text on one line.
-
-    Example:
-        >>> short(0.123456), short(None), short("a\nb")
-        ('0.1235', '', 'a b')
-    """
-    if value is None:
-        return ""
-    text = f"{value:.{digits}g}" if isinstance(value, float) else " ".join(str(value).split())
-    text = printable(text)  # an escape could redraw the screen
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time in its largest unit.
-
-    Example:
-        >>> duration(0.123), duration(75), duration(7200), duration(None)
-        ('0.12 s', '1.2 min', '2.0 h', '')
-    """
-    if seconds is None or not math.isfinite(seconds):
-        return ""
-    for size, unit in _UNITS:
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def parameters(config: Mapping[str, Any], names: Iterable[str] | None = None, width: int = 200) -> str:
@@ -54,9 +20,7 @@ def parameters(config: Mapping[str, Any], names: Iterable[str] | None = None, wi
         names: Only these; None: all.
         width: Characters at most.
     """
-    flat = flatten(config)
-    shown = flat if names is None else [name for name in names if name in flat]
-    return short(" ".join(f"{name}={short(flat[name])}" for name in shown), width=width)
+    return cut(assignments(flatten(config), names), width)
 
 
 def varied(configs: Sequence[Mapping[str, Any]]) -> list[str]:

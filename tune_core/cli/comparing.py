@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tune_core.cli.answer import Answer, Output
-from tune_core.cli.cells import duration, parameters, short, table
+from tune_core.cli.cells import parameters, table
 from tune_core.cli.experiment import read_experiment
 from tune_core.cli.opening import Access, open_experiment
 from tune_core.errors import ConfigError
 from tune_core.ranking import SCOPES
 from tune_core.storage.transfer import in_parallel
+from tune_core.text import duration, short
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

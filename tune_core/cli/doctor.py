@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tune_core.cli.answer import Answer, ExitCode, Output
 from tune_core.cli.opening import Access, place_of
-from tune_core.validation import printable
+from tune_core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -15,6 +15,7 @@ from tune_core.logger.failures import failure_lines, group_failures
 from tune_core.logger.rows import user_metrics
 from tune_core.metrics import flatten
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.text import first_few
 from tune_core.trial import Status
 from tune_core.validation import is_number, suggestion
 from tune_core.views.overview import ExperimentSnapshot, Following, TrialRecord, follow
@@ -252,8 +253,7 @@ def _refuse_unreported(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
     names = dict.fromkeys(
         name for row in reported for name, value in flatten(user_metrics(row)).items() if is_number(value)
     )
-    shown = ", ".join([*names][:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
     raise ConfigError(
         f"metric={metric!r}: no trial has reported a number of that name{suggestion(metric, names)}; there are "
-        f"{shown or 'none'}"
+        f"{first_few(names, _NAMES_SHOWN) or 'none'}"
     )

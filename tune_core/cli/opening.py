@@ -25,6 +25,7 @@ from tune_core.logger.rows import PARAMS_FILE, RESULT_FILE
 from tune_core.storage.experiment_storage import ExperimentStorage, split_number, split_path
 from tune_core.storage.filesystems import brief, check_name, resolve, without_credentials
 from tune_core.storage.transfer import in_parallel
+from tune_core.text import first_few, quantity
 from tune_core.validation import suggestion
 
 logger = logging.getLogger(__name__)
@@ -192,8 +193,7 @@ def _found_instead(place: Place, storage: ExperimentStorage) -> str:
 
 
 def _listed(names: list[str], noun: str, plural: str = "") -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
-    return f"{len(names)} {noun if len(names) == 1 else plural or noun + 's'} ({shown})"
+    return f"{quantity(len(names), noun, plural)} ({first_few(names, _NAMES_SHOWN)})"
 
 
 def driver_status(storage_url: str, owner: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from tune_core.config.run_config import RunConfig
 from tune_core.engine import cluster
 from tune_core.errors import TuneError
 from tune_core.storage.filesystems import brief, is_local, resolve
+from tune_core.text import quantity
 
 #: How long a node may take to start a worker and look around, in seconds.
 NODE_TIMEOUT_S = 120.0
@@ -68,7 +69,7 @@ def _cluster_checks(
     amounts = ", ".join(f"{total[name]:g} {name}" for name in ("CPU", "GPU") if total.get(name))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     where = address or "a local cluster, as each run starts one"
-    yield Check("ray", "ok", f"{where}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}, {amounts}")
+    yield Check("ray", "ok", f"{where}: {quantity(len(nodes), 'node')}, {amounts}")
     if cluster.has_other_hosts():
         if is_local(resolve(storage_url, None, options)[0]):
             remedy = "use a storage_path that all nodes reach, such as s3://bucket/path"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from tune_core.cli.answer import Answer, Output
-from tune_core.cli.cells import duration, fields, parameters, short, table, varied
+from tune_core.cli.cells import fields, parameters, table, varied
 from tune_core.cli.experiment import Reading, read_experiment, read_experiments
 from tune_core.cli.opening import Access, experiment_names, open_experiment, place_of
 from tune_core.control.resume import reports
@@ -19,6 +19,7 @@ from tune_core.ranking import SCOPES, Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import resolve
 from tune_core.storage.transfer import in_parallel
+from tune_core.text import duration, short
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tune_core.logger.rows import ERROR_FILE
+from tune_core.text import cut, one_line, printable, quantity
 from tune_core.trial import Trial
-from tune_core.validation import printable
 
 #: Letters of an error and groups in a text: an error may be as long as a whole batch of data.
 _LETTERS: Final = 2000
@@ -45,8 +45,7 @@ class Failure:
     @property
     def line(self) -> str:
         """The error, whole, on one line that a terminal can show."""
-        text = printable(" ".join(self.error.split()))
-        return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
+        return cut(one_line(self.error), _LETTERS)
 
     @property
     def place(self) -> str | None:
@@ -88,13 +87,13 @@ class FailureGroup:
     def error(self) -> str:
         """The error of the first one, and how many others it stands for."""
         others = self.texts - 1
-        return self.first.line + (f" (and {others} other text{'s' if others > 1 else ''})" if others else "")
+        return self.first.line + (f" (and {quantity(others, 'other text')})" if others else "")
 
     def lines(self, storage_url: str) -> list[str]:
         """Return all of this as lines; paths are not cut."""
         place = f" at {printable(self.first.place)}" if self.first.place else ""
         return [
-            f"{self.count} trial{'s' if self.count > 1 else ''} failed: {self.error}",
+            f"{quantity(self.count, 'trial')} failed: {self.error}",
             f"  first: {self.first.trial_id}{place}",
             f"  traceback: {self.file(storage_url)}",
         ]

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from tune_core.errors import StorageError, TrialError
+from tune_core.text import first_few
 
 #: Names of a trial's files, as Ray Tune spells them.
 RESULT_FILE, PROGRESS_FILE, PARAMS_FILE, ERROR_FILE = (
@@ -71,7 +72,7 @@ def newest_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         >>> first = {"training_iteration": 1, "attempt_number": 1}
         >>> second = {"training_iteration": 1, "attempt_number": 2}
         >>> newest_rows([first, second])
-        [{'training_iteration': 1, 'attempt': 2}]
+        [{'training_iteration': 1, 'attempt_number': 2}]
     """
     newest: dict[Any, int] = {}
     for row in rows:
@@ -122,9 +123,8 @@ def parse_rows(data: bytes, source: str) -> list[dict[str, Any]]:
         else:
             faults.append(number)
     if faults:
-        lines = ", ".join(map(str, faults[:5])) + (", …" if len(faults) > 5 else "")
         text = f"{source}: skipped {len(faults)} of {len(rows) + len(faults)} rows that are no JSON objects"
-        warnings.warn(f"{text}: line {lines} (a crash may cut a line)", stacklevel=2)
+        warnings.warn(f"{text}: line {first_few(map(str, faults), 5)} (a crash may cut a line)", stacklevel=2)
     return rows
 
 
@@ -139,8 +139,9 @@ def with_configs(rows: Sequence[dict[str, Any]], params: Mapping[str, Any] | Non
 
     Example:
         >>> first = {"attempt_number": 1, "config": {"x": 1}}
-        >>> with_configs([first, {"attempt_number": 1}, {"attempt_number": 2}], {"x": 2})
-        [{'attempt': 1, 'config': {'x': 1}}, {'attempt': 1, 'config': {'x': 1}}, {'attempt': 2, 'config': {'x': 2}}]
+        >>> rows = with_configs([first, {"attempt_number": 1}, {"attempt_number": 2}], {"x": 2})
+        >>> [row["config"] for row in rows]
+        [{'x': 1}, {'x': 1}, {'x': 2}]
     """
     known: dict[Any, Any] = {}
     found = []

@@ -30,6 +30,7 @@ from tune_core.progress_reporter.terminal import (
     print_table,
 )
 from tune_core.ranking import Objective, Standings
+from tune_core.text import assignments, short
 from tune_core.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -260,9 +261,8 @@ class _Digest:
         """Return one line about one report, its most important metric first."""
         metrics = flatten(user_metrics(row))
         names = sorted(metrics, key=lambda name: name != self.metric)[:_REPORT_METRICS]
-        shown = [f"{name}={_short(metrics[name])}" for name in names]
-        more = ["…"] if len(metrics) > len(names) else []
-        return f"{trial.trial_id} iteration {row.get('training_iteration', '?')}: {' '.join(shown + more)}"
+        more = " …" if len(metrics) > len(names) else ""
+        return f"{trial.trial_id} iteration {row.get('training_iteration', '?')}: {assignments(metrics, names)}{more}"
 
     def _snapshot(self, trials: Sequence[Trial], shown: list[int], waiting: tuple[str, ...] = ()) -> Snapshot:
         self._varied.add_new(trials)
@@ -285,7 +285,7 @@ class _Digest:
         best = self.standings.best
         if best is None:
             return ""
-        value = _short(self.standings.score(best), 6)
+        value = short(self.standings.score(best), 6)
         said, config = self.standings.objective.said, self._varied.text(best.config)
         return f"best: {best.trial_id} {self.metric}={value} ({said}) {config}".rstrip()
 
@@ -297,9 +297,9 @@ class _Digest:
             status=str(trial.status),
             iteration=str(trial.iteration) if trial.last_row else "",
             seconds=f"{seconds:.1f}" if isinstance(seconds, Real) else "",
-            metric="" if value is None else _short(value, 6),
+            metric=short(value, 6),
             params=self._varied.text(trial.config),
-            error=_short(trial.error or "", width=100),
+            error=short(trial.error, width=100),
         )
 
 
@@ -313,8 +313,9 @@ class _Varied:
 
     def add_new(self, trials: Sequence[Trial]) -> None:
         for trial in trials[self._number :]:
-            shown = {name: _short(value) for name, value in flatten(trial.config).items()}
-            for name, text in shown.items():
+            values = flatten(trial.config)
+            for name in values:
+                text = assignments(values, [name])
                 known = self._first.setdefault(name, text if self._number == 0 else "")
                 if known != text and name not in self._names:
                     self._names.append(name)
@@ -324,9 +325,4 @@ class _Varied:
         """Return `lr=0.1 width=64`; of a single trial, every parameter."""
         values = flatten(config)
         names = self._names if self._number > 1 else list(values)
-        return " ".join(f"{name}={_short(values[name])}" for name in names if name in values)
-
-
-def _short(value: Any, digits: int = 4, width: int = 30) -> str:
-    text = f"{value:.{digits}g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+        return assignments(values, names)

@@ -18,6 +18,7 @@ from tune_core.logger.rows import user_metrics
 from tune_core.metrics import flatten, lookup
 from tune_core.progress_reporter.terminal import new_console
 from tune_core.ranking import Objective, Standings
+from tune_core.text import short
 from tune_core.trial import Status, Trial
 from tune_core.validation import Validator
 
@@ -261,9 +262,7 @@ class CLIReporter(ProgressReporter):
         return own, {trial.trial_id: own.value(trial.last_row) for trial in trials}
 
     def _cell(self, value: object) -> str:
-        text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        text = " ".join(text.split())
-        return text if len(text) <= self._width else f"{text[: self._width - 1]}…"
+        return short(value, 6, self._width)
 
 
 class JupyterNotebookReporter(CLIReporter):

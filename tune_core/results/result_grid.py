@@ -31,6 +31,7 @@ from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
 from tune_core.storage.transfer import explain, in_parallel, read_bytes
+from tune_core.text import first_few
 from tune_core.trial import CheckpointRecord, Status, Trial
 
 if TYPE_CHECKING:
@@ -527,8 +528,8 @@ def _name_hint(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
         known |= dict.fromkeys(flatten(row))
         reported |= dict.fromkeys(flatten(user_metrics(row)))
     close = difflib.get_close_matches(metric, known, 1)
-    shown = ", ".join(list(reported)[:_NAMES_SHOWN]) + (", …" if len(reported) > _NAMES_SHOWN else "")
-    return f"reported: {shown or 'nothing'}" + (f"; did you mean {close[0]!r}?" if close else "")
+    shown = first_few(reported, _NAMES_SHOWN) or "nothing"
+    return f"reported: {shown}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _with_reports(storage: ExperimentStorage, trial: Trial, records: Sequence[CheckpointRecord]) -> _Best:

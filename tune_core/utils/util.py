@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tune_core.errors import ConfigError
+from tune_core.text import quantity
 from tune_core.utils.diagnosis import diagnose_serialization
 from tune_core.utils.gpu import wait_for_gpu
 from tune_core.utils.save_restore import validate_save_restore
@@ -56,7 +57,7 @@ lr, width
         if not isinstance(point, dict | list):
             raise TypeError(f"{given}: expected a dict or a list, got a {type(point).__name__}")
         if validate_point_name_lengths and len(point) != len(parameter_names):
-            values = "1 value" if len(point) == 1 else f"{len(point)} values"
+            values = quantity(len(point), "value")
             known = ", ".join(parameter_names)
             faults.append(f"{given} has {values}, but there are {len(parameter_names)} parameters: {known}")
     if evaluated_rewards:

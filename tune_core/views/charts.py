@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Final
 
 from tune_core.states import Outcome
+from tune_core.text import cut, short
 from tune_core.views.importance import importance, parameters_of
 from tune_core.views.overview import PAID, AttemptRecord, ExperimentSnapshot, TrialRecord
-from tune_core.views.svg import BAD, COLOURS, GREY, Axis, Drawing, Panel, cut, short
+from tune_core.views.svg import BAD, COLOURS, GREY, Axis, Drawing, Panel
 
 WIDTH: Final = 760
 _LEFT, _TOP, _BOTTOM = 62, 34, 40

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tune_core.logger.failures import group_failures
 from tune_core.metrics import flatten
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.validation import printable, shorten
+from tune_core.text import duration, printable
+from tune_core.validation import shorten
 from tune_core.views.importance import importance, parameters_of
 from tune_core.views.overview import PAID, ExperimentSnapshot, Overview, TrialRecord
-from tune_core.views.pages import duration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

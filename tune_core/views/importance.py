@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tune_core.metrics import flatten
-from tune_core.validation import is_number, printable, shorten
+from tune_core.text import printable
+from tune_core.validation import is_number, shorten
 from tune_core.views.overview import ExperimentSnapshot, TrialRecord
 from tune_core.views.svg import Axis
 

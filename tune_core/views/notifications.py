@@ -27,6 +27,7 @@ from tune_core.control.messages import (
 )
 from tune_core.metrics import flatten
 from tune_core.ranking import Standings
+from tune_core.text import cut
 from tune_core.trial import Status, Trial
 from tune_core.validation import shorten
 
@@ -146,7 +147,7 @@ class Notifier:
             "status": str(trial.status),
             "iterations": trial.iteration,
             "value": _number(self._standings.objective.value(trial.last_row)),
-            "error": _cut(event.error) if event.error else None,
+            "error": cut(event.error, _LETTERS) if event.error else None,
         }
         return [self._tell("trial.ended", event, payload, trial)]
 
@@ -180,7 +181,7 @@ class Notifier:
         self._failed_in_row = self._failed_in_row + 1 if command.failed else 0
         if self._failed_in_row == FAILING_TRIALS:
             error = self._controller.trials[command.trial_id].error
-            payload = {"failed_in_a_row": self._failed_in_row, "error": _cut(error or "")}
+            payload = {"failed_in_a_row": self._failed_in_row, "error": cut(error or "", _LETTERS)}
             found.append(self._tell("experiment.failing", event, payload))
         self._ended_since_best += 1
         if self._ended_since_best == PLATEAU_TRIALS and (best := self._best()) is not None:
@@ -195,7 +196,7 @@ class Notifier:
         payload = {
             "outcome": self._outcome(command, counts),
             "reason": command.reason,
-            "error": _cut(command.error) if command.error else None,
+            "error": cut(command.error, _LETTERS) if command.error else None,
             "interrupted": self._controller.is_interrupted,
             "trials": dict(counts),
             "best": best,
@@ -220,17 +221,13 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = list(flatten(config).items())[:_PARAMETERS]
     return {
-        _cut(name): value
+        cut(name, _LETTERS): value
         if value is None or isinstance(value, (bool, int))
         else _number(value)
         if isinstance(value, float)
-        else _cut(value if isinstance(value, str) else shorten(value))
+        else cut(value if isinstance(value, str) else shorten(value), _LETTERS)
         for name, value in flat
     }
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
 
 
 def _number(value: Any) -> float | str | None:

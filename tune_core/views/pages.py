@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from tune_core.logger.failures import group_failures
 from tune_core.metrics import flatten
-from tune_core.validation import printable, shorten
+from tune_core.text import cut, duration, one_line, short
+from tune_core.validation import shorten
 from tune_core.views import charts
 from tune_core.views.importance import LEAST_TRIALS, importance, parameters_of
 from tune_core.views.overview import PAID, ExperimentSnapshot, TrialRecord
-from tune_core.views.svg import cut, short
 
 #: Trials, and ways in which trials failed, that a summary lists.
 _TRIALS, _FAILURES = 50, 20
@@ -106,7 +106,7 @@ def text(value: object) -> str:
         >>> text("a|b <i>")
         'a\\|b \\<i\\>'
     """
-    return _SPECIAL.sub(r"\\\1", printable(" ".join(str(value).split())))
+    return _SPECIAL.sub(r"\\\1", one_line(value))
 
 
 def code(value: object) -> str:
@@ -116,26 +116,7 @@ def code(value: object) -> str:
         >>> code("s3://bucket/a")
         '`s3://bucket/a`'
     """
-    return "`" + printable(" ".join(str(value).split())).replace("`", "'").replace("|", "¦") + "`"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a reader wants it.
-
-    Example:
-        >>> duration(4.2), duration(125), duration(7200)
-        ('4.2 s', '2 min 5 s', '2 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    sizes = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    amounts = [
-        (whole // size if size == 86400 else whole // size % (24 if size == 3600 else 60), unit)
-        for size, unit in sizes
-    ]
-    first = next(place for place, (amount, _) in enumerate(amounts) if amount)
-    return " ".join(f"{amount} {unit}" for amount, unit in amounts[first : first + 2] if amount)
+    return "`" + one_line(value).replace("`", "'").replace("|", "¦") + "`"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], cell: int = _CELL) -> str:

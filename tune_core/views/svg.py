@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
-from tune_core.validation import printable
+from tune_core.text import cut, printable, short
 
 #: One per line of a chart: Okabe and Ito's, which most people can tell apart, a little evened out.
 COLOURS: Final = ("#2f8fd0", "#e08a1e", "#2aa876", "#c9609f", "#8f7be0", "#b8a012", "#d95f4a", "#5fb3c8")
@@ -232,26 +232,6 @@ def _marks(axis: Axis, names: Sequence[str], count: int) -> list[tuple[float, st
         return [(axis.part(tick), short(tick)) for tick in axis.ticks(count)]
     letters = max(3, 15 * count // len(names))
     return [((number + 0.5) / len(names), cut(name, letters)) for number, name in enumerate(names)]
-
-
-def cut(text: str, letters: int) -> str:
-    """Return a text with at most so many letters.
-
-    Example:
-        >>> cut("learning_rate", 9)
-        'learning…'
-    """
-    return text if len(text) <= letters else f"{text[: letters - 1]}…"
-
-
-def short(value: float) -> str:
-    """Return a number as a reader wants it: four digits, no more.
-
-    Example:
-        >>> short(0.123456), short(1234567.0), short(12.0)
-        ('0.1235', '1.235e+06', '12')
-    """
-    return f"{value:.4g}"
 
 
 def _n(value: float) -> str:
