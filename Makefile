@@ -43,6 +43,8 @@ test: lint types test-unit test-flows test-acceptance ## everything that CI runs
 test-unit: install ## unit, contract and simulated tests, import ranks among them
 	@echo "test: $(wildcard tests/unit tests/contracts tests/simulated)"
 	@$(PYTEST) -n auto -m "not slow" $(wildcard tests/unit tests/contracts tests/simulated)
+	@echo "test: the examples in docstrings"
+	@$(PYTEST) -n auto --doctest-modules tune_core
 
 test-flows: install ## the flow on a real Prefect server and Ray
 	@echo "test: tests/flows, but for the slow ones"
