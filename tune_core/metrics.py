@@ -12,6 +12,26 @@ from tune_core.encoding import Opaque, as_plain
 from tune_core.errors import InvalidMetric
 from tune_core.validation import safe_str, shorten
 
+#: Keys that say of which trial a report is, where and when it was made.
+ORIGIN = ("trial_id", "date", "pid", "hostname", "node_ip", "config")
+#: Keys that count from the start of an attempt.
+SINCE_RESTORE = ("time_since_restore", "iterations_since_restore", "timesteps_since_restore")
+#: Every key that a report has besides the user's own metrics.
+AUTO_FILLED = frozenset(
+    (
+        *ORIGIN,
+        *SINCE_RESTORE,
+        "attempt_number",
+        "checkpoint_dir_name",
+        "done",
+        "experiment_tag",
+        "should_checkpoint",
+        "time_this_iter_s",
+        "time_total_s",
+        "timestamp",
+        "training_iteration",
+    )
+)
 #: Levels of nesting that a metric may have: writers and readers of JSON stop at a few hundred.
 MAX_DEPTH = 100
 #: What most metrics are: to ask an abstract class about them takes several times as long.

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from tune_core.errors import StorageError, TrialError
+from tune_core.metrics import AUTO_FILLED
 from tune_core.text import first_few
 
 #: Names of a trial's files, as Ray Tune spells them.
@@ -28,28 +29,6 @@ RESULT_FILE, PROGRESS_FILE, PARAMS_FILE, ERROR_FILE = (
 )
 #: Start of a line of `error.txt`: each failure has one, and a trial that ended well after failures.
 FAILED, RECOVERED = "Failure # ", "Ended without error"
-#: Keys that every report has, so that users need not be told about them.
-AUTO_FILLED = frozenset(
-    (
-        "checkpoint_dir_name",
-        "config",
-        "date",
-        "done",
-        "experiment_tag",
-        "hostname",
-        "iterations_since_restore",
-        "attempt_number",
-        "node_ip",
-        "pid",
-        "should_checkpoint",
-        "time_since_restore",
-        "time_this_iter_s",
-        "time_total_s",
-        "timestamp",
-        "training_iteration",
-        "trial_id",
-    )
-)
 
 
 def user_metrics(row: Mapping[str, Any]) -> dict[str, Any]:

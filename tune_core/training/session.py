@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
-from tune_core.metrics import lookup, validate_metrics
+from tune_core.metrics import ORIGIN, lookup, validate_metrics
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision
 from tune_core.stopper import DictStopper
@@ -44,9 +44,6 @@ from tune_core.validation import shorten
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
 #: a trial that reports faster than its storage takes segments.
 WINDOW = 8192
-
-#: What `Trainable.train` returns of where and what it is: the driver knows that, so rows do not say it.
-_SAID_OTHERWISE = frozenset({"trial_id", "date", "pid", "hostname", "node_ip", "config"})
 
 T = TypeVar("T")
 
@@ -307,7 +304,8 @@ class Session:
         Raises:
             InvalidMetric: Something in it cannot be reported, see `validate_metrics`.
         """
-        kept = {name: value for name, value in result.items() if name not in _SAID_OTHERWISE}
+        # The driver knows whose it is and where it was made, so rows do not say it.
+        kept = {name: value for name, value in result.items() if name not in ORIGIN}
         kept["timestamp"] = self._counters.timestamp(kept.get("timestamp"))
         with self._send_queue.lock:
             self._uplink.poll()  # a step takes long: the rules may have changed meanwhile

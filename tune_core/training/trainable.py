@@ -25,6 +25,7 @@ from typing import Any
 import cloudpickle
 
 from tune_core.errors import TrainableError
+from tune_core.metrics import ORIGIN
 from tune_core.resources import PlacementGroupFactory
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training.autofill import Counters
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 DICT_CHECKPOINT = "_dict_checkpoint.pkl"
 #: A `setup` that takes longer is worth a hint, in seconds; as Ray Tune.
 SETUP_HINT_S = 10.0
-_DEBUG_METRICS = frozenset({"trial_id", "date", "timestamp", "pid", "hostname", "node_ip", "config"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +394,7 @@ class Trainable:
         if here["timesteps"]:
             filled["timesteps_since_restore"] = here["timesteps"]
         if debug_metrics_only:
-            return {name: value for name, value in filled.items() if name in _DEBUG_METRICS}
+            return {name: value for name, value in filled.items() if name in (*ORIGIN, "timestamp")}
         return filled
 
     def get_current_ip_pid(self) -> tuple[str, int]:

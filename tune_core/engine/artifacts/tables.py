@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from tune_core.metrics import flatten
+from tune_core.metrics import SINCE_RESTORE, flatten
 
 #: The column that says whose report it is, in the table of all trials: no metric of a user's has this name.
 TRIAL = "trial_id"
@@ -37,7 +37,7 @@ _AROUND = 8
 _PLAIN = frozenset({int, str, bool, type(None)})
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _SCALARS = frozenset((float, *_PLAIN))
-_HIDDEN = frozenset({"time_since_restore", "iterations_since_restore", "should_checkpoint", "timestamp"})
+_HIDDEN = frozenset((*SINCE_RESTORE, "should_checkpoint", "timestamp"))
 
 
 @dataclass(slots=True)
