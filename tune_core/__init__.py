@@ -20,7 +20,7 @@ from tune_core.errors import TuneError
 from tune_core.flow import experiment_flow
 from tune_core.progress_reporter.reporters import CLIReporter, JupyterNotebookReporter, ProgressReporter
 from tune_core.registry import register_env, register_trainable
-from tune_core.resources import PlacementGroupFactory, with_resources
+from tune_core.resources import PlacementGroupFactory
 from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.results.result_grid import Result, ResultGrid
 from tune_core.schedulers import create_scheduler
@@ -45,6 +45,7 @@ from tune_core.stopper import Stopper
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.training.context import TuneContext, get_checkpoint, get_context, report
 from tune_core.training.parameters import with_parameters
+from tune_core.training.resource_requests import with_resources
 from tune_core.training.trainable import Trainable
 from tune_core.tune import run
 from tune_core.tuner import Tuner

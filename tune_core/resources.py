@@ -1,34 +1,29 @@
-"""What a trial asks of the cluster: bundles, and how they are attached to a trainable.
+"""What a trial asks of the cluster: bundles of resources, and the forms in which users write them.
 
-Owns `PlacementGroupFactory`, `with_resources`, and the rule by which a trial's bundles are
-found. Never talks to Ray: the runtime turns a factory into a placement group, so
+Never talks to Ray: the runtime turns a factory into a placement group, so
 `to_placement_group()` does not exist here. Factories are immutable and compare by value.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import json
 import math
-import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from tune_core.errors import ConfigError
 from tune_core.validation import Validator, is_number, ray_origin, shorten, suggestion
 
 Bundle = dict[str, float]
-AnyTrainable = TypeVar("AnyTrainable", bound=Callable[..., Any])
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 #: Parameters of `ray.util.placement_group` after `bundles` and `strategy`, in its order (Ray 2.60).
 PLACEMENT_OPTIONS = ("name", "lifetime", "_soft_target_node_id", "bundle_label_selector", "topology_strategy")
 
 _SPELLINGS = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
-_EXPECTED = "a dict of resources, PlacementGroupFactory([...]), a ScalingConfig or a function of the config"
+#: What users may write.
+EXPECTED = "a dict of resources, PlacementGroupFactory([...]), a ScalingConfig or a function of the config"
 
 
 class PlacementGroupFactory:
@@ -155,113 +150,6 @@ class PlacementGroupFactory:
         return f"PlacementGroupFactory({data['bundles']}, strategy={self._strategy!r}{options})"
 
 
-@dataclass(frozen=True, slots=True)
-class _PerConfig:
-    """Resources that depend on the trial's configuration."""
-
-    function: Callable[[dict[str, Any]], object]
-
-
-_Request = PlacementGroupFactory | _PerConfig
-
-
-def with_resources(trainable: AnyTrainable, resources: object) -> AnyTrainable:
-    """Return the trainable with the resources that each of its trials gets.
-
-    The object that was given stays as it is. What is returned has its name and signature and
-    can be given to `with_parameters`, as can the other way round. Resources that the
-    trainable asks for itself no longer count.
-
-    Args:
-        trainable: A function, method, partial, callable object, or Trainable class.
-        resources: One of
-            a dict: "cpu", "gpu" (any case), "memory" (bytes); other keys, and those below
-            "custom_resources", are custom. {} is 1 CPU; {"gpu": 1} is no CPU;
-            a `PlacementGroupFactory`;
-            a `ScalingConfig`, as anything with `as_placement_group_factory()`;
-            a function of the trial's config that returns one of these.
-
-    Raises:
-        ConfigError: Either argument is of another kind, or the resources cannot work.
-
-    Example:
-        >>> def train(config):
-        ...     return {"loss": config["x"]}
-        >>> wide = with_resources(train, lambda config: {"cpu": config["workers"]})
-        >>> wide.__name__, resources_of(wide, {"workers": 4}).head_cpus
-        ('train', 4.0)
-
-    Source: as Ray Tune 2.60. Differs: functions are not changed in place, and
-        "custom_resources" does not displace other custom keys.
-    """
-    request = _request_of(resources)
-    if inspect.isclass(trainable):
-        return cast("AnyTrainable", _subclass(trainable, request))
-    if not callable(trainable):
-        raise ConfigError(
-            f"with_resources: trainable={shorten(trainable)}: expected a function, a callable object or a "
-            "class derived from tune_core.Trainable"
-        )
-    return cast("AnyTrainable", _wrap(trainable, request))
-
-
-def resources_of(trainable: object, config: dict[str, Any]) -> PlacementGroupFactory:
-    """Return the bundles that a trial of this configuration gets.
-
-    `with_resources` counts before the class's own `default_resource_request`; without either,
-    or where they return None or {}, it is 1 CPU.
-
-    Args:
-        trainable: What the Tuner was given.
-        config: The trial's configuration, without any search space left in it.
-
-    Raises:
-        ConfigError: The function of the config, or the class, returned what is no resources.
-
-    Example:
-        >>> resources_of(print, {}).bundles
-        [{'CPU': 1.0}]
-
-    Source: as Ray Tune 2.60. Differs: the spelling `default_resource_requests`, which Ray's
-        guide uses in one place, counts too.
-    """
-    if inspect.isclass(trainable):
-        return _class_resources(trainable, config)
-    return _evaluate(_attached(trainable), config)
-
-
-def is_fixed(trainable: object) -> bool:
-    """Return whether every configuration of this trainable gets the same bundles.
-
-    Example:
-        >>> is_fixed(print), is_fixed(with_resources(print, lambda config: {"cpu": 2}))
-        (True, False)
-    """
-    attached = _attached(_class_request(trainable) if inspect.isclass(trainable) else trainable)
-    if attached is not None:
-        return not isinstance(attached, _PerConfig)
-    return not requests_resources(trainable)
-
-
-def requests_resources(trainable: object) -> bool:
-    """Return whether a trainable says by itself what its trials need.
-
-    Example:
-        >>> requests_resources(print), requests_resources(with_resources(print, {"cpu": 2}))
-        (False, True)
-    """
-    if not inspect.isclass(trainable):
-        return _attached(trainable) is not None
-    function = _class_request(trainable)
-    is_inherited = function is None or getattr(function, "__module__", "") == "tune_core.training.trainable"
-    return not is_inherited or hasattr(trainable, "default_resource_requests")
-
-
-def _class_request(trainable: type) -> object:
-    method = getattr(trainable, "default_resource_request", None)
-    return getattr(method, "__func__", method)
-
-
 def _parse_bundles(bundles: object, validator: Validator) -> list[Bundle]:
     if not isinstance(bundles, (list, tuple)):
         validator.add("bundles", bundles, 'expected a list with a dict for each bundle, such as [{"CPU": 1}]')
@@ -336,16 +224,7 @@ def _is_labels(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
 
 
-def _request_of(resources: object) -> _Request:
-    """Return resources as a request, evaluated already unless they are a function of the config."""
-    if resources is None:
-        raise ConfigError(f"with_resources: resources=None: expected {_EXPECTED}")
-    if callable(resources) and not isinstance(resources, type) and not ray_origin(resources):
-        return _PerConfig(resources)
-    return _as_factory(resources, "with_resources: resources=")
-
-
-def _as_factory(given: object, where: str) -> PlacementGroupFactory:
+def as_factory(given: object, where: str) -> PlacementGroupFactory:
     """Return resources in any of their forms as a factory; `where` begins the text of an error."""
     if isinstance(given, PlacementGroupFactory):
         return given
@@ -361,7 +240,7 @@ def _as_factory(given: object, where: str) -> PlacementGroupFactory:
         raise ConfigError([f"{where}{shorten(given)}: {fault}" for fault in error.faults]) from error
     origin = ray_origin(given)
     hint = f"; given {origin}: use the class of that name in tune_core" if origin else ""
-    raise ConfigError(f"{where}{shorten(given)}: expected {_EXPECTED}{hint}")
+    raise ConfigError(f"{where}{shorten(given)}: expected {EXPECTED}{hint}")
 
 
 def _adopt(foreign: Any) -> PlacementGroupFactory:
@@ -387,80 +266,6 @@ def _as_bundle(spec: Mapping[Any, Any]) -> dict[Any, Any]:
             raise ConfigError(f"{name!r} is given twice; give it once")
         bundle[name] = amount
     return bundle
-
-
-def _evaluate(request: _Request | None, config: dict[str, Any]) -> PlacementGroupFactory:
-    if not isinstance(request, _PerConfig):
-        return request or ONE_CPU
-    name = getattr(request.function, "__qualname__", type(request.function).__name__)
-    return _as_factory(request.function(config), f"with_resources: {name}(config) returned ")
-
-
-def _attached(trainable: object) -> _Request | None:
-    """Return what `with_resources` attached to a callable, or to what that wraps."""
-    node = trainable
-    for _ in range(64):  # a chain of wrappers ends; a proxy that makes up attributes need not
-        attached = getattr(node, "_resources", None)
-        if isinstance(attached, _Request):
-            return attached
-        node = node.func if isinstance(node, functools.partial) else getattr(node, "__wrapped__", None)
-        if node is None:
-            break
-    return None
-
-
-def _wrap(function: Callable[..., Any], request: _Request) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    # An object's attributes are its state, not metadata: only a function's are copied.
-    # Guarded by test_state_of_a_callable_object_is_not_copied_to_its_wrapper.
-    updated = ("__dict__",) if isinstance(function, types.FunctionType) else ()
-    functools.update_wrapper(call, function, updated=updated)
-    if not hasattr(function, "__name__"):
-        call.__name__ = call.__qualname__ = _name_of(function)
-    call._resources = request  # type: ignore[attr-defined]
-    return call
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    if isinstance(function, functools.partial):
-        return _name_of(function.func)
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _subclass(trainable: type, request: _Request) -> type:
-    origin = ray_origin(trainable)
-    if origin is not None or not callable(getattr(trainable, "default_resource_request", None)):
-        given = f"derived from {origin}" if origin else "a class of its own"
-        raise ConfigError(
-            f"with_resources: {shorten(trainable)} is {given}; derive it from tune_core.Trainable "
-            "(`import tune_core as tune`)"
-        )
-
-    def default_resource_request(cls: type, config: dict[str, Any]) -> PlacementGroupFactory:
-        return _evaluate(request, config)
-
-    default_resource_request._resources = request  # type: ignore[attr-defined]
-    body = {
-        "default_resource_request": classmethod(default_resource_request),
-        "__module__": trainable.__module__,
-        "__qualname__": trainable.__qualname__,
-        "__doc__": trainable.__doc__,
-    }
-    return types.new_class(trainable.__name__, (trainable,), exec_body=lambda names: names.update(body))
-
-
-def _class_resources(trainable: type, config: dict[str, Any]) -> PlacementGroupFactory:
-    for name in ("default_resource_request", "default_resource_requests"):
-        method = getattr(trainable, name, lambda config: None)
-        where = f"{trainable.__qualname__}.{name}"
-        if inspect.isfunction(inspect.getattr_static(trainable, name, None)):
-            raise ConfigError(f"{where} is called before there is an object: make it a @classmethod")
-        returned = method(config)
-        if returned is not None:
-            return _as_factory(returned, f"{where}(config) returned ")
-    return ONE_CPU
 
 
 #: What a trial gets for which nothing else is asked.

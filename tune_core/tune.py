@@ -20,10 +20,10 @@ from tune_core.config.run_config import (
 )
 from tune_core.errors import ConfigError, TrialError, TuneError
 from tune_core.registry import find_trainable, is_registered
-from tune_core.resources import requests_resources, with_resources
 from tune_core.results.analysis import ExperimentAnalysis
 from tune_core.schedulers import TrialScheduler, create_scheduler
 from tune_core.search import Searcher, create_searcher
+from tune_core.training.resource_requests import requests_resources, with_resources
 from tune_core.trial import Status
 from tune_core.tuner import Tuner
 from tune_core.validation import Validator, shorten, suggestion

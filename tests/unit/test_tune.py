@@ -14,10 +14,10 @@ from tune_core.control.experiment import Experiment
 from tune_core.control.messages import AttemptEnded
 from tune_core.control.segments import read_journal
 from tune_core.errors import ConfigError, TuneError
-from tune_core.resources import resources_of
 from tune_core.search import BasicVariantGenerator
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.training.resource_requests import resources_of
 
 #: Parameters of Ray Tune 2.60's `run` that scripts give.
 TAKEN = [

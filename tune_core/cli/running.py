@@ -19,9 +19,10 @@ from tune_core.config.spec import rebuild_run_config
 from tune_core.control.resume import read_spec
 from tune_core.errors import ConfigError, TuneError
 from tune_core.registry import find_trainable
-from tune_core.resources import PlacementGroupFactory, with_resources
+from tune_core.resources import PlacementGroupFactory
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import resolve
+from tune_core.training.resource_requests import with_resources
 from tune_core.tuner import Tuner
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from tune_core.control.messages import (
 from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, StorageError
 from tune_core.metrics import flatten, lookup
-from tune_core.resources import resources_of
 from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
 from tune_core.search.searcher import note_asked
@@ -35,6 +34,7 @@ from tune_core.search.variants import added_variant, experiment_tag, exploit_tag
 from tune_core.states import Decision, ExploitChoice
 from tune_core.stopper import Stopper, resolve_stop
 from tune_core.storage.experiment_storage import check_trial_dirname
+from tune_core.training.resource_requests import resources_of
 from tune_core.trial import Status, Trial
 from tune_core.validation import shorten
 

@@ -54,11 +54,11 @@ from tune_core.logger.rows import (
 )
 from tune_core.logger.trial_files import TrialFiles
 from tune_core.references import is_reference_text
-from tune_core.resources import resources_of
 from tune_core.stopper import DictStopper
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import RESTARTED, ExperimentStorage
 from tune_core.storage.transfer import in_parallel
+from tune_core.training.resource_requests import resources_of
 from tune_core.trial import Status, Trial, checkpoint_name
 from tune_core.validation import shorten
 

@@ -53,8 +53,9 @@ from tune_core.errors import (
 )
 from tune_core.logger.callbacks import TrialFiles, default_loggers
 from tune_core.progress_reporter.display import ProgressDisplay
-from tune_core.resources import ONE_CPU, is_fixed, resources_of
+from tune_core.resources import ONE_CPU
 from tune_core.results.result_grid import ResultGrid
+from tune_core.training.resource_requests import is_fixed, resources_of
 from tune_core.training.trainable import hint_on_resources
 from tune_core.views.notifications import Notifier
 from tune_core.views.overview import Overview

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from tune_core.errors import ConfigError, TrainableError
-from tune_core.validation import Validator, ray_origin, shorten, suggestion
+from tune_core.errors import TrainableError
+from tune_core.training.wrapping import AnyTrainable, attached, check_trainable, name_of, subclass, wrap
+from tune_core.validation import Validator, suggestion
 
-AnyTrainable = TypeVar("AnyTrainable", bound=Callable[..., Any])
 #: Returns the values of these names.
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
 
@@ -106,13 +105,9 @@ def with_parameters(trainable: AnyTrainable, **kwargs: Any) -> AnyTrainable:
     Source: as Ray Tune 2.60. Differs: names are checked here; it may be applied to what it
         returned; outside of an experiment the values are passed as they are.
     """
+    check_trainable("with_parameters", trainable, "setup", "step")
     if inspect.isclass(trainable):
         return cast("AnyTrainable", _subclass(trainable, kwargs))
-    if not callable(trainable):
-        raise ConfigError(
-            f"with_parameters: trainable={shorten(trainable)}: expected a function, a callable object or a "
-            "class derived from tune_core.Trainable"
-        )
     return cast("AnyTrainable", _wrap(trainable, kwargs))
 
 
@@ -143,50 +138,27 @@ def supplied_parameters(trainable: object, fetch: Fetch) -> Iterator[None]:
 
 def _attached(trainable: object) -> list[Parameters]:
     """Every `Parameters` of a trainable and of what it wraps, the outermost first."""
-    found: list[Parameters] = []
     if inspect.isclass(trainable):
-        found = [vars(cls)[_ATTRIBUTE] for cls in trainable.__mro__ if _ATTRIBUTE in vars(cls)]
-    else:
-        node: Any = trainable
-        for _ in range(64):  # a chain of wrappers ends; a proxy that makes up attributes need not
-            parameters = getattr(node, _ATTRIBUTE, None)
-            if isinstance(parameters, Parameters):
-                found.append(parameters)
-            node = node.func if isinstance(node, functools.partial) else getattr(node, "__wrapped__", None)
-            if node is None:
-                break
-    # `functools.wraps` copies attributes, so that several wrappers may show the same one.
-    return list({id(each): each for each in found}.values())
+        return [vars(cls)[_ATTRIBUTE] for cls in trainable.__mro__ if _ATTRIBUTE in vars(cls)]
+    return list({id(each): each for each in attached(trainable, _ATTRIBUTE, Parameters)}.values())
 
 
 def _wrap(function: Callable[..., Any], values: dict[str, Any]) -> Callable[..., Any]:
-    name = _name_of(function)
     signature = _signature(function)
-    _check_names(name, signature, values, taken=1)
+    _check_names(name_of(function), signature, values, taken=1)
     parameters = Parameters(tuple(values), values)
 
     def call(config: Any, *args: Any, **kwargs: Any) -> Any:
         return function(config, *args, **{**parameters.get(), **kwargs})
 
-    # An object's attributes are its state, not metadata: only a function's are copied.
-    updated = ("__dict__",) if isinstance(function, types.FunctionType) else ()
-    functools.update_wrapper(call, function, updated=updated)
-    call.__name__ = name
+    wrap(function, call, _ATTRIBUTE, parameters)
     if signature is not None:
         left = [each for each in signature.parameters.values() if each.name not in values]
         call.__signature__ = signature.replace(parameters=left)  # type: ignore[attr-defined]
-    setattr(call, _ATTRIBUTE, parameters)
     return call
 
 
 def _subclass(trainable: type, values: dict[str, Any]) -> type:
-    origin = ray_origin(trainable)
-    if origin is not None or not all(callable(getattr(trainable, name, None)) for name in ("setup", "step")):
-        given = f"derived from {origin}" if origin else "a class of its own"
-        raise ConfigError(
-            f"with_parameters: {shorten(trainable)} is {given}; derive it from tune_core.Trainable "
-            "(`import tune_core as tune`)"
-        )
     base: Any = trainable
     _check_names(f"{trainable.__name__}.setup", _signature(base.setup), values, taken=2)
     parameters = Parameters(tuple(values), values)
@@ -194,14 +166,8 @@ def _subclass(trainable: type, values: dict[str, Any]) -> type:
     def setup(self: Any, config: dict[str, Any], **kwargs: Any) -> None:
         base.setup(self, config, **{**parameters.get(), **kwargs})
 
-    body = {
-        "setup": functools.update_wrapper(setup, base.setup, updated=()),
-        _ATTRIBUTE: parameters,
-        "__module__": trainable.__module__,
-        "__qualname__": trainable.__qualname__,
-        "__doc__": trainable.__doc__,
-    }
-    return types.new_class(trainable.__name__, (trainable,), exec_body=lambda names: names.update(body))
+    updated = functools.update_wrapper(setup, base.setup, updated=())
+    return subclass(trainable, setup=updated, **{_ATTRIBUTE: parameters})
 
 
 def _check_names(
@@ -235,9 +201,3 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(function)
     except (TypeError, ValueError):
         return None  # a builtin without a signature: calling it will tell
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    if isinstance(function, functools.partial):
-        return _name_of(function.func)
-    return str(getattr(function, "__name__", type(function).__name__))

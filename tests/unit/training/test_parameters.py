@@ -14,9 +14,9 @@ import pytest
 
 import tune_core as tune
 from tune_core.errors import ConfigError, TrainableError
-from tune_core.resources import resources_of, with_resources
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.training.parameters import parameters_of, supplied_parameters, with_parameters
+from tune_core.training.resource_requests import resources_of, with_resources
 from tune_core.training.serialization import pickle_trainable
 
 LARGE = "x" * 1_000_000

@@ -25,10 +25,11 @@ from tune_core.engine.form.yaml12 import read_yaml
 from tune_core.engine.settings import storage_of
 from tune_core.errors import ConfigError
 from tune_core.registry import find_trainable
-from tune_core.resources import PlacementGroupFactory, with_resources
+from tune_core.resources import PlacementGroupFactory
 from tune_core.schedulers.by_name import schedulers
 from tune_core.search.create import searchers
 from tune_core.search.sample import GRID_KEY
+from tune_core.training.resource_requests import with_resources
 from tune_core.tuner import Tuner
 from tune_core.validation import suggestion
 

@@ -28,9 +28,10 @@ from tune_core.engine.form.form import (
 from tune_core.engine.form.yaml12 import read_list, read_yaml
 from tune_core.errors import ConfigError
 from tune_core.registry import find_trainable
-from tune_core.resources import PlacementGroupFactory, resources_of
+from tune_core.resources import PlacementGroupFactory
 from tune_core.schedulers import by_name
 from tune_core.search import create
+from tune_core.training.resource_requests import resources_of
 
 #: What only Python can say, or what a process knows of itself.
 _ONLY_PYTHON = {
