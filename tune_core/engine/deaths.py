@@ -21,10 +21,10 @@ from tune_core.control.endings import Ended, Recovered
 from tune_core.engine import cluster
 from tune_core.engine.channel.spool import SpoolPlace, left_behind, rows_of
 from tune_core.errors import CheckpointCorrupted, StorageError
-from tune_core.masking import masked
 from tune_core.states import Outcome
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.storage.filesystems import brief
 
 #: How long the storage is asked for an attempt's checkpoints while it does not answer, in seconds: as
 #: long as the journal is tried, without which the experiment could not go on either.
@@ -80,8 +80,7 @@ class ProcessDied(Exception):
         """Return what an error that Ray raised instead of a result says; itself, if it is one already."""
         if isinstance(error, cls):
             return error
-        text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))}"[:500]
-        return cls(outcome_of(error), text, is_recorded=is_recorded)
+        return cls(outcome_of(error), brief(error, 500), is_recorded=is_recorded)
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -30,7 +30,7 @@ from tune_core.ranking import MODES, SCOPES, Objective, Tally
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
-from tune_core.storage.transfer import explain, in_parallel, read_bytes
+from tune_core.storage.transfer import explaining, in_parallel, read_bytes
 from tune_core.text import first_few
 from tune_core.trial import CheckpointRecord, Status, Trial
 
@@ -561,8 +561,7 @@ def import_pandas() -> Any:
 def _read(filesystem: Any, path: str, url: str) -> bytes | None:
     """The bytes of a file; None if it does not exist."""
     try:
-        return read_bytes(filesystem, path)
+        with explaining(url, "read it", FileNotFoundError, NotADirectoryError):
+            return read_bytes(filesystem, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # filesystems raise what their client libraries raise
-        raise explain(error, url, "read it") from error

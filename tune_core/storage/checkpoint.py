@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tune_core.errors import CheckpointCorrupted, CheckpointError, CheckpointNotFound
+from tune_core.errors import CheckpointCorrupted, CheckpointNotFound
 from tune_core.storage.commit import (
     COMMIT,
     METADATA,
@@ -29,7 +29,7 @@ from tune_core.storage.commit import (
 )
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
 from tune_core.storage.sharing import fill_once, private_directory, shared_directory
-from tune_core.storage.transfer import exists, explain, read_bytes, write_bytes
+from tune_core.storage.transfer import exists, explaining, read_bytes, write_bytes
 
 _TEMPORARY = "checkpoint_tmp_"
 #: Directories that only a commit makes readable.
@@ -201,21 +201,16 @@ class Checkpoint:
         with self._named_in_errors():
             if marker is None:
                 raise CheckpointNotFound(f"{self._url} has no {COMMIT}: it was deleted, or never committed")
-            try:
+            with explaining(self._url, "look at its files"):
                 check_stored(self.filesystem, self.path, marker)
-            except CheckpointError:
-                raise
-            except Exception as error:  # filesystems raise what their client libraries raise
-                raise explain(error, self._url, "look at its files") from error
 
     def get_metadata(self) -> dict[str, Any]:
         """Return the metadata stored with the checkpoint; {} if there is none."""
         try:
-            data = read_bytes(self.filesystem, f"{self.path}/{METADATA}")
+            with explaining(self._url, "read its metadata", FileNotFoundError, NotADirectoryError):
+                data = read_bytes(self.filesystem, f"{self.path}/{METADATA}")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self._url, "read its metadata") from error
         metadata: dict[str, Any] = json.loads(data)
         return metadata
 
@@ -231,10 +226,8 @@ class Checkpoint:
         data = json.dumps(metadata).encode()
         if is_local(self.filesystem) and not Path(self.path).is_dir():
             raise CheckpointNotFound(f"{self._url} does not exist: make the directory before its metadata")
-        try:
+        with explaining(self._url, "write its metadata"):
             write_bytes(self.filesystem, f"{self.path}/{METADATA}", data)
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self._url, "write its metadata") from error
 
     def update_metadata(self, metadata: dict[str, Any]) -> None:
         """Add to the metadata stored with the checkpoint; equal keys are replaced."""
@@ -265,7 +258,7 @@ class Checkpoint:
             CheckpointNotFound: There is neither.
         """
         filesystem = self.filesystem
-        try:
+        with explaining(self._url, "read it"):
             marker = read_marker(filesystem, self.path)
             if marker is not None:
                 return marker
@@ -280,27 +273,17 @@ class Checkpoint:
                 raise CheckpointNotFound(
                     f"{self._url} was never committed: its upload broke off or still runs; use an earlier one"
                 )
-        except CheckpointError:
-            raise
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self._url, "read it") from error
         return None
 
     def _download(self, marker: CheckpointMarker | None, target: Path) -> None:
         with self._named_in_errors():
-            self._fetch(marker, target)
-
-    def _fetch(self, marker: CheckpointMarker | None, target: Path) -> None:
-        try:
-            download_files(self.filesystem, self.path, marker, target)
-        except CheckpointCorrupted as error:
-            if marker is not None and read_marker(self.filesystem, self.path) is None:
+            try:
+                with explaining(self._url, f"download it to {target}"):
+                    download_files(self.filesystem, self.path, marker, target)
+            except CheckpointCorrupted as error:
+                if marker is None or read_marker(self.filesystem, self.path) is not None:
+                    raise
                 raise CheckpointNotFound(f"{self._url} was deleted while it was read ({error})") from error
-            raise
-        except CheckpointError:
-            raise
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self._url, f"download it to {target}") from error
 
     def __repr__(self) -> str:
         """Ray's form; the path never has credentials in it, options are not shown."""

@@ -337,7 +337,7 @@ def _has_control_character(text: str) -> bool:
     return any(ord(character) < 0x20 or ord(character) == 0x7F for character in text)
 
 
-def brief(error: BaseException) -> str:
+def brief(error: BaseException, length: int = 300) -> str:
     """Return an error as one line for another error's message, without the credentials of URLs in it."""
     text = masked(" ".join(safe_str(error).split()))
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:length]}" if text else type(error).__name__

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tune_core.errors import CreateConflict, StorageError, TuneError
+from tune_core.errors import CreateConflict, StorageError
 from tune_core.storage.commit import scan_source
 from tune_core.storage.filesystems import ProcessLocal, brief, check_name, is_local, is_s3
 from tune_core.storage.transfer import (
@@ -26,7 +26,7 @@ from tune_core.storage.transfer import (
     create_bytes,
     error_code,
     exists,
-    explain,
+    explaining,
     find_files,
     in_parallel,
     read_bytes,
@@ -151,7 +151,7 @@ class ObjectStore:
             StorageError: The storage refuses or does not answer.
         """
         path = self.absolute(name)
-        return self.request(f"read {name}", lambda: read_bytes(self.fs, path), missing=FileNotFoundError)
+        return self.request(f"read {name}", lambda: read_bytes(self.fs, path), missing=(FileNotFoundError,))
 
     def exists(self, name: str) -> bool:
         """Return whether there is an object of that name, or anything below it."""
@@ -209,7 +209,7 @@ class ObjectStore:
         call: Callable[[], _Result],
         timeout_s: float = REQUEST_TIMEOUT_S,
         stop: threading.Event | None = None,
-        missing: type[Exception] | tuple[()] = (),
+        missing: tuple[type[Exception], ...] = (),
     ) -> _Result:
         """Run a call on the filesystem within a time limit; its errors come out explained.
 
@@ -224,15 +224,10 @@ class ObjectStore:
             StorageError: It failed, or there was no answer in time.
         """
         try:
-            if self.is_local:
-                return call()
-            return call_within(timeout_s, f"{self.url}: {action}", call)
-        except TuneError:
-            raise
-        except missing:
-            raise
-        except Exception as error:  # filesystems raise what their client libraries raise
-            raise explain(error, self.url, action) from error
+            with explaining(self.url, action, *missing):
+                if self.is_local:
+                    return call()
+                return call_within(timeout_s, f"{self.url}: {action}", call)
         finally:
             if stop is not None:
                 stop.set()  # whatever still runs after the time was up ends at its next file
@@ -288,12 +283,8 @@ class ObjectStore:
 
     def _probe(self) -> None:
         for action, step in self.probe_steps().items():
-            try:
+            with explaining(self.url, action):
                 step()
-            except TuneError:
-                raise
-            except Exception as error:  # filesystems raise what their client libraries raise
-                raise explain(error, self.url, action) from error
 
     def _is_overwritten(self, path: str, first: bytes, second: bytes) -> bool:
         with contextlib.suppress(FileExistsError):

@@ -15,14 +15,14 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
-from tune_core.errors import StorageError
+from tune_core.errors import StorageError, TuneError
 from tune_core.storage.filesystems import brief, has_directories, is_local, is_memory, is_s3
 
 logger = logging.getLogger(__name__)
@@ -409,24 +409,40 @@ def in_parallel(
 _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"})
 
 
-def explain(error: Exception, url: str, action: str) -> StorageError:
-    """Return the error of a filesystem as one that says what to do about it."""
-    if isinstance(error, StorageError):
-        return error
+@contextlib.contextmanager
+def explaining(url: str, action: str, *passed: type[Exception]) -> Iterator[None]:
+    """Turn what a filesystem raises into an error that says what to do about it.
+
+    Args:
+        url: What is read or written.
+        action: What is done with it: "read it".
+        *passed: Errors that are raised as they are, as are those of this package.
+
+    Raises:
+        StorageError: Any other exception was raised.
+    """
+    as_they_are: tuple[type[Exception], ...] = (TuneError, *passed)
+    try:
+        yield
+    except as_they_are:
+        raise
+    except Exception as error:  # filesystems raise what their client libraries raise
+        raise StorageError(f"{url}: cannot {action} ({brief(error)}); {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
     if isinstance(error, PermissionError):
-        remedy = (
+        return (
             "the storage refuses: check the credentials and their right to read, write, list and delete there"
         )
-    elif type(error).__name__ in _NO_CREDENTIALS:
-        remedy = (
+    if type(error).__name__ in _NO_CREDENTIALS:
+        return (
             "give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or storage_options"
         )
-    elif isinstance(error, FileNotFoundError):
-        remedy = "it does not exist: check the path; a bucket must exist, it is never created here"
-    elif isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):
-        remedy = "something else is in the way there: give another path or name"
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        remedy = "the storage is full"
-    else:
-        remedy = "check that the storage is up, its address, and the network between"
-    return StorageError(f"{url}: cannot {action} ({brief(error)}); {remedy}")
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist: check the path; a bucket must exist, it is never created here"
+    if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):
+        return "something else is in the way there: give another path or name"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the storage is full"
+    return "check that the storage is up, its address, and the network between"

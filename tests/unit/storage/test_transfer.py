@@ -9,7 +9,8 @@ import pytest
 from botocore.exceptions import NoCredentialsError, ProfileNotFound
 from fsspec.implementations.local import LocalFileSystem
 
-from tune_core.storage.transfer import SMALL_FILE, explain, upload_file
+from tune_core.errors import CheckpointNotFound, StorageError
+from tune_core.storage.transfer import SMALL_FILE, explaining, upload_file
 
 
 class FullFileSystem(LocalFileSystem):
@@ -58,7 +59,17 @@ def test_half_of_a_file_stays_where_something_else_went_wrong(
 
 @pytest.mark.parametrize("error", [NoCredentialsError(), ProfileNotFound(profile="tuning")])
 def test_missing_credentials_are_not_taken_for_a_network_that_fails(error: Exception) -> None:
-    said = str(explain(error, "s3://bucket/x", "list it"))
+    expected = r"cannot list it .*give credentials: AWS_ACCESS_KEY_ID"
+    with pytest.raises(StorageError, match=expected) as raised, explaining("s3://bucket/x", "list it"):
+        raise error
 
-    assert "give credentials: AWS_ACCESS_KEY_ID" in said
-    assert "network" not in said
+    assert "network" not in str(raised.value)
+
+
+def test_errors_of_our_own_and_expected_ones_are_raised_as_they_are() -> None:
+    for error in (CheckpointNotFound("gone"), FileNotFoundError("gone")):
+        with (
+            pytest.raises(type(error), match=r"^gone$"),
+            explaining("s3://bucket/x", "read it", FileNotFoundError),
+        ):
+            raise error

@@ -16,9 +16,9 @@ from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 from tune_core.engine.slots.fit import amounts_of, shortfall
 from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered
 from tune_core.errors import PlacementError
-from tune_core.masking import masked
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Outcome
+from tune_core.storage.filesystems import brief
 from tune_core.training.trainable import hint_on_resources
 from tune_core.trial import Trial
 
@@ -157,7 +157,7 @@ class Placement:
 
     def _fail(self, trial_id: str, attempt_number: int, error: Exception) -> None:
         # Ray names the URLs of a runtime_env that it cannot set up.
-        text = f"{type(error).__name__}: {masked(' '.join(str(error).split()))}"[:1000]
+        text = brief(error, 1000)
         if is_lost_at_start(error):
             self._end(Ended(trial_id, attempt_number, Outcome.LOST, text))
         else:
