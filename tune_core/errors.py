@@ -129,10 +129,6 @@ class NotSteered(TuneError):
     """A request to an experiment was not answered: there is none, it has ended, or nobody drives it."""
 
 
-class StaleLease(TuneError):
-    """A newer attempt at this trial exists; this one may not write any more."""
-
-
 class ChannelLost(TuneError):
     """The experiment's driver stopped answering, so nothing that is reported can be kept."""
 
