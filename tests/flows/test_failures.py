@@ -236,13 +236,13 @@ def test_checkpoint_that_was_half_uploaded_when_its_writer_died_is_never_offered
         return transfer.upload_file(*args, **kwargs)
 
     def train(config: dict[str, Any]) -> None:
-        from tune_core.storage import commit
+        from tune_core.storage import checkpoint_files
 
         first = step_of(tune.get_checkpoint()) + 1
         for step in range(first, 4):
             if step == 2 and running_session().spec.attempt_number == 1:
-                commit.upload_file = die_at_the_second_file
-                commit.in_parallel = lambda action, items, **_: [action(item) for item in items]
+                checkpoint_files.upload_file = die_at_the_second_file
+                checkpoint_files.in_parallel = lambda action, items, **_: [action(item) for item in items]
             with tempfile.TemporaryDirectory() as directory:
                 for name in ("step", "weights-1", "weights-2"):
                     Path(directory, name).write_text(str(step))

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound
+from tune_core.storage.checkpoint_files import check_stored, download_files
 from tune_core.storage.commit import (
     COMMIT,
     METADATA,
     WRITER,
     CheckpointMarker,
-    check_stored,
-    download_files,
     read_marker,
 )
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve

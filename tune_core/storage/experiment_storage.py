@@ -34,6 +34,7 @@ from typing import Any
 from tune_core.encoding import dumps, loads
 from tune_core.errors import CheckpointCorrupted, CheckpointError, ConfigError, CreateConflict, StorageError
 from tune_core.storage.checkpoint import Checkpoint
+from tune_core.storage.checkpoint_files import check_uploaded, copies_from, scan_source, upload_files
 from tune_core.storage.commit import (
     COMMIT,
     FORMAT,
@@ -42,11 +43,7 @@ from tune_core.storage.commit import (
     WRITER,
     CheckpointMarker,
     FileEntry,
-    check_uploaded,
-    copies_from,
     read_marker,
-    scan_source,
-    upload_files,
 )
 from tune_core.storage.filesystems import ProcessLocal, check_name, check_url, is_local, resolve
 from tune_core.storage.objects import ObjectStore

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tune_core.errors import CreateConflict, StorageError
-from tune_core.storage.commit import scan_source
+from tune_core.storage.checkpoint_files import scan_source
 from tune_core.storage.filesystems import ProcessLocal, brief, check_name, is_local, is_s3
 from tune_core.storage.transfer import (
     TEMPORARY_PREFIX,

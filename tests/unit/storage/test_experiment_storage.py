@@ -30,7 +30,8 @@ from tune_core.errors import (
 )
 from tune_core.storage import objects, transfer
 from tune_core.storage.checkpoint import Checkpoint
-from tune_core.storage.commit import COMMIT, WRITER, check_uploaded
+from tune_core.storage.checkpoint_files import check_uploaded
+from tune_core.storage.commit import COMMIT, WRITER
 from tune_core.storage.experiment_storage import (
     DEFAULT_STORAGE_PATH,
     SETTLED_S,

@@ -12,8 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tests.support.directories import a_directory
 from tune_core.errors import CheckpointError, StorageError
-from tune_core.storage import commit as commit_module
-from tune_core.storage import transfer
+from tune_core.storage import checkpoint_files, transfer
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import CheckpointMarker, ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
@@ -24,14 +23,14 @@ FILES = {"model.pt": b"weights" * 100, "optimizer/state.bin": b"\0\1\2" * 50}
 @pytest.fixture(autouse=True)
 def _small_files_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "COPIED_FILE", 100)
-    monkeypatch.setattr(commit_module, "COPIED_FILE", 100)
+    monkeypatch.setattr(checkpoint_files, "COPIED_FILE", 100)
 
 
 @pytest.fixture(params=["in one request", "in parts"])
 def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in parts":
         monkeypatch.setattr(transfer, "SMALL_FILE", 10)
-        monkeypatch.setattr(commit_module, "SMALL_FILE", 10)
+        monkeypatch.setattr(checkpoint_files, "SMALL_FILE", 10)
 
 
 @pytest.fixture
