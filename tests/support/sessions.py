@@ -7,7 +7,8 @@ from typing import Any
 from tests.support.clocks import Ticks
 from tune_core.resources import PlacementGroupFactory
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.session import AttemptSpec, Session
+from tune_core.training.attempt_spec import AttemptSpec
+from tune_core.training.session import Session
 from tune_core.training.uplink import Uplink
 
 NOW = 1_700_000_000.75

@@ -16,10 +16,10 @@ from tune_core.control.policy import Policy
 from tune_core.control.watchers import States, Watchers
 from tune_core.ranking import Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
+from tune_core.training.attempt_spec import AttemptSpec, ReuseRule
 from tune_core.training.execution import changes_directory
 from tune_core.training.resource_requests import is_fixed, resources_of
 from tune_core.training.serialization import PickledTrainable
-from tune_core.training.session import AttemptSpec, ReuseRule
 from tune_core.training.trainable import can_save
 from tune_core.trial import TOTALS, Trial
 

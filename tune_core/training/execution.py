@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 from tune_core.errors import CheckpointCorrupted, CheckpointNotFound, TrainableError
 from tune_core.states import Decision, Outcome, StopCause
 from tune_core.storage.checkpoint import Checkpoint
-from tune_core.training.session import AttemptSpec, Session, StopTrial
+from tune_core.training.attempt_spec import AttemptSpec
+from tune_core.training.session import Session, StopTrial
 from tune_core.training.session_binding import bind
 from tune_core.training.trainable import (
     Trainable,

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tune_core.training.session import ReuseRule
+from tune_core.training.attempt_spec import ReuseRule
 from tune_core.training.trainable import Trainable, TrialPlace, clean_up, is_written
 
 #: Part of the descriptors that a process may have which may be open when an attempt ends: the next one needs some.

@@ -23,8 +23,9 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.faults import Fault, FaultyFileSystem
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.training import session as session_module
+from tune_core.training.attempt_spec import AttemptSpec
 from tune_core.training.execution import Ending, run_attempt
-from tune_core.training.session import AttemptSpec, Session, StopTrial
+from tune_core.training.session import Session, StopTrial
 
 PATIENCE_S = 10.0
 

@@ -13,7 +13,7 @@ from tests.support.sessions import a_session, an_attempt
 from tune_core.errors import StorageError
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.training.session import working_directory
+from tune_core.training.attempt_spec import working_directory
 
 
 def test_files_of_the_working_directory_are_copied_when_they_have_changed(

@@ -19,8 +19,8 @@ from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training import trainable_cache as reuse_module
+from tune_core.training.attempt_spec import ReuseRule
 from tune_core.training.execution import Ending, run_attempt
-from tune_core.training.session import ReuseRule
 from tune_core.training.trainable import TrialPlace
 from tune_core.training.trainable_cache import Leftover, TrainableCache, open_part, resident_memory
 

@@ -32,11 +32,11 @@ from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.errors import StorageError, TrainableError
 from tune_core.states import Outcome
+from tune_core.training.attempt_spec import AttemptSpec, working_directory
 from tune_core.training.execution import Ending, describe_error, format_traceback, run_attempt
 from tune_core.training.hygiene import Surroundings, note_unseeded_numpy, seeds_noted, warn_of_threads
 from tune_core.training.parameters import supplied_parameters
 from tune_core.training.serialization import PickledTrainable
-from tune_core.training.session import AttemptSpec, working_directory
 from tune_core.training.trainable_cache import Leftover, TrainableCache
 
 #: How long what Prefect has to send at the end of a trial that uses it may take, in seconds.
