@@ -34,6 +34,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.states",
         "tune_core.init_args",
         "tune_core.text",
+        "tune_core.pareto",
     ),
     ("tune_core.encoding", "tune_core.errors"),
     ("tune_core.environment", "tune_core.validation"),
