@@ -1,7 +1,7 @@
 """Which trial is best: the one order of trials, for everything that ranks them.
 
-Owns what a trial is compared by (`Objective`), how its reports become one score (`Tally`), and who leads
-(`Standings`). Never raises for what a trial has reported: what is no number counts for nothing.
+Owns how the reports of a trial become one score (`Tally`), and who leads (`Standings`), by one metric or by
+several. Never raises for what a trial has reported: what is no number counts for nothing.
 """
 
 from __future__ import annotations
@@ -9,85 +9,17 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from tune_core.metrics import comparable, lookup
+from tune_core.objective import MODES, SCOPES, Losses, Objective
+from tune_core.pareto import non_dominated_ranks
 from tune_core.trial import CheckpointRecord, Trial
 
-#: What of a trial's reports counts, by Ray Tune's names, in words.
-SCOPES: Final = {
-    "last": "last report",
-    "all": "best report",
-    "avg": "mean of all reports",
-    "last-5-avg": "mean of the last 5 reports",
-    "last-10-avg": "mean of the last 10 reports",
-}
-MODES: Final = ("min", "max")
+__all__ = ["MODES", "SCOPES", "Objective", "Standings", "Tally"]
 
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What trials are compared by.
-
-    Attributes:
-        metric: A reported metric, nested with "/"; None: nothing is compared.
-        mode: "min" or "max": which values are better; None only without a metric.
-        scope: What of a trial's reports counts: one of `SCOPES`.
-
-    Example:
-        >>> accuracy = Objective("accuracy", "max")
-        >>> accuracy.best_of({"a": 0.5, "b": 0.9, "c": None, "d": float("nan")}.items())
-        'b'
-        >>> accuracy.label
-        'accuracy (last report)'
-    """
-
-    metric: str | None = None
-    mode: str | None = None
-    scope: str = "last"
-
-    @property
-    def said(self) -> str:
-        """The scope in words: `last report`."""
-        return SCOPES[self.scope]
-
-    @property
-    def label(self) -> str:
-        """The metric and what of it counts, for a reader: `accuracy (last report)`."""
-        return f"{self.metric} ({self.said})" if self.metric is not None else ""
-
-    @property
-    def column(self) -> str | None:
-        """What a column of scores is called: the metric, and what of it counts unless that is the last report."""
-        return self.metric if self.scope == "last" or self.metric is None else self.label
-
-    def value(self, row: Mapping[str, Any]) -> float | None:
-        """Return what a report says of the metric; None if that is no number."""
-        return None if self.metric is None else comparable(lookup(row, self.metric))
-
-    def loss(self, score: float | None, *, finite: bool = True) -> float:
-        """Return a score so that less is better; infinite if it is missing or NaN.
-
-        Args:
-            score: What a trial is compared by.
-            finite: Whether infinite scores count as missing, too.
-        """
-        if score is None or math.isnan(score) or (finite and math.isinf(score)):
-            return math.inf
-        return -score if self.mode == "max" else score
-
-    def best_of(self, scores: Iterable[tuple[Item, float | None]]) -> Item | None:
-        """Return what comes with the best finite score, of equal ones the first; None if none is finite."""
-        best, least = None, math.inf
-        for item, score in scores:
-            loss = self.loss(score)
-            if loss < least:
-                best, least = item, loss
-        return best
+#: What trials are sorted by: their front or their loss, a second loss, and their number.
+Key: TypeAlias = tuple[float, float, int]
 
 
 class Tally:
@@ -202,13 +134,97 @@ class _Entry:
         return self.key[0]
 
 
+class _Front:
+    """Which trials no other dominates, report by report, of those that have a finite score by each metric."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._losses: dict[str, tuple[Trial, Losses]] = {}
+        self._members: dict[str, Losses] = {}
+        #: The members that somebody was told of, as they were then.
+        self._told: dict[str, Losses] = {}
+        self._version = 0
+        self._keys: tuple[int, dict[str, Key]] = (0, {})
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Its members, the best by the first metric first."""
+        members = [(losses[0], self._losses[trial_id][0]) for trial_id, losses in [*self._members.items()]]
+        return [trial for _, trial in sorted(members, key=lambda each: (each[0], each[1].number))]
+
+    def keys(self) -> dict[str, Key]:
+        """What each trial is sorted by, as it stands now."""
+        version = self._version
+        if self._keys[0] != version:
+            entries = [*self._losses.values()]
+            known = [(trial, losses) for trial, losses in entries if math.inf not in losses]
+            ranks = non_dominated_ranks([[-loss for loss in losses] for _, losses in known])
+            found = zip(known, ranks, strict=True)
+            keys = {trial.trial_id: (float(rank), losses[0], trial.number) for (trial, losses), rank in found}
+            self._keys = version, keys
+            return keys
+        return self._keys[1]
+
+    def note(self, trial: Trial, losses: Losses) -> bool:
+        """Take a trial's losses; return whether a member is new, or better than somebody was told."""
+        known = self._losses.get(trial.trial_id)
+        if known is None or known[1] != losses:
+            self._losses[trial.trial_id] = trial, losses
+            self._version += 1
+            own = self._members.get(trial.trial_id)
+            if own is not None and any(new > old for new, old in zip(losses, own, strict=True)):
+                self._begin_anew()
+            else:
+                self._place(trial.trial_id, losses)
+        return self._is_news()
+
+    def forget(self, trial: Trial) -> None:
+        """Let a trial count no more."""
+        self._losses.pop(trial.trial_id, None)
+        self._version += 1
+        if trial.trial_id in self._members:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._members = {}
+        for trial_id, (_, losses) in self._losses.items():
+            self._place(trial_id, losses)
+
+    def _place(self, trial_id: str, losses: Losses) -> None:
+        """Add a trial unless a member dominates it; remove those that it dominates."""
+        if math.inf in losses or any(_dominates(each, losses) for each in self._members.values()):
+            return
+        members = {name: each for name, each in self._members.items() if not _dominates(losses, each)}
+        self._members = {**members, trial_id: losses}
+
+    def _is_news(self) -> bool:
+        told = self._told
+        if all(name in told and _covers(told[name], losses) for name, losses in self._members.items()):
+            return False
+        self._told = dict(self._members)
+        return True
+
+
+def _covers(one: Losses, other: Losses) -> bool:
+    return all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _dominates(one: Losses, other: Losses) -> bool:
+    return one != other and _covers(one, other)
+
+
 class Standings:
     """The scores of an experiment's trials, report by report, and which trial is best.
 
-    One thread notes reports; others may read scores meanwhile.
+    One thread notes reports; others may read scores meanwhile. By several metrics no trial is the best:
+    there is a front, and a best one by each metric.
 
     Args:
         objective: What trials are compared by.
+
+    Attributes:
+        objective: As given.
+        parts: The standings by each metric alone; with one metric, or none, only these.
 
     Example:
         >>> standings = Standings(Objective("loss", "min"))
@@ -224,10 +240,24 @@ class Standings:
         self._entries: dict[str, _Entry] = {}
         self._leader: _Entry | None = None
         self._told: tuple[_Entry, float] | None = None
+        self._front = _Front(objective) if objective.is_several else None
+        self.parts: tuple[Standings, ...] = (self,)
+        if self._front is not None:
+            self.parts = tuple(Standings(part) for part in objective.parts)
+
+    @property
+    def front(self) -> list[Trial]:
+        """With several metrics: the trials that no other dominates, the best by the first metric first."""
+        return self._front.trials if self._front is not None else []
+
+    @property
+    def leaders(self) -> list[Trial]:
+        """The best trial by each metric, where there is one."""
+        return [part.best for part in self.parts if part.best is not None]
 
     @property
     def best(self) -> Trial | None:
-        """The best trial; None: none has a finite score."""
+        """The best trial; None: none has a finite score, or there are several metrics."""
         return self._leader.trial if self._leader is not None else None
 
     @property
@@ -235,8 +265,12 @@ class Standings:
         """What the best trial is compared by; None: none has a finite score."""
         return self._leader.tally.score if self._leader is not None else None
 
+    def scores(self, trial: Trial) -> tuple[float | None, ...]:
+        """Return what a trial is compared by, by each metric."""
+        return tuple(part.score(trial) for part in self.parts)
+
     def score(self, trial: Trial) -> float | None:
-        """Return what a trial is compared by; None: it has reported no number."""
+        """Return what a trial is compared by; None: it has reported no number, or there are several metrics."""
         entry = self._entries.get(trial.trial_id)
         return entry.tally.score if entry is not None else None
 
@@ -245,17 +279,39 @@ class Standings:
         entry = self._entries.get(trial.trial_id)
         return entry.tally.iteration if entry is not None else None
 
-    def key(self, trial: Trial) -> tuple[float, int]:
-        """Return what trials are sorted by, the best first; those without a score come last, as created."""
+    def key(self, trial: Trial) -> Key:
+        """Return what trials are sorted by, the best first; those without a score come last, as created.
+
+        With several metrics that is the front, in that the loss by the first metric.
+        """
+        return self.keys()(trial)
+
+    def keys(self) -> Callable[[Trial], Key]:
+        """Return what `key` returns now, for many trials."""
+        if self._front is not None:
+            found = self._front.keys()
+            return lambda trial: found.get(trial.trial_id, (math.inf, math.inf, trial.number))
+        return self._key
+
+    def _key(self, trial: Trial) -> Key:
         entry = self._entries.get(trial.trial_id)
-        return entry.key if entry is not None else (math.inf, trial.number)
+        return (entry.loss if entry is not None else math.inf, 0.0, trial.number)
 
     def note(self, trial: Trial, iteration: int, row: Mapping[str, Any]) -> bool:
-        """Take a report; return whether another trial is the best one now, or the best one has become better."""
-        return self.note_value(trial, iteration, self.objective.value(row))
+        """Take a report; return whether another trial is the best one now, or the best one has become better.
 
-    def note_value(self, trial: Trial, iteration: int, value: float | None) -> bool:
-        """Take a report by its value of the metric; None: it has none. Otherwise as `note`."""
+        With several metrics: by one of them, or a trial is new on the front, or better than it was there.
+        """
+        return self.note_values(trial, iteration, [part.objective.value(row) for part in self.parts])
+
+    def note_values(self, trial: Trial, iteration: int, values: Sequence[float | None]) -> bool:
+        """Take a report by its value of each metric; None: it has none. Otherwise as `note`."""
+        if self._front is None:
+            return self._note(trial, iteration, values[0])
+        news = [part._note(trial, iteration, value) for part, value in zip(self.parts, values, strict=True)]
+        return self._front.note(trial, self.objective.losses(self.scores(trial))) or any(news)
+
+    def _note(self, trial: Trial, iteration: int, value: float | None) -> bool:
         entry = self._entries.get(trial.trial_id)
         if entry is None:
             entry = self._entries[trial.trial_id] = _Entry(trial, self.objective)
@@ -269,6 +325,10 @@ class Standings:
 
     def forget(self, trial: Trial) -> None:
         """Let the reports of a trial count no more: it begins from the start."""
+        if self._front is not None:
+            self._front.forget(trial)
+            for part in self.parts:
+                part.forget(trial)
         entry = self._entries.pop(trial.trial_id, None)
         if entry is not None and entry is self._leader:
             self._leader = self._first()
@@ -277,7 +337,7 @@ class Standings:
         """Return the checkpoint that goes with a trial's score, of those that are kept.
 
         That is the latest one, as in the `Result` that `get_best_result` returns; only if the best of
-        all reports counts, the one that came with the best value.
+        all reports counts, the one that came with the best value. With several metrics it is the latest one.
         """
         usable = trial.usable_checkpoints
         if self.objective.scope == "all":

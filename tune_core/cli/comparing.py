@@ -10,7 +10,7 @@ from tune_core.cli.cells import parameters, table
 from tune_core.cli.experiment import read_experiment
 from tune_core.cli.opening import Access, open_experiment
 from tune_core.errors import ConfigError
-from tune_core.ranking import SCOPES
+from tune_core.objective import SCOPES
 from tune_core.storage.transfer import in_parallel
 from tune_core.text import duration, short
 

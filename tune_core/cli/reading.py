@@ -15,7 +15,7 @@ from tune_core.control.resume import reports
 from tune_core.errors import StorageError
 from tune_core.logger.rows import newest_rows, user_metrics
 from tune_core.metrics import flatten
-from tune_core.ranking import SCOPES, Objective
+from tune_core.objective import SCOPES, Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import resolve
 from tune_core.storage.transfer import in_parallel

@@ -16,12 +16,12 @@ from enum import Enum
 from typing import Any, Literal
 
 from tune_core.callback import Callback, CallbackList
+from tune_core.config.parts import check_parts, objective_of, plain
 from tune_core.errors import ConfigError
 from tune_core.masking import masked
+from tune_core.objective import SCOPES, Objective, check_objective
 from tune_core.progress_reporter.reporters import ProgressReporter
-from tune_core.ranking import MODES, SCOPES, Objective
 from tune_core.schedulers import TrialScheduler
-from tune_core.schedulers.scheduler import RETURNED_METRIC
 from tune_core.search.searcher import Searcher
 from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import split_number
@@ -262,9 +262,10 @@ class TuneConfig:
     """How to search: what to optimise, with which searcher and scheduler, how often and how long.
 
     Args:
-        mode: "min" or "max": the better values of the metric. Needs `metric`.
+        mode: "min" or "max": the better values of the metric. Needs `metric`. Of several, a list.
         metric: A reported metric; "a/b" for a nested one. A function that returns a number
-            reports it as "_metric". Needs `mode`.
+            reports it as "_metric". Needs `mode`. Beyond Ray Tune: a list of several; every report has to
+            have them all, and `ResultGrid.pareto_front()` has the trials that no other dominates.
         search_alg: Chooses configurations; None: grid and random search over `param_space`.
         scheduler: Ends or pauses trials early; None: none is.
         num_samples: How many configurations; with a grid, how often the whole of it. -1: no
@@ -288,7 +289,8 @@ class TuneConfig:
             began is replaced; None: however much it grows.
         best_scope: Beyond Ray Tune: what of a trial's reports counts wherever the best trial is named or
             trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
-            ("last-5-avg"), of the last 10 ("last-10-avg").
+            ("last-5-avg"), of the last 10 ("last-10-avg"). Several metrics are compared as they were
+            together: by any but "all".
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -296,13 +298,15 @@ class TuneConfig:
     Example:
         >>> TuneConfig(metric="loss", mode="min", num_samples=20)
         TuneConfig(mode='min', metric='loss', num_samples=20)
+        >>> TuneConfig(metric=["accuracy", "latency_ms"], mode=["max", "min"]).objective.is_several
+        True
 
     Source: as Ray Tune 2.60. Differs: `metric` and `mode` need each other, and everything is
         checked here instead of in `fit()`.
     """
 
-    mode: Literal["min", "max"] | None = None
-    metric: str | None = None
+    mode: Literal["min", "max"] | list[Literal["min", "max"]] | None = None
+    metric: str | list[str] | None = None
     search_alg: Searcher | None = None
     scheduler: TrialScheduler | None = None
     num_samples: int = 1
@@ -323,7 +327,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         validator = Validator("TuneConfig")
         self._check_objective(validator)
-        self._check_parts(validator)
+        check_parts(validator, self)
         if self.num_samples != -1 or isinstance(self.num_samples, bool):
             validator.check_integer("num_samples", self.num_samples, minimum=1, also=", or -1 for no end")
         if self.max_concurrent_trials is not None:
@@ -361,13 +365,7 @@ class TuneConfig:
     @property
     def objective(self) -> Objective:
         """What trials are compared by; without a metric of its own, by that of the scheduler or the searcher."""
-        for part in (self, self.scheduler, self.search_alg):
-            metric, mode = getattr(part, "metric", None), getattr(part, "mode", None)
-            if part is self.scheduler and mode is not None:
-                metric = metric or RETURNED_METRIC
-            if isinstance(metric, str) and mode in MODES:
-                return Objective(metric, mode, self.best_scope)
-        return Objective(scope=self.best_scope)
+        return objective_of((self, self.scheduler, self.search_alg), self.best_scope)
 
     @property
     def is_endless(self) -> bool:
@@ -386,37 +384,14 @@ class TuneConfig:
                 validator.add(name, limit, "limits what reuse_actors=True does: add that")
 
     def _check_objective(self, validator: Validator) -> None:
-        if self.mode is not None:
-            validator.check_choice("mode", self.mode, MODES)
-        if self.metric is not None:
-            validator.check_name("metric", self.metric, ": the name of a reported metric")
-        if self.mode is None and self.metric is not None:
+        check_objective(validator, self.metric, self.mode)
+        if self.mode is None and isinstance(self.metric, str):
             validator.add("metric", self.metric, "mode is missing: add mode='min' or mode='max'")
-        if self.metric is None and self.mode is not None:
+        if self.metric is None and isinstance(self.mode, str):
             expected = "metric is missing: add metric=..., '_metric' if the trainable returns a number"
             validator.add("mode", self.mode, expected)
-
-    def _check_parts(self, validator: Validator) -> None:
-        for name, cls in (("search_alg", Searcher), ("scheduler", TrialScheduler)):
-            part = getattr(self, name)
-            if part is None or not validator.check_instance(name, part, cls):
-                continue
-            for what in ("metric", "mode"):
-                own, ours = getattr(part, what, None), getattr(self, what)
-                is_own = getattr(part, "has_own_objective", False)
-                if own is not None and ours is not None and (is_own or own != ours):
-                    expected = f"the {name} was given {what}={own!r}: give it in one place"
-                    validator.add(what, ours, expected)
-        scheduler = self.scheduler
-        if isinstance(scheduler, TrialScheduler):
-            try:
-                scheduler.check_searcher(self.search_alg)
-            except ConfigError as error:
-                validator.note(str(error))
-        needs_metric = isinstance(scheduler, TrialScheduler) and scheduler.needs_metric
-        if needs_metric and (self.metric, getattr(scheduler, "mode", None)) == (None, None):
-            kind = type(scheduler).__name__
-            validator.add("metric", None, f"{kind} compares trials by a metric: add metric=... and mode=...")
+        if not validator.found:
+            self.metric, self.mode = plain(self.metric), plain(self.mode)
 
     __repr__ = _shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tune_core.ranking import Objective
+from tune_core.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class ControllerConfig:
             before, if there is one; no failure is counted then.
         saves_on_request: Whether the trainable can save when it is told to pause, as classes do.
             A function is paused at a report that carries a checkpoint.
-        metric: What trials are compared by: remembered of every checkpoint.
+        metric: What trials are compared by, or a list of that: remembered of every checkpoint.
         max_fruitless: Attempts, one after the other, that each trial may be paused or moved in without having
             come to an iteration that none came to before.
-        mode: "min" or "max": which values of it are better; None only without a metric.
+        mode: "min" or "max": which values of it are better, a list with a list; None only without a metric.
         best_scope: What of a trial's reports counts when trials are ranked: see `TuneConfig`.
     """
 
@@ -43,9 +43,9 @@ class ControllerConfig:
     score_order: Literal["max", "min"] = "max"
     saves_on_request: bool = False
     falls_back: bool = False
-    metric: str | None = None
+    metric: str | list[str] | None = None
     max_fruitless: int = 100
-    mode: str | None = None
+    mode: str | list[str] | None = None
     best_scope: str = "last"
 
     @property

@@ -14,7 +14,7 @@ from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.watchers import States, Watchers
-from tune_core.ranking import Objective
+from tune_core.objective import Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.attempt_spec import AttemptSpec, ReuseRule
 from tune_core.training.execution import changes_directory
@@ -219,7 +219,7 @@ def rules_of(
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
         falls_back=failures.on_corrupted_checkpoint == "previous",
-        metric=objective.metric,
-        mode=objective.mode,
+        metric=list(objective.names) if objective.is_several else objective.metric,
+        mode=list(objective.modes) if objective.is_several else objective.mode,
         best_scope=objective.scope,
     )

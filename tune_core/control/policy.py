@@ -150,8 +150,8 @@ class Policy:
         return self.stopper is not None or not self.scheduler.always_continues
 
     @property
-    def required_metric(self) -> str | None:
-        """The metric that the scheduler cannot do without; None if it can without any."""
+    def required_metric(self) -> str | list[str] | None:
+        """The metric, or metrics, that the scheduler cannot do without; None if it can without any."""
         return self.scheduler.metric if self.scheduler.needs_metric else None
 
     @property
@@ -445,7 +445,8 @@ class Policy:
         failed = trial.status is Status.ERROR
         result = trial.last_result or None
         metric = self._config.metric
-        has_metric = result is not None and (metric is None or lookup(result, metric) is not None)
+        names = [metric] if isinstance(metric, str) else metric or ()
+        has_metric = result is not None and all(lookup(result, name) is not None for name in names)
         has_metric = has_metric and not failed
         is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
         self._completed.add(trial.trial_id)

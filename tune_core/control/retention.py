@@ -103,7 +103,7 @@ class Retention:
     def _brief(self, record: CheckpointRecord) -> CheckpointRecord:
         values = {
             name: value
-            for name in (*TOTALS, self.rules.metric, self.rules.score_attribute)
+            for name in (*TOTALS, *self.rules.objective.names, self.rules.score_attribute)
             if name and (value := lookup(record.metrics, name)) is not None
         }
         return record if record.is_brief else replace(record, metrics=values, is_brief=True)

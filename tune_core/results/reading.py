@@ -6,7 +6,7 @@ from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
-from tune_core.ranking import Objective
+from tune_core.objective import Objective
 from tune_core.results.result_grid import ResultGrid
 from tune_core.storage.experiment_storage import ExperimentStorage
 

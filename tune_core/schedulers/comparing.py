@@ -28,10 +28,15 @@ class ComparingScheduler(TrialScheduler):
     """
 
     needs_metric = True
+    metric: str | None = None
+    mode: str | None = None
 
     def __init__(self, validator: Validator, time_attr: str, metric: str | None, mode: str | None) -> None:
         validator.check_name("time_attr", time_attr, ": the name of a reported number")
-        if metric is not None:
+        if isinstance(metric, (list, tuple)):
+            instead = "compares by one metric: name one, or use MultiObjectiveASHAScheduler for several"
+            validator.add("metric", metric, instead)
+        elif metric is not None:
             validator.check_name("metric", metric, ": the name of a reported metric")
         if mode is not None:
             validator.check_choice("mode", mode, ("min", "max"))

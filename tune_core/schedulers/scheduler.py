@@ -54,8 +54,8 @@ class TrialScheduler(RecordsArguments, ABC):
     and no paused trial is named, those that are paused end as they are.
 
     Attributes:
-        metric: What to optimise; None until it is known.
-        mode: "min" or "max"; None until it is known.
+        metric: What to optimise; None until it is known. A list only if it `supports_several_objectives`.
+        mode: "min" or "max"; None until it is known. Likewise.
 
     Example:
         >>> class StopAboveOne(TrialScheduler):
@@ -81,11 +81,13 @@ class TrialScheduler(RecordsArguments, ABC):
 
     #: Whether it works with a metric only, which it or `TuneConfig` has to be given.
     needs_metric: ClassVar[bool] = False
+    #: Whether `TuneConfig` may give it a list of metrics, and a list of modes. If not, that is refused.
+    supports_several_objectives: ClassVar[bool] = False
     #: Whether trials that never save checkpoints lose their work under it, since it pauses or exploits.
     needs_checkpoints: ClassVar[bool] = False
 
-    metric: str | None = None
-    mode: str | None = None
+    metric: str | list[str] | None = None
+    mode: str | list[str] | None = None
     #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
     has_own_objective: bool = False
 
@@ -98,11 +100,13 @@ class TrialScheduler(RecordsArguments, ABC):
         """
         return False
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, **spec: Any
+    ) -> bool:
         """Take over what `TuneConfig` says to optimise.
 
         Args:
-            metric: None if `TuneConfig` does not say.
+            metric: None if `TuneConfig` does not say; a list only if it `supports_several_objectives`.
             mode: The same.
             **spec: What later versions tell in addition.
 
@@ -214,12 +218,17 @@ class TrialScheduler(RecordsArguments, ABC):
 class FIFOScheduler(TrialScheduler):
     """Lets every trial run to its own end, in the order of their creation.
 
+    A subclass inherits that it works with several metrics: one that compares by `self.metric` sets
+    `supports_several_objectives` to False unless it takes a list.
+
     Example:
         >>> FIFOScheduler().always_continues
         True
 
     Source: as Ray Tune 2.60.
     """
+
+    supports_several_objectives: ClassVar[bool] = True
 
     @property
     def always_continues(self) -> bool:

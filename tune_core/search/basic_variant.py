@@ -74,6 +74,7 @@ class BasicVariantGenerator(Searcher):
     """
 
     counts_samples = True
+    supports_several_objectives = True
 
     def __init__(
         self,
@@ -115,7 +116,11 @@ class BasicVariantGenerator(Searcher):
         return sum(given) + max(self._num_samples - len(given), 0) * drawn
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Take the space, and start over; see `Searcher.set_search_properties`.
 

@@ -58,7 +58,11 @@ class ConcurrencyLimiter(WrappingSearcher):
         return True
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Tell the searcher of the limit, which it may keep to by itself; pass the rest on."""
         self._limits = not self.searcher.set_max_concurrency(self.max_concurrent)

@@ -66,6 +66,8 @@ class Repeater(WrappingSearcher):
         self._groups: dict[str, _Group] = {}
         self._open: _Group | None = None
 
+    supports_several_objectives = False
+
     @property
     def total_trials(self) -> int | None:
         """How many suggestions there are in all; None if the searcher does not know."""
@@ -81,7 +83,11 @@ class Repeater(WrappingSearcher):
         super().check_search_properties(metric, mode, config)
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Pass it on; see `Searcher.set_search_properties`.
 

@@ -75,6 +75,9 @@ class Searcher(RecordsArguments, ABC):
     #: asks it for so many configurations.
     counts_samples: bool = False
 
+    #: Whether `TuneConfig` may give it a list of metrics, and a list of modes. If not, that is refused.
+    supports_several_objectives: bool = False
+
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
 
@@ -100,15 +103,19 @@ class Searcher(RecordsArguments, ABC):
         return self._mode
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Take the experiment's objective and search space; called once, before `suggest`.
 
         The default takes metric and mode where the searcher has none of its own.
 
         Args:
-            metric: `TuneConfig.metric`.
-            mode: `TuneConfig.mode`.
+            metric: `TuneConfig.metric`; a list only if it `supports_several_objectives`.
+            mode: `TuneConfig.mode`; likewise.
             config: The search space.
             **spec: More about the experiment: `num_samples`, -1 for no limit. New keys may come.
 

@@ -27,6 +27,11 @@ class WrappingSearcher(Searcher):
         return self.searcher.mode
 
     @property
+    def supports_several_objectives(self) -> bool:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.supports_several_objectives
+
+    @property
     def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
         """The searcher's."""
         return self.searcher.counts_samples
@@ -44,7 +49,11 @@ class WrappingSearcher(Searcher):
         self.searcher.check_search_properties(metric, mode, config)
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Pass it on; see `Searcher.set_search_properties`."""
         return self.searcher.set_search_properties(metric, mode, config, **spec)

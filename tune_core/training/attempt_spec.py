@@ -46,7 +46,7 @@ class AttemptSpec:
         iteration: `training_iteration` of that checkpoint; 0 without one.
         totals: `time_total_s`, `timesteps_total` … at that checkpoint.
         highest_index: Highest checkpoint index of earlier attempts; -1: none.
-        metric: The metric that every report must contain; None: any report will do.
+        metric: The metric that every report must contain, or all that it must; None: any report will do.
         stop: Bounds `name >= value` that the session checks itself.
         waits_for_decisions: Whether something could answer a report with other than CONTINUE.
         may_be_told_to_save: Whether the answer to a report could be that the trial is to save.
@@ -76,7 +76,7 @@ class AttemptSpec:
     iteration: int = 0
     totals: dict[str, float] = field(default_factory=dict)
     highest_index: int = -1
-    metric: str | None = None
+    metric: str | list[str] | None = None
     stop: dict[str, float] = field(default_factory=dict)
     waits_for_decisions: bool = False
     may_be_told_to_save: bool = False

@@ -423,15 +423,17 @@ class Session:
         return marker.index
 
     def _require_metric(self, row: dict[str, Any]) -> None:
-        metric = self.spec.metric
-        if metric is None or lookup(row, metric) is not None:
+        wanted = self.spec.metric
+        needed = [wanted] if isinstance(wanted, str) else wanted or []
+        metric = next((name for name in needed if lookup(row, name) is None), None)
+        if metric is None:
             return
         names = sorted(map(str, row))
         close = get_close_matches(metric, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         self.metric_missing = MetricMissing(
             f"metric {metric!r} is missing from the report of trial {self.spec.trial_id} (iteration "
-            f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={metric!r}) needs it: report it, "
+            f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={wanted!r}) needs it: report it, "
             f"or change metric=.{hint}"
         )
         raise self.metric_missing

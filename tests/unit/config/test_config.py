@@ -263,7 +263,7 @@ def test_mode_without_metric_is_refused() -> None:
     assert "metric is missing: add metric=" in faults_of(TuneConfig, mode="min")[0]
 
 
-@pytest.mark.parametrize("metric", ["", 3, ["loss", "time"]])
+@pytest.mark.parametrize("metric", ["", 3])
 def test_metric_is_one_name(metric: Any) -> None:
     assert "the name of a reported metric" in faults_of(TuneConfig, metric=metric, mode="min")[0]
 

@@ -80,6 +80,8 @@ class OptunaSearch(Searcher):
         a resume, as above.
     """
 
+    supports_several_objectives = True
+
     def __init__(
         self,
         space: Mapping[str, Any] | Callable[[Trial], Mapping[str, Any] | None] | None = None,
@@ -134,7 +136,11 @@ class OptunaSearch(Searcher):
         return self._study
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Take the objective and, without a space of its own, the search space.
 
