@@ -54,8 +54,8 @@ def run(
     run_or_experiment: Callable[..., Any] | str,
     *,
     name: str | None = None,
-    metric: str | None = None,
-    mode: str | None = None,
+    metric: str | list[str] | None = None,
+    mode: str | list[str] | None = None,
     stop: Any = None,
     time_budget_s: Any = None,
     config: dict[str, Any] | None = None,
@@ -92,7 +92,7 @@ def run(
             string, or a registered name.
         name: As in `RunConfig`, like the others of that name.
         metric: As in `TuneConfig`, like the others of that name.
-        mode: "min" or "max".
+        mode: "min" or "max"; of several metrics, a list.
         stop: When trials end.
         time_budget_s: When the experiment ends.
         config: The search space: `param_space` of a `Tuner`.

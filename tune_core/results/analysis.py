@@ -16,11 +16,13 @@ from tune_core.control.resume import find_spec
 from tune_core.errors import ConfigError
 from tune_core.logger.rows import ERROR_FILE
 from tune_core.metrics import flatten
+from tune_core.objective import Objective, check_objective
+from tune_core.results.choice import front_objective, one_objective
 from tune_core.results.reading import read_results
 from tune_core.results.result_grid import Result, ResultGrid, import_pandas
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.trial import Status
-from tune_core.validation import shorten, suggestion
+from tune_core.validation import Validator, shorten, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,11 +90,12 @@ class ExperimentAnalysis:
             experiments of that name the one whose driver wrote last, unless `@1` at the end says which.
         storage_filesystem: An fsspec filesystem, or a `pyarrow.fs.FileSystem`.
         trials: Trials of another analysis, to be used instead of those in the directory.
-        default_metric: What the best trial is chosen by, unless a method is told.
-        default_mode: "min" or "max", likewise.
+        default_metric: What the best trial is chosen by, unless a method is told. A list of several metrics: no
+            trial is the best by all, `pareto_front` has those that no other dominates.
+        default_mode: "min" or "max", likewise; a list with a list.
 
     Raises:
-        ConfigError: The mode is something else; or there is no experiment at that path.
+        ConfigError: The mode is something else, or does not go with the metric; or there is no experiment at that path.
         StorageError: Its journal is damaged, or the storage does not answer.
 
     Example:
@@ -113,8 +116,8 @@ class ExperimentAnalysis:
         *,
         storage_filesystem: Any = None,
         trials: Iterable[AnalysedTrial] | None = None,
-        default_metric: str | None = None,
-        default_mode: str | None = None,
+        default_metric: str | list[str] | None = None,
+        default_mode: str | list[str] | None = None,
     ) -> None:
         storage = experiment_at(experiment_checkpoint_path, filesystem=storage_filesystem)
         if trials is None:
@@ -131,18 +134,29 @@ class ExperimentAnalysis:
 
     @classmethod
     def of(
-        cls, results: ResultGrid, default_metric: str | None = None, default_mode: str | None = None
+        cls,
+        results: ResultGrid,
+        default_metric: str | list[str] | None = None,
+        default_mode: str | list[str] | None = None,
     ) -> ExperimentAnalysis:
         """Return the analysis of results; arguments as of the class."""
         analysis = cls.__new__(cls)
         analysis._take(results, default_metric, default_mode)
         return analysis
 
-    def _take(self, results: ResultGrid, metric: str | None, mode: str | None) -> None:
-        if mode is not None and mode not in _MODES:
+    def _take(
+        self, results: ResultGrid, metric: str | list[str] | None, mode: str | list[str] | None
+    ) -> None:
+        if isinstance(mode, (list, tuple)) or isinstance(metric, (list, tuple)):
+            validator = Validator("ExperimentAnalysis")
+            check_objective(validator, metric, mode)
+            validator.raise_any()
+        elif mode is not None and mode not in _MODES:
             raise ConfigError(f"ExperimentAnalysis(default_mode={mode!r}): expected 'min', 'max' or None")
-        self.default_metric = "_metric" if mode and not metric else metric
-        self.default_mode = mode
+        self._objective = Objective("_metric" if mode and not metric else metric, mode)
+        #: What the best trial is chosen by: a metric, or a list of several.
+        self.default_metric = self._given(self._objective.metric)
+        self.default_mode = self._given(self._objective.mode)
         self._grid = results
         #: The trials in creation order.
         self.trials = [
@@ -155,12 +169,34 @@ class ExperimentAnalysis:
         """The experiment's directory, without its protocol."""
         return self._grid.experiment_path
 
+    @staticmethod
+    def _given(value: Any) -> str | list[str] | None:
+        return list(value) if isinstance(value, tuple) else value
+
+    def pareto_front(
+        self, metric: list[str] | None = None, mode: list[str] | None = None, scope: str = "last"
+    ) -> list[AnalysedTrial]:
+        """Return the trials that no other dominates, the best by the first metric first.
+
+        Arguments, and what is raised, as of `ResultGrid.pareto_front`; None: the default metrics and modes.
+
+        Example:
+            >>> results = [Result({"acc": acc, "ms": ms}, None, None, "/t") for acc, ms in ((0.9, 9), (0.8, 5))]
+            >>> analysis = ExperimentAnalysis.of(ResultGrid(results, "/tmp"), ["acc", "ms"], ["max", "min"])
+            >>> [trial.trial_id for trial in analysis.pareto_front()]
+            ['0', '1']
+        """
+        wanted = front_objective(self._objective, metric, mode, scope)
+        front = self._grid.pareto_front(wanted.names, [str(each) for each in wanted.modes], scope)
+        return [trial for result in front for trial in self.trials if trial.result is result]
+
     @property
     def best_trial(self) -> AnalysedTrial | None:
         """The trial whose last report is best by the default metric; None if none has it.
 
         Raises:
-            ConfigError: There is no default metric or mode. So do the other `best_…` properties.
+            ConfigError: There is no default metric or mode, or there are several. So do the other `best_…`
+                properties.
         """
         return self.get_best_trial(*self._defaults("best_trial"))
 
@@ -237,11 +273,14 @@ class ExperimentAnalysis:
         `ResultGrid.get_best_result`.
 
         Raises:
-            ConfigError: No metric or mode is known, or mode or scope is none that there is.
+            ConfigError: No metric or mode is known, or mode or scope is none that there is; or there are
+                several metrics, and none is named.
         """
-        metric, mode = metric or self.default_metric, mode or self.default_mode
+        if len(self.trials) == 1:
+            return self.trials[0]
+        wanted = one_objective(self._objective, metric, mode, scope)
         try:
-            best = self._grid.get_best_result(metric, mode, scope, filter_nan_and_inf)
+            best = self._grid.get_best_result(str(wanted.metric), str(wanted.mode), scope, filter_nan_and_inf)
         except RuntimeError as error:
             logger.warning("%s", error)
             return None
@@ -265,15 +304,21 @@ class ExperimentAnalysis:
             mode: "min" or "max"; None: the default one.
 
         Raises:
-            ConfigError: There is no such trial; or no mode is known, or it is something else.
+            ConfigError: There is no such trial; or no mode is known, or it is something else; or there are
+                several metrics, and none is named.
         """
-        found, chosen = self._trial(trial), mode or self.default_mode
+        found, own = self._trial(trial), self._objective
+        if own.is_several and metric is None:
+            raise ConfigError(
+                f"get_best_checkpoint: there are several metrics, {', '.join(own.names)}: name one by metric="
+            )
+        known = dict(zip(own.names, own.modes, strict=True))
+        chosen = mode or (known.get(str(metric)) if own.is_several else self.default_mode)
         if chosen is None:
             raise ConfigError("get_best_checkpoint: no mode is known: give mode='min' or mode='max'")
+        name = metric or (own.names[0] if own.names else "training_iteration")
         try:
-            return found.result.get_best_checkpoint(
-                metric or self.default_metric or "training_iteration", chosen
-            )
+            return found.result.get_best_checkpoint(name, str(chosen))
         except RuntimeError as error:
             logger.warning("%s", error)
             return None
@@ -292,7 +337,12 @@ class ExperimentAnalysis:
         return f"ExperimentAnalysis({len(self.trials)} trials; experiment_path={self.experiment_path!r})"
 
     def _defaults(self, what: str) -> tuple[str, str]:
-        if not self.default_metric or not self.default_mode:
+        if self._objective.is_several:
+            raise ConfigError(
+                f"{what}: by several metrics, {', '.join(self._objective.names)}, no trial is the best. "
+                "pareto_front() returns those that no other dominates; get_best_trial(metric=…) the best by one"
+            )
+        if not isinstance(self.default_metric, str) or not isinstance(self.default_mode, str):
             raise ConfigError(
                 f"{what} needs a metric and a mode: pass metric= and mode= to tune.run, or ask "
                 f"get_best_trial(metric, mode)"

@@ -26,7 +26,8 @@ from tune_core.logger.rows import (
     with_configs,
 )
 from tune_core.metrics import comparable, flatten
-from tune_core.ranking import MODES, SCOPES, Objective, Tally
+from tune_core.ranking import MODES, Objective, Tally
+from tune_core.results.choice import front_objective, one_objective
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
@@ -275,7 +276,7 @@ class ResultGrid(Sequence[Result]):
         results: One for each trial.
         experiment_path: The experiment's directory, as `filesystem` names it.
         filesystem: fsspec filesystem of `experiment_path`; None: the local one.
-        metric: What `get_best_result` goes by if it is not told.
+        metric: What `get_best_result` and `pareto_front` go by if they are not told; several as a list.
         mode: "min" or "max", likewise.
         scope: What of a trial's reports counts, likewise.
 
@@ -284,7 +285,7 @@ class ResultGrid(Sequence[Result]):
         >>> ResultGrid(results, "/tmp", None, "loss", "min").get_best_result().metrics
         {'loss': 0.25}
 
-    Source: as Ray Tune 2.60. Differs: creation order always.
+    Source: as Ray Tune 2.60. Differs: creation order always; `pareto_front`.
     """
 
     def __init__(
@@ -292,14 +293,14 @@ class ResultGrid(Sequence[Result]):
         results: Iterable[Result],
         experiment_path: str,
         filesystem: Any = None,
-        metric: str | None = None,
-        mode: str | None = None,
+        metric: str | Sequence[str] | None = None,
+        mode: str | Sequence[str] | None = None,
         scope: str = "last",
     ) -> None:
         self._results = list(results)
         self._experiment_path = experiment_path
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
-        self._metric, self._mode, self._scope = metric, mode, scope
+        self._objective = Objective(metric, mode, scope)
 
     @classmethod
     def from_trials(
@@ -359,11 +360,12 @@ class ResultGrid(Sequence[Result]):
 
         With exactly one trial it is returned whatever it reported. `scope` chooses the trial:
         metrics and checkpoint of what is returned are still its last ones. Every scope but `last`
-        reads the trials' rows from storage.
+        reads the trials' rows from storage. Where `TuneConfig` has several metrics, no trial is the best
+        by all of them: name one, or ask `pareto_front`.
 
         Args:
             metric: Name of the metric, nested with "/"; None: the one of `TuneConfig`.
-            mode: "min" or "max"; None: the one of `TuneConfig`.
+            mode: "min" or "max"; None: the one of `TuneConfig`, of several metrics that of this one.
             scope: What of a trial counts: its `last` value; its best of `all`; the mean of all
                 (`avg`), of the last 5 (`last-5-avg`), of the last 10 (`last-10-avg`). None: what
                 `TuneConfig(best_scope=…)` says, "last" unless it is given.
@@ -371,7 +373,8 @@ class ResultGrid(Sequence[Result]):
                 NaN is worse than any number.
 
         Raises:
-            ConfigError: No metric or mode is known, or mode or scope is none of the above.
+            ConfigError: No metric or mode is known, or mode or scope is none of the above; or there are
+                several metrics, and none is named.
             RuntimeError: No trial has such a metric, or none that is finite.
 
         Source: as Ray Tune 2.60. Differs: with `all`, a NaN does not hide the values before it;
@@ -379,8 +382,7 @@ class ResultGrid(Sequence[Result]):
         """
         if len(self._results) == 1:
             return self._results[0]
-        wanted = Objective(metric or self._metric, mode or self._mode, scope or self._scope)
-        _check_choice(wanted)
+        wanted = one_objective(self._objective, metric, mode, scope)
         scores = self._each(lambda result: _score(result, wanted), reads=wanted.scope != "last")
         ranked = [
             (wanted.loss(score, finite=False), place)
@@ -391,6 +393,50 @@ class ResultGrid(Sequence[Result]):
             is_reported = any(score is not None for score in scores)
             raise RuntimeError(self._nothing_found(str(wanted.metric), is_reported))
         return self._results[min(ranked)[1]]
+
+    def pareto_front(
+        self,
+        metric: Sequence[str] | None = None,
+        mode: Sequence[str] | None = None,
+        scope: str | None = None,
+    ) -> list[Result]:
+        """Return the results that no other dominates: none is at least as good by each metric and better by one.
+
+        They are in the order of the first metric, the best first; equal ones in creation order. Trials that are
+        equal by all metrics are all in it. A trial without a finite number for each metric is not. Failed and
+        unfinished trials count with what they reported.
+
+        Args:
+            metric: Names of the metrics, nested with "/"; None: those of `TuneConfig`. With one metric, the
+                results with the best value are returned.
+            mode: "min" or "max" for each metric; None: those of `TuneConfig`.
+            scope: As of `get_best_result`, but for "all": the best values of several metrics are not of one
+                report.
+
+        Raises:
+            ConfigError: No metrics or modes are known, or they do not go together.
+            RuntimeError: No trial has a finite number for each metric.
+
+        Example:
+            >>> rows = ({"acc": 0.9, "ms": 20}, {"acc": 0.8, "ms": 5}, {"acc": 0.7, "ms": 9}, {"acc": 0.95})
+            >>> grid = ResultGrid([Result(row, None, None, "/tmp/t") for row in rows], "/tmp")
+            >>> [result.metrics for result in grid.pareto_front(["acc", "ms"], ["max", "min"])]
+            [{'acc': 0.9, 'ms': 20}, {'acc': 0.8, 'ms': 5}]
+        """
+        wanted = front_objective(self._objective, metric, mode, scope)
+        scores: list[list[float | None]] = self._each(
+            lambda result: [_score(result, part) for part in wanted.parts], reads=wanted.scope != "last"
+        )
+        front = wanted.front(scores)
+        if not front:
+            for part, values in zip(wanted.parts, zip(*scores, strict=True), strict=False):
+                if not any(value is not None and math.isfinite(value) for value in values):
+                    is_reported = any(value is not None for value in values)
+                    raise RuntimeError(self._nothing_found(str(part.metric), is_reported))
+            raise RuntimeError(
+                f"no Pareto front: no trial has reported a finite number for each of {wanted.names}"
+            )
+        return [self._results[place] for place in front]
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
         """Return a pandas frame with one row per trial, in creation order: its last report, or its best.
@@ -470,20 +516,6 @@ class ResultGrid(Sequence[Result]):
             )
         hint = _name_hint(metric, (result.metrics or {} for result in self._results))
         return f"no best trial for {metric!r}: no trial has reported a number of that name; {hint}"
-
-
-def _check_choice(wanted: Objective) -> None:
-    faults = []
-    if not wanted.metric:
-        faults.append("No metric is provided: pass metric= to get_best_result, or give TuneConfig one")
-    if not wanted.mode:
-        faults.append("No mode is provided: pass mode= to get_best_result, or give TuneConfig one")
-    elif wanted.mode not in MODES:
-        faults.append(f"get_best_result(mode={wanted.mode!r}): expected 'min' or 'max'")
-    if wanted.scope not in SCOPES:
-        faults.append(f"get_best_result(scope={wanted.scope!r}): expected one of {', '.join(SCOPES)}")
-    if faults:
-        raise ConfigError(faults)
 
 
 def _score(result: Result, objective: Objective) -> float | None:
