@@ -30,7 +30,7 @@ from tune_core.progress_reporter.terminal import (
     print_table,
 )
 from tune_core.ranking import Objective, Standings
-from tune_core.text import assignments, short
+from tune_core.text import assignments, quantity, short
 from tune_core.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class ProgressDisplay:
             objective = self._digest.standings.objective
             if isinstance(reporter, CLIReporter):
                 reporter.rank_by(self._digest.standings)
-            self._call(lambda: reporter.setup(time.time(), total, objective.metric, objective.mode))
+            metric, mode = _as_given(objective.metric), _as_given(objective.mode)
+            self._call(lambda: reporter.setup(time.time(), total, metric, mode))
         else:
             self._guarded(self._open_view)
 
@@ -161,7 +162,7 @@ class ProgressDisplay:
             self._ask(trials, done=True)
         elif snapshot.rows:
             self._guarded(
-                lambda: print_table(self._writer, snapshot, self._digest.standings.objective.column)
+                lambda: print_table(self._writer, snapshot, self._digest.standings.objective.columns)
             )
         more = f"… and {snapshot.omitted} more trials" if snapshot.omitted and not self._reporter else ""
         failures = failure_lines(failures_of(trials), self._storage_url)
@@ -213,7 +214,7 @@ class ProgressDisplay:
             log.exception("the experiment goes on without its progress_reporter, which failed")
 
     def _open_view(self) -> None:
-        self._view = open_view(self._writer, self._digest.standings.objective.column)
+        self._view = open_view(self._writer, self._digest.standings.objective.columns)
 
     def _print_lines(self, lines: Iterable[str]) -> None:
         self._guarded(lambda: print_lines(self._writer, lines))
@@ -232,7 +233,7 @@ class _Digest:
 
     def __init__(self, standings: Standings) -> None:
         self.standings = standings
-        self.metric = standings.objective.metric
+        self.metrics = standings.objective.names
         self.total: int | None = None
         self._varied = _Varied()
 
@@ -241,10 +242,11 @@ class _Digest:
         running = [n for n, trial in enumerate(trials) if trial.status is Status.RUNNING][:_LIVE_ROWS]
         others = (n for n, trial in enumerate(trials) if trial.status is not Status.RUNNING)
         room = _LIVE_ROWS - len(running)
-        if self.metric is None:
+        if not self.metrics:
             leading = list(deque(others, room))  # the newest
         else:
-            leading = heapq.nsmallest(room, others, key=lambda n: self.standings.key(trials[n]))
+            key = self.standings.keys()
+            leading = heapq.nsmallest(room, others, key=lambda n: key(trials[n]))
         lines = [
             f"waiting: {trial_id}: {reason}" for trial_id, reason in islice(waiting.items(), _WAITING_LINES)
         ]
@@ -254,13 +256,14 @@ class _Digest:
 
     def final(self, trials: Sequence[Trial]) -> Snapshot:
         """Return what is left to read: every trial, up to a number, the best first."""
-        order = sorted(range(len(trials)), key=lambda n: self.standings.key(trials[n]))
+        key = self.standings.keys()
+        order = sorted(range(len(trials)), key=lambda n: key(trials[n]))
         return self._snapshot(trials, order[:_FINAL_ROWS])
 
     def report_line(self, trial: Trial, row: Mapping[str, Any]) -> str:
         """Return one line about one report, its most important metric first."""
         metrics = flatten(user_metrics(row))
-        names = sorted(metrics, key=lambda name: name != self.metric)[:_REPORT_METRICS]
+        names = sorted(metrics, key=lambda name: name not in self.metrics)[:_REPORT_METRICS]
         more = " …" if len(metrics) > len(names) else ""
         return f"{trial.trial_id} iteration {row.get('training_iteration', '?')}: {assignments(metrics, names)}{more}"
 
@@ -282,22 +285,35 @@ class _Digest:
         return f"{len(trials)}{of_total} {noun}" + (f": {', '.join(parts)}" if parts else "")
 
     def _best(self) -> str:
+        if self.standings.objective.is_several:
+            return self._best_by_each()
         best = self.standings.best
         if best is None:
             return ""
         value = short(self.standings.score(best), 6)
         said, config = self.standings.objective.said, self._varied.text(best.config)
-        return f"best: {best.trial_id} {self.metric}={value} ({said}) {config}".rstrip()
+        return f"best: {best.trial_id} {self.metrics[0]}={value} ({said}) {config}".rstrip()
+
+    def _best_by_each(self) -> str:
+        """Return how many trials no other dominates, and the best by each metric; empty while there is none."""
+        parts, front = self.standings.parts, self.standings.front
+        found = [(part, part.best) for part in parts if part.best is not None]
+        shown = [
+            f"{part.objective.metric} {best.trial_id}={short(part.best_score, 6)}" for part, best in found
+        ]
+        if not shown:
+            return ""
+        return f"Pareto front: {quantity(len(front), 'trial')}; best {', '.join(shown)} ({self.standings.objective.said})"
 
     def _row(self, trial: Trial) -> Row:
         seconds = trial.last_row.get("time_total_s")
-        value = self.standings.score(trial)
+        scores = self.standings.scores(trial) if self.metrics else ()
         return Row(
             trial_id=trial.trial_id,
             status=str(trial.status),
             iteration=str(trial.iteration) if trial.last_row else "",
             seconds=f"{seconds:.1f}" if isinstance(seconds, Real) else "",
-            metric=short(value, 6),
+            scores=tuple(short(score, 6) for score in scores),
             params=self._varied.text(trial.config),
             error=short(trial.error, width=100),
         )
@@ -326,3 +342,8 @@ class _Varied:
         values = flatten(config)
         names = self._names if self._number > 1 else list(values)
         return assignments(values, names)
+
+
+def _as_given(value: Any) -> Any:
+    """Return several names as the list that `TuneConfig` has."""
+    return list(value) if isinstance(value, tuple) else value

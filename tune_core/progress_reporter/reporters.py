@@ -54,8 +54,8 @@ class ProgressReporter(RecordsArguments, ABC):
         self,
         start_time: float | None = None,
         total_samples: int | None = None,
-        metric: str | None = None,
-        mode: str | None = None,
+        metric: str | list[str] | None = None,
+        mode: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Take what is known before the first trial. The default does nothing.
@@ -63,8 +63,8 @@ class ProgressReporter(RecordsArguments, ABC):
         Args:
             start_time: Seconds since the epoch.
             total_samples: Number of trials to come; None: not known.
-            metric: `TuneConfig.metric`.
-            mode: `TuneConfig.mode`.
+            metric: `TuneConfig.metric`; a list if there are several.
+            mode: `TuneConfig.mode`; likewise.
             **kwargs: What later versions tell in addition.
         """
 
@@ -102,7 +102,8 @@ class CLIReporter(ProgressReporter):
         max_report_frequency: Seconds between two reports.
         infer_limit: How many of the reported metrics are shown where `metric_columns` is None.
         print_intermediate_tables: Whether there is a table before the end; None: yes.
-        metric: What the best trial is chosen by; None: what `TuneConfig` says.
+        metric: What the best trial is chosen by; None: what `TuneConfig` says, with several metrics the best by
+            each, and how many trials no other dominates.
         mode: "min" or "max", likewise.
         sort_by_metric: Whether trials of one status are in the order of the metric, best first.
 
@@ -145,7 +146,9 @@ class CLIReporter(ProgressReporter):
         if mode is not None:
             validator.check_choice("mode", mode, ("min", "max"))
         validator.raise_any()
-        self._total, self._metric, self._mode = total_samples, metric, mode
+        self._total = total_samples
+        self._metric: str | list[str] | None = metric
+        self._mode: str | list[str] | None = mode
         self._max_rows, self._max_errors, self._width = max_progress_rows, max_error_rows, max_column_length
         self._interval_s, self._infer_limit = max_report_frequency, infer_limit
         self._prints_tables = print_intermediate_tables is not False
@@ -164,21 +167,26 @@ class CLIReporter(ProgressReporter):
 
     def rank_by(self, standings: Standings) -> None:
         """Rank trials as the experiment does, unless this reporter has a metric or mode of its own."""
-        objective = standings.objective
-        if self._metric in (None, objective.metric) and self._mode in (None, objective.mode):
+        own, objective = Objective(self._metric, self._mode), standings.objective
+        if own.metric in (None, objective.metric) and own.mode in (None, objective.mode):
             self._standings = standings
 
     def setup(
         self,
         start_time: float | None = None,
         total_samples: int | None = None,
-        metric: str | None = None,
-        mode: str | None = None,
+        metric: str | list[str] | None = None,
+        mode: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Take what was not given already; see `ProgressReporter.setup`."""
         self._total = self._total if self._total is not None else total_samples
-        self._metric, self._mode = self._metric or metric, self._mode or mode
+        if not isinstance(metric, list) or not isinstance(mode, list):
+            self._metric, self._mode = self._metric or metric, self._mode or mode
+        elif self._metric is None and self._mode is None:
+            self._metric, self._mode = metric, mode
+        elif self._mode is None:
+            self._mode = dict(zip(metric, mode, strict=True)).get(str(self._metric))
 
     def should_report(self, trials: Sequence[Trial], done: bool = False) -> bool:
         """Return whether it is time; always at the end."""
@@ -203,10 +211,13 @@ class CLIReporter(ProgressReporter):
         of_total = f" of {self._total}" if self._total is not None and self._total != len(trials) else ""
         lines = [f"{len(trials)}{of_total} trials{': ' if parts else ''}{', '.join(parts)}", *sys_info]
         objective, scores = self._scores(trials)
-        best = objective.best_of(zip(trials, scores.values(), strict=True))
-        if best is not None:
-            value = self._cell(scores[best.trial_id])
-            lines.append(f"best: {best} {objective.metric}={value} ({objective.said})")
+        for number, part in enumerate(objective.parts):
+            best = part.best_of((trial, scores[trial.trial_id][number]) for trial in trials)
+            if best is not None:
+                value = self._cell(scores[best.trial_id][number])
+                lines.append(f"best: {best} {part.metric}={value} ({part.said})")
+        if objective.is_several and (front := objective.front([*scores.values()])):
+            lines.append(f"Pareto front: {len(front)} of {len(trials)} trials")
         tables: list[Table] = [self._table(trials)] if trials and (done or self._prints_tables) else []
         lines += [f"{trial}: {trial.error}" for trial in trials if trial.error][: self._max_errors]
         return Group(*tables, *(Text(line, overflow="fold") for line in lines))
@@ -237,7 +248,7 @@ class CLIReporter(ProgressReporter):
 
     def _inferred(self, trials: Sequence[Trial]) -> dict[str, str]:
         """The columns for iteration and time, the metric, and the first few others that were reported."""
-        reported: dict[str, str] = {self._metric: self._metric} if self._metric else {}
+        reported: dict[str, str] = {name: name for name in Objective(self._metric, self._mode).names}
         for trial in trials:
             for name, value in flatten(user_metrics(trial.last_row)).items():
                 if isinstance(value, Real) and len(reported) < self._infer_limit:
@@ -246,20 +257,23 @@ class CLIReporter(ProgressReporter):
 
     def _ordered(self, trials: Sequence[Trial]) -> list[Trial]:
         objective, scores = self._scores(trials)
+        keys = dict(zip(scores, objective.keys([*scores.values()]), strict=True))
 
-        def key(trial: Trial) -> tuple[int, float, int]:
-            loss = objective.loss(scores[trial.trial_id]) if self._sorts else 0.0
-            return _ORDER.index(trial.status), loss, trial.number
+        def key(trial: Trial) -> tuple[int, tuple[float, float], int]:
+            order = keys[trial.trial_id] if self._sorts else (0.0, 0.0)
+            return _ORDER.index(trial.status), order, trial.number
 
         return sorted(trials, key=key)
 
-    def _scores(self, trials: Sequence[Trial]) -> tuple[Objective, dict[str, float | None]]:
+    def _scores(self, trials: Sequence[Trial]) -> tuple[Objective, dict[str, tuple[float | None, ...]]]:
         """What trials are compared by, and their scores by trial id; by a metric of its own, the last reports."""
         standings = self._standings
         if standings is not None:
-            return standings.objective, {trial.trial_id: standings.score(trial) for trial in trials}
+            return standings.objective, {trial.trial_id: standings.scores(trial) for trial in trials}
         own = Objective(self._metric, self._mode)
-        return own, {trial.trial_id: own.value(trial.last_row) for trial in trials}
+        return own, {
+            trial.trial_id: tuple(part.value(trial.last_row) for part in own.parts) for trial in trials
+        }
 
     def _cell(self, value: object) -> str:
         return short(value, 6, self._width)

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -38,7 +38,7 @@ class Row:
     status: str
     iteration: str
     seconds: str
-    metric: str
+    scores: tuple[str, ...]
     params: str
     error: str
 
@@ -51,7 +51,7 @@ class Snapshot:
         summary: One line: how many trials are where.
         rows: Trials, in the order to show them.
         omitted: Number of trials without a row.
-        best: One line about the best trial; empty if there is none.
+        best: One line about the best trial, or the best by each metric; empty if there is none.
         waiting: Lines about trials that cannot start yet.
     """
 
@@ -91,19 +91,19 @@ def new_console() -> Console:
     return console
 
 
-def open_view(console: Console, metric: str | None) -> View:
+def open_view(console: Console, metrics: Sequence[str]) -> View:
     """Return the best view that the console's output allows.
 
     Args:
         console: Where to show.
-        metric: Name of the column of the metric; None: no such column.
+        metrics: Names of the columns of what trials are compared by.
     """
     if console.is_jupyter:
-        return NotebookView(metric)
+        return NotebookView(metrics)
     can_redraw = console.is_terminal and console.is_interactive and not console.is_dumb_terminal
     if can_redraw and _terminal.acquire(blocking=False):
         try:
-            return TerminalView(console, metric)
+            return TerminalView(console, metrics)
         except BaseException:
             _terminal.release()
             raise
@@ -116,9 +116,9 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(_text(line, console.encoding), soft_wrap=True)
 
 
-def print_table(console: Console, snapshot: Snapshot, metric: str | None) -> None:
+def print_table(console: Console, snapshot: Snapshot, metrics: Sequence[str]) -> None:
     """Print the rows of a snapshot as a table that fits the width."""
-    console.print(_table(snapshot.rows, metric, console.encoding))
+    console.print(_table(snapshot.rows, metrics, console.encoding))
 
 
 class LineView:
@@ -146,15 +146,15 @@ class NotebookView:
     interval_s = 1.0
     is_eager = True
 
-    def __init__(self, metric: str | None) -> None:
-        self._metric = metric
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
         self._handle: Any = None
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw a snapshot in place of the one before."""
         from rich.panel import Panel
 
-        self._draw(Panel(_group(snapshot, self._metric, "utf-8"), expand=False))
+        self._draw(Panel(_group(snapshot, self._metrics, "utf-8"), expand=False))
 
     def close(self) -> None:
         """Empty the output: the final table follows it."""
@@ -180,11 +180,11 @@ class TerminalView:
     interval_s = 0.25
     is_eager = True
 
-    def __init__(self, console: Console, metric: str | None) -> None:
+    def __init__(self, console: Console, metrics: Sequence[str]) -> None:
         from rich.live import Live
 
         self._console = console
-        self._metric = metric
+        self._metrics = metrics
         self._snapshot = Snapshot("")
         streams = (sys.stdout, sys.stderr)
         self._live = Live(
@@ -216,7 +216,7 @@ class TerminalView:
 
     def _renderable(self) -> Group:
         room = max(3, self._console.height - _FRAME_LINES)
-        return _group(self._snapshot, self._metric, self._console.encoding, room)
+        return _group(self._snapshot, self._metrics, self._console.encoding, room)
 
 
 class _AboveTheView(io.TextIOBase):
@@ -257,7 +257,7 @@ def _point(handler: logging.StreamHandler[Any], stream: Any) -> None:
         console.file = stream
 
 
-def _group(snapshot: Snapshot, metric: str | None, encoding: str, room: int | None = None) -> Group:
+def _group(snapshot: Snapshot, metrics: Sequence[str], encoding: str, room: int | None = None) -> Group:
     from rich.console import Group
 
     rows = snapshot.rows[:room]
@@ -265,33 +265,32 @@ def _group(snapshot: Snapshot, metric: str | None, encoding: str, room: int | No
     lines = [f"… and {omitted} more trials"] if omitted and rows else []
     lines += [line for line in (snapshot.summary, snapshot.best, *snapshot.waiting) if line]
     texts = [_cell(line, encoding) for line in lines]
-    return Group(_table(rows, metric, encoding), *texts) if rows else Group(*texts)
+    return Group(_table(rows, metrics, encoding), *texts) if rows else Group(*texts)
 
 
-def _table(rows: Iterable[Row], metric: str | None, encoding: str) -> Table:
+def _table(rows: Iterable[Row], metrics: Sequence[str], encoding: str) -> Table:
     """A table that a narrow terminal cuts at parameters and errors first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     rows = list(rows)
     columns = [("trial", "trial_id"), ("status", "status"), ("iter", "iteration"), ("time (s)", "seconds")]
-    columns += [(metric, "metric")] if metric is not None else []
     # rich narrows columns that may wrap before others; their cells are cut all the same.
     cut_first = [(name, name) for name in ("params", "error") if any(getattr(row, name) for row in rows)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for title, name in (*columns, *cut_first):
-        table.add_column(
-            _cell(title, encoding),
-            justify="right" if name in _NUMBERS else "left",
-            no_wrap=(title, name) not in cut_first,
-        )
+    titles = [*((title, name in _NUMBERS, True) for title, name in columns)]
+    titles += [(metric, True, True) for metric in metrics]
+    titles += [(title, False, False) for title, _ in cut_first]
+    for title, is_number, is_whole in titles:
+        table.add_column(_cell(title, encoding), justify="right" if is_number else "left", no_wrap=is_whole)
     for row in rows:
-        cells = [_cell(getattr(row, name), encoding) for _, name in (*columns, *cut_first)]
-        table.add_row(*cells, style=_STYLES.get(row.status))
+        shown = [getattr(row, name) for _, name in columns]
+        shown += [*row.scores[: len(metrics)], *(getattr(row, name) for _, name in cut_first)]
+        table.add_row(*(_cell(text, encoding) for text in shown), style=_STYLES.get(row.status))
     return table
 
 
-_NUMBERS = frozenset(("iteration", "seconds", "metric"))
+_NUMBERS = frozenset(("iteration", "seconds"))
 _STYLES = {"RUNNING": "bold", "ERROR": "red", "PENDING": "dim", "PAUSED": "dim"}
 
 

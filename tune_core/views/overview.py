@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,10 +32,12 @@ from tune_core.control.messages import (
 from tune_core.control.resume import Records, Replay
 from tune_core.control.segments import read_journal
 from tune_core.logger.failures import Failure, failures_of
-from tune_core.ranking import Objective, Standings
+from tune_core.objective import Objective
+from tune_core.ranking import Standings
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status, Trial
+from tune_core.views.series import Series
 
 #: Points that are kept of one trial's learning curve, and of the best value over time: twice as many at times.
 CURVE_POINTS: Final = 32
@@ -93,7 +94,8 @@ class TrialRecord:
         attempts: How many were ordered.
         failures: How many of them failed or were lost, since it was last reopened.
         error: Its last failure, as one line.
-        score: What it is compared by: see `ExperimentSnapshot.objective`; None: it reported no number.
+        score: What it is compared by: see `ExperimentSnapshot.objective`; None: it reported no number, or
+            there are several metrics. So for all that follows of the metric.
         scored_in: The iteration of the report that gave the score; of a mean, the latest.
         best: Its best value of the metric in any report; None: it reported none that is finite.
         best_iteration: The iteration that reported it.
@@ -103,6 +105,7 @@ class TrialRecord:
         used: Seconds of that times the amounts of `CPU` and `GPU` that were held by it.
         curve: (iteration, value) of the metric, thinned.
         timeline: Its latest attempts, oldest first.
+        scores: Its score by each metric, where there are several.
     """
 
     trial_id: str
@@ -126,6 +129,7 @@ class TrialRecord:
     used: Mapping[str, float]
     curve: Sequence[tuple[float, float]]
     timeline: Sequence[AttemptRecord]
+    scores: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class ExperimentSnapshot:
         failures: The failures of the trials whose last attempt failed, in creation order.
         has_ended: Whether it came to an end.
         reason: Why it ended; "" before.
+        by_metric: Where trials are compared by several metrics: the same experiment by each alone.
     """
 
     objective: Objective
@@ -157,6 +162,12 @@ class ExperimentSnapshot:
     failures: Sequence[Failure]
     has_ended: bool
     reason: str
+    by_metric: Sequence[ExperimentSnapshot] = ()
+
+    @property
+    def parts(self) -> Sequence[ExperimentSnapshot]:
+        """The experiment by each metric alone; with one metric, or none, only this."""
+        return self.by_metric or (self,)
 
     @property
     def used(self) -> dict[str, float]:
@@ -172,18 +183,44 @@ class ExperimentSnapshot:
 
     @property
     def metric(self) -> str | None:
-        """The metric that trials are compared by; None: nothing is compared."""
-        return self.objective.metric
+        """The metric that trials are compared by; None: nothing is compared, or there are several."""
+        return self.objective.metric if isinstance(self.objective.metric, str) else None
 
     @property
     def mode(self) -> str:
         """Which values of it are better: "min" or "max"."""
-        return self.objective.mode or "min"
+        return self.objective.mode if isinstance(self.objective.mode, str) else "min"
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The trials, best first; those without a finite score come last, in creation order."""
-        return sorted(self.trials, key=lambda trial: (self.objective.loss(trial.score), trial.number))
+        """The trials, best first; those without a finite score come last, in creation order.
+
+        By several metrics: by front, in that by the first metric; those on no front come last.
+        """
+        if not self.objective.is_several:
+            return sorted(self.trials, key=lambda trial: (self.objective.loss(trial.score), trial.number))
+        keys = self.objective.keys([trial.scores for trial in self.trials])
+        ranked = sorted(zip(keys, self.trials, strict=True), key=lambda each: (each[0], each[1].number))
+        return [trial for _, trial in ranked]
+
+    @property
+    def fronts(self) -> dict[str, int]:
+        """By trial id: 0 for those that no other dominates, 1 for those that only these dominate, and so on.
+
+        Only where there are several metrics, and of the trials that have a finite score by each.
+        """
+        if not self.objective.is_several:
+            return {}
+        fronts = self.objective.fronts([trial.scores for trial in self.trials])
+        found = zip(self.trials, fronts, strict=True)
+        return {trial.trial_id: front for trial, front in found if front is not None}
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """Where there are several metrics: the trials that no other dominates, the best by the first metric first."""
+        if not self.objective.is_several:
+            return []
+        return [self.trials[place] for place in self.objective.front([each.scores for each in self.trials])]
 
     @property
     def with_value(self) -> list[tuple[TrialRecord, float]]:
@@ -196,65 +233,30 @@ class ExperimentSnapshot:
 
     @property
     def best_trial(self) -> TrialRecord | None:
-        """The best trial; None if none has a finite score."""
+        """The best trial; None if none has a finite score, or there are several metrics."""
         return self.objective.best_of((trial, trial.score) for trial in self.trials)
 
 
-class Series:
-    """The points of a curve, evenly thinned once there are too many; the newest is always among them.
+@dataclass(slots=True)
+class _Side:
+    """What is noted of one trial by one metric."""
 
-    Args:
-        limit: Half of the points that it holds at most.
+    curve: Series = field(default_factory=lambda: Series(CURVE_POINTS))
+    best: float | None = None
+    best_iteration: int | None = None
+    #: The loss of `best`.
+    least: float = math.inf
+    last: float | None = None
 
-    Example:
-        >>> series = Series(2)
-        >>> for step in range(1, 11):
-        ...     series.add(step, step / 10)
-        >>> series.points()
-        [(1.0, 0.1), (5.0, 0.5), (9.0, 0.9), (10.0, 1.0)]
-    """
-
-    __slots__ = ("_count", "_last", "_limit", "_stride", "_xs", "_ys")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._xs, self._ys = array("d"), array("d")
-        self._stride, self._count = 1, 0
-        self._last: tuple[float, float] | None = None
-
-    def add(self, x: float, y: float) -> None:
-        """Append a point."""
-        if self._count % self._stride == 0:
-            if len(self._xs) == 2 * self._limit:
-                self._xs, self._ys = self._xs[::2], self._ys[::2]
-                self._stride *= 2
-            if self._count % self._stride == 0:
-                self._xs.append(x)
-                self._ys.append(y)
-        self._count += 1
-        self._last = (float(x), float(y))
-
-    def cut(self, x: float) -> None:
-        """Forget the points from `x` on: an attempt makes them again."""
-        if self._last is None or self._last[0] < x:
+    def add(self, objective: Objective, iteration: int, value: float | None) -> None:
+        """Take a report by its value of the metric."""
+        self.curve.cut(iteration)
+        if value is None or not math.isfinite(value):
             return
-        while self._xs and self._xs[-1] >= x:
-            self._xs.pop()
-            self._ys.pop()
-        self._count = len(self._xs) * self._stride
-        self._last = (self._xs[-1], self._ys[-1]) if self._xs else None
-
-    @property
-    def last(self) -> float | None:
-        """The value of the newest point; None: there is none."""
-        return self._last[1] if self._last is not None else None
-
-    def points(self) -> list[tuple[float, float]]:
-        """Return what is kept, oldest first."""
-        kept = list(zip(self._xs, self._ys, strict=True))
-        if self._last is not None and (not kept or kept[-1] != self._last):
-            kept.append(self._last)
-        return kept
+        self.curve.add(iteration, value)
+        self.last, loss = value, objective.loss(value)
+        if loss < self.least:
+            self.best, self.best_iteration, self.least = value, iteration, loss
 
 
 @dataclass(slots=True)
@@ -262,12 +264,8 @@ class _Facts:
     """What is noted of one trial, beside what the controller knows."""
 
     dirname: str
-    curve: Series = field(default_factory=lambda: Series(CURVE_POINTS))
-    best: float | None = None
-    best_iteration: int | None = None
-    #: The loss of `best`.
-    least: float = math.inf
-    last: float | None = None
+    #: By each metric.
+    sides: list[_Side]
     seconds: float = 0.0
     used: dict[str, float] = field(default_factory=dict)
     past: deque[AttemptRecord] = field(default_factory=lambda: deque(maxlen=ATTEMPTS))
@@ -303,7 +301,8 @@ class Overview:
         self._is_open = objective is None
         self._facts: dict[str, _Facts] = {}
         self._best_row: Mapping[str, Any] | None = None
-        self._best_so_far = Series(BEST_POINTS)
+        #: By each metric.
+        self._best_so_far = [Series(BEST_POINTS) for _ in self.standings.parts]
         self._began_at: float | None = None
         self._last_at = self._worked_until = self._seconds = 0.0
         self._is_at_work = False
@@ -352,7 +351,7 @@ class Overview:
                     self._facts_of(self._controller.trials[trial_id])
             elif isinstance(event, SpecRecorded) and self._is_open:
                 self._is_open = False
-                self.standings = Standings(self._controller.rules.objective)
+                self._compare_by(self._controller.rules.objective)
             return False
 
     def is_best(self, row: Mapping[str, Any]) -> bool:
@@ -362,10 +361,13 @@ class Overview:
     def snapshot(self) -> ExperimentSnapshot:
         """Return the experiment as it stands now."""
         with self._lock:
-            return ExperimentSnapshot(
-                objective=self.standings.objective,
-                trials=[self._record(trial) for trial in list(self._controller.trials.values())],
-                best_so_far=self._best_so_far.points(),
+            trials, parts = list(self._controller.trials.values()), self.standings.parts
+            by_metric = [[self._record(trial, number) for trial in trials] for number, _ in enumerate(parts)]
+            curves = [series.points() for series in self._best_so_far]
+            shown = ExperimentSnapshot(
+                objective=parts[0].objective,
+                trials=by_metric[0],
+                best_so_far=curves[0],
                 began_at=self._began_at,
                 last_at=self._last_at,
                 seconds=self._seconds,
@@ -375,8 +377,27 @@ class Overview:
                 has_ended=self._controller.has_ended,
                 reason=self._controller.ending().reason if self._controller.has_ended else "",
             )
+        if len(parts) == 1:
+            return shown
+        alone = [
+            replace(shown, objective=part.objective, trials=records, best_so_far=curve)
+            for part, records, curve in zip(parts, by_metric, curves, strict=True)
+        ]
+        together = [_together(records) for records in zip(*by_metric, strict=True)]
+        return replace(
+            shown, objective=self.standings.objective, trials=together, best_so_far=(), by_metric=alone
+        )
 
     # With the lock held.
+
+    def _compare_by(self, objective: Objective) -> None:
+        self.standings = Standings(objective)
+        self._best_so_far = [Series(BEST_POINTS) for _ in self.standings.parts]
+        for facts in self._facts.values():
+            facts.sides = self._new_sides()
+
+    def _new_sides(self) -> list[_Side]:
+        return [_Side() for _ in self.standings.parts]
 
     def _tell_time(self, event: Event) -> None:
         """Count the time in which a driver was at work, and not the time between two of them."""
@@ -405,11 +426,9 @@ class Overview:
     def _facts_of(self, trial: Trial) -> _Facts:
         facts = self._facts.get(trial.trial_id)
         if facts is None:
-            facts = self._facts[trial.trial_id] = _Facts(trial.dirname)
+            facts = self._facts[trial.trial_id] = _Facts(trial.dirname, self._new_sides())
         elif facts.dirname != trial.dirname:  # it has begun again: its reports no longer count, its costs do
-            facts.dirname, facts.curve = trial.dirname, Series(CURVE_POINTS)
-            facts.best = facts.best_iteration = facts.last = None
-            facts.least = math.inf
+            facts.dirname, facts.sides = trial.dirname, self._new_sides()
             self.standings.forget(trial)
         return facts
 
@@ -436,27 +455,23 @@ class Overview:
         trial = self._controller.trials.get(event.trial_id)
         if trial is None or trial.last_row is not event.row:
             return False  # it did not count: an older attempt's, or heard before
-        facts = self._facts_of(trial)
-        facts.curve.cut(event.iteration)
-        standings, objective = self.standings, self.standings.objective
-        value = objective.value(event.row)
-        is_news = standings.note_value(trial, event.iteration, value)
+        facts, parts = self._facts_of(trial), self.standings.parts
+        values = [part.objective.value(event.row) for part in parts]
+        is_news = self.standings.note_values(trial, event.iteration, values)
         if is_news:
             self._best_row = event.row
-        best = standings.best_score
-        if best is not None and best != self._best_so_far.last:
-            self._best_so_far.add(self._seconds, best)
-        if value is not None and math.isfinite(value):
-            facts.curve.add(event.iteration, value)
-            facts.last, loss = value, objective.loss(value)
-            if loss < facts.least:
-                facts.best, facts.best_iteration, facts.least = value, event.iteration, loss
+        for part, value, side, series in zip(parts, values, facts.sides, self._best_so_far, strict=True):
+            best = part.best_score
+            if best is not None and best != series.last:
+                series.add(self._seconds, best)
+            side.add(part.objective, event.iteration, value)
         return is_news
 
-    def _record(self, trial: Trial) -> TrialRecord:
-        facts = self._facts_of(trial)
-        running, timeline = facts.running, list(facts.past)
-        checkpoint = self.standings.best_checkpoint(trial)
+    def _record(self, trial: Trial, number: int) -> TrialRecord:
+        """Return how a trial stands by the metric of this number."""
+        facts, standings = self._facts_of(trial), self.standings.parts[number]
+        running, timeline, side = facts.running, list(facts.past), facts.sides[number]
+        checkpoint = standings.best_checkpoint(trial)
         seconds, used = facts.seconds, dict(facts.used)
         if running is not None:
             timeline.append(running)
@@ -473,17 +488,23 @@ class Overview:
             attempts=trial.attempt_number,
             failures=trial.num_failures + trial.num_losses,
             error=trial.error,
-            score=self.standings.score(trial),
-            scored_in=self.standings.scored_in(trial),
-            best=facts.best,
-            best_iteration=facts.best_iteration,
-            last=facts.last,
+            score=standings.score(trial),
+            scored_in=standings.scored_in(trial),
+            best=side.best,
+            best_iteration=side.best_iteration,
+            last=side.last,
             checkpoint=checkpoint.name if checkpoint is not None else None,
             seconds=seconds,
             used=used,
-            curve=facts.curve.points(),
+            curve=side.curve.points(),
             timeline=timeline,
         )
+
+
+def _together(records: Sequence[TrialRecord]) -> TrialRecord:
+    """Return a trial that is compared by several metrics, from how it stands by each."""
+    nothing: dict[str, Any] = dict.fromkeys(("score", "scored_in", "best", "best_iteration", "last"))
+    return replace(records[0], **nothing, curve=(), scores=tuple(record.score for record in records))
 
 
 class Following:

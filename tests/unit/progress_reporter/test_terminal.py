@@ -30,13 +30,13 @@ from tune_core.progress_reporter.terminal import (
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
 
-def a_row(**values: str) -> Row:
-    known = {
+def a_row(**values: Any) -> Row:
+    known: dict[str, Any] = {
         "trial_id": "abcde_00000",
         "status": "RUNNING",
         "iteration": "3",
         "seconds": "12.3",
-        "metric": "0.5",
+        "scores": ("0.5",),
         "params": "lr=0.1",
         "error": "",
     }
@@ -60,7 +60,7 @@ def pipe() -> Console:
 
 @pytest.fixture
 def view(console: Console) -> Iterator[TerminalView]:
-    view = open_view(console, "loss")
+    view = open_view(console, ["loss"])
     assert isinstance(view, TerminalView)
     yield view
     view.close()
@@ -87,9 +87,9 @@ def test_a_line_is_printed_as_it_is(pipe: Console) -> None:
 
 
 def test_a_table_has_only_the_columns_that_it_needs(pipe: Console) -> None:
-    print_table(pipe, Snapshot("", (a_row(metric="", params=""),)), None)
+    print_table(pipe, Snapshot("", (a_row(scores=(), params=""),)), ())
     short = written(pipe).split()
-    print_table(pipe, Snapshot("", (a_row(error="boom"),)), "loss")
+    print_table(pipe, Snapshot("", (a_row(error="boom"),)), ["loss"])
 
     assert short[:6] == ["trial", "status", "iter", "time", "(s)", short[5]]
     assert short[6:] == ["abcde_00000", "RUNNING", "3", "12.3"]
@@ -101,7 +101,7 @@ def test_a_table_never_is_wider_than_its_place(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
     row = a_row(params="lr=0.1 " * 40, error="ValueError: " + "x" * 300)
 
-    print_table(console, Snapshot("", (row, a_row())), "validation/loss")
+    print_table(console, Snapshot("", (row, a_row())), ["validation/loss"])
 
     lines = written(console).splitlines()
     assert all(len(line) <= width for line in lines)
@@ -112,7 +112,7 @@ def test_a_narrow_table_cuts_parameters_and_errors_first() -> None:
     console = Console(file=io.StringIO(), width=80)
     row = a_row(params="lr=0.1 " * 40, error="ValueError: " + "x" * 300)
 
-    print_table(console, Snapshot("", (row,)), "loss")
+    print_table(console, Snapshot("", (row,)), ["loss"])
 
     assert re.search(r"abcde_00000 +RUNNING +3 +12.3 +0.5 +lr=0.1.*… +ValueError: x+…", written(console))
 
@@ -122,7 +122,7 @@ def test_an_output_that_knows_ascii_only_is_given_ascii() -> None:
     console = Console(file=io.TextIOWrapper(raw, encoding="ascii"), width=60)
 
     print_lines(console, ["größer …"])
-    print_table(console, Snapshot("", (a_row(params="größe=1 " * 20),)), "loss")
+    print_table(console, Snapshot("", (a_row(params="größe=1 " * 20),)), ["loss"])
     console.file.flush()
 
     assert raw.getvalue().startswith(b"gr??er ?\n")
@@ -133,7 +133,7 @@ def test_an_output_that_knows_ascii_only_is_given_ascii() -> None:
 
 
 def test_a_pipe_gets_lines(pipe: Console) -> None:
-    view = open_view(pipe, "loss")
+    view = open_view(pipe, ["loss"])
 
     view.show(a_snapshot())
     view.close()
@@ -149,7 +149,7 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     console = Console(file=io.StringIO(), force_terminal=True)
 
-    assert isinstance(open_view(console, None), LineView)
+    assert isinstance(open_view(console, ()), LineView)
 
 
 def test_a_pipe_whose_reader_has_gone_ends_the_output_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_closing_twice_is_closing_once(console: Console, view: TerminalView) -> 
 
 def test_standard_streams_are_given_back(console: Console) -> None:
     before = sys.stdout, sys.stderr
-    view = open_view(console, None)
+    view = open_view(console, ())
     print("from a trial")
     print("a complaint", file=sys.stderr)
     view.close()
@@ -220,7 +220,7 @@ def test_standard_streams_are_given_back(console: Console) -> None:
 def test_a_small_terminal_shows_fewer_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=100, height=14)
-    view = open_view(console, None)
+    view = open_view(console, ())
 
     view.show(a_snapshot(*(a_row(trial_id=f"trial_{n}") for n in range(20))))
     view.close()
@@ -232,9 +232,9 @@ def test_a_small_terminal_shows_fewer_trials(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_second_view_of_the_process_gets_lines(view: TerminalView, console: Console) -> None:
-    while_open = open_view(console, None)
+    while_open = open_view(console, ())
     view.close()
-    afterwards = open_view(console, None)
+    afterwards = open_view(console, ())
     afterwards.close()
 
     assert isinstance(while_open, LineView)
@@ -253,7 +253,7 @@ def test_log_handlers_print_above_the_view_and_are_given_back(
     logger = logging.getLogger("tests.terminal")
     logger.addHandler(handler)
     try:
-        view = open_view(console, None)
+        view = open_view(console, ())
         logger.warning("while it is open")
         inside = terminal.getvalue()
         view.close()
@@ -270,7 +270,7 @@ def test_log_handlers_print_above_the_view_and_are_given_back(
 
 def test_a_view_works_in_a_thread(console: Console) -> None:
     def run() -> None:
-        view = open_view(console, None)
+        view = open_view(console, ())
         view.show(a_snapshot())
         view.close()
 
@@ -305,7 +305,7 @@ def test_a_notebook_redraws_one_output(monkeypatch: pytest.MonkeyPatch) -> None:
     module.display = display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    view = open_view(Console(force_jupyter=True), "loss")
+    view = open_view(Console(force_jupyter=True), ["loss"])
 
     view.show(a_snapshot())
     view.show(a_snapshot(a_row(trial_id="second")))
@@ -317,4 +317,4 @@ def test_a_notebook_redraws_one_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_notebook_view_that_showed_nothing_closes_quietly() -> None:
-    NotebookView(None).close()
+    NotebookView(()).close()
