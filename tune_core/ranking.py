@@ -251,6 +251,11 @@ class Standings:
         return self._front.trials if self._front is not None else []
 
     @property
+    def num_trials(self) -> int:
+        """How many trials have reported."""
+        return len(self.parts[0]._entries)
+
+    @property
     def leaders(self) -> list[Trial]:
         """The best trial by each metric, where there is one."""
         return [part.best for part in self.parts if part.best is not None]

@@ -35,6 +35,7 @@ _MISSED = 3
 _EXPERIMENT_EVENTS = "prefect-tune.experiment."
 STARTED = f"{_EXPERIMENT_EVENTS}started"
 NEW_BEST = f"{_EXPERIMENT_EVENTS}new-best"
+FRONT_CHANGED = f"{_EXPERIMENT_EVENTS}front-changed"
 PLATEAU = f"{_EXPERIMENT_EVENTS}plateau"
 FAILING = f"{_EXPERIMENT_EVENTS}failing"
 FINISHED = f"{_EXPERIMENT_EVENTS}finished"
@@ -88,7 +89,8 @@ def install_notification(
 
     Args:
         block: A notification block that the server has, `"type-slug/name"`: `"slack-webhook/team"`.
-        event: Which event of an experiment (docs/events.md), such as `NEW_BEST`, `FAILING`, `FINISHED`.
+        event: Which event of an experiment (docs/events.md), such as `NEW_BEST`, `FAILING`, `FINISHED`;
+            of several metrics `FRONT_CHANGED` instead of `NEW_BEST`.
         flow_run_tags: Only experiments whose flow run has all of these tags; none: every experiment.
         name: The automation's name; None: one that names event and block.
 
@@ -248,7 +250,7 @@ def _install(automation: AutomationCore) -> UUID:
 
 
 def _check_event(event: str) -> None:
-    known = (STARTED, NEW_BEST, PLATEAU, FAILING, FINISHED)
+    known = (STARTED, NEW_BEST, FRONT_CHANGED, PLATEAU, FAILING, FINISHED)
     if event not in known:
         raise ConfigError(f"event={event!r}: expected one of {', '.join(known)}")
 

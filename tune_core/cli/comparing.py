@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune_core.cli.answer import Answer, Output
@@ -74,6 +74,26 @@ def _as_call(node: Any) -> Any:
     return {key: _as_call(each) for key, each in node.items()}
 
 
+def _metrics(summary: Mapping[str, Any]) -> str:
+    metric, mode = summary["metric"], summary["mode"]
+    if isinstance(metric, list):
+        return ", ".join(f"{name} {each}" for name, each in zip(metric, mode, strict=True))
+    return f"{metric or ''} {mode or ''}"
+
+
+def _best_by_metric(found: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return a row for each metric of those experiments that have several: the best value, and whose it is."""
+    bests = [each["best_by_metric"] or {} for each in found]
+    names = dict.fromkeys(name for each in bests for name in each)
+    return {
+        f"best {name}": [
+            f"{short(best['value'], 6)} ({best['trial_id']})" if (best := each.get(name)) else ""
+            for each in bests
+        ]
+        for name in names
+    }
+
+
 def _view(document: dict[str, Any]) -> Iterator[RenderableType]:
     found = document["experiments"]
     columns = {"": "fold"} | {f"{number}: {each['name']}": "fold" for number, each in enumerate(found, 1)}
@@ -81,9 +101,13 @@ def _view(document: dict[str, Any]) -> Iterator[RenderableType]:
         "status": [each["status"] for each in found],
         "trials": [str(each["num_trials"]) for each in found],
         "failed": [str(each["trials_by_status"].get("ERROR", 0)) for each in found],
-        "metric": [f"{each['metric'] or ''} {each['mode'] or ''}" for each in found],
+        "metric": [_metrics(each) for each in found],
         "compared by": [SCOPES[each["best_scope"]] if each["metric"] else "" for each in found],
         "best": [short(each["best"]["value"], 6) if each["best"] else "" for each in found],
+        "Pareto front": [
+            "" if each["pareto_front"] is None else f"{len(each['pareto_front'])} trials" for each in found
+        ],
+        **_best_by_metric(found),
         "best trial": [each["best"]["trial_id"] if each["best"] else "" for each in found],
         "best config": [parameters(each["best"]["config"]) if each["best"] else "" for each in found],
         "time at work": [duration(each["seconds"]) for each in found],

@@ -81,20 +81,13 @@ class Reading:
             "status": self.status,
             "reason": snapshot.reason,
             "is_paused": self.replay.controller.is_paused,
-            "metric": snapshot.metric,
-            "mode": snapshot.mode if snapshot.metric else None,
-            "best_scope": snapshot.objective.scope if snapshot.metric else None,
+            **compared_by(snapshot),
             "num_trials": len(snapshot.trials),
             "trials_by_status": dict(Counter(str(trial.status) for trial in snapshot.trials)),
-            "best": None
-            if best is None
-            else {
-                "trial_id": best.trial_id,
-                "value": best.score,
-                "iteration": best.scored_in,
-                "config": best.config,
-                "checkpoint": self.checkpoint(best),
-            },
+            "best": self._best(best),
+            "pareto_front": [trial.trial_id for trial in snapshot.front] if snapshot.by_metric else None,
+            "best_by_metric": {str(part.metric): self._best(part.best_trial) for part in snapshot.by_metric}
+            or None,
             "began_at": snapshot.began_at,
             "last_event_at": snapshot.last_at or None,
             "seconds": snapshot.seconds,
@@ -105,8 +98,27 @@ class Reading:
             "idle_gpu_seconds": snapshot.idle["GPU"] if snapshot.idle else None,
         }
 
-    def trial_document(self, trial: TrialRecord) -> dict[str, Any]:
-        """Return what `show` says of one trial, as documented."""
+    def _best(self, best: TrialRecord | None) -> dict[str, Any] | None:
+        if best is None:
+            return None
+        return {
+            "trial_id": best.trial_id,
+            "value": best.score,
+            "iteration": best.scored_in,
+            "config": best.config,
+            "checkpoint": self.checkpoint(best),
+        }
+
+    def trial_documents(self) -> list[dict[str, Any]]:
+        """Return what `show` says of each trial, the best first."""
+        fronts = self.snapshot.fronts
+        return [self.trial_document(trial, fronts) for trial in self.snapshot.ranked]
+
+    def trial_document(self, trial: TrialRecord, fronts: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Return what `show` says of one trial, as documented; `fronts` are the snapshot's, if they are known."""
+        names, is_several = self.snapshot.objective.names, bool(self.snapshot.by_metric)
+        scores = trial.scores if is_several else (trial.score,)
+        front = (self.snapshot.fronts if fronts is None else fronts).get(trial.trial_id)
         return {
             "trial_id": trial.trial_id,
             "number": trial.number,
@@ -117,6 +129,8 @@ class Reading:
             "config": trial.config,
             "iterations": trial.iterations,
             "score": trial.score,
+            "scores": dict(zip(names, scores, strict=False)),
+            "front": None if front is None else front + 1,
             "best": trial.best,
             "best_iteration": trial.best_iteration,
             "last": trial.last,
@@ -167,6 +181,17 @@ class Reading:
         return self.status == "ended" and (
             not trials or any(trial.status is Status.TERMINATED for trial in trials)
         )
+
+
+def compared_by(snapshot: ExperimentSnapshot) -> dict[str, Any]:
+    """Return by what trials are compared, as documented: `metric` and `mode` are lists if there are several."""
+    objective = snapshot.objective
+    names, modes = list(objective.names), list(objective.modes)
+    return {
+        "metric": names if objective.is_several else objective.metric,
+        "mode": modes if objective.is_several else objective.mode if names else None,
+        "best_scope": objective.scope if names else None,
+    }
 
 
 def read_experiment(

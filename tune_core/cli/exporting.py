@@ -109,16 +109,18 @@ def _guarded(write: Any, *arguments: Any) -> Any:
 
 def _trial_lines(reading: Reading) -> list[dict[str, Any]]:
     """Return a flat line per trial: what `show` says, `config/…`, and its last report as `last/…`."""
-    lines = []
+    lines, fronts, names = [], reading.snapshot.fronts, reading.snapshot.objective.names
     for record, trial in zip(reading.snapshot.trials, reading.replay.trials, strict=True):
-        line = reading.trial_document(record)
+        line = reading.trial_document(record, fronts)
         del line["config"]
-        last = line.pop("last")
-        metric = {} if reading.snapshot.metric is None else {"metric": reading.snapshot.metric}
+        last, scores, front = line.pop("last"), line.pop("scores"), line.pop("front")
+        metric = {"metric": ", ".join(names)} if names else {}
+        several = {"front": front, **flatten({"scores": scores})} if len(names) > 1 else {}
         lines.append(
             {
                 **line,
                 **metric,
+                **several,
                 "last": last,
                 **flatten({"config": record.config}),
                 **flatten({"last": user_metrics(trial.last_row)}),
@@ -222,18 +224,18 @@ def _write_study(reading: Reading, target: str) -> None:
         import optuna
     except ImportError:
         raise TuneError("--format optuna needs Optuna: run pip install 'prefect-tune[optuna]'") from None
-    metric = reading.snapshot.metric
-    if metric is None:
+    objective = reading.snapshot.objective
+    if not objective.names:
         raise ConfigError(
             f"{reading.storage.url} has no metric, which an Optuna study needs: use --format csv"
         )
     if Path(target).is_file() and not _holds_studies(Path(target)):
         raise ConfigError(f"--to {target}: the file exists, and holds no studies; give another one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction: Literal["maximize", "minimize"] = "maximize" if reading.snapshot.mode == "max" else "minimize"
-    name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading, metric)
+    directions = ["maximize" if mode == "max" else "minimize" for mode in objective.modes]
+    name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading)
     try:
-        study = optuna.create_study(storage=_study_storage(target), study_name=name, direction=direction)
+        study = optuna.create_study(storage=_study_storage(target), study_name=name, directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
         raise ConfigError(f"--to {shown}: it has a study {name!r} already; give another file") from None
     except OSError as error:
@@ -242,7 +244,9 @@ def _write_study(reading: Reading, target: str) -> None:
         if type(error).__module__.partition(".")[0] != "sqlalchemy":
             raise
         raise TuneError(f"cannot write {shown}: {brief(error)}") from None
-    study.set_user_attr("metric", metric)
+    study.set_user_attr("metric", objective.names[0] if len(objective.names) == 1 else list(objective.names))
+    if len(objective.names) > 1:
+        study.set_metric_names(list(objective.names))
     study.set_user_attr("prefect-tune", reading.storage.url)
     study.add_trials(trials)
 
@@ -264,17 +268,19 @@ def _study_storage(target: str) -> Any:
     return RDBStorage(target) if "://" in target else JournalStorage(JournalFileBackend(target))
 
 
-def _study_trials(reading: Reading, metric: str) -> list[optuna.trial.FrozenTrial]:
+def _study_trials(reading: Reading) -> list[optuna.trial.FrozenTrial]:
     import optuna
 
+    metric = reading.snapshot.metric  # of several, Optuna keeps no curves
     curves, began = _curves(reading.storage, metric)
     distributions = _distributions(reading)
     states = {Status.ERROR: optuna.trial.TrialState.FAIL, Status.TERMINATED: optuna.trial.TrialState.COMPLETE}
     trials = []
     for record in reading.snapshot.trials:
         state = states.get(record.status, optuna.trial.TrialState.RUNNING)
-        value = record.score if record.score is not None and math.isfinite(record.score) else None
-        if state is optuna.trial.TrialState.COMPLETE and value is None:
+        scores = record.scores or [record.score]
+        values = [score for score in scores if score is not None and math.isfinite(score)]
+        if state is optuna.trial.TrialState.COMPLETE and len(values) < len(scores):
             state = optuna.trial.TrialState.FAIL  # a study knows no other trial without a value
         start = began.get(record.trial_id)
         end = reading.replay.ended_at.get(record.trial_id)
@@ -288,7 +294,8 @@ def _study_trials(reading: Reading, metric: str) -> list[optuna.trial.FrozenTria
                 number=record.number,
                 trial_id=record.number,
                 state=state,
-                value=value if state is optuna.trial.TrialState.COMPLETE else None,
+                value=None,
+                values=values if state is optuna.trial.TrialState.COMPLETE else None,
                 datetime_start=_moment(start if start is not None else end) or datetime.datetime.now(),
                 datetime_complete=_moment(end) if state.is_finished() else None,
                 params=params,
@@ -312,11 +319,13 @@ def _moment(seconds: float | None) -> datetime.datetime | None:
     return None if seconds is None else datetime.datetime.fromtimestamp(seconds)
 
 
-def _curves(storage: ExperimentStorage, metric: str) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+def _curves(
+    storage: ExperimentStorage, metric: str | None
+) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
     """Return each trial's values by iteration, and when its first attempt began."""
     curves: dict[str, dict[int, float]] = {}
     for trial, report in reports(storage):
-        value = lookup(report.row, metric)
+        value = lookup(report.row, metric) if metric is not None else None
         if is_number(value):
             curves.setdefault(trial.trial_id, {})[report.iteration] = float(value)
     began: dict[str, float] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tune_core.cli.answer import Answer, Output
 from tune_core.cli.cells import fields, parameters, table, varied
-from tune_core.cli.experiment import Reading, read_experiment, read_experiments
+from tune_core.cli.experiment import Reading, compared_by, read_experiment, read_experiments
 from tune_core.cli.opening import Access, experiment_names, open_experiment, place_of
 from tune_core.control.resume import reports
 from tune_core.errors import StorageError
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _Drawn = Iterator["RenderableType"]
 #: Columns of a trial's reports: the first ones of what it reported.
 _METRICS_SHOWN = 6
+#: Trials of a front that are named.
+_FRONT_SHOWN = 8
+_NO_FRONT = "no trial has a finite number for each metric"
 
 
 def ls(
@@ -84,6 +87,14 @@ def _counts(summary: dict[str, Any]) -> str:
 
 
 def _best_text(summary: dict[str, Any]) -> str:
+    if summary["best_by_metric"]:
+        found = [(name, best) for name, best in summary["best_by_metric"].items() if best is not None]
+        shown = ", ".join(f"{name}={short(best['value'], 6)}" for name, best in found)
+        return (
+            f"front of {len(summary['pareto_front'])}: {shown} ({SCOPES[summary['best_scope']]})"
+            if found
+            else ""
+        )
     best = summary["best"]
     if best is None:
         return ""
@@ -129,7 +140,7 @@ def experiment_document(reading: Reading) -> dict[str, Any]:
     return {
         **reading.summary(),
         "best_so_far": [list(point) for point in reading.snapshot.best_so_far],
-        "trials": [reading.trial_document(each) for each in reading.snapshot.ranked],
+        "trials": reading.trial_documents(),
         "failures": reading.failures(),
     }
 
@@ -146,7 +157,8 @@ def summary_text(document: dict[str, Any]) -> str:
             "trials": _counts(document),
             "best": f"{_best_text(document)}  {best.get('trial_id', '')}, iteration {best.get('iteration', '')}"
             if best
-            else "",
+            else _best_text(document),
+            **_front_fields(document),
             "config": parameters(best.get("config", {})),
             "checkpoint": best.get("checkpoint") or "",
             "cost": _cost(document),
@@ -154,16 +166,31 @@ def summary_text(document: dict[str, Any]) -> str:
     )
 
 
+def _front_fields(document: dict[str, Any]) -> dict[str, str]:
+    """Return, of several metrics, the front and the best trial by each."""
+    if not document["best_by_metric"]:
+        return {}
+    front = document["pareto_front"]
+    more = ", …" if len(front) > _FRONT_SHOWN else ""
+    found = {"front": ", ".join(front[:_FRONT_SHOWN]) + more if front else _NO_FRONT}
+    for name, best in document["best_by_metric"].items():
+        if best is not None:
+            saved = f"  {best['checkpoint']}" if best["checkpoint"] else ""
+            found[f"best {name}"] = f"{short(best['value'], 6)}  {best['trial_id']}{saved}"
+    return found
+
+
 def _experiment_view(document: dict[str, Any], limit: int, why_failed: list[str]) -> _Drawn:
     yield summary_text(document)
     trials = document["trials"]
     if not trials:
         return
-    metric, names = document["metric"], varied([trial["config"] for trial in trials])
+    names = varied([trial["config"] for trial in trials])
     has_retries = any(trial["attempts"] > 1 for trial in trials)
     columns = {"TRIAL": "left", "STATUS": "left", "ITER": "right"}
-    objective = Objective(metric, document["mode"], document["best_scope"] or "last")
-    columns |= {objective.column: "right"} if objective.column is not None else {}
+    objective = Objective(document["metric"], document["mode"], document["best_scope"] or "last")
+    columns |= {"FRONT": "right"} if objective.is_several else {}
+    columns |= dict.fromkeys(objective.columns, "right")
     columns |= {"TIME": "right"} | ({"TRIES": "right"} if has_retries else {}) | {"PARAMETERS": "fold"}
     yield ""
     yield table(
@@ -173,7 +200,8 @@ def _experiment_view(document: dict[str, Any], limit: int, why_failed: list[str]
                 trial["trial_id"],
                 trial["status"],
                 str(trial["iterations"] or ""),
-                *([short(trial["score"], 6)] if metric else []),
+                *([str(trial["front"] or "")] if objective.is_several else []),
+                *(short(score, 6) for score in trial["scores"].values()),
                 duration(trial["seconds"]),
                 *([str(trial["attempts"])] if has_retries else []),
                 parameters(trial["config"], names),
@@ -183,6 +211,9 @@ def _experiment_view(document: dict[str, Any], limit: int, why_failed: list[str]
     )
     if len(trials) > limit:
         yield f"… and {len(trials) - limit} more trials: --limit {len(trials)} shows all"
+    lacking = sum(trial["front"] is None for trial in trials) if objective.is_several else 0
+    if lacking:
+        yield f"{lacking} of them have no finite number for each metric: they are on no front, and come last"
     yield from why_failed
 
 
@@ -218,9 +249,7 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
     ]
     document = {
         "experiment": reading.path,
-        "metric": reading.snapshot.metric,
-        "mode": reading.snapshot.mode if reading.snapshot.metric else None,
-        "best_scope": reading.snapshot.objective.scope if reading.snapshot.metric else None,
+        **compared_by(reading.snapshot),
         **reading.trial_document(record),
         "failure": next((each for each in reading.failures([record.trial_id])), None),
         "timeline": attempts,
@@ -231,9 +260,10 @@ def _show_trial(reading: Reading, given: str, limit: int) -> Answer:
 
 def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
     metric, failure = document["metric"], document["failure"]
-    score = ""
-    if document["score"] is not None:
-        score = f"{metric}={short(document['score'], 6)} ({SCOPES[document['best_scope']]})"
+    scores = [f"{name}={short(value, 6)}" for name, value in document["scores"].items() if value is not None]
+    score = f"{', '.join(scores)} ({SCOPES[document['best_scope']]})" if scores else ""
+    score += f", front {document['front']}" if document["front"] else ""
+    metrics_first = metric if isinstance(metric, list) else [metric]
     best = f"{metric}={short(document['best'], 6)}, iteration {document['best_iteration']}"
     yield fields(
         {
@@ -255,7 +285,7 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
     if not rows:
         return
     names = dict.fromkeys(name for _, metrics in rows for name in metrics)
-    first = sorted(names, key=lambda name: name != metric)[:_METRICS_SHOWN]
+    first = sorted(names, key=lambda name: name not in metrics_first)[:_METRICS_SHOWN]
     columns = {"ITER": "right", "ATTEMPT": "right", "TIME": "right"} | dict.fromkeys(first, "right")
     yield ""
     if len(rows) > limit:

@@ -71,6 +71,8 @@ class LiveExperiment:
     results: ResultGrid | None = None
     error: BaseException | None = None
     was_interrupted: bool = False
+    #: With several metrics, what its last state says of them; else "".
+    front: str = ""
     contact: Contact = field(init=False)
     flow_run_id: UUID | None = None
     #: Prefect's settings, if its engine sends no heartbeats, and we do.

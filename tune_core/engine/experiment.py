@@ -58,6 +58,7 @@ from tune_core.errors import (
     TuneError,
 )
 from tune_core.logger.failures import failure_lines, failures_of
+from tune_core.progress_reporter.display import front_line
 from tune_core.registry import import_string
 from tune_core.results.result_grid import ResultGrid
 from tune_core.states import StopCause
@@ -357,6 +358,7 @@ def _drive(live: LiveExperiment, context: FlowRunContext) -> tuple[EndExperiment
         save_counts(services, has_failed=False)
         get_run_logger().info(services.policy.scheduler.debug_string())
         services.progress.finish(trials, ended.reason)
+        live.front = f"\n{front}" if (front := front_line(services.overview.standings)) else ""
     results = ResultGrid.from_trials(
         trials,
         current.storage,
@@ -376,7 +378,7 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: LiveExperiment
         return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}{why}")
     if trials and len(failed) == len(trials):
         return Failed(message=f"All {counts}{why}")
-    return Completed(message=f"{counts}: {ended.reason}{why}", data=live.results)
+    return Completed(message=f"{counts}: {ended.reason}{live.front}{why}", data=live.results)
 
 
 def _try_first(current: Experiment) -> None:

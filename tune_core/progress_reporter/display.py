@@ -30,7 +30,7 @@ from tune_core.progress_reporter.terminal import (
     print_table,
 )
 from tune_core.ranking import Objective, Standings
-from tune_core.text import assignments, quantity, short
+from tune_core.text import assignments, short
 from tune_core.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -286,24 +286,13 @@ class _Digest:
 
     def _best(self) -> str:
         if self.standings.objective.is_several:
-            return self._best_by_each()
+            return front_line(self.standings)
         best = self.standings.best
         if best is None:
             return ""
         value = short(self.standings.score(best), 6)
         said, config = self.standings.objective.said, self._varied.text(best.config)
         return f"best: {best.trial_id} {self.metrics[0]}={value} ({said}) {config}".rstrip()
-
-    def _best_by_each(self) -> str:
-        """Return how many trials no other dominates, and the best by each metric; empty while there is none."""
-        parts, front = self.standings.parts, self.standings.front
-        found = [(part, part.best) for part in parts if part.best is not None]
-        shown = [
-            f"{part.objective.metric} {best.trial_id}={short(part.best_score, 6)}" for part, best in found
-        ]
-        if not shown:
-            return ""
-        return f"Pareto front: {quantity(len(front), 'trial')}; best {', '.join(shown)} ({self.standings.objective.said})"
 
     def _row(self, trial: Trial) -> Row:
         seconds = trial.last_row.get("time_total_s")
@@ -342,6 +331,25 @@ class _Varied:
         values = flatten(config)
         names = self._names if self._number > 1 else list(values)
         return assignments(values, names)
+
+
+def front_line(standings: Standings) -> str:
+    """Return how many trials no other dominates, and the best by each metric; "" of one metric, or without any.
+
+    Example:
+        >>> standings = Standings(Objective(["acc", "ms"], ["max", "min"]))
+        >>> standings.note(Trial("a", 0, {}), 1, {"acc": 0.9, "ms": 20})
+        True
+        >>> front_line(standings)
+        'Pareto front: 1 of 1 trials; best acc a=0.9, ms a=20 (last report)'
+    """
+    parts, front = standings.parts, standings.front
+    found = [(part, part.best) for part in parts if part.best is not None]
+    if not standings.objective.is_several or not found:
+        return ""
+    best = [f"{part.objective.metric} {trial.trial_id}={short(part.best_score, 6)}" for part, trial in found]
+    said = f"{len(front)} of {standings.num_trials} trials"
+    return f"Pareto front: {said}; best {', '.join(best)} ({standings.objective.said})"
 
 
 def _as_given(value: Any) -> Any:

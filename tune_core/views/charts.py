@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Final
 
 from tune_core.states import Outcome
@@ -24,6 +25,8 @@ _LEFT, _TOP, _BOTTOM = 62, 34, 40
 _CURVES, _SLICES, _ROWS = 8, 6, 60
 #: Dots of one slice.
 _DOTS: Final = 300
+#: Pairs of metrics that are drawn against each other, and members of the front whose numbers are written.
+_PAIRS, _NUMBERED = 6, 12
 #: Points of a curve of resources.
 _STEPS: Final = 400
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -43,6 +46,78 @@ def best_so_far(snapshot: ExperimentSnapshot) -> str | None:
     )
     _panel(drawing, x, y).steps(points, COLOURS[0], snapshot.seconds / unit)
     return drawing.svg()
+
+
+def pareto(snapshot: ExperimentSnapshot) -> str | None:
+    """Draw the trials by each two of several metrics, and which of them no other dominates; None if there is no front.
+
+    With two metrics a line joins the front, along what it dominates, and its trials have their numbers.
+    """
+    front, ranked = snapshot.front, snapshot.ranked
+    if not front:
+        return None
+    fronts, parts = snapshot.fronts, snapshot.objective.parts
+    others = [trial for trial in ranked if fronts.get(trial.trial_id)]
+    said = f"orange: the Pareto front, {_count(front)}; grey: dominated, {_count(others)}"
+    if len(fronts) < len(ranked):
+        said += f"; without a number for each metric: {len(ranked) - len(fronts)}"
+    pairs = [*combinations(range(len(parts)), 2)][:_PAIRS]
+    columns = min(2, len(pairs))
+    width, height = WIDTH / columns, 340 if columns == 1 else 280
+    drawing = Drawing(WIDTH, 24 + height * math.ceil(len(pairs) / columns), "Pareto front")
+    drawing.text(_LEFT - 5, 14, said)
+    for number, (first, second) in enumerate(pairs):
+        down, column = divmod(number, columns)
+        axes = [
+            Axis.over(
+                [_score(trial, which) for trial in (*front[:_DOTS], *others[:_DOTS])],
+                f"{cut(str(parts[which].metric), 40)} ({parts[which].mode})",
+                may_be_log=True,
+            )
+            for which in (first, second)
+        ]
+        place = (
+            _LEFT + column * width,
+            24 + _TOP + down * height,
+            width - _LEFT - 24,
+            height - _TOP - _BOTTOM,
+        )
+        panel = Panel(drawing, *place, *axes)
+        points = [(_score(trial, first), _score(trial, second)) for trial in front[:_DOTS]]
+        drawing.dots(
+            [panel.place(_score(trial, first), _score(trial, second)) for trial in others[:_DOTS]], GREY, 4
+        )
+        if len(parts) == 2:
+            panel.curve(_stairs(points, rises_first=parts[0].mode == "max"), COLOURS[1], 1)
+        drawing.dots([panel.place(*point) for point in points], COLOURS[1], 7)
+        if len(parts) == 2 and len(front) <= _NUMBERED:
+            for trial, point in zip(front, points, strict=True):
+                x, y = panel.place(*point)
+                is_right = x > place[0] + place[2] - 30
+                drawing.text(
+                    x - 7 if is_right else x + 7, y - 6, str(trial.number), "end" if is_right else "start"
+                )
+    return drawing.svg()
+
+
+def _count(trials: Sequence[TrialRecord]) -> str:
+    shown = f" ({_DOTS} shown)" if len(trials) > _DOTS else ""
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}{shown}"
+
+
+def _score(trial: TrialRecord, which: int) -> float:
+    score = trial.scores[which]
+    return math.nan if score is None else score
+
+
+def _stairs(points: Sequence[tuple[float, float]], *, rises_first: bool) -> list[tuple[float, float]]:
+    """Return the line along what these points dominate, from left to right."""
+    line: list[tuple[float, float]] = []
+    for x, y in sorted(set(points)):
+        if line:
+            line.append((line[-1][0], y) if rises_first else (x, line[-1][1]))
+        line.append((x, y))
+    return line
 
 
 def learning_curves(snapshot: ExperimentSnapshot, count: int = _CURVES) -> str | None:

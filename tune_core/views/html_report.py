@@ -90,8 +90,39 @@ def _plotly() -> Any:
 
 def _figures(snapshot: ExperimentSnapshot) -> list[Figure | None]:
     go = _plotly()
-    made = [_best(go, snapshot), _curves(go, snapshot), _importance(go, snapshot), _coordinates(go, snapshot)]
+    made = [_pareto(go, snapshot)]
+    for part in snapshot.parts:
+        drawn = (_best(go, part), _curves(go, part), _importance(go, part), _coordinates(go, part))
+        if snapshot.objective.is_several:
+            for figure in drawn:
+                if figure is not None:
+                    title = f"{figure.layout.title.text}: {html.escape(printable(str(part.metric)))}"
+                    figure.update_layout(title=title)
+        made += drawn
     return [*made, _timeline(go, snapshot)]
+
+
+def _pareto(go: Any, snapshot: ExperimentSnapshot) -> Figure | None:
+    """The trials by several metrics: a plane of two, of more a matrix of planes; those on the front stand out."""
+    front, fronts, parts = snapshot.front, snapshot.fronts, snapshot.objective.parts
+    if not front:
+        return None
+    names = [html.escape(printable(f"{part.metric} ({part.mode})")) for part in parts]
+    others = [trial for trial in snapshot.ranked if fronts.get(trial.trial_id)]
+    made = []
+    for trials, name, colour in ((others, "dominated", "#868e99"), (front, "Pareto front", "#e08a1e")):
+        columns = [[trial.scores[number] for trial in trials] for number, _ in enumerate(parts)]
+        look: dict[str, Any] = {"name": name, "text": [*map(_hover, trials)], "marker": {"color": colour}}
+        if len(parts) == 2:
+            made.append(go.Scatter(x=columns[0], y=columns[1], mode="markers", **look))
+        else:
+            dimensions = [
+                {"label": each, "values": column} for each, column in zip(names, columns, strict=True)
+            ]
+            made.append(go.Splom(dimensions=dimensions, diagonal_visible=False, showupperhalf=False, **look))
+    x, y = (names[0], names[1]) if len(parts) == 2 else ("", "")
+    title = f"Pareto front: {len(front)} of {len(snapshot.trials)} trials ({snapshot.objective.said})"
+    return _titled(go.Figure(made), title, x, y)
 
 
 def _titled(figure: Figure, title: str, x: str, y: str) -> Figure:
@@ -215,10 +246,11 @@ def _failures(snapshot: ExperimentSnapshot, storage_url: str) -> str:
 
 def _trials(snapshot: ExperimentSnapshot) -> str:
     names = list(dict.fromkeys(name for trial in snapshot.trials for name in flatten(trial.config)))
+    is_several, fronts = snapshot.objective.is_several, snapshot.fronts
     head = [
         "trial",
         "status",
-        snapshot.objective.label,
+        *(("front", *snapshot.objective.columns) if is_several else (snapshot.objective.label,)),
         "iterations",
         "attempts",
         "seconds",
@@ -232,7 +264,11 @@ def _trials(snapshot: ExperimentSnapshot) -> str:
             [
                 trial.trial_id,
                 trial.status,
-                trial.score,
+                *(
+                    (fronts.get(trial.trial_id, -1) + 1 or "", *trial.scores)
+                    if is_several
+                    else (trial.score,)
+                ),
                 trial.iterations,
                 trial.attempts,
                 round(trial.seconds, 2),

@@ -33,12 +33,14 @@ from tune_core.validation import shorten
 
 #: Least time between two announcements of a new best, in seconds; the end of a trial does not wait for it.
 NEW_BEST_EVERY_S: Final = 10.0
-#: So many trials in a row without a new best are a plateau.
+#: So many trials in a row without a new best, or without a change of the front, are a plateau.
 PLATEAU_TRIALS: Final = 20
 #: So many trials in a row that end with an error are announced.
 FAILING_TRIALS: Final = 3
 #: Parameters of a configuration, and letters of a text.
 _PARAMETERS, _LETTERS = 100, 500
+#: Trials of a front that an announcement has.
+_MEMBERS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class Notifier:
         self._about = {
             "experiment": name,
             "storage_url": storage_url,
-            "metric": objective.metric,
-            "mode": objective.mode,
+            "metric": as_json(objective.metric),
+            "mode": as_json(objective.mode),
             "best_scope": objective.scope if objective.metric is not None else None,
         }
         #: Attempts that were ordered and have not ended, with whether they have begun.
@@ -91,7 +93,7 @@ class Notifier:
             event: The event.
             commands: What followed from it.
             is_best: Whether it is a report after which another trial is the best one, or the best one has
-                become better: what `Overview.note` returned.
+                become better; by several metrics, one of them or the front: what `Overview.note` returned.
         """
         found: list[Notification] = []
         if isinstance(event, (ExperimentStarted, ExperimentResumed)):
@@ -146,25 +148,55 @@ class Notifier:
             "outcome": str(event.outcome),
             "status": str(trial.status),
             "iterations": trial.iteration,
-            "value": _number(self._standings.objective.value(trial.last_row)),
+            **self._values(trial),
             "error": cut(event.error, _LETTERS) if event.error else None,
         }
         return [self._tell("trial.ended", event, payload, trial)]
 
-    def _best(self) -> dict[str, Any] | None:
-        """The best trial as it stands now; None: there is none."""
-        trial = self._standings.best
+    def _values(self, trial: Trial) -> dict[str, Any]:
+        """A trial's latest value of the metric, or of each."""
+        objective = self._standings.objective
+        if not objective.is_several:
+            return {"value": _number(objective.value(trial.last_row))}
+        return {"values": {str(part.metric): _number(part.value(trial.last_row)) for part in objective.parts}}
+
+    def _best(self, standings: Standings | None = None) -> dict[str, Any] | None:
+        """The best trial as it stands now; None: there is none, or there are several metrics."""
+        standings = standings or self._standings
+        trial = standings.best
         if trial is None:
             return None
-        checkpoint = self._standings.best_checkpoint(trial)
         return {
             "trial_id": trial.trial_id,
-            "iteration": self._standings.scored_in(trial),
-            "value": _number(self._standings.score(trial)),
+            "iteration": standings.scored_in(trial),
+            "value": _number(standings.score(trial)),
             "config": plain_config(trial.config),
-            "checkpoint_url": f"{self._storage_url}/{trial.dirname}/{checkpoint.name}"
-            if checkpoint
-            else None,
+            "checkpoint_url": self._checkpoint_url(standings, trial),
+        }
+
+    def _checkpoint_url(self, standings: Standings, trial: Trial) -> str | None:
+        checkpoint = standings.best_checkpoint(trial)
+        return f"{self._storage_url}/{trial.dirname}/{checkpoint.name}" if checkpoint else None
+
+    def _front(self) -> dict[str, Any]:
+        """With several metrics: the front as it stands now, and the best trial by each metric; else {}."""
+        standings = self._standings
+        names = standings.objective.names
+        if len(names) < 2:
+            return {}
+        front = standings.front
+        return {
+            "front_size": len(front),
+            "front": [
+                {
+                    "trial_id": trial.trial_id,
+                    "values": dict(zip(names, map(_number, standings.scores(trial)), strict=True)),
+                    "config": plain_config(trial.config),
+                    "checkpoint_url": self._checkpoint_url(standings, trial),
+                }
+                for trial in front[:_MEMBERS]
+            ],
+            "best_by_metric": {str(part.objective.metric): self._best(part) for part in standings.parts},
         }
 
     def _is_best_due(self, event: Event) -> bool:
@@ -174,6 +206,8 @@ class Notifier:
 
     def _new_best(self, event: Event) -> Notification:
         self._is_best_announced, self._best_announced_at = True, event.time
+        if self._standings.objective.is_several:
+            return self._tell("experiment.front-changed", event, self._front())
         return self._tell("experiment.new-best", event, self._best() or {})
 
     def _completed(self, command: CompleteTrial, event: Event) -> list[Notification]:
@@ -184,8 +218,9 @@ class Notifier:
             payload = {"failed_in_a_row": self._failed_in_row, "error": cut(error or "", _LETTERS)}
             found.append(self._tell("experiment.failing", event, payload))
         self._ended_since_best += 1
-        if self._ended_since_best == PLATEAU_TRIALS and (best := self._best()) is not None:
-            payload = {"trials_since_best": self._ended_since_best, "best": best}
+        if self._ended_since_best == PLATEAU_TRIALS and self._standings.leaders:
+            best = self._best()
+            payload = {"trials_since_best": self._ended_since_best, "best": best, **self._front()}
             found.append(self._tell("experiment.plateau", event, payload))
         return found
 
@@ -201,6 +236,7 @@ class Notifier:
             "trials": dict(counts),
             "best": best,
             "best_checkpoint": best["checkpoint_url"] if best is not None else None,
+            **self._front(),
         }
         return self._tell("experiment.finished", event, payload)
 
@@ -228,6 +264,11 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
         else cut(value if isinstance(value, str) else shorten(value), _LETTERS)
         for name, value in flat
     }
+
+
+def as_json(value: Any) -> Any:
+    """Return several names as a list, one as it is."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _number(value: Any) -> float | str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tune_core.logger.failures import group_failures
@@ -34,13 +34,19 @@ _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#!&~$])")
 
 def charts_page(snapshot: ExperimentSnapshot) -> str:
     """Return the charts of an experiment, as it stands."""
-    shown = (
-        (f"Best so far{_scope(snapshot)}", charts.best_so_far(snapshot), _why_no_metric(snapshot)),
-        ("Learning curves of the best trials", charts.learning_curves(snapshot), ""),
-        ("Importance of parameters", charts.importances(snapshot), _why_no_importance(snapshot)),
-        (f"Value by parameter{_scope(snapshot)}", charts.slices(snapshot), ""),
-        ("Timeline", charts.timeline(snapshot), "No trial has begun."),
-    )
+    shown: list[tuple[str, str | None, str]] = []
+    if snapshot.objective.is_several:
+        title = f"Pareto front: {text(', '.join(snapshot.objective.names))}{_scope(snapshot)}"
+        shown.append((title, charts.pareto(snapshot), _why_no_front(snapshot)))
+    for part in snapshot.parts:
+        of = f": {text(part.metric)}" if snapshot.objective.is_several else ""
+        shown += [
+            (f"Best so far{of}{_scope(part)}", charts.best_so_far(part), _why_no_metric(part)),
+            (f"Learning curves of the best trials{of}", charts.learning_curves(part), ""),
+            (f"Importance of parameters{of}", charts.importances(part), _why_no_importance(part)),
+            (f"Value by parameter{of}{_scope(part)}", charts.slices(part), ""),
+        ]
+    shown.append(("Timeline", charts.timeline(snapshot), "No trial has begun."))
     parts = [f"{len(snapshot.trials)} trials, {duration(snapshot.seconds)}."]
     for title, svg, otherwise in shown:
         if svg is not None or otherwise:
@@ -49,7 +55,13 @@ def charts_page(snapshot: ExperimentSnapshot) -> str:
 
 
 def trial_page(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
-    """Return the learning curve of one trial with what it says of it; None if it reported no metric."""
+    """Return the learning curves of one trial with what it says of it; None if it reported no metric."""
+    shown = [(part.trials[trial.number], part) for part in snapshot.by_metric] or [(trial, snapshot)]
+    pages = [page for each, part in shown if (page := _curve_part(each, part)) is not None]
+    return "\n".join(pages) or None
+
+
+def _curve_part(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
     svg = charts.trial_curve(trial, snapshot)
     if svg is None or trial.best is None:
         return None
@@ -59,8 +71,16 @@ def trial_page(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
     return f"{best}; {_status(trial)}, {_cost(trial)}\n\n{image(f'trial {trial.number}', svg)}\n"
 
 
-def checkpoint_page(url: str, said: str) -> str:
-    """Return a link to a checkpoint, with what there is to say of it; without a URL, that there is none."""
+def checkpoint_page(*found: tuple[str, str]) -> str:
+    """Return links to checkpoints, each with what there is to say of it; without a URL, that there is none.
+
+    Args:
+        *found: URL and text: of one checkpoint, or of several, each the best by another metric.
+    """
+    return "\n".join(_checkpoint_part(url, said) for url, said in found)
+
+
+def _checkpoint_part(url: str, said: str) -> str:
     if not url:
         return f"**No best checkpoint**: {code(said)}\n"
     target = url.replace("<", "%3C").replace(">", "%3E")
@@ -140,6 +160,8 @@ def _cell(value: object, letters: int) -> str:
 
 
 def _best_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
+    if snapshot.objective.is_several:
+        return _front_part(snapshot, storage_url)
     best = snapshot.best_trial
     if best is None or best.score is None:
         return f"## Best trial\n\n{_why_no_metric(snapshot)}"
@@ -159,20 +181,66 @@ def _best_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
     )
 
 
+def _front_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
+    """Say which trials no other dominates, and which is the best by each metric."""
+    front, svg = snapshot.front, charts.pareto(snapshot)
+    if svg is None:
+        return f"## Pareto front\n\n{_why_no_front(snapshot)}"
+    names = ", ".join(f"{name} ({mode})" for name, mode in _with_modes(snapshot))
+    count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+    parts = [
+        f"## Pareto front\n\n{count} of {len(snapshot.trials)}: no other is at least as good by each of "
+        f"{text(names)} and better by one ({snapshot.objective.said}).",
+        image("Pareto front", svg),
+    ]
+    for part in snapshot.parts:
+        best = part.best_trial
+        if best is not None and best.score is not None:
+            saved = (
+                f", checkpoint {code(f'{storage_url}/{best.dirname}/{best.checkpoint}')}"
+                if best.checkpoint
+                else ""
+            )
+            parts.append(
+                f"Best by {text(part.metric)} ({part.mode}): {code(best.trial_id)}, **{best.score:.6g}**{saved}."
+            )
+    left_out = len(snapshot.trials) - len(snapshot.fronts)
+    if left_out:
+        parts.append(f"{_lacking(left_out)} on no front, and listed last.")
+    return "\n\n".join(parts)
+
+
+def _with_modes(snapshot: ExperimentSnapshot) -> list[tuple[str, str]]:
+    objective = snapshot.objective
+    return [(name, str(mode)) for name, mode in zip(objective.names, objective.modes, strict=True)]
+
+
+def _lacking(count: int) -> str:
+    subject = "1 trial has" if count == 1 else f"{count} trials have"
+    return f"{subject} no finite number for each metric: {'it is' if count == 1 else 'they are'}"
+
+
 def _trials_table(snapshot: ExperimentSnapshot) -> str:
     """Of the columns, what fits beside the UI's own: the leaderboard has all of them."""
+    objective, fronts = snapshot.objective, snapshot.fronts
     shown = snapshot.ranked[:_TRIALS]
-    order = {name: place for place, (name, _) in enumerate(importance(snapshot))}
+    first = snapshot.parts[0]
+    order = {name: place for place, (name, _) in enumerate(importance(first))}
     parameters = sorted(parameters_of(snapshot.trials), key=lambda each: order.get(each.name, len(order)))
     kinds = [name for name in PAID if snapshot.used[name]]
-    head = ["trial", "status", snapshot.objective.label or "attempts", "iterations"]
+    scores = ["front", *objective.columns] if objective.is_several else [objective.label or "attempts"]
+    head = ["trial", "status", *scores, "iterations"]
     head += [f"{name} seconds" for name in kinds] or ["seconds"]
     head += [parameter.name for parameter in parameters[:_PARAMETERS]]
     rows = [
         [
             trial.trial_id,
             trial.status,
-            trial.score if snapshot.metric else trial.attempts,
+            *(
+                [_front_of(trial, fronts), *trial.scores]
+                if objective.is_several
+                else [trial.score if snapshot.metric else trial.attempts]
+            ),
             trial.iterations,
             *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
             *(parameter.values.get(trial.trial_id) for parameter in parameters[:_PARAMETERS]),
@@ -182,7 +250,18 @@ def _trials_table(snapshot: ExperimentSnapshot) -> str:
     left_out = (
         f"\n\nThe {len(shown)} best of {len(snapshot.trials)}." if len(shown) < len(snapshot.trials) else ""
     )
-    return table(head, rows) + left_out
+    how = (
+        f"\n\nOn front 1 are the trials that no other dominates, on front 2 those that only these dominate, and so "
+        f"on; within a front the best by {text(first.metric)} come first."
+        if objective.is_several
+        else ""
+    )
+    return table(head, rows) + left_out + how
+
+
+def _front_of(trial: TrialRecord, fronts: Mapping[str, int]) -> int | None:
+    front = fronts.get(trial.trial_id)
+    return None if front is None else front + 1
 
 
 def _cost_part(snapshot: ExperimentSnapshot) -> str:
@@ -223,7 +302,7 @@ def _failures_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
 
 
 def _scope(snapshot: ExperimentSnapshot) -> str:
-    return f" ({snapshot.objective.said})" if snapshot.metric is not None else ""
+    return f" ({snapshot.objective.said})" if snapshot.objective.names else ""
 
 
 def _status(trial: TrialRecord) -> str:
@@ -239,6 +318,11 @@ def _why_no_metric(snapshot: ExperimentSnapshot) -> str:
     if snapshot.metric is None:
         return "Nothing is compared: give `TuneConfig(metric=…, mode=…)`."
     return f"No trial has a finite number as {text(snapshot.objective.label)}."
+
+
+def _why_no_front(snapshot: ExperimentSnapshot) -> str:
+    names = text(", ".join(snapshot.objective.names))
+    return f"No trial has a finite number for each of {names}{_scope(snapshot)}."
 
 
 def _why_no_importance(snapshot: ExperimentSnapshot) -> str:

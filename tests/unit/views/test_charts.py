@@ -279,7 +279,7 @@ def test_text_that_no_file_can_hold_breaks_no_page() -> None:
 
 def test_link_of_the_best_checkpoint_is_one_whatever_metric_and_path_are_called() -> None:
     page = pages.checkpoint_page(
-        "/runs/a (2) <b>/checkpoint_000001", "trial a_1, iteration 2, [l](http://x)`<i> 1"
+        ("/runs/a (2) <b>/checkpoint_000001", "trial a_1, iteration 2, [l](http://x)`<i> 1")
     )
 
     assert page.splitlines() == [

@@ -165,17 +165,18 @@ class ArtifactWriter:
         self._task_runs: dict[str, UUID] = {}
         self._leaders: dict[str, tuple[Trial, str]] = {}
         self._progress = 0.0
-        self._best = ("", "")
+        self._best: tuple[tuple[str, str], ...] = ()
         self._states: list[TaskRunState] = []
         self._expected: dict[UUID, TaskRunState] = {}
         self.may_lose_states = False
         self._is_closing = False
         self._has_warned = False
         label = self._standings.objective.label
-        description = (
-            f"Trials, best first{f' by {label}' if label else ''}: those that have not ended, and the best "
-            f"others, {LEADERBOARD_ROWS} at most"
-        )
+        order = f" by {label}" if label else ""
+        if self._standings.objective.is_several:
+            order += ", front 1 is what no other trial dominates; in a front by the first metric"
+        which = f"those that have not ended, and the best others, {LEADERBOARD_ROWS} at most"
+        description = f"Trials, best first{order}: {which}"
         self._leaderboard = self._document(
             "leaderboard", "table", description, self._leaderboard_data, has_key=True
         )
@@ -277,22 +278,22 @@ class ArtifactWriter:
                 self._pages[name] = page
             self._touch(page, at_once=False)
 
-    def set_best_checkpoint(self, url: str, text: str) -> None:
-        """Link the best trial's checkpoint.
+    def set_best_checkpoint(self, *found: tuple[str, str]) -> None:
+        """Link the best trial's checkpoint; of several metrics, those of the best trial by each.
 
         Args:
-            url: Where it is; "": there is none, which is said only where another one was linked before.
-            text: What there is to say of it.
+            *found: Where it is; "": there is none, which is said only where another one was linked before. And
+                what there is to say of it.
         """
         with self._changed:
-            if (url, text) == self._best or (not url and self._link is None):
+            if found == self._best or (not any(url for url, _ in found) and self._link is None):
                 return
-            self._best = url, text
+            self._best = found
             if self._link is None:
                 self._link = self._document(
                     "best-checkpoint", "markdown", "Checkpoint of the best trial", str, has_key=True
                 )
-            self._link.data = lambda: checkpoint_page(url, text)
+            self._link.data = lambda: checkpoint_page(*found)
             self._touch(self._link, at_once=False)
 
     def force_state(self, run_name: str, task_run_id: UUID, state: State[Any]) -> None:
@@ -395,9 +396,10 @@ class ArtifactWriter:
 
     def _leaderboard_data(self) -> list[dict[str, Any]]:
         leaders: Iterable[tuple[Trial, str]] = self._leaders.values()
-        if self._standings.objective.metric is not None:
-            leaders = sorted(leaders, key=lambda leader: self._standings.key(leader[0]))
-        entries = [self._entry(trial, waits_for) for trial, waits_for in leaders]
+        key = self._standings.keys()
+        if self._standings.objective.names:
+            leaders = sorted(leaders, key=lambda leader: key(leader[0]))
+        entries = [self._entry(trial, waits_for, key(trial)[0]) for trial, waits_for in leaders]
         places = LEADERBOARD_ROWS - sum(entry["status"] not in _ENDED for entry in entries)
         shown = []
         for entry in entries:
@@ -407,14 +409,15 @@ class ArtifactWriter:
                 shown.append(entry)
         return uniform(shown[:LEADERBOARD_ROWS])
 
-    def _entry(self, trial: Trial, waits_for: str) -> dict[str, Any]:
+    def _entry(self, trial: Trial, waits_for: str, front: float) -> dict[str, Any]:
         row, objective = trial.last_row, self._standings.objective
         score: dict[str, Any] = {}
-        if objective.metric is not None and objective.scope == "last":
-            value = lookup(row, objective.metric)
-            score[objective.metric] = cell(self._standings.score(trial) if value is None else value)
-        elif objective.metric is not None:
-            score[objective.label] = cell(self._standings.score(trial))
+        if objective.is_several:
+            score["front"] = "" if math.isinf(front) else int(front) + 1
+        columns = zip(objective.names, objective.columns, self._standings.scores(trial), strict=False)
+        for name, column, known in columns:
+            value = lookup(row, name) if objective.scope == "last" else None
+            score[column] = cell(known if value is None else value)
         return {
             "trial": trial.trial_id,
             "status": f"{trial.status} ({waits_for})" if waits_for else str(trial.status),

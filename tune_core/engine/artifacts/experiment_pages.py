@@ -41,8 +41,9 @@ class Pages:
         """Show the summary of an experiment that has ended, and the learning curves of its best trials."""
         description = f"Summary of experiment {self._name}"
         self._artifacts.show_page("summary", description, self._summary, has_key=True)
-        for trial in self._overview.snapshot().ranked[:TRIAL_PAGES]:
-            if len(trial.curve) >= TRIAL_POINTS:
+        snapshot = self._overview.snapshot()
+        for trial in snapshot.ranked[:TRIAL_PAGES]:
+            if max(len(part.trials[trial.number].curve) for part in snapshot.parts) >= TRIAL_POINTS:
                 self._artifacts.show_page(
                     f"trial-{trial.trial_id}-chart",
                     f"Learning curve of {trial.name}",

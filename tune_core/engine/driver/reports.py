@@ -7,7 +7,8 @@ from typing import Any
 from tune_core.control.loop import Loop
 from tune_core.engine.driver.services import Services
 from tune_core.metrics import validate_metrics
-from tune_core.trial import Trial
+from tune_core.ranking import Standings
+from tune_core.trial import CheckpointRecord, Trial
 
 
 class Reports:
@@ -37,7 +38,7 @@ class Reports:
         services.loggers.on_trial_result(self._loop.turn, self._trials, trial, result)
         is_best = services.overview.is_best(row)
         services.artifacts.add_row(trial, row, at_once=row["done"] or is_best)
-        if is_best or (checkpoint is not None and trial is self._standings.best):
+        if is_best or (checkpoint is not None and trial in self._standings.leaders):
             self.link_best_checkpoint()
         services.progress.report(trial, result)
         if checkpoint is not None:
@@ -45,28 +46,28 @@ class Reports:
 
     def show_checkpoint(self, trial: Trial, index: int) -> None:
         """Show a checkpoint that was committed after its row had been sent."""
-        if trial is self._standings.best:
+        if trial in self._standings.leaders:
             self.link_best_checkpoint()
         self._show_checkpoint(trial, index)
 
     def link_best_checkpoint(self) -> None:
-        """Link the checkpoint of the best trial as an artifact."""
-        best, objective = self._standings.best, self._standings.objective
-        if best is None:
-            return
-        record = self._standings.best_checkpoint(best)
-        if record is None and not self._has_linked:
+        """Link the checkpoint of the best trial as an artifact; of several metrics, of the best by each."""
+        parts = [(part, part.best) for part in self._standings.parts]
+        found = [(part, best, part.best_checkpoint(best)) for part, best in parts if best is not None]
+        if not found or (not any(record for _, _, record in found) and not self._has_linked):
             return  # there is nothing to take back, and texts for every better row take longer than the rest of it
         self._has_linked = True
-        by = f"the best trial by {objective.label}, {self._standings.score(best):g}"
+        self._services.artifacts.set_best_checkpoint(*(self._link(*each) for each in found))
+
+    def _link(self, standings: Standings, best: Trial, record: CheckpointRecord | None) -> tuple[str, str]:
+        objective = standings.objective
+        by = f"the best trial by {objective.label}, {standings.score(best):g}"
         if record is None:
-            self._services.artifacts.set_best_checkpoint("", f"trial {best.trial_id}, {by}, has none")
-            return
+            return "", f"trial {best.trial_id}, {by}, has none"
         url = f"{self._services.experiment.storage.url}/{best.dirname}/{record.name}"
         value = objective.value(record.metrics)
         said = "" if value is None else f", {objective.metric} {value:g}"
-        text = f"trial {best.trial_id}, iteration {record.iteration}{said}; {by}"
-        self._services.artifacts.set_best_checkpoint(url, text)
+        return url, f"trial {best.trial_id}, iteration {record.iteration}{said}; {by}"
 
     def _show_checkpoint(self, trial: Trial, index: int) -> None:
         if self._has_user_callbacks:
