@@ -152,6 +152,11 @@ class _Front:
         members = [(losses[0], self._losses[trial_id][0]) for trial_id, losses in [*self._members.items()]]
         return [trial for _, trial in sorted(members, key=lambda each: (each[0], each[1].number))]
 
+    @property
+    def num_lacking(self) -> int:
+        """How many trials are on no front."""
+        return sum(math.inf in losses for _, losses in self._losses.values())
+
     def keys(self) -> dict[str, Key]:
         """What each trial is sorted by, as it stands now."""
         version = self._version
@@ -254,6 +259,11 @@ class Standings:
     def num_trials(self) -> int:
         """How many trials have reported."""
         return len(self.parts[0]._entries)
+
+    @property
+    def num_lacking(self) -> int:
+        """With several metrics: how many of them have no finite number for each, so that they are on no front."""
+        return self._front.num_lacking if self._front is not None else 0
 
     @property
     def leaders(self) -> list[Trial]:

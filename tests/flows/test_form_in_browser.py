@@ -70,6 +70,10 @@ in-mappings:
     name: { choice: [1, null, {}] }
     sampler: 2
   run_config: { stop: { training_iteration: 20, metric: 2 } }
+several-metrics:
+  trainable: examples.digits:train_digits
+  param_space: { lr: { type: loguniform, lower: 1.0e-4, upper: 1.0e-1 } }
+  tune_config: { metric: [accuracy, eval/latency_ms], mode: [max, min], search_alg: { optuna: {} } }
 """
 
 

@@ -245,8 +245,6 @@ def _write_study(reading: Reading, target: str) -> None:
             raise
         raise TuneError(f"cannot write {shown}: {brief(error)}") from None
     study.set_user_attr("metric", objective.names[0] if len(objective.names) == 1 else list(objective.names))
-    if len(objective.names) > 1:
-        study.set_metric_names(list(objective.names))
     study.set_user_attr("prefect-tune", reading.storage.url)
     study.add_trials(trials)
 

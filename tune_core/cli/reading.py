@@ -20,6 +20,7 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import resolve
 from tune_core.storage.transfer import in_parallel
 from tune_core.text import duration, short
+from tune_core.views.pages import lacking
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -211,9 +212,9 @@ def _experiment_view(document: dict[str, Any], limit: int, why_failed: list[str]
     )
     if len(trials) > limit:
         yield f"… and {len(trials) - limit} more trials: --limit {len(trials)} shows all"
-    lacking = sum(trial["front"] is None for trial in trials) if objective.is_several else 0
-    if lacking:
-        yield f"{lacking} of them have no finite number for each metric: they are on no front, and come last"
+    left_out = sum(trial["front"] is None for trial in trials) if objective.is_several else 0
+    if left_out:
+        yield lacking(left_out)
     yield from why_failed
 
 

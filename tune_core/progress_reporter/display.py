@@ -349,6 +349,8 @@ def front_line(standings: Standings) -> str:
         return ""
     best = [f"{part.objective.metric} {trial.trial_id}={short(part.best_score, 6)}" for part, trial in found]
     said = f"{len(front)} of {standings.num_trials} trials"
+    if standings.num_lacking:
+        said += f", {standings.num_lacking} without a finite number for each metric"
     return f"Pareto front: {said}; best {', '.join(best)} ({standings.objective.said})"
 
 

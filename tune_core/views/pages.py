@@ -153,6 +153,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], cell: int = _CE
     return "\n".join(lines)
 
 
+def lacking(count: int) -> str:
+    """Return that so many trials are on no front, since they lack a number.
+
+    Example:
+        >>> lacking(1)
+        '1 trial has no finite number for each metric: it is on no front, and comes last'
+    """
+    if count == 1:
+        return "1 trial has no finite number for each metric: it is on no front, and comes last"
+    return f"{count} trials have no finite number for each metric: they are on no front, and come last"
+
+
 def _cell(value: object, letters: int) -> str:
     if isinstance(value, float):
         return short(value)
@@ -206,18 +218,13 @@ def _front_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
             )
     left_out = len(snapshot.trials) - len(snapshot.fronts)
     if left_out:
-        parts.append(f"{_lacking(left_out)} on no front, and listed last.")
+        parts.append(f"{lacking(left_out)}.")
     return "\n\n".join(parts)
 
 
 def _with_modes(snapshot: ExperimentSnapshot) -> list[tuple[str, str]]:
     objective = snapshot.objective
     return [(name, str(mode)) for name, mode in zip(objective.names, objective.modes, strict=True)]
-
-
-def _lacking(count: int) -> str:
-    subject = "1 trial has" if count == 1 else f"{count} trials have"
-    return f"{subject} no finite number for each metric: {'it is' if count == 1 else 'they are'}"
 
 
 def _trials_table(snapshot: ExperimentSnapshot) -> str:

@@ -34,7 +34,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema
-from pydantic_core.core_schema import no_info_before_validator_function
+from pydantic_core.core_schema import no_info_before_validator_function, tagged_union_schema
 
 from tune_core.engine.form.yaml12 import read_list
 
@@ -293,6 +293,30 @@ class _ValueList:
         text = {"type": "string", "title": "Text", "minLength": 1}
         return {
             "anyOf": [text, {"title": "List", "type": "array", "minItems": 1, "items": {"anyOf": _ANY_VALUE}}]
+        }
+
+
+class OneOrSeveral:
+    """Annotates a field that is one of something, or a list of it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tell by the value which of the two it is meant to be, so that a fault is said of that alone."""
+        one, several = map(handler.generate_schema, get_args(source))
+        return tagged_union_schema(
+            {"one": one, "several": several},
+            lambda value: "several" if isinstance(value, (list, tuple)) else "one",
+        )
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return a tab for one, which comes first since both UIs open that, and one for several."""
+        one = handler(core_schema)["oneOf"][0]
+        return {
+            "anyOf": [
+                {**one, "title": "One"},
+                {"title": "Several", "type": "array", "minItems": 1, "items": one},
+            ]
         }
 
 

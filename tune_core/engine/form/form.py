@@ -20,7 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_v
 from tune_core import search
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.config.spec import SAMPLERS
-from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OptionForm, tagged
+from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OneOrSeveral, OptionForm, tagged
 from tune_core.engine.form.yaml12 import read_yaml
 from tune_core.engine.settings import storage_of
 from tune_core.errors import ConfigError
@@ -150,13 +150,16 @@ class TuneForm(FormModel):
     """How to search: what to optimise, how often, and with what."""
 
     makes: ClassVar[Any] = TuneConfig
-    metric: str | None = Field(
+    metric: Annotated[str | list[str], OneOrSeveral()] | None = Field(
         default=None,
         title="Metric",
-        description="The reported number to optimise, such as accuracy; a/b for a nested one. Needs a mode.",
+        description="The reported number to optimise, such as accuracy; a/b for a nested one. Needs a mode. Or "
+        "several, which are compared together.",
     )
-    mode: Literal["min", "max"] | None = Field(
-        default=None, title="Mode", description="Which values are the better ones."
+    mode: Annotated[Literal["min", "max"] | list[Literal["min", "max"]], OneOrSeveral()] | None = Field(
+        default=None,
+        title="Mode",
+        description="Which values are the better ones; of several metrics, of each.",
     )
     num_samples: int = Field(
         default=1,
