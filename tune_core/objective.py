@@ -174,6 +174,16 @@ class Objective:
         return sorted(best, key=lambda place: (keys[place], place))
 
 
+def whole(values: Sequence[float | None]) -> Sequence[float | None]:
+    """Return the values of a report by each metric, if it has them all; else None for each: it does not count.
+
+    Example:
+        >>> whole([0.5, 2.0]), whole([0.5, None])
+        ([0.5, 2.0], [None, None])
+    """
+    return [None] * len(values) if None in values else values
+
+
 def check_objective(validator: Validator, metric: object, mode: object) -> None:
     """Find what is wrong with a metric and its mode, or with a list of metrics and one of their modes."""
     if not isinstance(metric, (list, tuple)) and not isinstance(mode, (list, tuple)):

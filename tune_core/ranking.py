@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tune_core.objective import MODES, SCOPES, Losses, Objective
+from tune_core.objective import MODES, SCOPES, Losses, Objective, whole
 from tune_core.pareto import non_dominated_ranks
 from tune_core.trial import CheckpointRecord, Trial
 
@@ -247,8 +247,11 @@ class Standings:
         self._told: tuple[_Entry, float] | None = None
         self._front = _Front(objective) if objective.is_several else None
         self.parts: tuple[Standings, ...] = (self,)
+        #: The same, of the reports that have a number for each metric: what the front is made of was once so together.
+        self._whole: tuple[Standings, ...] = self.parts
         if self._front is not None:
             self.parts = tuple(Standings(part) for part in objective.parts)
+            self._whole = tuple(Standings(part) for part in objective.parts)
 
     @property
     def front(self) -> list[Trial]:
@@ -281,8 +284,8 @@ class Standings:
         return self._leader.tally.score if self._leader is not None else None
 
     def scores(self, trial: Trial) -> tuple[float | None, ...]:
-        """Return what a trial is compared by, by each metric."""
-        return tuple(part.score(trial) for part in self.parts)
+        """Return what a trial is compared by, by each metric: of the reports that have a number for each."""
+        return tuple(part.score(trial) for part in self._whole)
 
     def score(self, trial: Trial) -> float | None:
         """Return what a trial is compared by; None: it has reported no number, or there are several metrics."""
@@ -324,6 +327,8 @@ class Standings:
         if self._front is None:
             return self._note(trial, iteration, values[0])
         news = [part._note(trial, iteration, value) for part, value in zip(self.parts, values, strict=True)]
+        for part, value in zip(self._whole, whole(values), strict=True):
+            part._note(trial, iteration, value)
         return self._front.note(trial, self.objective.losses(self.scores(trial))) or any(news)
 
     def _note(self, trial: Trial, iteration: int, value: float | None) -> bool:
@@ -342,7 +347,7 @@ class Standings:
         """Let the reports of a trial count no more: it begins from the start."""
         if self._front is not None:
             self._front.forget(trial)
-            for part in self.parts:
+            for part in (*self.parts, *self._whole):
                 part.forget(trial)
         entry = self._entries.pop(trial.trial_id, None)
         if entry is not None and entry is self._leader:

@@ -1,11 +1,15 @@
-"""By what the best results are chosen: what a caller names, and for the rest what the experiment was tuned for."""
+"""By what the best results are chosen, and what each of them is compared by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tune_core.errors import ConfigError
-from tune_core.objective import MODES, SCOPES, Objective, check_objective
+from tune_core.metrics import comparable
+from tune_core.objective import MODES, SCOPES, Objective, check_objective, whole
+from tune_core.ranking import Tally
 from tune_core.validation import Validator, shorten
 
 
@@ -86,3 +90,26 @@ def front_objective(
         )
         validator.raise_any()
     return wanted
+
+
+def score_of(result: Any, objective: Objective) -> float | None:
+    """Return what a trial is compared by, from its `Result`; None if it never reported a number."""
+    return scores_of(result, objective)[0]
+
+
+def scores_of(result: Any, objective: Objective) -> Sequence[float | None]:
+    """Return the same by each metric, of the reports that have a number for each."""
+    parts, is_last = objective.parts, objective.scope == "last"
+    values = [part.value(result.metrics or {}) for part in parts]
+    if is_last and None not in values:
+        return values
+    tallies = [Tally(part) for part in parts]
+    for place, row in enumerate(result.rows if is_last else sorted(result.rows, key=_iteration)):
+        for tally, value in zip(tallies, whole([part.value(row) for part in parts]), strict=True):
+            tally.add(place, value)
+    return [tally.score for tally in tallies]
+
+
+def _iteration(row: Mapping[str, Any]) -> float:
+    number = comparable(row.get("training_iteration"))
+    return math.inf if number is None or math.isnan(number) else number

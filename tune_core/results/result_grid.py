@@ -25,9 +25,9 @@ from tune_core.logger.rows import (
     user_metrics,
     with_configs,
 )
-from tune_core.metrics import comparable, flatten
-from tune_core.ranking import MODES, Objective, Tally
-from tune_core.results.choice import front_objective, one_objective
+from tune_core.metrics import flatten
+from tune_core.objective import MODES, Objective
+from tune_core.results.choice import front_objective, one_objective, score_of, scores_of
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
@@ -383,7 +383,7 @@ class ResultGrid(Sequence[Result]):
         if len(self._results) == 1:
             return self._results[0]
         wanted = one_objective(self._objective, metric, mode, scope)
-        scores = self._each(lambda result: _score(result, wanted), reads=wanted.scope != "last")
+        scores = self._each(lambda result: score_of(result, wanted), reads=wanted.scope != "last")
         ranked = [
             (wanted.loss(score, finite=False), place)
             for place, score in enumerate(scores)
@@ -402,9 +402,9 @@ class ResultGrid(Sequence[Result]):
     ) -> list[Result]:
         """Return the results that no other dominates: none is at least as good by each metric and better by one.
 
-        They are in the order of the first metric, the best first; equal ones in creation order. Trials that are
-        equal by all metrics are all in it. A trial without a finite number for each metric is not. Failed and
-        unfinished trials count with what they reported.
+        They are in the order of the first metric, the best first; equal ones in creation order, and those that
+        are equal by all metrics are all in it. Reports count that have a number for each metric; a trial without
+        a finite one for each is not in it. Failed and unfinished trials count with what they reported.
 
         Args:
             metric: Names of the metrics, nested with "/"; None: those of `TuneConfig`. With one metric, the
@@ -424,18 +424,15 @@ class ResultGrid(Sequence[Result]):
             [{'acc': 0.9, 'ms': 20}, {'acc': 0.8, 'ms': 5}]
         """
         wanted = front_objective(self._objective, metric, mode, scope)
-        scores: list[list[float | None]] = self._each(
-            lambda result: [_score(result, part) for part in wanted.parts], reads=wanted.scope != "last"
-        )
+        scores = self._each(lambda result: scores_of(result, wanted), reads=wanted.scope != "last")
         front = wanted.front(scores)
         if not front:
-            for part, values in zip(wanted.parts, zip(*scores, strict=True), strict=False):
-                if not any(value is not None and math.isfinite(value) for value in values):
-                    is_reported = any(value is not None for value in values)
-                    raise RuntimeError(self._nothing_found(str(part.metric), is_reported))
-            raise RuntimeError(
-                f"no Pareto front: no trial has reported a finite number for each of {wanted.names}"
-            )
+            for part in wanted.parts:
+                known = [number for each in self._results if (number := score_of(each, part)) is not None]
+                if self._results and not any(map(math.isfinite, known)):
+                    raise RuntimeError(self._nothing_found(str(part.metric), bool(known)))
+            why = f"no trial has reported a finite number for each of {', '.join(wanted.names)}"
+            raise RuntimeError(f"no Pareto front: {why if self._results else 'the experiment has no trials'}")
         return [self._results[place] for place in front]
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
@@ -516,22 +513,6 @@ class ResultGrid(Sequence[Result]):
             )
         hint = _name_hint(metric, (result.metrics or {} for result in self._results))
         return f"no best trial for {metric!r}: no trial has reported a number of that name; {hint}"
-
-
-def _score(result: Result, objective: Objective) -> float | None:
-    """What a trial is compared by; None if it never reported a number."""
-    is_last = objective.scope == "last"
-    if is_last and (number := objective.value(result.metrics or {})) is not None:
-        return number
-    tally = Tally(objective)
-    for place, row in enumerate(result.rows if is_last else sorted(result.rows, key=_iteration)):
-        tally.add(place, objective.value(row))
-    return tally.score
-
-
-def _iteration(row: Mapping[str, Any]) -> float:
-    number = comparable(row.get("training_iteration"))
-    return math.inf if number is None or math.isnan(number) else number
 
 
 def _best_by(metric: str, mode: str, found: Iterable[tuple[Item, Mapping[str, Any]]]) -> Item | None:

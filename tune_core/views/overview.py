@@ -105,7 +105,7 @@ class TrialRecord:
         used: Seconds of that times the amounts of `CPU` and `GPU` that were held by it.
         curve: (iteration, value) of the metric, thinned.
         timeline: Its latest attempts, oldest first.
-        scores: Its score by each metric, where there are several.
+        scores: Its score by each metric, where there are several: of the reports that have a number for each.
     """
 
     trial_id: str
@@ -383,7 +383,8 @@ class Overview:
             replace(shown, objective=part.objective, trials=records, best_so_far=curve)
             for part, records, curve in zip(parts, by_metric, curves, strict=True)
         ]
-        together = [_together(records) for records in zip(*by_metric, strict=True)]
+        scores = map(self.standings.scores, trials)
+        together = [_together(*each) for each in zip(by_metric[0], scores, strict=True)]
         return replace(
             shown, objective=self.standings.objective, trials=together, best_so_far=(), by_metric=alone
         )
@@ -501,10 +502,10 @@ class Overview:
         )
 
 
-def _together(records: Sequence[TrialRecord]) -> TrialRecord:
-    """Return a trial that is compared by several metrics, from how it stands by each."""
+def _together(record: TrialRecord, scores: Sequence[float | None]) -> TrialRecord:
+    """Return a trial that is compared by several metrics, from how it stands by one of them."""
     nothing: dict[str, Any] = dict.fromkeys(("score", "scored_in", "best", "best_iteration", "last"))
-    return replace(records[0], **nothing, curve=(), scores=tuple(record.score for record in records))
+    return replace(record, **nothing, curve=(), scores=scores)
 
 
 class Following:
