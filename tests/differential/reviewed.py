@@ -313,6 +313,11 @@ REVIEWED: tuple[Difference, ...] = (
         "there `get_best_result` alone takes a scope, each time",
     ),
     Difference(
+        "a list of metrics in `TuneConfig`",
+        "trials are compared by all of them: `pareto_front()`, fronts in all tables; `get_best_result()` asks for one",
+        "there only a searcher takes a list, and nothing else knows of it",
+    ),
+    Difference(
         "a metric that only the scheduler or the searcher was given",
         "trials are compared by it: `get_best_result()`, terminal, leaderboard",
         "there `get_best_result()` raises",

@@ -23,12 +23,13 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 #: The keys that docs/command-line.md promises.
 SUMMARY = {
     "name", "path", "experiment_id", "trainable", "status", "reason", "is_paused", "metric", "mode",
-    "best_scope", "num_trials", "trials_by_status", "best", "began_at", "last_event_at", "seconds",
-    "num_drivers", "cpu_seconds", "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
+    "best_scope", "num_trials", "trials_by_status", "best", "pareto_front", "best_by_metric", "began_at",
+    "last_event_at", "seconds", "num_drivers", "cpu_seconds", "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
 }  # fmt: skip
 TRIAL = {
-    "trial_id", "number", "name", "path", "status", "is_paused_by_user", "config", "iterations", "score", "best",
-    "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "seconds", "cpu_seconds", "gpu_seconds",
+    "trial_id", "number", "name", "path", "status", "is_paused_by_user", "config", "iterations", "score", "scores",
+    "front", "best", "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "seconds",
+    "cpu_seconds", "gpu_seconds",
 }  # fmt: skip
 
 

@@ -322,12 +322,29 @@ def test_missing_metric_is_an_error_that_says_what_was_reported(
 
 
 @pytest.mark.parametrize(
-    ("metric", "metrics"), [("loss", {"loss": math.nan}), ("eval/loss", {"eval": {"loss": 0}}), (None, {})]
+    ("metric", "metrics"),
+    [
+        ("loss", {"loss": math.nan}),
+        ("eval/loss", {"eval": {"loss": 0}}),
+        (["loss", "eval/ms"], {"loss": 1, "eval": {"ms": 2}}),
+        (None, {}),
+    ],
 )
 def test_metric_that_is_there_is_enough(
-    metric: str | None, metrics: dict[str, Any], local: ExperimentStorage, uplink: FakeUplink
+    metric: str | list[str] | None, metrics: dict[str, Any], local: ExperimentStorage, uplink: FakeUplink
 ) -> None:
     a_session(local, uplink, metric=metric).report(metrics)
+
+    assert len(uplink.rows) == 1
+
+
+def test_one_of_several_metrics_that_is_missing_is_named(
+    local: ExperimentStorage, uplink: FakeUplink
+) -> None:
+    with pytest.raises(
+        MetricMissing, match=r"metric 'ms' is missing .*TuneConfig\(metric=\['loss', 'ms'\]\) needs it"
+    ):
+        a_session(local, uplink, metric=["loss", "ms"]).report({"loss": 1})
 
     assert len(uplink.rows) == 1
 

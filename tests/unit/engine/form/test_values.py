@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import tune_core as tune
@@ -96,3 +98,31 @@ def test_credentials_are_refused_and_not_left_out_without_a_word() -> None:
         form_values({}, None, run_config, None)
 
     assert "hidden" not in str(caught.value)
+
+
+def test_several_metrics_are_lists_and_one_in_a_list_is_that_one() -> None:
+    several = {"metric": ["accuracy", "eval/ms"], "mode": ["max", "min"], "search_alg": {"optuna": {}}}
+    form = ExperimentForm.read({"trainable": "a:b", "tune_config": several})
+
+    assert form.model_dump()["tune_config"]["metric"] == ["accuracy", "eval/ms"]
+    assert ExperimentForm.read(form.model_dump()) == form
+    made = form.tune_config.make()
+    assert (made.metric, made.mode) == (["accuracy", "eval/ms"], ["max", "min"])
+    again = form_values({}, made, tune.RunConfig())["tune_config"]
+    assert (again["metric"], again["mode"]) == (["accuracy", "eval/ms"], ["max", "min"])
+    one = ExperimentForm.read({"trainable": "a:b", "tune_config": {"metric": ["loss"], "mode": ["min"]}})
+    assert (one.tune_config.make().metric, one.tune_config.make().mode) == ("loss", "min")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"metric": ["a", "b"], "mode": ["max", "avg"]}, r"tune_config\.mode\.several\.1: Input should be"),
+        ({"metric": "a", "mode": "avg"}, r"^tune_config\.mode\.one: Input should be 'min' or 'max'$"),
+        ({"metric": ["a", "b"], "mode": ["max"]}, "two lists of one length"),
+        ({"metric": ["a", "b"], "mode": ["max", "min"], "scheduler": "asha"}, "MultiObjectiveASHAScheduler"),
+    ],
+)
+def test_metrics_and_modes_that_do_not_go_together_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ExperimentForm.read({"trainable": "a:b", "tune_config": given})
