@@ -15,8 +15,9 @@ import pytest
 
 from tests.support.interrupting import call_interrupted
 from tests.support.sessions import an_attempt
-from tune_core.engine.channel.channel import Channel, ChannelUplink
+from tune_core.engine.channel.channel import Channel
 from tune_core.engine.channel.spool import left_behind, rows_of
+from tune_core.engine.channel.trial_end import ChannelUplink
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.session import Session
 
@@ -62,7 +63,7 @@ def test_interrupted_reports_tear_no_row_and_hold_up_none_after_them(
 DYING = """
 import os, pickle, signal, sys
 from pathlib import Path
-from tune_core.engine.channel.channel import ChannelUplink
+from tune_core.engine.channel.trial_end import ChannelUplink
 from tests.support.sessions import an_attempt
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.session import Session

@@ -19,15 +19,17 @@ import zmq
 import tune_core as tune
 from tests.support.sessions import an_attempt
 from tune_core.encoding import dumps
-from tune_core.engine.channel import channel as channels
-from tune_core.engine.channel.channel import Channel, ChannelAddress, ChannelUplink, Message
+from tune_core.engine.channel import trial_end, wire
+from tune_core.engine.channel.channel import Channel
+from tune_core.engine.channel.trial_end import ChannelUplink
+from tune_core.engine.channel.wire import ChannelAddress
 from tune_core.errors import ChannelLost
 from tune_core.states import Outcome
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.execution import Ending
 from tune_core.training.session import Session
-from tune_core.training.uplink import Report
+from tune_core.training.uplink import Message, Report
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_experiment_on_one_machine_listens_on_loopback_only(
 def test_trial_that_waits_notices_that_its_driver_is_gone(
     monkeypatch: pytest.MonkeyPatch, waits_for: str
 ) -> None:
-    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    monkeypatch.setattr(trial_end, "LOST_AFTER_S", 0.5)
     channel = Channel()
     uplink = ChannelUplink(channel.address, "trial", 1)
     uplink.send(row(1))
@@ -204,7 +206,7 @@ def test_trial_that_waits_notices_that_its_driver_is_gone(
 def test_trial_that_never_reached_its_driver_notices(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    monkeypatch.setattr(trial_end, "LOST_AFTER_S", 0.5)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = replace(channel.address, url=f"tcp://127.0.0.1:{closed.getsockname()[1]}")
@@ -217,9 +219,9 @@ def test_trial_that_never_reached_its_driver_notices(
 
 
 def test_trial_that_waits_notices_a_driver_that_fell_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "HEARTBEAT_MS", 100)
-    monkeypatch.setattr(channels, "HEARTBEAT_TIMEOUT_MS", 500)
-    monkeypatch.setattr(channels, "LOST_AFTER_S", 0.5)
+    monkeypatch.setattr(wire, "HEARTBEAT_MS", 100)
+    monkeypatch.setattr(wire, "HEARTBEAT_TIMEOUT_MS", 500)
+    monkeypatch.setattr(trial_end, "LOST_AFTER_S", 0.5)
     channel = Channel()
     with Relay(channel.address) as relay:
         uplink = ChannelUplink(relay.address, "trial", 1)
@@ -322,7 +324,7 @@ def test_process_has_one_thread_for_rows_that_are_sent_late(channel: Channel) ->
 def test_rows_that_wait_for_others_go_out_before_anything_that_comes_after_them(
     channel: Channel, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    monkeypatch.setattr(channels, "GATHER_S", 20.0)
+    monkeypatch.setattr(trial_end, "GATHER_S", 20.0)
     uplink = ChannelUplink(channel.address, "trial", 1)
     uplink.send(row(1))
     uplink.send(row(2))  # after which others wait

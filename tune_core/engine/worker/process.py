@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray.exceptions import RaySystemError
 
-from tune_core.engine.channel.channel import ChannelUplink
+from tune_core.engine.channel.trial_end import ChannelUplink
 from tune_core.engine.ray_private import has_loaded_functions
 from tune_core.engine.worker.children import refused_misfits
 from tune_core.engine.worker.import_hook import after_import

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_core.engine.channel.channel import ChannelAddress
+from tune_core.engine.channel.wire import ChannelAddress
 from tune_core.training.attempt_spec import AttemptSpec
 from tune_core.training.serialization import PickledTrainable, dumps_apart, loads_apart
 

@@ -18,7 +18,6 @@ from tune_core.control.attempts import LAST_WORDS_TIMEOUT_S
 from tune_core.control.controller import Controller
 from tune_core.control.endings import Ended, Recovered, RunningAttempt
 from tune_core.control.messages import AttemptStarted, ExperimentStarted, StartAttempt
-from tune_core.engine.channel.channel import Message
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.driver import Driver
 from tune_core.engine.driver.task_runs import TaskEnded, TaskRun
@@ -28,6 +27,7 @@ from tune_core.resources import ONE_CPU
 from tune_core.states import Outcome
 from tune_core.testing.schedulers import AnsweringScheduler
 from tune_core.training.trainable_cache import Leftover
+from tune_core.training.uplink import Message
 from tune_core.trial import Status, Trial
 from tune_core.views.overview import Overview
 

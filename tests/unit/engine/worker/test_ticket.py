@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.object_refs import ObjectRef
 from tests.support.sessions import an_attempt
-from tune_core.engine.channel.channel import ChannelAddress
 from tune_core.engine.channel.spool import SpoolPlace
+from tune_core.engine.channel.wire import ChannelAddress
 from tune_core.engine.worker.ticket import Ticket
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.serialization import pickle_trainable
