@@ -55,7 +55,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.control.endings", "tune_core.control.policy"),
     ("tune_core.control.barrier", "tune_core.control.experiment"),
     ("tune_core.control.resume",),
-    ("tune_core.control.loop",),
+    ("tune_core.control.file_completion", "tune_core.control.loop"),
     ("tune_core.control.attempts",),
     # What is asked of it, what came of it, and the door.
     ("tune_core.results.*", "tune_core.steering.*", "tune_core.views.*"),

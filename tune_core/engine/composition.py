@@ -15,9 +15,9 @@ from prefect.settings import Settings
 from tune_core.callback import CallbackList
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Experiment
+from tune_core.control.file_completion import put_back
 from tune_core.control.journal import Journal
 from tune_core.control.policy import Policy
-from tune_core.control.resume import put_back
 from tune_core.encoding import dumps
 from tune_core.engine import cluster
 from tune_core.engine.artifacts.artifacts import ArtifactWriter

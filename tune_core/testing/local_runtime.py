@@ -25,10 +25,11 @@ from tune_core.callback import Callback, CallbackList
 from tune_core.control import messages
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Experiment
+from tune_core.control.file_completion import complete_files, put_back
 from tune_core.control.journal import Journal, claim
 from tune_core.control.loop import Backend, Loop
 from tune_core.control.messages import Command, EndExperiment, Event, StartAttempt
-from tune_core.control.resume import Replay, complete_files, put_back, start_or_resume
+from tune_core.control.resume import Replay, start_or_resume
 from tune_core.control.segments import read_journal
 from tune_core.encoding import dumps, loads
 from tune_core.errors import TrialError

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
+from tune_core.control.file_completion import complete_files
 from tune_core.control.messages import StateSaved, TrialReported
 from tune_core.control.policy import Policy
-from tune_core.control.resume import Replay, complete_files
+from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
 from tune_core.engine.driver.services import Services
 from tune_core.trial import Trial
