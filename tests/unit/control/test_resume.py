@@ -1,9 +1,7 @@
-"""Resume without servers: replay, what is taken up, what is completed, and what `Tuner.restore` refuses."""
+"""Resume without servers: replay, and what is taken up."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
 import socket
@@ -15,101 +13,25 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.support.object_refs import ObjectRef
-from tune_core import references
+from tests.support.resuming import STEPS, begin, count, cut, events, fit, rows_of, storage_of, undisturbed
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.journal import Journal, claim
 from tune_core.control.messages import (
-    AttemptEnded,
-    AttemptStarted,
     CapacityChanged,
-    Event,
     ExperimentResumed,
     ExperimentStarted,
     SearchEnded,
-    SearchRetried,
-    SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
     StopRequested,
     TrialReported,
 )
-from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, loosened, read_spec, reports, steered_spec
 from tune_core.control.segments import read_journal
-from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
-from tune_core.logger.trial_files import TrialFiles
 from tune_core.states import StopCause
-from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.trial import Status, Trial
-
-STEPS = 6
-
-
-def count(config: dict[str, Any]) -> None:
-    """Count to six, saving each second step; what is reported follows from the configuration alone."""
-    start = 0
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            start = int(Path(directory, "step").read_text())
-    for step in range(start + 1, config.get("steps", STEPS) + 1):
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory, "step").write_text(str(step))
-            saved = tune.Checkpoint.from_directory(directory) if step % 2 == 0 else None
-            tune.report({"score": config["x"] * step}, checkpoint=saved)
-
-
-def fit(tuner: tune.Tuner) -> tune.ResultGrid:
-    return LocalRuntime().run(tuner.experiment())
-
-
-def begin(path: Path, space: dict[str, Any] | None = None, **run: Any) -> tune.ResultGrid:
-    space = {"x": tune.grid_search([1, 2])} if space is None else space
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent), **run)
-    return fit(tune.Tuner(count, param_space=space, run_config=run_config))
-
-
-def rows_of(results: tune.ResultGrid) -> list[list[tuple[int, float]]]:
-    return [[(row["training_iteration"], row["score"]) for row in result.rows] for result in results]
-
-
-def undisturbed(*xs: int, steps: int = STEPS) -> list[list[tuple[int, float]]]:
-    return [[(step, x * step) for step in range(1, steps + 1)] for x in xs]
-
-
-def storage_of(path: Path) -> ExperimentStorage:
-    return ExperimentStorage.open(path.parent, path.name)
-
-
-def events(path: Path, kind: type[Event]) -> list[Any]:
-    return [event for event, _ in read_journal(storage_of(path)) if isinstance(event, kind)]
-
-
-@pytest.fixture
-def every_event_is_a_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a journal can be cut after any event."""
-    monkeypatch.setattr("tune_core.control.journal.FLUSH_EVENTS", 1)
-    monkeypatch.setattr("tune_core.control.journal.FLUSH_INTERVAL_S", 0.0)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "experiment"
-
-
-def cut(path: Path, kind: type[Event]) -> Path:
-    """Return a copy whose journal ends with the first event of that kind; its checkpoints are of later."""
-    copy = path.with_name("copy")
-    shutil.copytree(path, copy)
-    segments = sorted((copy / "journal").iterdir())
-    name = kind.__name__.encode()
-    first = next(number for number, segment in enumerate(segments, 1) if name in segment.read_bytes())
-    for segment in segments[first:]:
-        segment.unlink()
-    return copy
 
 
 class Snapshots(tune.Callback):
@@ -165,124 +87,6 @@ def test_what_was_committed_after_the_last_journal_write_is_taken_up(
     # This runtime journals each row before it is committed, so a marker carries its own row alone.
     assert taken_up == [1, 2, 4, 6]
     assert rows_of(results)[0][-1] == (6, 18)
-
-
-def torn(path: Path, kind: type[Event], remains: Callable[[bytes], bytes]) -> tuple[Path, int]:
-    """Return a copy of which a power cut has taken the end: all from the last event of that kind on."""
-    copy = path.with_name("copy")
-    shutil.copytree(path, copy)
-    segments = sorted((copy / "journal").iterdir())
-    name = kind.__name__.encode()
-    first = max(number for number, segment in enumerate(segments, 1) if name in segment.read_bytes())
-    for segment in segments[first - 1 :]:
-        segment.write_bytes(remains(segment.read_bytes()))
-    return copy, first
-
-
-@pytest.mark.parametrize(
-    "remains",
-    [
-        lambda _: b"",
-        lambda data: data[: len(data) // 2],
-        lambda data: data.replace(b"attempt_number", b"leash"),
-    ],
-    ids=["empty", "half", "changed"],
-)
-@pytest.mark.parametrize("kind", [TrialReported, AttemptStarted, AttemptEnded])
-def test_experiment_with_a_damaged_end_goes_on_only_if_that_is_given_up(
-    kind: type[Event], remains: Callable[[bytes], bytes], every_event_is_a_segment: None, path: Path
-) -> None:
-    begin(path, {"x": tune.grid_search([1, 2])})
-    copy, first = torn(path, kind, remains)
-    with pytest.raises(JournalDamaged, match=rf"{first:08d}\.jsonl is damaged: .*discard_damaged=True"):
-        tune.Tuner.restore(copy, count)
-    for refused in (tune.Tuner.can_restore, begin):
-        with pytest.raises(JournalDamaged):
-            refused(copy)
-
-    tuner = tune.Tuner.restore(copy, count, discard_damaged=True)
-    tuner.get_results()
-    experiment_id = read_spec(storage_of(copy), discard_damaged=True).spec["experiment_id"]
-    left = [event for event, _ in read_journal(storage_of(copy), experiment_id, discard_damaged=True)]
-    results = fit(tuner)
-
-    assert rows_of(results) == undisturbed(1, 2)
-    (given_up,) = events(copy, SegmentsGivenUp)
-    assert given_up.first == first
-    # An attempt that only the lost segments knew may have reported and committed under its number.
-    started = [each for each in events(copy, AttemptStarted) if each not in left]
-    before = [(each.trial_id, each.attempt_number) for each in events(path, AttemptStarted)]
-    assert started
-    assert not [each for each in started if (each.trial_id, each.attempt_number) in before]
-    assert rows_of(fit(tune.Tuner.restore(copy, count))) == undisturbed(1, 2), "it is known from now on"
-
-
-def test_rows_that_files_lack_are_written_from_the_journal(path: Path) -> None:
-    whole = begin(path)
-    file = Path(whole[0].path, "result.json")
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:3]) + lines[3][:20])  # as a crash leaves it
-    table = Path(whole[1].path, "progress.csv")
-    records = table.read_bytes().splitlines(keepends=True)
-    table.write_bytes(b"".join(records[:2]) + records[2][:-5])
-    Path(whole[1].path, "params.json").unlink()
-
-    results = fit(tune.Tuner.restore(path, count))
-
-    with pytest.warns(UserWarning, match="skipped 1 of 7 rows"):
-        assert rows_of(results) == undisturbed(1, 2)
-    assert len(file.read_bytes().splitlines()) == STEPS + 1
-    assert table.read_bytes() == b"".join(records)
-    assert json.loads(Path(whole[1].path, "params.json").read_text()) == {"x": 2}
-
-
-@pytest.mark.parametrize("how", ["removed", "emptied"])
-@pytest.mark.parametrize("after", [4, STEPS])
-def test_rows_of_files_that_somebody_removed_meanwhile_are_written_again(
-    how: str, after: int, path: Path
-) -> None:
-    class Remover(tune.Callback):
-        def setup(self, *args: Any, files: TrialFiles, **info: Any) -> None:
-            self._files = files
-
-        def on_trial_result(
-            self, iteration: int, trials: Any, trial: Trial, result: Any, **info: Any
-        ) -> None:
-            if result["training_iteration"] == after:
-                self._files.flush(trial.dirname)
-                for name in ("result.json", "progress.csv"):
-                    file = path / trial.dirname / name
-                    file.unlink() if how == "removed" else file.write_bytes(b"")
-
-    results = begin(path, callbacks=[Remover()])
-
-    assert rows_of(results) == undisturbed(1, 2)
-    assert [row["config"] for row in results[1].rows] == [{"x": 2}] * STEPS
-    for result in results:
-        table = list(csv.DictReader(Path(result.path, "progress.csv").read_text().splitlines()))
-        assert [int(row["training_iteration"]) for row in table] == [*range(1, STEPS + 1)]
-
-
-def test_file_that_lacks_rows_in_its_middle_is_written_again_by_a_resume(path: Path) -> None:
-    whole = begin(path)
-    for name in ("result.json", "progress.csv"):
-        file = Path(whole[0].path, name)
-        lines = file.read_bytes().splitlines(keepends=True)
-        file.write_bytes(b"".join([*lines[:1], *lines[3:]]))
-
-    results = fit(tune.Tuner.restore(path, count))
-
-    assert rows_of(results) == undisturbed(1, 2)
-    assert len(Path(whole[0].path, "progress.csv").read_text().splitlines()) == STEPS + 1
-
-
-def test_nothing_is_written_twice_where_nothing_lacks(path: Path) -> None:
-    whole = begin(path)
-    files = {file: file.read_bytes() for result in whole for file in Path(result.path).glob("*.*")}
-
-    fit(tune.Tuner.restore(path, count))
-
-    assert {file: file.read_bytes() for file in files} == files
 
 
 def test_more_samples_extend_a_finished_experiment(path: Path) -> None:
@@ -433,90 +237,12 @@ def test_restored_tuner_shows_what_there_is_before_it_is_run(path: Path) -> None
     assert sorted(file for file in path.rglob("*")) == before
 
 
-def test_can_restore_says_whether_there_is_an_experiment(path: Path) -> None:
-    assert not tune.Tuner.can_restore(path)
-    begin(path)
-    assert tune.Tuner.can_restore(path)
-    assert tune.Tuner.can_restore(f"{path}/")
-    assert not tune.Tuner.can_restore(path.parent)
-
-
 def test_a_relative_path_is_below_the_current_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(path)
     monkeypatch.chdir(path.parent)
 
     assert tune.Tuner.can_restore("experiment")
     assert rows_of(tune.Tuner.restore("experiment", count).get_results()) == undisturbed(1, 2)
-
-
-def test_what_is_no_experiment_is_refused(path: Path) -> None:
-    with pytest.raises(StorageError, match="holds no experiment that can be resumed"):
-        tune.Tuner.restore(path, count)
-    with pytest.raises(ConfigError, match=r"path=3: expected <storage_path>/<name>"):
-        tune.Tuner.restore(3, count)  # type: ignore[arg-type]
-
-
-def test_another_trainable_is_refused(path: Path) -> None:
-    begin(path)
-
-    def other(config: dict[str, Any]) -> None:
-        """Tune something else."""
-
-    with pytest.raises(ConfigError, match=r"trainable='other': the experiment at .* tunes 'count'"):
-        tune.Tuner.restore(path, other)
-
-
-def test_contradicting_wishes_are_refused(path: Path) -> None:
-    begin(path)
-
-    with pytest.raises(ConfigError, match="either goes on or begins anew"):
-        tune.Tuner.restore(path, count, resume_errored=True, restart_errored=True)
-    with pytest.raises(ConfigError, match=r"_resume_config=\{\}: expected a tune_core.ResumeConfig"):
-        tune.Tuner.restore(path, count, _resume_config={})  # type: ignore[arg-type]
-
-
-class Activation:
-    """An object that JSON cannot hold."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"Activation({self.name!r})"
-
-
-def test_what_cannot_be_described_has_to_be_passed_again(path: Path) -> None:
-    objects = [Activation("relu"), Activation("tanh")]
-    space = {"x": 1, "act": tune.grid_search(objects)}
-    begin(path, space)
-
-    with pytest.raises(SpecError, match=r"param_space.act.*: pass param_space=… to Tuner.restore"):
-        fit(tune.Tuner.restore(path, count))
-    assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed(1, 1)
-    results = fit(tune.Tuner.restore(path, count, param_space=space, num_samples=2))
-    assert [result.config["act"] for result in results] == [*objects, *objects]  # type: ignore[index]
-
-
-def test_a_trial_whose_objects_are_gone_does_not_go_on(every_event_is_a_segment: None, path: Path) -> None:
-    begin(path, {"x": 1, "act": tune.grid_search([Activation("relu")])})
-    copy = cut(path, TrialReported)
-
-    with pytest.raises(
-        SpecError, match=r"cannot go on: its config holds objects that JSON could not store, at act"
-    ):
-        fit(tune.Tuner.restore(copy, count, param_space={"x": 1, "act": 2}))
-
-
-def test_a_trial_whose_reference_was_one_of_several_is_refused_with_advice(
-    every_event_is_a_segment: None, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin(path, {"x": 1, "data": tune.grid_search([ObjectRef(), ObjectRef()])})
-    copy = cut(path, TrialReported)
-    monkeypatch.setattr(references, "_PROCESS", "another")
-
-    space = {"x": 1, "data": tune.grid_search([ObjectRef(), ObjectRef()])}
-    with pytest.raises(SpecError, match=r"at data\..*references end with the process.*with_parameters"):
-        fit(tune.Tuner.restore(copy, count, param_space=space))
 
 
 def test_seed_that_nobody_gave_is_the_same_after_a_resume(every_event_is_a_segment: None, path: Path) -> None:
@@ -564,167 +290,6 @@ def test_trials_that_go_on_get_the_resources_that_are_asked_for_now(path: Path) 
     (resumed,) = events(path, ExperimentResumed)
     assert set(resumed.resources) == {trial.trial_id for trial in trials}
     assert {trial.resources.required_resources["memory"] for trial in trials} == {1000.0}
-
-
-class Remembering(tune.search.Searcher):
-    """Suggests what follows from its state, which only `get_state` knows of."""
-
-    def __init__(self, start: int = 0) -> None:
-        super().__init__()
-        self.next = start
-
-    def suggest(self, trial_id: str) -> Any:
-        self.next += 1
-        return {"x": self.next}
-
-    def get_state(self) -> dict[str, Any]:
-        return {"next": self.next}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.next = state["next"]
-
-
-def test_state_of_a_searcher_is_given_back_and_objects_in_it_are_refused(path: Path) -> None:
-    tune_config = tune.TuneConfig(search_alg=Remembering(5), num_samples=1)
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    fit(tune.Tuner(count, tune_config=tune_config, run_config=run_config))
-
-    assert rows_of(tune.Tuner.restore(path, count).get_results()) == undisturbed(6)
-    restored = tune.Tuner.restore(
-        path, count, tune_config=tune.TuneConfig(search_alg=Remembering(), num_samples=2)
-    )
-    results = fit(restored)
-
-    assert [result.config for result in results] == [{"x": 6}, {"x": 7}]
-
-    other = tune.TuneConfig(search_alg=Remembering(Activation("relu")))  # type: ignore[arg-type]
-    with pytest.raises(
-        ConfigError, match=r"Remembering.get_state\(\) returned .*: expected a dict of what JSON"
-    ):
-        fit(tune.Tuner(count, tune_config=other, run_config=tune.RunConfig(storage_path=str(path.parent))))
-
-
-class Points(tune.search.Searcher):
-    """Suggests its points one after the other, as searchers written for Ray Tune do; at first it has none yet."""
-
-    def __init__(self, waits: int = 0) -> None:
-        super().__init__()
-        self.points, self.waits = [1, 2, 3, 4], waits
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.waits:
-            self.waits -= 1
-            return None
-        return {"x": self.points.pop(0)} if self.points else self.FINISHED
-
-
-def test_points_of_a_searcher_that_knows_nothing_of_resumes_are_run_once(path: Path) -> None:
-    def stops(config: dict[str, Any]) -> None:
-        if config["x"] == 2 and not (path / "stopped").exists():
-            (path / "stopped").touch()
-            raise KeyboardInterrupt
-        tune.report({"x": config["x"]})
-
-    def search(searcher: Points) -> tune.TuneConfig:
-        return tune.TuneConfig(search_alg=searcher, num_samples=9)
-
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    used = Points()
-    fit(tune.Tuner(stops, tune_config=search(used), run_config=run_config))
-
-    results = fit(tune.Tuner.restore(path, stops, tune_config=search(Points())))
-
-    assert [result.config for result in results] == [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}]
-
-
-def test_searcher_that_is_tried_again_in_its_process_is_not_asked_twice(path: Path) -> None:
-    searcher = Points()
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    options = {"tune_config": tune.TuneConfig(search_alg=searcher, num_samples=2)}
-    fit(tune.Tuner(count, run_config=run_config, **options))  # type: ignore[arg-type]
-
-    again = {"tune_config": tune.TuneConfig(search_alg=searcher, num_samples=3)}
-    results = fit(tune.Tuner.restore(path, count, **again))  # type: ignore[arg-type]
-
-    assert [result.config["x"] for result in results] == [1, 2, 3]
-
-
-def test_searcher_that_suggests_otherwise_after_a_resume_is_named(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    fit(
-        tune.Tuner(
-            count, run_config=run_config, tune_config=tune.TuneConfig(search_alg=Points(), num_samples=2)
-        )
-    )
-    other = Points()
-    other.points = [8, 9, 5]
-
-    results = fit(
-        tune.Tuner.restore(path, count, tune_config=tune.TuneConfig(search_alg=other, num_samples=3))
-    )
-
-    assert caplog.text.count("Points, asked again for trial") == 1
-    assert [result.config["x"] for result in results] == [1, 2, 5]
-
-
-def test_searcher_of_another_class_begins_with_its_first_suggestion(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    begin(path)
-    other = tune.TuneConfig(search_alg=Points(), num_samples=3)
-
-    results = fit(tune.Tuner.restore(path, count, param_space={}, tune_config=other))
-
-    assert [result.config["x"] for result in results] == [1, 2, 1]
-    assert "asked again" not in caplog.text
-
-
-def test_searcher_that_has_nothing_at_first_is_asked_again(path: Path) -> None:
-    tune_config = tune.TuneConfig(search_alg=Points(waits=3), num_samples=2)
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-
-    results = fit(tune.Tuner(count, tune_config=tune_config, run_config=run_config))
-
-    assert [result.config["x"] for result in results] == [1, 2]
-    assert len(events(path, SearchRetried)) == 3
-
-
-def test_long_texts_and_own_iterations_are_completed_too(path: Path) -> None:
-    def train(config: dict[str, Any]) -> None:
-        for step in range(1, 7):
-            tune.report({"note": "x" * 200_000, "training_iteration": 100 * step})
-
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    (result,) = fit(tune.Tuner(train, run_config=run_config))
-    file = Path(result.path, "result.json")
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:3]))
-
-    (again,) = fit(tune.Tuner.restore(path, train))
-
-    assert [row["training_iteration"] for row in again.rows] == [100, 200, 300, 400, 500, 600]
-    assert file.read_bytes() == b"".join(lines)
-
-
-def test_arrays_in_configurations_do_not_stop_a_resume(path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    space = {"x": tune.grid_search([1, 2]), "weights": numpy.array([1.0, 2.0])}
-
-    def train(config: dict[str, Any]) -> None:
-        if tune.get_checkpoint() is None and config["x"] == 1:
-            with tempfile.TemporaryDirectory() as directory:
-                tune.report({"score": 1}, checkpoint=tune.Checkpoint.from_directory(directory))
-            raise KeyboardInterrupt
-        tune.report({"score": config["weights"].sum()})
-
-    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))
-    fit(tune.Tuner(train, param_space=space, run_config=run_config))
-
-    results = fit(tune.Tuner.restore(path, train, param_space=space))
-
-    assert [result.metrics["score"] for result in results] == [3.0, 3.0]
 
 
 def test_time_between_two_drivers_does_not_count_against_the_budget() -> None:
@@ -816,19 +381,3 @@ def test_reopened_trial_that_ends_well_has_no_error_any_more(
     (result,) = fit(tune.Tuner.restore(path, fragile(True), resume_errored=True))
 
     assert tune.Result.from_path(result.path).error is None
-
-
-def test_state_of_another_kind_of_searcher_is_left_alone(path: Path) -> None:
-    begin(path)
-    other = tune.TuneConfig(search_alg=Remembering(7), num_samples=3)
-
-    results = fit(tune.Tuner.restore(path, count, param_space={}, tune_config=other))
-
-    assert [result.config["x"] for result in results] == [1, 2, 8]  # type: ignore[index]
-
-
-def test_own_state_of_a_searcher_in_a_limiter_is_found() -> None:
-    limited = tune.TuneConfig(search_alg=tune.search.ConcurrencyLimiter(Remembering(), max_concurrent=1))
-
-    assert Policy(limited, None, {}, count, "count").has_own_state
-    assert not Policy(tune.TuneConfig(), None, {}, count, "count").has_own_state
