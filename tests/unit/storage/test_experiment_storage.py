@@ -3,245 +3,35 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import fsspec
 import pytest
-import time_machine
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.support.directories import a_directory
+from tests.support.stored import FILES, commit, content, indices
 from tune_core.control.namesakes import experiment_at
 from tune_core.errors import (
     CheckpointCorrupted,
     CheckpointError,
     CheckpointNotFound,
     ConfigError,
-    CreateConflict,
     StorageError,
 )
-from tune_core.storage import objects, transfer
+from tune_core.storage import transfer
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.checkpoint_files import check_uploaded
 from tune_core.storage.commit import COMMIT, WRITER
 from tune_core.storage.experiment_storage import (
     DEFAULT_STORAGE_PATH,
-    SETTLED_S,
-    CheckpointMarker,
     ExperimentStorage,
     split_path,
 )
-from tune_core.testing.faults import Fault, FaultyFileSystem, InjectedFault
+from tune_core.testing.faults import Fault, FaultyFileSystem
 from tune_core.tuner import Tuner
-
-FILES = {"model.pt": b"weights" * 100, "optimizer/state 1.bin": b"\0\1\2", "empty.txt": b""}
-
-
-@pytest.fixture(params=["local", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, str]]:
-    """A filesystem and an empty directory in it."""
-    if request.param == "local":
-        yield LocalFileSystem(), str(tmp_path / "storage")
-        return
-    filesystem, path = fsspec.filesystem("memory"), f"/unit-{uuid4().hex}"
-    yield filesystem, path
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
-
-
-@pytest.fixture
-def storage(root: tuple[Any, str]) -> ExperimentStorage:
-    filesystem, path = root
-    return ExperimentStorage.open(path, "experiment", filesystem=filesystem)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return a_directory(tmp_path / "source", FILES)
-
-
-def commit(
-    storage: ExperimentStorage, source: Any, index: int = 0, attempt_number: int = 1, **kwargs: Any
-) -> CheckpointMarker:
-    arguments: dict[str, Any] = {"iteration": index + 1, "rows": [], "metrics": {}} | kwargs
-    return storage.commit_checkpoint(
-        "trial_1", source, index=index, attempt_number=attempt_number, **arguments
-    )
-
-
-def indices(storage: ExperimentStorage) -> list[int]:
-    return [marker.index for marker in storage.committed("trial_1")]
-
-
-def content(checkpoint: Checkpoint, target: Path) -> dict[str, bytes]:
-    directory = Path(checkpoint.to_directory(target))
-    return {
-        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
-    }
-
-
-class TestObjects:
-    def test_created_object_is_read_back_and_listed(self, storage: ExperimentStorage) -> None:
-        storage.create("journal/00000001.jsonl", b"one")
-        storage.create("experiment.json", b"{}")
-
-        assert storage.read("journal/00000001.jsonl") == b"one"
-        assert storage.list() == ["experiment.json", "journal"]
-        assert storage.list("journal") == ["00000001.jsonl"]
-
-    def test_second_create_with_other_bytes_is_a_conflict_and_changes_nothing(
-        self, storage: ExperimentStorage
-    ) -> None:
-        storage.create("a", b"first")
-
-        with pytest.raises(CreateConflict, match=r"/a exists already, with other content"):
-            storage.create("a", b"second")
-
-        assert storage.read("a") == b"first"
-
-    def test_second_create_with_the_same_bytes_is_taken_for_a_lost_reply(
-        self, storage: ExperimentStorage
-    ) -> None:
-        storage.create("a", b"mine")
-
-        storage.create("a", b"mine")
-
-        assert storage.read("a") == b"mine"
-
-    def test_one_of_eight_writers_wins_every_round(
-        self, storage: ExperimentStorage, request: pytest.FixtureRequest
-    ) -> None:
-        request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
-        sys.setswitchinterval(1e-6)  # threads meet between a check and a write
-        for number in range(30):
-            winners: list[bytes] = []
-            barrier = threading.Barrier(8)
-
-            def write(
-                data: bytes, number: int = number, barrier: Any = barrier, winners: Any = winners
-            ) -> None:
-                barrier.wait()
-                try:
-                    storage.create(f"round-{number}", data)
-                except CreateConflict:
-                    return
-                winners.append(data)
-
-            threads = [threading.Thread(target=write, args=(b"writer %d" % n,)) for n in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-            assert len(winners) == 1
-            assert storage.read(f"round-{number}") == winners[0]
-
-    def test_write_replaces_and_leaves_nothing_else_behind(self, storage: ExperimentStorage) -> None:
-        storage.write("deep/er/a", b"old")
-
-        storage.write("deep/er/a", b"new")
-
-        assert storage.read("deep/er/a") == b"new"
-        assert set(storage.fs.find(storage.absolute())) == {storage.absolute("deep/er/a")}
-
-    def test_reading_what_does_not_exist_raises_file_not_found(self, storage: ExperimentStorage) -> None:
-        with pytest.raises(FileNotFoundError):
-            storage.read("nothing")
-
-        assert storage.exists("nothing") is False
-        assert storage.list("nothing") == []
-
-    def test_delete_removes_only_what_is_named_even_if_the_name_looks_like_a_pattern(
-        self, storage: ExperimentStorage
-    ) -> None:
-        for name in ("lr=[12]/a", "lr=1/a", "lr=*/b/c", "x"):
-            storage.write(name, b"-")
-
-        storage.delete("lr=[12]")
-        storage.delete("lr=*")
-        storage.delete("x")
-        storage.delete("x")
-
-        assert storage.list() == ["lr=1"]
-
-    def test_delete_does_not_follow_a_symbolic_link(self, tmp_path: Path) -> None:
-        storage = ExperimentStorage.open(tmp_path / "storage", "e")
-        precious = a_directory(tmp_path / "precious", FILES)
-        storage.write("trial/a", b"-")
-        Path(storage.path, "trial", "link").symlink_to(precious)
-
-        storage.delete("trial")
-
-        assert storage.list() == []
-        assert (precious / "model.pt").read_bytes() == FILES["model.pt"]
-
-    def test_upload_takes_a_file_and_a_directory(self, storage: ExperimentStorage, source: Path) -> None:
-        storage.upload(source / "model.pt", "trial_1/best.pt")
-        storage.upload(source, "trial_1/artifacts")
-
-        assert storage.read("trial_1/best.pt") == FILES["model.pt"]
-        assert storage.read("trial_1/artifacts/optimizer/state 1.bin") == FILES["optimizer/state 1.bin"]
-
-    def test_upload_of_a_missing_file_names_it(self, storage: ExperimentStorage) -> None:
-        with pytest.raises(FileNotFoundError, match=r"/no/such is to be uploaded to .*/x"):
-            storage.upload("/no/such", "x")
-
-    def test_exists_knows_objects_and_directories(self, storage: ExperimentStorage) -> None:
-        storage.write("trial_1/result.json", b"")
-
-        assert storage.exists("trial_1")
-        assert storage.exists("trial_1/result.json")
-        assert not storage.exists("trial")
-
-    def test_half_written_temporary_files_are_not_listed(self, tmp_path: Path) -> None:
-        faulty = FaultyFileSystem(LocalFileSystem(), fail_at=1, fault=Fault.PARTIAL)
-        storage = ExperimentStorage.open(tmp_path, "e", filesystem=faulty)
-
-        with pytest.raises(StorageError, match="write 1"):
-            storage.write("a", b"whole")
-
-        assert storage.list() == []
-
-    def test_create_whose_reply_was_lost_succeeds(self, root: tuple[Any, str]) -> None:
-        filesystem, path = root
-        clean = FaultyFileSystem(filesystem)
-        ExperimentStorage.open(path, "e", filesystem=clean).create("counted", b"mine")
-        faulty = FaultyFileSystem(filesystem, fail_at=len(clean.writes), fault=Fault.LOST_REPLY)
-
-        ExperimentStorage.open(path, "e", filesystem=faulty).create("a", b"mine")
-
-        assert filesystem.cat_file(f"{path}/e/a") == b"mine"
-
-    def test_colliding_conditional_writes_are_tried_again(
-        self, storage: ExperimentStorage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        class Refusal(Exception):
-            def __init__(self) -> None:
-                self.response = {"Error": {"Code": "ConditionalRequestConflict"}}
-
-        attempts: list[str] = []
-
-        def collide_twice(filesystem: Any, path: str, data: bytes) -> None:
-            attempts.append(path)
-            if len(attempts) < 3:
-                raise Refusal
-            transfer.create_bytes(filesystem, path, data)
-
-        monkeypatch.setattr(objects, "create_bytes", collide_twice)
-        monkeypatch.setattr("time.sleep", lambda _: None)
-
-        storage.create("a", b"mine")
-
-        assert len(attempts) == 3
-        assert storage.read("a") == b"mine"
 
 
 class TestOpen:
@@ -337,99 +127,6 @@ class TestOpen:
 
         assert again.fs.secret == "s"
         assert again.fs._s3 is None
-
-
-class TestProbe:
-    def test_probe_passes_and_leaves_nothing(self, storage: ExperimentStorage) -> None:
-        storage.probe()
-
-        assert storage.list() == []
-
-    def test_storage_that_overwrites_is_refused_unless_fencing_is_given_up(self) -> None:
-        class Forgetful(MemoryFileSystem):  # type: ignore[misc] # as RGW is on a versioned bucket
-            def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-                super().pipe_file(path, value, **kwargs)
-
-        filesystem = Forgetful(global_store=False, skip_instance_cache=True)
-
-        with pytest.raises(
-            StorageError, match=r"cannot refuse the second of two writers.*without versioning"
-        ):
-            ExperimentStorage.open("/b", "e", filesystem=filesystem).probe()
-
-        ExperimentStorage.open("/b", "e", filesystem=filesystem, fencing=False).probe()
-
-    def test_filesystem_that_checks_before_it_writes_is_refused_unless_fencing_is_given_up(
-        self, tmp_path: Path, source: Path
-    ) -> None:
-        from fsspec.implementations.arrow import ArrowFSWrapper
-        from pyarrow.fs import LocalFileSystem as ArrowLocal
-
-        filesystem = ArrowFSWrapper(ArrowLocal())
-        filesystem_path = str(tmp_path / "arrow")
-
-        with pytest.raises(
-            StorageError, match=r"checks first and writes then.*storage_path='s3://.*s3fs"
-        ) as caught:
-            ExperimentStorage.open(filesystem_path, "e", filesystem=filesystem).probe()
-
-        assert "fencing" not in str(caught.value), "no public argument takes it"
-
-        unfenced = ExperimentStorage.open(filesystem_path, "e", filesystem=filesystem, fencing=False)
-        unfenced.probe()
-        commit(unfenced, source)
-        with pytest.raises(CreateConflict):
-            unfenced.create(f"trial_1/checkpoint_000000/{WRITER}", b"other")
-        assert content(unfenced.checkpoint("trial_1", 0), tmp_path / "out") == FILES
-        unfenced.delete_checkpoint("trial_1", 0)
-        assert unfenced.list("trial_1") == []
-
-    @pytest.mark.parametrize("fault", ["changes", "hides"])
-    def test_storage_that_changes_or_hides_what_was_written_is_refused(self, fault: str) -> None:
-        class Odd(MemoryFileSystem):  # type: ignore[misc]
-            def cat_file(self, *args: Any, **kwargs: Any) -> bytes:
-                data: bytes = super().cat_file(*args, **kwargs)
-                return data.upper() if fault == "changes" else data
-
-            def find(self, *args: Any, **kwargs: Any) -> Any:
-                return {} if fault == "hides" else super().find(*args, **kwargs)
-
-        storage = ExperimentStorage.open(
-            "/b", "e", filesystem=Odd(global_store=False, skip_instance_cache=True)
-        )
-
-        with pytest.raises(StorageError, match=r"came back changed|not listed at once"):
-            storage.probe()
-
-    def test_disk_without_hard_links_is_refused(self, tmp_path: Path) -> None:
-        class Fat(LocalFileSystem):  # type: ignore[misc] # exFAT and some network disks
-            def link(self, src: str, dst: str, **kwargs: Any) -> None:
-                raise PermissionError(1, "Operation not permitted")
-
-        with pytest.raises(StorageError, match="has no hard links"):
-            ExperimentStorage.open(tmp_path, "e", filesystem=Fat()).probe()
-
-    def test_directory_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("in the way")
-
-        with pytest.raises(
-            StorageError, match=r"file/e: cannot write to it \((NotADirectory|FileExists)Error"
-        ):
-            ExperimentStorage.open(tmp_path / "file", "e").probe()
-
-    def test_filesystem_that_hangs_is_given_up_in_time(self) -> None:
-        released = threading.Event()
-
-        class Hanging(MemoryFileSystem):  # type: ignore[misc]
-            def pipe_file(self, *args: Any, **kwargs: Any) -> None:
-                released.wait(10)
-
-        storage = ExperimentStorage.open("/b", "e", filesystem=Hanging(skip_instance_cache=True))
-        try:
-            with pytest.raises(StorageError, match=r"memory:///?b/e: no answer within 0.05 s"):
-                storage.probe(timeout_s=0.05)
-        finally:
-            released.set()
 
 
 class TestCommit:
@@ -631,99 +328,6 @@ class TestCommit:
 
         assert indices(storage) == []
         assert not any(path.endswith(COMMIT) for path in uploads)
-
-
-def faults() -> list[Any]:
-    return [
-        pytest.param(fault, is_fatal, id=f"{fault}-{'fatal' if is_fatal else 'once'}")
-        for fault in Fault
-        for is_fatal in (False, True)
-    ]
-
-
-@pytest.mark.parametrize(("fault", "is_fatal"), faults())
-class TestCrashPoints:
-    """Write number k fails, for every k."""
-
-    def test_commit_shows_the_old_state_or_the_whole_new_checkpoint(
-        self, root: tuple[Any, str], source: Path, tmp_path: Path, fault: Fault, is_fatal: bool
-    ) -> None:
-        filesystem, path = root
-        for number in range(1, 100):
-            reader = ExperimentStorage.open(path, f"run-{number}", filesystem=filesystem)
-            commit(reader, a_directory(tmp_path / "old", {"old.pt": b"old"}), index=0)
-            faulty = FaultyFileSystem(filesystem, fail_at=number, fault=fault, is_fatal=is_fatal)
-            writer = ExperimentStorage.open(path, f"run-{number}", filesystem=faulty)
-
-            error: Exception | None = None
-            try:
-                commit(writer, source, index=1)
-            except (StorageError, CheckpointError) as caught:
-                error = caught
-
-            found = indices(reader)
-            assert found in ([0], [0, 1], [0, 2])
-            assert error is None or found == [0] or fault is Fault.LOST_REPLY
-            assert error is not None or len(found) == 2, "an acknowledged checkpoint is missing"
-            assert content(reader.checkpoint("trial_1", 0), tmp_path / f"{number}-0") == {"old.pt": b"old"}
-            for index in found[1:]:
-                assert content(reader.checkpoint("trial_1", index), tmp_path / f"{number}-1") == FILES
-            self.recover(reader, source, found)
-            if len(faulty.writes) < number:
-                break
-        else:
-            pytest.fail("the writer never ran out of writes")
-
-    def recover(self, reader: ExperimentStorage, source: Path, found: list[int]) -> None:
-        after = commit(reader, source, index=found[-1] + 1, attempt_number=2).index
-        reader.sweep("trial_1", keep=[*found, after], attempt_number=2)
-        with time_machine.travel(time.time() + 2 * SETTLED_S, tick=False):
-            reader.sweep("trial_1", keep=[*found, after], attempt_number=2)
-
-        assert indices(reader) == [*found, after]
-        assert reader.list("trial_1") == [f"checkpoint_{index:06d}" for index in (*found, after)]
-
-    def test_delete_shows_the_whole_checkpoint_or_none(
-        self, root: tuple[Any, str], source: Path, tmp_path: Path, fault: Fault, is_fatal: bool
-    ) -> None:
-        filesystem, path = root
-        for number in range(1, 100):
-            reader = ExperimentStorage.open(path, f"run-{number}", filesystem=filesystem)
-            commit(reader, source, index=0)
-            faulty = FaultyFileSystem(filesystem, fail_at=number, fault=fault, is_fatal=is_fatal)
-            try:
-                ExperimentStorage.open(path, f"run-{number}", filesystem=faulty).delete_checkpoint(
-                    "trial_1", 0
-                )
-            except StorageError as error:
-                assert isinstance(error.__cause__, InjectedFault)  # noqa: PT017 - it need not be raised
-
-            for _ in indices(reader):
-                assert content(reader.checkpoint("trial_1", 0), tmp_path / f"out-{number}") == FILES
-            reader.delete_checkpoint("trial_1", 0)
-            assert indices(reader) == []
-            assert reader.list("trial_1") == []
-            if len(faulty.writes) < number:
-                break
-        else:
-            pytest.fail("the deletion never ran out of writes")
-
-
-def test_deletion_removes_the_marker_first_and_the_reservation_last(
-    root: tuple[Any, str], source: Path
-) -> None:
-    filesystem, path = root
-    (source / "A").write_bytes(b"would be listed before the marker")
-    faulty = FaultyFileSystem(filesystem)
-    storage = ExperimentStorage.open(path, "e", filesystem=faulty)
-    commit(storage, source)
-    faulty.writes.clear()
-
-    storage.delete_checkpoint("trial_1", 0)
-
-    removed = [path.rpartition("/")[2] for operation, path in faulty.writes if operation == "rm_file"]
-    assert (removed[0], removed[-1]) == (COMMIT, WRITER)
-    assert {"A", "model.pt"} < set(removed)
 
 
 class TestCommitted:
