@@ -20,13 +20,14 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
 )
-from prefect.client.schemas.objects import Artifact, State
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
 from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded, logs_of
+from tests.support.artifacts import rows_in
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.waiting import wait_for
 from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
@@ -36,16 +37,6 @@ from tune_core.engine.task_run_ends import TaskRunEnds
 from tune_core.engine.worker.trial_task import trial as trial_task
 from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
-
-
-def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows of a table as any JSON parser reads them: Python's own lets NaN pass."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    rows: list[dict[str, Any]] = json.loads(str(artifact.data), parse_constant=refuse)
-    return rows
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import tune_core as tune
 from tests.flows.conftest import Recorded
-from tests.flows.test_artifacts import rows_in
+from tests.support.artifacts import rows_in
 
 
 @pytest.mark.parametrize("scope", ["last", pytest.param("all", marks=pytest.mark.slow)])

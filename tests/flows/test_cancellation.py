@@ -16,8 +16,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
 
 from tests.flows.conftest import Recorded
-from tests.flows.test_interrupt import press_ctrl_c, start, wait_until_gone
 from tests.support.processes import command_of, descendants
+from tests.support.scripts import press_ctrl_c, start, wait_until_gone
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow

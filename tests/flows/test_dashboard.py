@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 
 import tune_core as tune
 from tests.flows.conftest import Recorded
-from tests.flows.test_resume import FailAt
+from tests.support.counting import FailAt
 from tests.support.waiting import wait_for
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig

@@ -23,9 +23,9 @@ from prefect.states import Crashed
 import tune_core as tune
 from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tests.flows.test_interrupt import wait_until_gone
-from tests.flows.test_resume import count, rows_of, undisturbed
+from tests.support.counting import count, rows_of, undisturbed
 from tests.support.processes import descendants
+from tests.support.scripts import wait_until_gone
 from tests.support.waiting import wait_for
 from tune_core.control.messages import ExperimentResumed, TrialReported
 from tune_core.control.segments import read_journal
@@ -33,7 +33,7 @@ from tune_core.engine.experiment import experiment
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNT = "tests.flows.test_resume:count"
+COUNT = "tests.support.counting:count"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 import tune_core as tune
 from tests.flows.conftest import Recorded
-from tests.flows.test_failures import report_step, rows_of, step_of
+from tests.support.trials import report_step, rows_of, step_of
 
 pytestmark = pytest.mark.slow
 

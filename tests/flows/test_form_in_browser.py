@@ -80,7 +80,7 @@ several-metrics:
 def fill_in(page: playwright.Page, ui: str, storage: Path) -> None:
     """Describe an experiment with one wrong value."""
     whole = page.locator("body")
-    write(whole, "trainable", "tests.flows.test_resume:count")
+    write(whole, "trainable", "tests.support.counting:count")
     space = box(whole, "param_space")
     add = space.get_by_role("button", name=re.compile("^add item$", re.IGNORECASE)).last
     add.click()

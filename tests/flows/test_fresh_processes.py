@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 import tune_core as tune
 from tests.flows.conftest import Recorded, logs_of
-from tests.flows.test_failures import report_step, rows_of, state_history, step_of, wait_until_acknowledged
+from tests.support.trials import report_step, rows_of, state_history, step_of, wait_until_acknowledged
 from tests.support.waiting import wait_for
 from tune_core.engine.slots.pool import SlotPool
 

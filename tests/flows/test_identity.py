@@ -23,8 +23,8 @@ from prefect.runtime import flow_run, task_run
 from ray.util import placement_group_table
 
 import tune_core as tune
-from tests.flows.test_interrupt import start_script
-from tests.flows.test_resume import FailAt, count, events, rows_of, undisturbed
+from tests.support.counting import FailAt, count, events, rows_of, undisturbed
+from tests.support.scripts import start_script
 from tests.support.waiting import wait_for
 from tune_core.control.messages import ExperimentResumed
 from tune_core.errors import ExperimentConflict

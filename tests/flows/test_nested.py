@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
+from tests.support.scripts import start_script, wait_until_gone
 from tests.support.waiting import wait_for
 
 

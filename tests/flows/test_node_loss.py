@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows.test_interrupt import wait_until_gone
 from tests.support.processes import descendants
+from tests.support.scripts import wait_until_gone
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tune_core as tune
-from tests.flows.test_failures import rows_of
+from tests.support.trials import rows_of
 
 
 @pytest.mark.parametrize("fresh_process", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,10 @@ from ray.util import placement_group_table
 
 import tune_core as tune
 from tests.flows.conftest import Recorded
-from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.support.processes import descendants
+from tests.support.requests import PAUSED, PENDING, RUNNING, TERMINATED, path_of, running, train, tuned
+from tests.support.scripts import start_script, wait_until_gone
 from tests.support.waiting import wait_for
-from tune_core.control.controller import Controller
-from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import SpecRecorded, Steered
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.segments import read_journal
@@ -39,7 +35,6 @@ from tune_core.steering.inbox import (
     PauseTrial,
     RaiseNumSamples,
     Reply,
-    Request,
     ResumeExperiment,
     ResumeTrial,
     StopExperiment,
@@ -48,26 +43,8 @@ from tune_core.steering.inbox import (
     reply_to,
 )
 from tune_core.storage.experiment_storage import ExperimentStorage
-from tune_core.trial import Status
 
 pytestmark = pytest.mark.slow
-
-RUNNING, PAUSED, PENDING, TERMINATED = Status.RUNNING, Status.PAUSED, Status.PENDING, Status.TERMINATED
-
-
-def train(config: dict[str, Any]) -> None:
-    """Count on from the last checkpoint, saving each step, until somebody ends it."""
-    step = 0
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            step = int(Path(directory, "step").read_text())
-    while True:
-        time.sleep(0.05)
-        step += 1
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory, "step").write_text(str(step))
-            tune.report({"step": step}, checkpoint=tune.Checkpoint.from_directory(directory))
 
 
 class Count(tune.Trainable):
@@ -86,65 +63,6 @@ class Count(tune.Trainable):
 
     def load_checkpoint(self, directory: str) -> None:
         self.count = int(Path(directory, "count").read_text())
-
-
-class Running:
-    """An experiment that runs in a thread."""
-
-    def __init__(self, tuner: tune.Tuner, path: str) -> None:
-        self.path = path
-        self.storage = experiment_at(path)
-        self.results: list[tune.ResultGrid] = []
-        self._thread = threading.Thread(target=lambda: self.results.append(tuner.fit()))
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def ask(self, request: Request) -> Reply:
-        return tune.steer(self.path, request)
-
-    def now(self) -> Controller:
-        """What its journal says."""
-        controller = Controller(ControllerConfig(""))
-        for event, _ in read_journal(self.storage):
-            controller.handle(event)
-        return controller
-
-    def wait_for(self, *statuses: Status) -> None:
-        """Wait until its first trials have these statuses."""
-
-        def seen() -> bool:
-            return [trial.status for trial in self.now().trials.values()][: len(statuses)] == [*statuses]
-
-        wait_for(seen, what=f"{statuses}", timeout_s=90)
-
-    def end(self) -> tune.ResultGrid:
-        self._thread.join(90)
-        assert not self.is_alive
-        return self.results[0]
-
-
-@contextmanager
-def running(tuner: tune.Tuner, path: str) -> Iterator[Running]:
-    """Run an experiment, and stop it if the test fails."""
-    experiment = Running(tuner, path)
-    try:
-        yield experiment
-    finally:
-        if experiment.is_alive:
-            post(experiment.storage, StopExperiment("the test has failed"))
-            experiment.end()
-
-
-def tuned(trainable: Any, xs: list[int], run: tune.RunConfig, **options: Any) -> tune.Tuner:
-    space = {"x": tune.grid_search(xs)}
-    return tune.Tuner(trainable, param_space=space, tune_config=tune.TuneConfig(**options), run_config=run)
-
-
-def path_of(run: tune.RunConfig) -> str:
-    return f"{run.storage_path}/{run.name}"
 
 
 def groups_in_use() -> int:
@@ -335,7 +253,7 @@ def test_run_that_is_tried_again_knows_what_was_asked_for(cluster: None, tmp_pat
 SCRIPT = """
 import ray
 import tune_core as tune
-from tests.flows.test_requests import train
+from tests.support.requests import train
 
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

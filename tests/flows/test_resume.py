@@ -20,8 +20,9 @@ from prefect.states import Crashed
 import tune_core as tune
 from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tests.flows.test_interrupt import start_script, wait_until_gone
+from tests.support.counting import FailAt, count, events, rows_of, undisturbed
 from tests.support.processes import descendants
+from tests.support.scripts import start_script, wait_until_gone
 from tests.support.waiting import wait_for
 from tune_core.control.messages import ExperimentResumed, SpecRecorded, TrialReported
 from tune_core.control.segments import read_journal
@@ -30,54 +31,6 @@ from tune_core.errors import ExperimentConflict
 from tune_core.storage.experiment_storage import ExperimentStorage
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def count(config: dict[str, Any]) -> None:
-    """Count to six, saving each second step; what is reported follows from the configuration alone."""
-    import tempfile
-    import time
-    from pathlib import Path
-
-    import tune_core as tune
-
-    start = 0
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as directory:
-            start = int((Path(directory) / "step").read_text())
-    for step in range(start + 1, config.get("steps", 6) + 1):
-        time.sleep(config.get("pause_s", 0))
-        with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / "step").write_text(str(step))
-            saved = tune.Checkpoint.from_directory(directory) if step % 2 == 0 else None
-            tune.report({"score": config["x"] * step}, checkpoint=saved)
-
-
-def rows_of(results: tune.ResultGrid) -> list[list[tuple[int, float]]]:
-    """Iteration and score of every row of every trial, in creation order of the trials."""
-    return [[(row["training_iteration"], row["score"]) for row in result.rows] for result in results]
-
-
-def undisturbed(xs: list[int], steps: int = 6) -> list[list[tuple[int, float]]]:
-    return [[(step, x * step) for step in range(1, steps + 1)] for x in xs]
-
-
-def events(directory: Path | str) -> list[Any]:
-    parent, _, name = str(directory).rpartition("/")
-    return [event for event, _ in read_journal(ExperimentStorage.open(parent, name))]
-
-
-class FailAt(tune.Callback):
-    """Raises in the driver at the report of that number."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-
-    def on_trial_result(self, *args: Any, **info: Any) -> None:
-        """Count down."""
-        self._left -= 1
-        if self._left == 0:
-            raise RuntimeError("the driver broke")
 
 
 def test_a_flow_that_is_tried_again_goes_on_with_its_experiments(cluster: None, tmp_path: Path) -> None:
@@ -189,7 +142,7 @@ SCRIPT = """
 import sys
 import ray
 import tune_core as tune
-from tests.flows.test_resume import count
+from tests.support.counting import count
 
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -281,7 +234,7 @@ import sys
 import ray
 import tune_core as tune
 from prefect import flow
-from tests.flows.test_resume import count
+from tests.support.counting import count
 
 PATH = {path!r}
 

@@ -12,8 +12,8 @@ from prefect.deployments.runner import EntrypointType
 from prefect.flow_engine import run_flow
 
 import tune_core as tune
-from tests.flows.test_requests import RUNNING, TERMINATED, path_of, running, train, tuned
 from tests.support.forms import browser_page, choose, in_browser, snapshot, submit, write
+from tests.support.requests import RUNNING, TERMINATED, path_of, running, train, tuned
 from tune_core.engine.steer import steer
 from tune_core.steering.inbox import StopExperiment
 

@@ -15,8 +15,8 @@ import pytest
 import tune_core as tune
 from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tests.flows.test_failures import report_step, running_session, step_of
 from tests.support.fault_proxy import FaultProxy, Kind, Rule
+from tests.support.trials import report_step, running_session, step_of
 from tests.support.waiting import wait_for
 from tune_core.training.send_queue import SendQueue
 
