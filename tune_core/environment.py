@@ -48,7 +48,7 @@ _NO_WARNING = "there is no such warning"
 NOT_NEEDED = {
     "RAY_AIR_FULL_TRACEBACKS": "a trial's error.txt has the whole traceback",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": _NO_WARNING,
-    "TUNE_DISABLE_SIGINT_HANDLER": "Ctrl-C stops the trials in order, a second one at once",
+    "TUNE_DISABLE_SIGINT_HANDLER": "Ctrl-C stops the trials cleanly, a second one at once",
     "TUNE_GLOBAL_CHECKPOINT_S": "the journal is written about once a second",
     "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "a checkpoint's metrics are not held in memory twice",
     "TUNE_PLACEMENT_GROUP_PREFIX": "Ray Tune does not read it either",

@@ -146,8 +146,8 @@ class Attempt:
         phase: How far it has come.
         decision: What it was told; CONTINUE until it is told to stop.
         exploit: Told EXPLOIT: from where the trial goes on, and how, once it has ended.
-        wants_pause: It shall pause, as soon as it has reported with a checkpoint.
-        should_relocate: It shall end, as soon as it has saved or can save on request, and not for the scheduler's sake:
+        wants_pause: It is to pause, as soon as it has reported with a checkpoint.
+        should_relocate: It is to end, as soon as it has saved or can save on request, and not for the scheduler's sake:
             the trial goes on as soon as it may.
     """
 
@@ -259,12 +259,12 @@ class Trial:
 
     @property
     def wants_pause(self) -> bool:
-        """Whether its attempt shall pause, as soon as it has reported with a checkpoint."""
+        """Whether its attempt is to pause, as soon as it has reported with a checkpoint."""
         return self.attempt is not None and self.attempt.wants_pause
 
     @property
     def should_relocate(self) -> bool:
-        """Whether its attempt shall end when it has saved, and not for the scheduler's sake."""
+        """Whether its attempt is to end when it has saved, and not for the scheduler's sake."""
         return self.attempt is not None and self.attempt.should_relocate
 
     @property
@@ -428,7 +428,7 @@ class Trial:
         """Make a trial of any status one that waits for its next attempt, its failures forgotten.
 
         Args:
-            dirname: Begin anew, in this directory; None: go on from the last checkpoint.
+            dirname: Start over, in this directory; None: go on from the last checkpoint.
         """
         self.status = Status.PENDING
         self.has_failed_before = self.has_failed

@@ -396,7 +396,7 @@ def _resume_config_of(
         return given
     if errored and restart:
         raise ConfigError(
-            "resume_errored=True, restart_errored=True: a failed trial either goes on or begins anew"
+            "resume_errored=True, restart_errored=True: a failed trial either goes on or starts over"
         )
     return ResumeConfig(
         unfinished="resume" if unfinished else "skip",

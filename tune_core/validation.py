@@ -47,9 +47,9 @@ class Validator:
         """Keep the fault that the argument `name` has this value instead of what was expected."""
         self.found.append(f"{self.owner}({name}={shorten(value)}): {expected}")
 
-    def extend(self, validator: Iterable[str]) -> None:
+    def extend(self, faults: Iterable[str]) -> None:
         """Keep the faults that a part of the object has found itself."""
-        self.found.extend(validator)
+        self.found.extend(faults)
 
     def raise_any(self) -> None:
         """Raise what was found.

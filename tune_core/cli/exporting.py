@@ -134,7 +134,7 @@ def _report_lines(storage: ExperimentStorage) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
     places: dict[str, str] = {}
     for trial, report in reports(storage):
-        if places.setdefault(trial.trial_id, trial.dirname) != trial.dirname:  # it began anew
+        if places.setdefault(trial.trial_id, trial.dirname) != trial.dirname:  # it started over
             found[trial.trial_id].clear()
             places[trial.trial_id] = trial.dirname
         known = {
@@ -334,7 +334,7 @@ def _curves(
 
 
 def _distributions(reading: Reading) -> dict[str, BaseDistribution]:
-    """Return what Optuna shall take each parameter for: what was sampled, wide enough for what was run."""
+    """Return what Optuna is to take each parameter for: what was sampled, wide enough for what was run."""
     sampled = dict(_sampled(reading.spec.get("param_space", {}), ""))
     values: dict[str, list[Any]] = {}
     for record in reading.snapshot.trials:

@@ -36,7 +36,7 @@ def run(
 ) -> Answer:
     """Run the experiment that a YAML or JSON file describes, and wait for its end.
 
-    The flow runs in this process; Ctrl-C stops its trials in order, so that `resume` goes on with them.
+    The flow runs in this process; Ctrl-C stops its trials cleanly, so that `resume` goes on with them.
     Modules are looked for in the current directory, too.
 
     Args:
@@ -78,7 +78,7 @@ def resume(
         path: The experiment: STORAGE_PATH/NAME, a path or a URL.
         trainable: Import string, package.module:name, of what it tunes: nothing that is stored is imported.
         resume_errored: Trials that failed go on from their last checkpoint.
-        restart_errored: Trials that failed begin anew.
+        restart_errored: Trials that failed start over.
         takeover: Go on even if its driver seems to be alive: that one is fenced off.
         discard_damaged: Give up the journal from its first damaged segment on, as after a power cut: about
             a second of events for each segment.

@@ -91,7 +91,7 @@ class Journal:
     Args:
         storage: The experiment's storage.
         experiment_id: The experiment that the events belong to.
-        owner: Who this driver is, for whoever finds the journal open.
+        owner: Who this driver is, for one that finds the journal open.
         number: Number of the segment that `claim` took.
         is_sealed: Whether groups end only where `seal` says so, and with the event that it is given.
         on_flushed: Called from the writing thread after each group with the highest iteration of its
@@ -310,7 +310,7 @@ def claim(
         except CreateConflict:
             if last is None:
                 break
-            continue  # whoever is to be fenced off may just have written
+            continue  # the driver that is to be fenced off may just have written
         return number
     raise ExperimentConflict(_was_faster(storage, number))
 

@@ -2,7 +2,7 @@
 
 What runs trials is a `Backend`: processes of a cluster, threads, or functions on a virtual clock. What holds for
 all of them is here: the order of things, reports, time budgets, searchers that have nothing to suggest, the end.
-ControllerConfig for processes that may be late, silent or dead are in `tune_core.control.attempts`.
+Rules for processes that may be late, silent or dead are in `tune_core.control.attempts`.
 """
 
 from __future__ import annotations

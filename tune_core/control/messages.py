@@ -74,7 +74,7 @@ class ExperimentResumed(Event):
         capacity: So many trials of the usual size fit the cluster at once.
         skipped: Unfinished trials that are ended as they are.
         reopened: Trials that go on from their last checkpoint, finished ones too.
-        restarted: Trials that begin anew, each with the directory that it gets.
+        restarted: Trials that start over, each with the directory that it gets.
         resources: Trials whose next attempts get other bundles than those before, each with these.
     """
 
@@ -233,7 +233,7 @@ class AttemptEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class RelocationRequested(Event):
-    """A node that holds bundles of this attempt is about to go: the trial shall save, and go on elsewhere."""
+    """A node that holds bundles of this attempt is about to leave: the trial is to save, and to go on elsewhere."""
 
     trial_id: str
     attempt_number: int

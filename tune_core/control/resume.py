@@ -121,7 +121,7 @@ class Replay:
 
     @property
     def budget_used_s(self) -> float:
-        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment begins anew."""
+        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment starts over."""
         return self.state.budget_used_s
 
     @property

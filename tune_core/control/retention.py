@@ -75,7 +75,7 @@ class Retention:
         if start is None:
             return False
         owner, earlier = self._trials[start.trial_id], []
-        if owner.dirname == start.dirname:  # else it has begun anew since it was borrowed from
+        if owner.dirname == start.dirname:  # else it has started over since it was borrowed from
             earlier = [r for r in owner.usable_checkpoints if r.index < start.record.index]
         if earlier:
             owner.mark_damaged(start.record.index)

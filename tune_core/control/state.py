@@ -85,7 +85,7 @@ class ExperimentState:
 
     @property
     def budget_used_s(self) -> float:
-        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment begins anew."""
+        """Seconds of `time_budget_s` that drivers have used up; one that had ended the experiment starts over."""
         request = self.controller.stop_request
         is_used_up = request is not None and request.cause is StopCause.TIME_BUDGET
         return 0.0 if self.controller.has_ended and is_used_up else self._worked_s

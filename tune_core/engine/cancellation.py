@@ -33,7 +33,7 @@ Stop = Callable[[str, float | None], None]
 class StopSignals:
     """Turns signals into an orderly stop, while there is something to stop.
 
-    The first one stops the trials in order, the second raises KeyboardInterrupt at once; so does
+    The first one stops the trials cleanly, the second raises KeyboardInterrupt at once; so does
     the first one before anything runs. What comes when all is over already is kept for the
     handlers that were there before.
     """

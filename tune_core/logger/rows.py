@@ -1,4 +1,4 @@
-"""How the files next to a trial look, to whoever writes and whoever reads them.
+"""The format of the files next to a trial, for those who write and read them.
 
 Owns their names, and how rows and failures are found in them. A row names the attempt (`attempt_number`)
 that reported it; of each iteration, the rows of the newest attempt count. The configuration is in an

@@ -358,7 +358,7 @@ class ExperimentStorage(ObjectStore):
             try:
                 self.create(f"{name}/{COMMIT}", SWEPT + dumps(uuid.uuid4().hex) + b"}")
             except CreateConflict:
-                return False  # committed just now: it may be looked at by whoever lists it
+                return False  # committed just now: anybody who lists it may look at it
         elif self._was_committed(name) or time.time() - files[COMMIT] > SETTLED_S:
             self._remove_checkpoint(name)
             return True

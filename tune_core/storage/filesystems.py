@@ -200,7 +200,7 @@ def _unwrap_arrow(filesystem: Any) -> tuple[Any, str]:
 
     if isinstance(filesystem, fsspec.AbstractFileSystem):
         return filesystem, ""
-    # Recognised by its module: whoever passes one has imported pyarrow; nobody else must.
+    # Recognised by its module: a caller that passes one has imported pyarrow; nobody else must.
     if not any(base.__module__.startswith("pyarrow") for base in type(filesystem).__mro__):
         raise ConfigError(
             f"filesystem={filesystem!r}: expected an fsspec filesystem or a pyarrow.fs.FileSystem, "
@@ -273,7 +273,7 @@ _INHERITED: list[Any] = []
 
 
 class ProcessLocal:
-    """Holds a filesystem, and makes it anew in a forked child or where it is unpickled.
+    """Holds a filesystem, and makes another one in a forked child or where it is unpickled.
 
     Event loops and connections of an asynchronous filesystem belong to the process that opened them.
     """

@@ -97,7 +97,7 @@ class ObjectStore:
 
         def find_bucket() -> None:
             if is_s3(self.fs):
-                # Before any write: SeaweedFS makes a bucket for whoever may administer it.
+                # Before any write: SeaweedFS makes a bucket for anybody who may administer it.
                 self.fs.info(path.partition("/")[0], refresh=True)
 
         def read() -> None:

@@ -51,7 +51,7 @@ def _not_private(path: Path, why: str) -> str:
 
 
 def fill_once(target: Path, fill: Callable[[], None]) -> None:
-    """Fill a directory, or wait for whoever is filling it now.
+    """Fill a directory, or wait for the process that is filling it now.
 
     When this returns, a call of `fill` has ended well after this call began. If it raises,
     the next one who waits tries for itself.

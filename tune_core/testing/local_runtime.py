@@ -71,7 +71,7 @@ class LocalRuntime(Backend):
 
     def __init__(self, *, threads: int = 1, wall_clock: Callable[[], float] = time.time) -> None:
         self._threads, self._wall_clock = threads, wall_clock
-        self._lock = threading.RLock()  # held by whoever touches what follows
+        self._lock = threading.RLock()  # held while what follows is used
         self._orders: SimpleQueue[StartAttempt | None] = SimpleQueue()
         self._trials: list[Trial] = []
         self._stopping: set[tuple[str, int]] = set()

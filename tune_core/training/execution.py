@@ -345,7 +345,7 @@ def changes_directory() -> bool | None:
 
 @contextmanager
 def _working_directory(spec: AttemptSpec, directory: str) -> Iterator[None]:
-    """Work in a directory that is made for it, and that goes again if the trainable left nothing in it."""
+    """Work in a directory that is made for it, and removed afterwards if the trainable left nothing in it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(ORIGINAL_DIRECTORY, str(Path.cwd()))
     wanted = spec.changes_directory

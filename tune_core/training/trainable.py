@@ -150,7 +150,7 @@ class Trainable:
         """Write the state into a directory, or return it as a dict.
 
         Args:
-            checkpoint_dir: An empty directory, which goes again once it is uploaded.
+            checkpoint_dir: An empty directory, removed after its upload.
 
         Returns:
             A dict, which `load_checkpoint` gets; or None, or `checkpoint_dir` itself, if the
@@ -164,7 +164,7 @@ class Trainable:
 
         Args:
             checkpoint: The dict that `save_checkpoint` returned; or a directory, not the same one,
-                with the files that it wrote. It goes again when this returns.
+                with the files that it wrote. It is removed when this returns.
         """
         purpose = "take up what save_checkpoint saved"
         raise TrainableError(_not_written(type(self), "load_checkpoint", purpose))

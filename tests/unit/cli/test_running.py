@@ -67,7 +67,7 @@ def test_failed_trials_go_on_or_begin_anew_as_asked(prefect_tune: CommandLine, t
     assert attempts(left) == (1, 2)
     assert attempts(resumed) == (2, 5)  # from its checkpoint on, nothing is wrong
     assert attempts(restarted) == (2, 5)  # it has not failed any more
-    assert (both.code, "either goes on or begins anew" in both.err) == (2, True)
+    assert (both.code, "either goes on or starts over" in both.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", [("resume",), ("extend", "--num-samples", 2)])

@@ -114,7 +114,7 @@ def test_another_trainable_is_refused(path: Path) -> None:
 def test_contradicting_wishes_are_refused(path: Path) -> None:
     begin(path)
 
-    with pytest.raises(ConfigError, match="either goes on or begins anew"):
+    with pytest.raises(ConfigError, match="either goes on or starts over"):
         tune.Tuner.restore(path, count, resume_errored=True, restart_errored=True)
     with pytest.raises(ConfigError, match=r"_resume_config=\{\}: expected a tune_core.ResumeConfig"):
         tune.Tuner.restore(path, count, _resume_config={})  # type: ignore[arg-type]
