@@ -45,7 +45,7 @@ def arguments_of(value: RecordsArguments) -> dict[str, Any]:
 
 
 def note_arguments(value: RecordsArguments, **arguments: Any) -> None:
-    """Note these values in place of what was passed; to be called in the constructor.
+    """Note these values in place of what was passed; call it in the constructor.
 
     For what cannot be given twice, such as a generator of random numbers that has been drawn from.
     """

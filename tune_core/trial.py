@@ -300,7 +300,7 @@ class Trial:
         return StartPoint(self.trial_id, self.dirname, self.checkpoint)
 
     def add_checkpoint(self, index: int, iteration: int) -> StartPoint | None:
-        """Take up a committed checkpoint; return the borrowed one that the trial needs no more."""
+        """Take up a committed checkpoint; return the borrowed one that the trial no longer needs."""
         self.last_checkpoint_index = index
         self.num_losses_in_row = 0
         path = f"{self.path}/{checkpoint_name(index)}" if self.path else None
@@ -309,7 +309,7 @@ class Trial:
         return released
 
     def begin(self, worker: dict[str, Any], because: object) -> None:
-        """Take up that the trainable runs.
+        """Take note that the trainable runs.
 
         Args:
             worker: Where: `pid`, `hostname` and `node_ip`.
@@ -322,24 +322,24 @@ class Trial:
 
     @property
     def live(self) -> Attempt:
-        """Its latest attempt, which there has been."""
+        """Its latest attempt; there has been one."""
         assert self.attempt is not None
         return self.attempt
 
     def start_attempt(self, number: int, order: int) -> None:
-        """Take up that its next attempt was ordered, with this number, from where it would start now."""
+        """Take note that its next attempt was ordered, with this number, from where it would start now."""
         start = self.start_point
         self.attempt_number, self.is_set_aside = number, False
         self.attempt = Attempt(order, start.record.iteration if start else 0)
 
     def need_no_others(self) -> None:
-        """Take up that it starts from no other trial's checkpoint any more."""
+        """Take note that it no longer starts from another trial's checkpoint."""
         self.borrowed = None
         if self.attempt is not None:
             self.attempt.exploit = None
 
     def end_attempt(self) -> bool:
-        """Take up that no attempt is under way any more; return whether one was."""
+        """Take note that no attempt is under way any more; return whether one was."""
         was_live = self.phase is not AttemptPhase.NONE
         if self.attempt is not None:
             self.attempt.phase = AttemptPhase.NONE
@@ -412,7 +412,7 @@ class Trial:
 
     @property
     def wants_save(self) -> bool:
-        """Whether its latest report says that it is to be saved, by the word of a callback for one."""
+        """Whether its latest report says that it is to be saved, as a callback may ask."""
         return bool(self.last_row.get("should_checkpoint"))
 
     @property
@@ -425,7 +425,7 @@ class Trial:
         return self.status in FINAL
 
     def reopen(self, dirname: str | None) -> None:
-        """Make a trial of any status one that waits for its next attempt, its failures forgotten.
+        """Have a trial of any status wait for its next attempt, with its failures forgotten.
 
         Args:
             dirname: Start over, in this directory; None: go on from the last checkpoint.

@@ -1,4 +1,4 @@
-"""The attempts that run in processes of their own: what they say, until when they may take, and how they end.
+"""The attempts that run in processes of their own: what they say, how long they may take, and how they end.
 
 A process may be late, silent, deaf or dead, and its messages may be lost, or come twice or out of date. The rules
 for that are here, so that each trial ends once, with what it has committed, and its process is used again only if
@@ -46,7 +46,7 @@ class Processes(Protocol):
         """Withdraw an order; return False if it has begun."""
 
     def forget(self, trial_id: str) -> None:
-        """Take note that a trial waits for no place any more."""
+        """Take note that a trial no longer waits for a place."""
 
     def order_again(self, order: StartAttempt) -> None:
         """Find another place for an attempt that never began."""
@@ -55,13 +55,13 @@ class Processes(Protocol):
         """End the process of an attempt, if it lives, and never use it again."""
 
     def will_end(self, attempt: RunningAttempt, outcome: Outcome, text: str) -> None:
-        """Take note of how the task run of a process is to end that is killed after this."""
+        """Take note of how the task run of a process ends that is about to be killed."""
 
     def fill(self) -> None:
         """Begin what there is room for, since a process was killed or given back."""
 
     def free(self, attempt: RunningAttempt) -> None:
-        """Give the process of an attempt back, which has ended in it; `attempt.leaves` says what is left there."""
+        """Give back the process of an attempt that has ended; `attempt.leaves` says what is left there."""
 
     def ending(self, attempt: RunningAttempt) -> None:
         """Take note that the process of an attempt will be given back in a moment."""
@@ -70,7 +70,7 @@ class Processes(Protocol):
         """End the task run of a process that cannot do so itself: it would be RUNNING for ever."""
 
     def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
-        """End the task run of a process as cancelled that is killed after this."""
+        """End the task run of a process that is about to be killed, as cancelled."""
 
     def recover(self, ended: Ended, dirname: str) -> None:
         """Find out what an attempt has committed, and have the loop take a `Recovered`."""
@@ -268,7 +268,7 @@ class Attempts:
             self._processes.send(*key, "rules", rules)
 
     def leave(self, nodes: frozenset[str]) -> None:
-        """Have trials on nodes that are about to go save, and go on elsewhere."""
+        """Have trials on nodes that are about to leave save, and go on elsewhere."""
         for key, attempt in list(self.running.items()):
             gone = attempt.process.nodes & nodes
             if gone and not (attempt.is_leaving or attempt.has_ended or attempt.stop_cause):

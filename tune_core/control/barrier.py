@@ -1,4 +1,4 @@
-"""Whose it is what goes wrong while a trial's message is handled: that trial's, or the whole experiment's.
+"""Tells a fault of one trial from one of the whole experiment, while a message of the trial is handled.
 
 One trial's row must not end the others: what a logger, the scheduler or this package makes of it and
 raises fails its trial. What would hit every trial alike stays the experiment's: its storage and journal, another

@@ -1,4 +1,4 @@
-"""Completes what users read beside the journal: rows and failures that a driver's death or somebody's hand took."""
+"""Completes the files beside the journal, after the death of a driver or a removal by somebody."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Journal:
                 self._changed.notify_all()
 
     def seal(self, last: Callable[[], Event | None]) -> None:
-        """End the group that waits, if it is due and groups are sealed; to be called by who appends.
+        """End the group that waits, if it is due and groups are sealed; called by the thread that appends.
 
         Args:
             last: Returns the event that the group ends with, if any. It may say what is so after all events

@@ -15,7 +15,7 @@ from tune_core.trial import TOTALS, CheckpointRecord, StartPoint, Trial
 
 
 class Retention:
-    """Decides which checkpoints go, by the rules of an experiment and by who borrows them.
+    """Decides which checkpoints are deleted, by the rules of an experiment and by who borrows them.
 
     Args:
         rules: How many to keep, and how they are ranked; exchanged when the rules change.
@@ -61,7 +61,7 @@ class Retention:
         return [DeleteCheckpoint(trial.trial_id, index) for index in gone]
 
     def release(self, point: StartPoint | None) -> list[Command]:
-        """Delete what was kept for a borrower alone."""
+        """Delete what was kept only for a borrower."""
         return [] if point is None else self.forget(self._trials[point.trial_id])
 
     def needed_by(self, trial: Trial) -> list[StartPoint]:
@@ -88,7 +88,7 @@ class Retention:
         return True
 
     def rank(self, record: CheckpointRecord) -> tuple[int, float, int]:
-        """Worse sorts first: a missing or NaN score is worse than -inf; equal scores go by time."""
+        """Sort key, the worst first: a missing or NaN score is worse than -inf; equal scores go by time."""
         if self.rules.score_attribute is None:
             return 0, 0.0, record.index
         value = lookup(record.metrics, self.rules.score_attribute)

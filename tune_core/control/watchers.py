@@ -61,7 +61,7 @@ class Watchers:
         return self._callbacks.keeps_state or any(map(_is_journaled, self._stoppers.values()))
 
     def rewind(self) -> None:
-        """Let all count from the beginning; to be called before the journal is replayed."""
+        """Let all count from the beginning; call it before the journal is replayed."""
         self._give_stoppers(self._beginning[0])
 
     def replay(self, event: WatchersSaved) -> None:
@@ -72,7 +72,7 @@ class Watchers:
             self._of_callbacks = event.callbacks
 
     def resume(self) -> None:
-        """Give callbacks what they had when the journal ended; to be called before their `setup`."""
+        """Give callbacks what they had when the journal ended; call it before their `setup`."""
         if self._of_callbacks:
             self._callbacks.set_state(dict(self._of_callbacks))
         self._known = self._states()

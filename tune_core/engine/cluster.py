@@ -101,7 +101,7 @@ def _require_answer(address: str, host: str, port: int) -> None:
 
 @contextmanager
 def _kept_sigterm() -> Iterator[None]:
-    """Put a handler of SIGTERM back that Ray replaces, such as the one of the Prefect flow around us."""
+    """Put back a handler of SIGTERM that Ray replaces, such as that of the Prefect flow around us."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -197,7 +197,7 @@ def has_other_hosts() -> bool:
 
 
 def channel_host() -> str:
-    """Return the address that trials reach this process at: loopback on a single machine."""
+    """Return the address at which trials reach this process: loopback on a single machine."""
     return str(ray.util.get_node_ip_address()) if has_other_hosts() else "127.0.0.1"
 
 

@@ -60,7 +60,7 @@ logger = logging.getLogger("prefect.tune")
 
 
 class ProcessDied(Exception):
-    """The process of a trial died, says the one of its task run.
+    """The process of a trial died, as that of its task run says.
 
     Args:
         outcome: LOST or CRASHED, see `outcome_of`.
@@ -100,7 +100,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def is_lost_at_start(error: BaseException) -> bool:
-    """Whether a slot's process ended before it could run anything, for no reason that lies in what it was to load."""
+    """Whether a slot's process ended before it could run anything, and not because of what it was to load."""
     if isinstance(error, exceptions.RayActorError):
         return not error.actor_init_failed
     return isinstance(error, _LOSSES)
@@ -109,7 +109,7 @@ def is_lost_at_start(error: BaseException) -> bool:
 def rows_left_behind(
     place: SpoolPlace, runtime_env: dict[str, Any] | None, ended: Ended
 ) -> Mapping[int, dict[str, Any]]:
-    """Return the rows that the dead process of an attempt has left on its node, wherever of its nodes that was.
+    """Return the rows that the dead process of an attempt has left, on whichever of its nodes it was.
 
     Args:
         place: Where the trials of the experiment keep rows.

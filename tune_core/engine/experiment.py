@@ -75,7 +75,7 @@ _live: ContextVar[LiveExperiment | None] = ContextVar("_live", default=None)
 
 
 def run_experiment(live_experiment: Experiment, flow: ExperimentFlow) -> ResultGrid:
-    """Run an experiment as a run of `flow`, against a server and a cluster that are there or are started."""
+    """Run an experiment as a run of `flow`, with a server and a cluster that run already or are started."""
     run = live_experiment.run_config
     with quiet_console(run.verbose), unlogged_requests(PREFECT_API_URL.value()):
         _try_first(live_experiment)
@@ -282,7 +282,7 @@ def _deployed(form: ExperimentForm, label: str, run: FlowRun) -> LiveExperiment:
 
 
 def _label(flow: Flow[..., Any] | None, trainable: str | None) -> str:
-    """Return what an experiment without a name is called after: its trainable, or a flow that tunes just one."""
+    """Return what an experiment without a name is named after: its trainable, or a flow that tunes just one."""
     assert isinstance(flow, ExperimentFlow)
     return flow.name if flow.tunes_one or trainable is None else trainable.rpartition(":")[2]
 
@@ -382,7 +382,7 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: LiveExperiment
 
 
 def _try_first(current: Experiment) -> None:
-    """Find out within seconds what would come to nothing after Ray and perhaps a server have been started.
+    """Find out within seconds what would fail later, after Ray and perhaps a server have been started.
 
     Raises:
         StorageError: The storage cannot be used.

@@ -1,4 +1,4 @@
-"""Has children that are forked off a process with Prefect end well.
+"""Lets children that are forked off a process with Prefect end cleanly.
 
 The failure, with Prefect 3.8: (1) something is logged or emitted, so one of Prefect's services starts, and registers
 its end with `threading`; (2) a child is forked, by `multiprocessing` or a data loader; Prefect resets it in the child,

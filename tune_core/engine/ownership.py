@@ -161,7 +161,7 @@ def _process_started(pid: int) -> str | None:
 
 
 def end_runs_of(dead: dict[str, Any], flow_run_id: UUID) -> None:
-    """Let the server know that a driver is dead whose place was taken: nobody else would tell it.
+    """Tell the server that a driver whose place was taken is dead: nobody else would tell it.
 
     Afterwards none of its attempts is shown as running, and neither is its flow run, unless it is
     the one that is tried again. Call it before attempts of the new driver begin.

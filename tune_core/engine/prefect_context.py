@@ -38,7 +38,7 @@ def _plain(handler: PrefectConsoleHandler) -> logging.Handler:
 
 
 def show_news_only() -> None:
-    """Keep off this process's own output what is said elsewhere.
+    """Keep what is said elsewhere off this process's own output.
 
     What Prefect's engine says of a task run is in its log: of a trial that has failed, the traceback twice more, with
     the frames of Prefect around it. That the server does not answer is said by the driver.

@@ -170,7 +170,7 @@ class Trainable:
         raise TrainableError(_not_written(type(self), "load_checkpoint", purpose))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become as good as new for another configuration, without another `setup`.
+        """Prepare for another configuration, without another `setup`.
 
         `self.config` is the new one already. Used with `TuneConfig(reuse_actors=True)`.
 

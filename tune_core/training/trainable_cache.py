@@ -1,4 +1,4 @@
-"""What one process keeps from a trial to the next: the loaded trainable, and an object of a class.
+"""What one process keeps from one trial to the next: the loaded trainable, and an object of a class.
 
 Owns when an object may go on, and that each is cleaned up once. It lives in one thread. The actor
 that holds it asks it to clean up before the process ends.

@@ -59,7 +59,7 @@ def subclass(trainable: type, **attributes: object) -> type:
 
 
 def attached(trainable: object, attribute: str, *kinds: type) -> Iterator[Any]:
-    """Yield what of these kinds `wrap` attached to a callable and to what that wraps, the outermost first.
+    """Yield the values of these kinds that `wrap` attached to a callable and to what it wraps, the outermost first.
 
     `functools.wraps` copies attributes, so that one may be found several times.
     """

@@ -1,4 +1,4 @@
-"""Tools for who writes trainables, at Ray Tune's import path `tune.utils`."""
+"""Tools for authors of trainables, at Ray Tune's import path `tune.utils`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trying out whether what one process saves can be gone on with in another."""
+"""Tries out whether one process can go on from what another has saved."""
 
 from __future__ import annotations
 

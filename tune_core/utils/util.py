@@ -1,4 +1,4 @@
-"""The other import path that Ray Tune has for these tools, and checks for who writes searchers."""
+"""The other import path that Ray Tune has for these tools, and checks for authors of searchers."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Spool:
 
 
 def left_behind(place: SpoolPlace, trial_id: str, attempt_number: int) -> list[bytes]:
-    """Return what the files of an attempt hold whose process is dead, and remove them; to be run on its node."""
+    """Return what the files of an attempt hold whose process is dead, and remove them; run it on its node."""
     found: list[bytes] = []
     for number in itertools.count():
         path = place.path(trial_id, attempt_number, number)

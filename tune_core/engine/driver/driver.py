@@ -1,4 +1,4 @@
-"""The backend of an experiment's loop that Prefect and Ray make up.
+"""The backend of an experiment's loop on Prefect and Ray.
 
 What follows from what happens is decided by `tune_core.control.loop` and `tune_core.control.attempts`. Here it is
 carried out by slots, task runs and the channel, and shown by artifacts and files. Everything that is slow, such as
@@ -215,7 +215,7 @@ class Driver(Backend):
         return self._placement.cancel(trial_id, attempt_number)
 
     def forget(self, trial_id: str) -> None:
-        """An order is void: its attempt is over."""
+        """Drop an order: its attempt is over."""
         self._placement.forget(trial_id)
 
     def order_again(self, order: StartAttempt) -> None:
@@ -254,7 +254,7 @@ class Driver(Backend):
         attempt.process.end(state, self._services.artifacts, is_over=attempt.is_over)
 
     def cancel_task_run(self, attempt: RunningAttempt, message: str) -> None:
-        """End a task run whose process is killed after this."""
+        """End a task run whose process is about to be killed."""
         attempt.process.end(Cancelled(message=message), self._services.artifacts, is_over=attempt.is_over)
 
     def recover(self, ended: Ended, dirname: str) -> None:

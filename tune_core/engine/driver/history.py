@@ -87,7 +87,7 @@ class OwnState:
         self._before: StateSaved | None = None
 
     def news(self, now: float) -> StateSaved | None:
-        """Return the state if it is time and it has changed; to be called when nothing else is under way."""
+        """Return the state if it is time and it has changed; call it when nothing else is under way."""
         if now < self._due:
             return None
         self._due = now + SAVE_STATE_EVERY_S

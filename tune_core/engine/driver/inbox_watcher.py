@@ -38,7 +38,7 @@ class _Answer:
 
 
 class InboxWatch:
-    """Posts each new request once. What the storage refuses is tried again, and costs nobody anything meanwhile.
+    """Posts each new request once. What the storage refuses is tried again, without holding up anything.
 
     Answers are written in their order, so that the newest description of the experiment stays.
 
@@ -96,7 +96,7 @@ class InboxWatch:
             logger.debug("cannot look for requests: %s", error)
 
     def _end(self) -> None:
-        """Refuse what was not answered: also what was posted, and reached nobody any more."""
+        """Refuse what was not answered, also what was posted and reached nobody."""
         self._write_answers()
         refusal, handled = self.refusal, {answer.request_id for answer in self._unwritten}
         if refusal is not None:

@@ -106,13 +106,13 @@ class Placement:
             self._begin(trial, self._orders.pop(trial_id), slot, fresh_process=fresh)
 
     def answered(self, answer: SlotAnswered) -> None:
-        """Take in that a slot is ready, or cannot be."""
+        """Take note that a slot is ready, or cannot be."""
         for (trial_id, attempt_number), error in self._pool.answered(answer):
             self._fail(trial_id, attempt_number, error)
         self.grant()
 
     def forget(self, trial_id: str) -> None:
-        """An order is void: its attempt is over."""
+        """Drop an order: its attempt is over."""
         self.waiting.pop(trial_id, None)
         self._orders.pop(trial_id, None)
         self._resting.pop(trial_id, None)

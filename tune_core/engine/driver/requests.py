@@ -29,7 +29,7 @@ class Requests:
         self._handler = RequestHandler(replay, services.wall_clock)
 
     def remind(self) -> None:
-        """Say what waits for somebody: who goes on with an experiment may not know that it was paused."""
+        """Say what waits for somebody, who may not know that the experiment was paused."""
         if waits := self._handler.waits:
             logger.warning("%s", waits)
 

@@ -67,7 +67,7 @@ class TaskRun:
         return self.slot.uses > 0
 
     def end(self, state: State[Any], artifacts: ArtifactWriter, *, is_over: bool) -> None:
-        """See to it that it ends in this state: its process is gone, or is to be killed after this."""
+        """See to it that it ends in this state: its process is gone, or is about to be killed."""
         self.tell_recorder(state, is_over=is_over)
         end = artifacts.expect_state if self.is_recorded else artifacts.force_state
         end(self.name, self.task_run_id, state)

@@ -102,7 +102,7 @@ class Contact:
         return max(0.0, max(self._asking_since, self._ended) + SILENCE_S - self._clock())
 
     def begin(self) -> None:
-        """Take note that trials run: the server may be silent for as long as it likes."""
+        """Take note that trials run: the server may be silent for any time."""
         self._ended = math.inf
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Which server may bring a database up to date: of several that start at once, one.
+"""Lets one of several servers that start at once bring a database up to date.
 
 Prefect's migrations are not made for company: of five servers that start on a fresh home three have been seen to die.
 """
@@ -24,7 +24,7 @@ logger = logging.getLogger("prefect.tune")
 
 @contextmanager
 def migrations_apart(home: Path, database_url: str) -> Iterator[None]:
-    """Have the server that is started meanwhile, until it is healthy, find a database that nobody else migrates.
+    """Until the server that is started here is healthy, let nobody else migrate its database.
 
     Servers that find the database up to date start side by side.
 

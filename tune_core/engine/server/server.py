@@ -96,7 +96,7 @@ def client_options(api_url: str | None, headers: Mapping[str, str] | None = None
 
 @contextmanager
 def unlogged_requests(api_url: str | None) -> Iterator[None]:
-    """Keep requests to a server out of the logs of who logs from INFO on: there are some each second."""
+    """Keep requests to a server out of logs of level INFO: there are some each second."""
 
     def is_other(record: logging.LogRecord) -> bool:
         arguments = record.args if isinstance(record.args, tuple) else ()

@@ -26,7 +26,7 @@ _INSIDE = "-in-"
 
 
 def new_name(base: str) -> str:
-    """Return a name for one more group: Ray refuses one that another group of the namespace has, whose ever it is."""
+    """Return a name for one more group: Ray refuses one that any other group of the namespace has."""
     outer = get_current_placement_group()
     inside = f"{_INSIDE}{outer.id.hex()}" if outer is not None else ""
     return f"{base}-{secrets.token_hex(6)}{inside}"

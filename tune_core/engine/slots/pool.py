@@ -51,7 +51,7 @@ class RecorderSource(Protocol):
         """Return the handle of the recorder for one more slot."""
 
     def give_back(self, actor: Any) -> None:
-        """A slot needs its recorder no more."""
+        """A slot no longer needs its recorder."""
 
 
 @dataclass(eq=False, slots=True)
@@ -266,7 +266,7 @@ class SlotPool:
         self._balance()
 
     def give_up_idle(self, limit_s: float) -> None:
-        """Remove slots that nobody has used for longer than this many seconds; to be called regularly."""
+        """Remove slots that nobody has used for longer than this many seconds; call it regularly."""
         self._end_retired(wait=False)
         latest = time.monotonic() - limit_s
         for slot in [slot for slot in self._idle if slot.idle_since < latest]:
@@ -277,7 +277,7 @@ class SlotPool:
         self._leaving = [(overdue, actor) for overdue, actor in self._leaving if overdue >= time.monotonic()]
 
     def leave_nodes(self, gone: Set[str]) -> None:
-        """Use no slot on these nodes for another trial, nor keep one; to be called regularly."""
+        """Use no slot on these nodes for another trial, nor keep one; call it regularly."""
         self._leaving_nodes = gone
         for slot in [slot for slot in self._idle if slot.nodes & gone]:
             self._remove(slot)

@@ -58,7 +58,7 @@ class Recorders:
             return least.actor
 
     def give_back(self, actor: Any) -> None:
-        """A slot needs its recorder no more."""
+        """A slot no longer needs its recorder."""
         with self._lock:
             for each in self._serving:
                 if each.actor is actor:
