@@ -130,6 +130,19 @@ class DictStopper(Stopper):
             return False
         return any(self._is_reached(name, bound, trial_id, result) for name, bound in self._criteria.items())
 
+    def reached(self, result: dict[str, Any]) -> str | None:
+        """Return the first bound that a report has reached, in words; None: none.
+
+        Example:
+            >>> DictStopper({"training_iteration": 20}).reached({"training_iteration": 21})
+            'training_iteration >= 20'
+        """
+        for name, bound in self._criteria.items():
+            value = comparable(lookup(result, name))
+            if value is not None and value >= bound:
+                return f"{name} >= {bound:g}"
+        return None
+
     def _is_reached(self, name: str, bound: float, trial_id: str, result: dict[str, Any]) -> bool:
         value = lookup(result, name)
         if value is None:

@@ -190,6 +190,8 @@ class Trial:
         last_checkpoint_index: The highest index ever committed; -1 before the first.
         is_paused_by_user: Somebody has paused it, until somebody lets it go on.
         is_set_aside: It is PAUSED since somebody has paused it or all, and not by the scheduler.
+        reason: What the latest decision on it was based on, see `tune_core.reasons`; {} if it goes on since, or
+            nobody has said.
         borrowed: The checkpoint, mostly another trial's, that its attempts start from until one
             of them has committed its own.
         has_failed_before: One of its attempts failed or was lost before it was reopened.
@@ -223,6 +225,7 @@ class Trial:
     last_checkpoint_index: int = -1
     is_paused_by_user: bool = False
     is_set_aside: bool = False
+    reason: dict[str, Any] = field(default_factory=dict)
     borrowed: StartPoint | None = None
     has_failed_before: bool = False
     error: str | None = None
@@ -435,6 +438,7 @@ class Trial:
         self.num_failures = self.num_losses = self.num_losses_in_row = self.num_fruitless = 0
         self.error, self.traceback = None, ""
         self.is_paused_by_user = self.is_set_aside = False
+        self.reason = {}
         self.attempt = Attempt(iteration=self.iteration, phase=AttemptPhase.NONE)
         if dirname is not None:
             self.attempt = None

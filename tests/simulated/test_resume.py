@@ -162,6 +162,12 @@ def read_back(journal: Records) -> list[tuple[Event, tuple[str, ...]]]:
     ]
 
 
+def promoting(**options: Any) -> AsyncHyperBandScheduler:
+    """Rungs at 1, 2 and 4; every other trial goes on from each."""
+    given: dict[str, Any] = {"max_t": 6, "reduction_factor": 2, "seed": 1, "type": "promotion", **options}
+    return AsyncHyperBandScheduler(**given)
+
+
 def retries(number: int) -> dict[str, Any]:
     return {"failure_config": tune.FailureConfig(max_failures=number)}
 
@@ -190,6 +196,7 @@ def outcome(run: SimulatedRun, *, is_serial: bool) -> dict[str, Any]:
             trial.iteration,
             trial.num_failures,
             trial.error,
+            trial.reason,
             [(record.index, record.iteration) for record in trial.checkpoints],
             {key: trial.last_row[key] for key in trial.last_row.keys() - TIMES},
         )
@@ -260,6 +267,20 @@ SCENARIOS: dict[str, Scenario] = {
     "ASHA, brackets": Scenario(
         lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=2, seed=1), num_samples=7
     ),
+    "ASHA that promotes": Scenario(promoting, num_samples=9, run=keep(1)),
+    "ASHA that promotes, brackets": Scenario(lambda: promoting(brackets=2), num_samples=9),
+    "ASHA that promotes, saving seldom": Scenario(promoting, num_samples=7, checkpoint_every=3),
+    "ASHA that promotes, saving never": Scenario(promoting, num_samples=5, checkpoint_every=0),
+    "ASHA that promotes, saving on request": Scenario(
+        promoting, num_samples=7, checkpoint_every=0, more={"saves_on_request": True}
+    ),
+    "ASHA that promotes, deaths": Scenario(
+        promoting, num_samples=7, run=retries(1), dies_at={1: 1, 2: 3, 4: 2}
+    ),
+    "ASHA that promotes, to the end of trials": Scenario(
+        lambda: promoting(stop_last_trials=False, max_t=4), num_samples=7
+    ),
+    "ASHA that promotes, more samples": Scenario(promoting, requests={(4, 1): [RaiseNumSamples(8)]}),
     "median rule": Scenario(
         lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=2),
         num_samples=7,

@@ -118,6 +118,7 @@ class FakeBackend(Backend):
             policy.max_concurrent,
             tuning.objective,
             saves_on_request=saves_on_request,
+            resumes_first=policy.resumes_first,
         )
         self.controller = Controller(self.rules)
         self.journal, users = FakeJournal(), CallbackList(callbacks)

@@ -35,6 +35,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
         "tune_core.init_args",
         "tune_core.text",
         "tune_core.pareto",
+        "tune_core.reasons",
     ),
     ("tune_core.encoding", "tune_core.errors"),
     ("tune_core.environment", "tune_core.validation"),
@@ -49,7 +50,12 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.config.*",),
     # What follows from what.
     ("tune_core.control", "tune_core.control.messages", "tune_core.control.controller_config"),
-    ("tune_core.control.segments", "tune_core.control.retention", "tune_core.control.watchers"),
+    (
+        "tune_core.control.questions",
+        "tune_core.control.retention",
+        "tune_core.control.segments",
+        "tune_core.control.watchers",
+    ),
     ("tune_core.control.journal", "tune_core.control.namesakes", "tune_core.control.controller"),
     ("tune_core.control.state",),
     ("tune_core.control.endings", "tune_core.control.policy"),

@@ -125,6 +125,7 @@ class Reading:
             "name": trial.name,
             "path": f"{self.storage.url}/{trial.dirname}",
             "status": str(trial.status),
+            "reason": trial.reason,
             "is_paused_by_user": self.replay.controller.trials[trial.trial_id].is_paused_by_user,
             "config": trial.config,
             "iterations": trial.iterations,

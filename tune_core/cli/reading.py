@@ -270,6 +270,7 @@ def _trial_view(document: dict[str, Any], limit: int) -> _Drawn:
         {
             "trial": document["path"],
             "status": document["status"] + (", paused on request" if document["is_paused_by_user"] else ""),
+            "reason": document["reason"],
             "config": parameters(document["config"], width=1000),
             "score": score,
             "best": best if document["best"] is not None else "",

@@ -17,6 +17,7 @@ from tune_core.control.barrier import Barrier, what_of
 from tune_core.control.endings import UNHEARD, WHAT_HAPPENED, Ended, Recovered, RunningAttempt
 from tune_core.control.loop import Loop
 from tune_core.control.messages import AttemptEnded, AttemptStarted, RelocationRequested, StartAttempt
+from tune_core.reasons import reason_text
 from tune_core.states import Decision, Outcome
 from tune_core.training.session import WINDOW
 from tune_core.training.trainable_cache import Leftover
@@ -214,6 +215,8 @@ class Attempts:
         if attempt.journaled >= iteration:
             self._processes.send(*key, "journaled", attempt.journaled)
         if iteration == trial.iteration:
+            if trial.decision is not Decision.CONTINUE:
+                self._say_why(trial)
             self._processes.send(*key, "decision", iteration, str(trial.decision), trial.wants_save)
 
     # What trials are told.
@@ -230,7 +233,14 @@ class Attempts:
             # It is to move, and does not listen for decisions.
             self._processes.send(*key, "stop", str(decision))
             return
+        self._say_why(trial)
         self._processes.send(*key, "decision", trial.iteration, str(decision), trial.wants_save)
+
+    def _say_why(self, trial: Trial) -> None:
+        """Tell an attempt that is to end why, for the state of its task run; before the decision, which ends it."""
+        why = reason_text(trial.reason)
+        if why:
+            self._processes.send(trial.trial_id, trial.attempt_number, "reason", why)
 
     def stop(self, trial: Trial, attempt_number: int) -> None:
         """Stop an attempt: withdraw it, or tell it so as soon as it listens."""
@@ -245,6 +255,7 @@ class Attempts:
         attempt.stop_cause = str(request.cause) if request else str(trial.decision)
         attempt.deadline = self._now() + self.stop_timeout_s
         if attempt.is_connected:
+            self._say_why(trial)
             self._processes.send(*key, "stop", attempt.stop_cause)
 
     def journaled(self, iterations: Mapping[tuple[str, int], int]) -> None:

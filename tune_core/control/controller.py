@@ -9,7 +9,7 @@ completed (told to the searcher) exactly once; events of an older attempt change
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import (
@@ -43,6 +43,7 @@ from tune_core.control.messages import (
     TrialSuggested,
     WatchersSaved,
 )
+from tune_core.control.questions import Questions
 from tune_core.control.retention import Retention
 from tune_core.errors import IllegalTransition
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
@@ -73,9 +74,7 @@ class Controller:
         self.has_ended = False
         self.is_paused = False  #: Whether somebody has paused the whole experiment.
         self._capacity = 0
-        self._search: Literal["idle", "asked", "deferred", "ended"] = "idle"
-        #: Whether the scheduler may be asked which paused trial goes on; "declined": not before it has learnt more.
-        self._choice: Literal["idle", "asked", "declined"] = "idle"
+        self._ask = Questions()
         self._given_up = 0  #: Paused trials that ended since nobody chose them.
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
@@ -129,7 +128,12 @@ class Controller:
     @property
     def waits_for_search(self) -> bool:
         """Whether nothing can happen until the searcher, which had nothing to suggest, is asked again."""
-        if self._search != "deferred" or self.has_ended or self.stop_request is not None or self.is_paused:
+        if (
+            self._ask.search != "deferred"
+            or self.has_ended
+            or self.stop_request is not None
+            or self.is_paused
+        ):
             return False
         return not self._live()
 
@@ -153,8 +157,8 @@ class Controller:
         self.rules = self._retention.rules = ControllerConfig(**event.rules)
         if not event.request_id:
             return []  # it begins, or is about to be resumed
-        if self._search == "ended":
-            self._search = "idle"
+        if self._ask.search == "ended":
+            self._ask.search = "idle"
         return self._next_steps()
 
     def _on_given_up(self, event: SegmentsGivenUp) -> list[Command]:
@@ -168,7 +172,7 @@ class Controller:
             self.is_paused = False
         if self.has_ended or self.is_interrupted:
             self.stop_request = self._first_failure = None  # else what had begun to end still ends
-        self.has_ended, self._search, self._choice = False, "idle", "idle"
+        self.has_ended, self._ask = False, Questions()
         for trial_id, resources in event.resources.items():
             self.trials[trial_id].resources = PlacementGroupFactory.from_dict(resources)
         commands: list[Command] = []
@@ -215,10 +219,10 @@ class Controller:
         return commands
 
     def _on_suggested(self, event: TrialSuggested) -> list[Command]:
-        if event.trial_id in self.trials or (self._search != "asked" and not event.request_id):
+        if event.trial_id in self.trials or (self._ask.search != "asked" and not event.request_id):
             raise IllegalTransition(f"{event!r}: nobody asked for this suggestion")
         if not event.request_id:
-            self._search = "idle"
+            self._ask.search = "idle"
         trial = Trial(
             trial_id=event.trial_id,
             number=len(self.trials),
@@ -231,7 +235,7 @@ class Controller:
             storage=self._storage,
         )
         self.trials[trial.trial_id] = self._unfinished[trial.trial_id] = trial
-        self._ask_again()
+        self._ask.again()
         if self.stop_request is not None:  # it came while the question was under way
             return [*self._stopped(trial, event), *self._next_steps()]
         if event.request_id:  # whether there is room, nobody has looked
@@ -241,11 +245,11 @@ class Controller:
 
     def _on_search_retried(self, _: SearchRetried) -> list[Command]:
         if self.waits_for_search:
-            self._ask_again()
+            self._ask.again()
         return self._next_steps()
 
     def _on_no_suggestion(self, event: SuggestionDeferred | SearchEnded) -> list[Command]:
-        self._search = "deferred" if isinstance(event, SuggestionDeferred) else "ended"
+        self._ask.nothing_new(self.rules, is_over=isinstance(event, SearchEnded))
         return self._next_steps()
 
     def _on_attempt_started(self, event: AttemptStarted) -> list[Command]:
@@ -260,6 +264,8 @@ class Controller:
         if trial is None or event.iteration <= (attempt := trial.live).iteration:
             return []  # an older attempt's, or one that came by the commit marker before
         trial.take_report(attempt, event.iteration, event.row)
+        if event.reason:
+            trial.reason = event.reason
         released = None
         if event.checkpoint is not None:
             released = trial.add_checkpoint(event.checkpoint, event.iteration)
@@ -273,8 +279,8 @@ class Controller:
             commands += self._retention.release(promised)
         if is_told:
             commands.append(Answer(trial.trial_id, trial.attempt_number, attempt.decision))
-        if self._choice == "declined":
-            self._ask_again()
+        if self._ask.choice == "declined":
+            self._ask.again()
             commands += self._next_steps()
         return commands
 
@@ -324,8 +330,9 @@ class Controller:
             return []
         was_stopping = trial.phase is AttemptPhase.STOPPING
         trial.end_attempt()
-        self._ask_again()
+        self._ask.again()
         if event.outcome is Outcome.COMPLETED:
+            trial.reason = {} if trial.decision is Decision.CONTINUE else trial.reason  # the end is its own
             commands = self._finish(trial, Status.TERMINATED, event)
         elif was_stopping or event.outcome is Outcome.STOPPED:
             # A process that dies, or raises in a `finally` block, after it was told to stop has stopped.
@@ -341,23 +348,26 @@ class Controller:
         return []
 
     def _on_paused_chosen(self, event: PausedChosen) -> list[Command]:
-        if self._choice != "asked":
+        if self._ask.choice != "asked":
             raise IllegalTransition(f"{event!r}: nobody asked for this choice")
-        self._choice = "idle"
+        self._ask.choice = "idle"
         if self.stop_request is not None:  # it came while the question was under way
             return self._next_steps()
         commands: list[Command] = []
+        for trial_id, reason in event.reason.items():
+            self.trials[trial_id].reason = reason
         for trial_id in event.stopped:
             commands += self._finish(self.trials[trial_id], Status.TERMINATED, event)
         if event.trial_id is None and not event.stopped:
-            self._choice = "declined"
-        if event.stopped and self._search == "deferred":
-            self._search = "idle"
+            self._ask.choice = "declined"
+        if event.stopped and self._ask.search == "deferred":
+            self._ask.search = "idle"
         if event.trial_id is not None:
             trial = self.trials[event.trial_id]
             if trial.status is not Status.PAUSED:
                 raise IllegalTransition(f"{event!r}: trial {trial.trial_id} is {trial.status}")
             trial.move_to(Status.PENDING, because=event)
+            trial.reason = {}
             commands += self._go_on(trial, event)
         return [*commands, *self._next_steps()]
 
@@ -387,7 +397,7 @@ class Controller:
                 commands += self._pause(each, event)
             else:
                 self._wake(each, event)
-        self._ask_again()
+        self._ask.again()
         return [*commands, *self._next_steps()]
 
     # Steps.
@@ -425,8 +435,9 @@ class Controller:
             trial.move_to(Status.PENDING, because=because)
 
     def _stop_trial(self, trial: Trial, because: object) -> list[Command]:
+        trial.reason = {"decision": str(Decision.STOP), "rule": "somebody asked for it"}
         if trial.phase is AttemptPhase.NONE:
-            self._ask_again()
+            self._ask.again()
             return self._finish(trial, Status.TERMINATED, because)
         promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
         is_told = trial.phase is AttemptPhase.STOPPING
@@ -495,6 +506,7 @@ class Controller:
         return self._fail_for_good(trial, event)
 
     def _fail_for_good(self, trial: Trial, event: Event) -> list[Command]:
+        trial.reason = {}
         commands = self._finish(trial, Status.ERROR, event)
         if self.rules.fail_fast != "no" and self.stop_request is None:
             self._first_failure = trial
@@ -517,6 +529,8 @@ class Controller:
     def _stop_all(self, event: StopRequested) -> list[Command]:
         commands: list[Command] = []
         for trial in self.unfinished:
+            if trial.phase is not AttemptPhase.STOPPING and event.cause not in _RESUMABLE:
+                trial.reason = {"decision": str(Decision.STOP), "rule": event.reason}
             if trial.phase in (AttemptPhase.STARTING, AttemptPhase.RUNNING):
                 trial.live.phase = AttemptPhase.STOPPING
                 commands.append(StopAttempt(trial.trial_id, trial.attempt_number))
@@ -528,22 +542,18 @@ class Controller:
 
     def _next_steps(self) -> list[Command]:
         """Ask for one more trial, or for a paused one to wake, or end: whatever there is room for."""
-        if self.has_ended or "asked" in (self._search, self._choice) or self._waits_for_capacity():
+        if self.has_ended or self._ask.are_open or self._waits_for_capacity():
             return []
-        if self.is_paused and self.stop_request is None and (self._unfinished or self._search != "ended"):
+        if self.is_paused and self.stop_request is None and (self._unfinished or self._ask.search != "ended"):
             return []
         if self.stop_request is None and self._has_room():
             for trial in self._unfinished.values():
                 if trial.status is Status.PENDING and trial.phase is AttemptPhase.NONE:
                     return [*self._start_again(trial), *self._next_steps()]
-            if self._search == "idle":
-                self._search = "asked"
+            asked = self._ask.next(self._unfinished.values(), self.rules)
+            if asked == "search":
                 return [Suggest(f"{self.rules.experiment_id}_{len(self.trials):05d}")]
-            if self._choice == "idle" and any(
-                trial.status is Status.PAUSED and not trial.is_paused_by_user
-                for trial in self._unfinished.values()
-            ):
-                self._choice = "asked"
+            if asked == "choice":
                 return [ChoosePaused()]
         if any(trial.phase is not AttemptPhase.NONE for trial in self._unfinished.values()):
             return []
@@ -555,24 +565,17 @@ class Controller:
         self.has_ended = True
         return [self.ending()]
 
-    def _ask_again(self) -> None:
-        """Searcher and scheduler have learnt something: what they declined to answer may be answered now."""
-        if self._search == "deferred":
-            self._search = "idle"
-        if self._choice == "declined":
-            self._choice = "idle"
-
     def _give_up_paused(self) -> list[Command]:
         """End the paused trials: nothing runs, so nothing would make the scheduler choose one of them."""
         self._given_up += len(self._unfinished)
         commands: list[Command] = []
         for trial in self.unfinished:
             commands += self._finish(trial, Status.TERMINATED, "the scheduler chose none of the paused")
-        self._ask_again()
+        self._ask.again()
         return [*commands, *self._next_steps()]
 
     def _waits_for_capacity(self) -> bool:
-        is_wanted = self._search == "idle" or bool(self._unfinished)
+        is_wanted = self._ask.search == "idle" or bool(self._unfinished)
         return self._capacity == 0 and self.stop_request is None and is_wanted
 
     def _live(self) -> list[Trial]:

@@ -31,6 +31,8 @@ class ControllerConfig:
             come to an iteration that none came to before.
         mode: "min" or "max": which values of it are better, a list with a list; None only without a metric.
         best_scope: What of a trial's reports counts when trials are ranked: see `TuneConfig`.
+        resumes_first: Whether the scheduler is asked which paused trial goes on before the searcher is asked for a
+            new one.
     """
 
     experiment_id: str
@@ -47,6 +49,7 @@ class ControllerConfig:
     max_fruitless: int = 100
     mode: str | list[str] | None = None
     best_scope: str = "last"
+    resumes_first: bool = False
 
     @property
     def objective(self) -> Objective:

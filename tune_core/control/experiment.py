@@ -100,7 +100,14 @@ class Experiment:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
         objective, limit = self.tune_config.objective, policy.max_concurrent
-        return rules_of(self.experiment_id, self.run_config, limit, objective, saves_on_request=saves)
+        return rules_of(
+            self.experiment_id,
+            self.run_config,
+            limit,
+            objective,
+            saves_on_request=saves,
+            resumes_first=policy.resumes_first,
+        )
 
     def spec(self) -> dict[str, Any]:
         """Return what this experiment is made of, as `tune_core.config.spec` writes it: no pickle, no credentials."""
@@ -196,6 +203,7 @@ def rules_of(
     objective: Objective,
     *,
     saves_on_request: bool = False,
+    resumes_first: bool = False,
 ) -> ControllerConfig:
     """Return what the controller of an experiment that is run like this has to obey.
 
@@ -205,6 +213,7 @@ def rules_of(
         max_concurrent: Trials that may run at once; None: as many as fit.
         objective: What trials are compared by.
         saves_on_request: Whether the trainable can save when it is told to pause.
+        resumes_first: Whether paused trials go before new ones.
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
     fail_fast = failures.fail_fast
@@ -222,4 +231,5 @@ def rules_of(
         metric=list(objective.names) if objective.is_several else objective.metric,
         mode=list(objective.modes) if objective.is_several else objective.mode,
         best_scope=objective.scope,
+        resumes_first=resumes_first,
     )

@@ -290,11 +290,20 @@ class Loop:
         """
         result = trial.result_of(row)
         decision, exploit = self.policy.decide(self.trials, trial, row, result, checkpoint)
+        reason = self.policy.reason(trial, row, decision)
         row, checkpoint = self.backend.decided(trial, row, result, decision, checkpoint)
         now = self.wall_clock()
         self.apply(
             TrialReported(
-                now, trial.trial_id, trial.attempt_number, iteration, row, checkpoint, decision, exploit
+                now,
+                trial.trial_id,
+                trial.attempt_number,
+                iteration,
+                row,
+                checkpoint,
+                decision,
+                exploit,
+                reason,
             )
         )
         if answer is not None:

@@ -191,6 +191,7 @@ class TrialReported(Event):
         checkpoint: Index of the checkpoint that was committed with it, if any.
         decision: What the scheduler and the stoppers answered.
         exploit: With EXPLOIT, what was chosen.
+        reason: What the decision was based on, see `tune_core.reasons`; {}: nobody has said, or it is CONTINUE.
     """
 
     trial_id: str
@@ -200,6 +201,7 @@ class TrialReported(Event):
     checkpoint: int | None = None
     decision: Decision = Decision.CONTINUE
     exploit: ExploitChoice | None = None
+    reason: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +244,17 @@ class RelocationRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class PausedChosen(Event):
-    """The scheduler chose which paused trial goes on (None: none now), or which ones never will."""
+    """The scheduler chose which paused trial goes on (None: none now), or which ones never will.
+
+    Attributes:
+        trial_id: Goes on.
+        stopped: These never will.
+        reason: By the ids of trials that are paused, why they do not go on, see `tune_core.reasons`.
+    """
 
     trial_id: str | None
     stopped: tuple[str, ...] = ()
+    reason: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +409,8 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         record[name] = value.value if isinstance(value, StrEnum) else value
     if record.get("request_id") == "":
         del record["request_id"]
+    if record.get("reason") == {}:
+        del record["reason"]
     return record
 
 
@@ -417,6 +428,8 @@ def _report_to_dict(event: TrialReported) -> dict[str, Any]:
     }
     if event.exploit is not None:
         record["exploit"] = {name: getattr(event.exploit, name) for name in _EXPLOIT_FIELDS}
+    if event.reason:
+        record["reason"] = event.reason
     return record
 
 

@@ -32,10 +32,10 @@ from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_i
 from tune_core.search.searcher import note_asked
 from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
 from tune_core.states import Decision, ExploitChoice
-from tune_core.stopper import Stopper, resolve_stop
+from tune_core.stopper import DictStopper, Stopper, resolve_stop
 from tune_core.storage.experiment_storage import check_trial_dirname
 from tune_core.training.resource_requests import resources_of
-from tune_core.trial import Status, Trial
+from tune_core.trial import AttemptPhase, Status, Trial
 from tune_core.validation import shorten
 
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
@@ -117,8 +117,10 @@ class Policy:
         self.stopper: Stopper | None = None if isinstance(stop, Mapping) else resolve_stop(stop)
         self._param_space = param_space
         limit = tune_config.max_concurrent_trials
-        #: Whether the searcher keeps to `max_concurrent_trials` by itself.
-        self._searcher_limits = bool(limit) and self.searcher.set_max_concurrency(limit or 0)
+        #: Whether the searcher keeps to `max_concurrent_trials` by itself. It would count trials that are paused.
+        self._searcher_limits = (
+            bool(limit) and not self.resumes_first and self.searcher.set_max_concurrency(limit or 0)
+        )
         self._draws = draws = self.searcher.set_search_properties(
             tune_config.metric, tune_config.mode, param_space, num_samples=tune_config.num_samples
         )
@@ -140,6 +142,10 @@ class Policy:
         self._completed: set[str] = set()
         #: Directories of all trials so far, by which their checkpoints are kept apart.
         self._dirnames: set[str] = set()
+        #: Whether a stopper has ended the trial whose report was decided on last.
+        self._stopper_hit = False
+        #: Whether the searcher had nothing new when it was asked last.
+        self._has_nothing_new = False
         #: Trials that somebody added, and those of them that the searcher does not learn from.
         self._added: set[str] = set()
         self._untold: set[str] = set()
@@ -148,6 +154,11 @@ class Policy:
     def waits_for_decisions(self) -> bool:
         """Whether something here could answer a report with other than CONTINUE."""
         return self.stopper is not None or not self.scheduler.always_continues
+
+    @property
+    def resumes_first(self) -> bool:
+        """Whether the scheduler is asked which paused trial goes on before the searcher is asked for a new one."""
+        return self.scheduler.resumes_before_new_trials
 
     @property
     def required_metric(self) -> str | list[str] | None:
@@ -176,6 +187,7 @@ class Policy:
 
     def suggest(self, trial_id: str, number: int) -> Event:
         """Ask the searcher for a configuration; return its answer as an event."""
+        self._has_nothing_new = True
         now = self._wall_clock()
         is_counted = not self.searcher.counts_samples and not self._config.is_endless
         if is_counted and number - len(self._added) >= self._config.num_samples:
@@ -197,6 +209,7 @@ class Policy:
             )
         event = self._suggested(now, trial_id, number, answer)
         self._dirnames.add(event.dirname)
+        self._has_nothing_new = False
         return event
 
     def add_configuration(
@@ -306,6 +319,38 @@ class Policy:
             self._warn_of_lost_work(trial)
         self._tell(trial, result, decision)
         return decision, exploit
+
+    def reason(self, trial: Trial, row: dict[str, Any], decision: Decision) -> dict[str, Any]:
+        """Return what `decide` has based its answer on, asked right after it; {} if nobody says.
+
+        Args:
+            trial: Whose report it was.
+            row: The report, as `decide` has left it.
+            decision: What it returned.
+
+        Raises:
+            ConfigError: The scheduler says what JSON cannot hold.
+        """
+        if decision is Decision.CONTINUE:
+            return {}
+        if not row["done"]:
+            return self._reason_of_scheduler(trial, decision)
+        rule = DictStopper(self.local_stop).reached(row)
+        if rule is None and self.stopper is not None and self._stopper_hit:
+            return {"decision": str(decision), "stopper": type(self.stopper).__name__}
+        return {"decision": str(decision), "rule": rule or "it reported done"}
+
+    def _reason_of_scheduler(self, trial: Trial, decision: Decision) -> dict[str, Any]:
+        scheduler = self.scheduler
+        said: Any = scheduler.decision_reason(trial)
+        if not isinstance(said, dict) or (said and holds_opaque(loads(dumps(said)))):
+            raise ConfigError(
+                f"{type(scheduler).__name__}.decision_reason returned {shorten(said)}: expected a dict of what JSON "
+                "can hold, since it is written to the journal"
+            )
+        if not said:
+            return {}
+        return {"decision": str(decision), "metric": scheduler.metric, "mode": scheduler.mode, **said}
 
     def replay_suggestion(self, event: TrialSuggested) -> None:
         """Tell the searcher what it, or one like it, suggested before a resume, or what somebody added."""
@@ -423,8 +468,8 @@ class Policy:
                     "expected paused trials only; answer STOP to a report of a running one"
                 )
         if stopped:  # when they are over, the scheduler knows, and is asked again
-            ids = dict.fromkeys(trial.trial_id for trial in stopped)
-            return PausedChosen(self._wall_clock(), None, tuple(ids))
+            ids = {trial.trial_id: trial for trial in stopped}
+            return PausedChosen(self._wall_clock(), None, tuple(ids), self._reasons(ids.values()))
         chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
         if isinstance(chosen, Trial) and chosen.is_paused_by_user:
             chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
@@ -434,7 +479,16 @@ class Policy:
                 f"{name}.choose_trial_to_run returned {shown}: expected None or one of the trials that are "
                 f"PAUSED, which are {', '.join(sorted(paused))}"
             )
-        return PausedChosen(self._wall_clock(), chosen.trial_id if chosen is not None else None)
+        if chosen is not None:
+            return PausedChosen(self._wall_clock(), chosen.trial_id)
+        is_last = self._has_nothing_new and not any(trial.phase is not AttemptPhase.NONE for trial in trials)
+        left = [trial for trial in trials if trial.trial_id in paused] if is_last else []
+        return PausedChosen(self._wall_clock(), None, reason=self._reasons(left))
+
+    def _reasons(self, trials: Iterable[Trial]) -> dict[str, dict[str, Any]]:
+        """Why paused trials never go on, as far as the scheduler says."""
+        reasons = {trial.trial_id: self._reason_of_scheduler(trial, Decision.STOP) for trial in trials}
+        return {trial_id: reason for trial_id, reason in reasons.items() if reason}
 
     def wants_all_stopped(self) -> bool:
         """Whether a stopper ends the whole experiment."""
@@ -461,7 +515,8 @@ class Policy:
 
     def _is_done(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> bool:
         """Whether the trial's own word or a stopper ends it; a stopper sees every row, as in Ray Tune."""
-        if self.stopper is not None and self.stopper(trial.trial_id, result):
+        self._stopper_hit = self.stopper is not None and self.stopper(trial.trial_id, result)
+        if self._stopper_hit:
             row["done"] = result["done"] = True
         return bool(row["done"])
 

@@ -27,6 +27,7 @@ from tune_core.logger.rows import (
 )
 from tune_core.metrics import flatten
 from tune_core.objective import MODES, Objective
+from tune_core.reasons import reason_text
 from tune_core.results.choice import front_objective, one_objective, score_of, scores_of
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
@@ -58,13 +59,14 @@ class Result:
         best_checkpoints: Pairs of a checkpoint and the report that it came with: the best ones, as
             many as `num_to_keep` says, worst first; without a score attribute, oldest first.
         status: `TERMINATED`, `ERROR`, or where an interrupted experiment left the trial; None: unknown.
+        reason: Why it was stopped or paused, in words; "" if it has come to its own end, or nobody has said.
 
     Example:
         >>> result = Result({"loss": 0.5, "config": {"lr": 0.1}}, None, None, "/tmp/trial")
         >>> result.config
         {'lr': 0.1}
 
-    Source: as Ray Tune 2.60. Differs: `rows` and `status`; `metrics_dataframe` is read when it is
+    Source: as Ray Tune 2.60. Differs: `rows`, `status` and `reason`; `metrics_dataframe` is read when it is
         first asked for, and has one row per iteration after a retry; `filesystem` is fsspec's.
     """
 
@@ -78,13 +80,14 @@ class Result:
         filesystem: Any = None,
         *,
         status: Status | None = None,
+        reason: str = "",
     ) -> None:
         self.metrics = metrics
         self.checkpoint = checkpoint
         self.error = error
         self.path = path
         self._best = best_checkpoints
-        self.status = status
+        self.status, self.reason = status, reason
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
         self._dataframe: pd.DataFrame | None = None
 
@@ -126,6 +129,7 @@ class Result:
             best_checkpoints=functools.partial(_with_reports, storage, trial, best),
             filesystem=storage.fs,
             status=trial.status,
+            reason=reason_text(trial.reason),
         )
 
     @classmethod

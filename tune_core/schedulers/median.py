@@ -70,6 +70,7 @@ class MedianStoppingRule(ComparingScheduler):
         self._history: dict[str, _History] = {}
         self._last_pause: dict[str, float] = {}
         self._stopped: set[str] = set()
+        self._reasons: dict[str, dict[str, Any]] = {}
 
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return STOP (or PAUSE) for a trial below the median, PAUSE to give others a turn, else CONTINUE."""
@@ -90,9 +91,19 @@ class MedianStoppingRule(ComparingScheduler):
         ]
         if len(others) < self._min_samples_required:
             return self._take_turns(trials, trial, time)
-        if median(others) <= mine.best:
+        cutoff = median(others)
+        if cutoff <= mine.best:
             return self.CONTINUE
         self._stopped.add(trial.trial_id)
+        sign = -1 if self.mode == "min" else 1
+        better = sum(1 for mean in others if mean > mine.best)
+        self._reasons[trial.trial_id] = {
+            "time": time,
+            "rank": better + 1,
+            "of": len(others) + 1,
+            "cutoff": sign * cutoff,
+            "value": sign * mine.best,
+        }
         return self.STOP if self._hard_stop else self.PAUSE
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
@@ -103,6 +114,10 @@ class MedianStoppingRule(ComparingScheduler):
         history = self._history.setdefault(trial.trial_id, _History(self._grace_period))
         if not history.times or moment[0] > history.times[-1]:
             history.add(*moment)
+
+    def decision_reason(self, trial: Trial) -> dict[str, Any]:
+        """Return the median that the trial's best value was worse than; {} if it only gives others a turn."""
+        return self._reasons.get(trial.trial_id, {})
 
     def debug_string(self) -> str:
         """Return how many trials were found to be below the median."""
@@ -135,7 +150,7 @@ class _History:
 
     def add(self, time: float, score: float) -> None:
         """Take in a report; if it is of a time that has been before, what came from then on is forgotten."""
-        if self.times and time < self.times[-1]:
+        if self.times and time <= self.times[-1]:
             keep = bisect_left(self.times, time)
             del self.times[keep:], self._sums[keep:], self._bests[keep:]
         total, count = self._sums[-1] if self._sums else (0.0, 0)

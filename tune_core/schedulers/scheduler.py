@@ -49,7 +49,8 @@ class TrialScheduler(RecordsArguments, ABC):
     `on_trial_remove`.
 
     A paused trial goes on when there is room for it, the searcher has no new configuration at
-    that time, and `choose_trial_to_run` names it. A training function pauses at its next report
+    that time, and `choose_trial_to_run` names it; with `resumes_before_new_trials` the searcher is
+    asked only if it names none. A training function pauses at its next report
     with a checkpoint, or at once if it has never saved: then it starts over. When nothing runs
     and no paused trial is named, those that are paused end as they are.
 
@@ -84,7 +85,9 @@ class TrialScheduler(RecordsArguments, ABC):
     #: Whether `TuneConfig` may give it a list of metrics, and a list of modes. If not, that is refused.
     supports_several_objectives: ClassVar[bool] = False
     #: Whether trials that never save checkpoints lose their work under it, since it pauses or exploits.
-    needs_checkpoints: ClassVar[bool] = False
+    needs_checkpoints: bool = False
+    #: Whether `choose_trial_to_run` is asked before the searcher: then new trials start only if no paused one goes on.
+    resumes_before_new_trials: bool = False
 
     metric: str | list[str] | None = None
     mode: str | list[str] | None = None
@@ -139,10 +142,11 @@ class TrialScheduler(RecordsArguments, ABC):
         """Return what the decision on the trial's latest report was based on, as JSON can hold it.
 
         Asked right after `on_trial_result` returned STOP, PAUSE or an `Exploit`, or `trials_to_stop` named the
-        trial; kept in the journal and shown to people. The default is {}.
+        trial, and of every paused trial once none of them goes on any more; kept in the journal and shown to
+        people. The default is {}.
 
         Args:
-            trial: Whose report was decided on.
+            trial: Whose report was decided on, or which is paused.
 
         Returns:
             What is known, of: `rung` (a time), `value` (the trial's), `cutoff` (what it took to go on), `rank`

@@ -199,6 +199,8 @@ class _Passing(TrialScheduler):
 
     def __init__(self, inner: TrialScheduler) -> None:
         self.inner = inner
+        self.resumes_before_new_trials = inner.resumes_before_new_trials
+        self.needs_checkpoints = inner.needs_checkpoints
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         super().set_search_properties(metric, mode, **spec)
@@ -210,6 +212,10 @@ class _Passing(TrialScheduler):
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str | Exploit:
         answer: str | Exploit = self.call("on_trial_result", trials, trial, result)
         return answer
+
+    def decision_reason(self, trial: Trial) -> dict[str, Any]:
+        reason: dict[str, Any] = self.call("decision_reason", trial)
+        return reason
 
     def choose_trial_to_run(self, trials: Sequence[Trial]) -> Trial | None:
         chosen: Trial | None = self.call("choose_trial_to_run", trials)

@@ -233,7 +233,14 @@ class _Simulation(Backend):
             wall_clock=lambda: self.time,
         )
         limit, objective = self.policy.max_concurrent, tune_config.objective
-        rules = rules_of(f"{seed:05x}"[-5:], run_config, limit, objective, saves_on_request=saves)
+        rules = rules_of(
+            f"{seed:05x}"[-5:],
+            run_config,
+            limit,
+            objective,
+            saves_on_request=saves,
+            resumes_first=self.policy.resumes_first,
+        )
         self.controller = Controller(rules)
         self.spec = describe(
             name="simulated",

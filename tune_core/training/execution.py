@@ -63,6 +63,7 @@ class Ending:
         traceback: Its traceback, from the trainable's own frame on.
         retryable: False if another attempt would fail in the same way.
         leaves: What is left of it in its process.
+        reason: Why it was stopped, in words; "": nobody has said.
     """
 
     outcome: Outcome
@@ -70,6 +71,7 @@ class Ending:
     traceback: str = ""
     retryable: bool = True
     leaves: Leftover = Leftover.NOTHING
+    reason: str = ""
 
 
 def run_attempt(
@@ -133,7 +135,7 @@ def _run(
                 if spec.keeps_artifacts != "never":
                     session.keep_artifacts()
     except StopTrial:
-        return Ending(Outcome.STOPPED)
+        return Ending(Outcome.STOPPED, reason=session.rule_met if session is not None else "")
     except BaseException as error:  # noqa: BLE001 - sys.exit() of a trainable is an error of its trial
         failed = session.metric_missing if session else None
         if error is failed:

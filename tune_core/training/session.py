@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tune_core.errors import CheckpointError, MetricMissing, NotInTrial
 from tune_core.metrics import ORIGIN, lookup, validate_metrics
+from tune_core.reasons import reason_text
 from tune_core.states import Decision
 from tune_core.stopper import DictStopper
 from tune_core.storage.checkpoint import Checkpoint
@@ -352,6 +353,14 @@ class Session:
         if name not in self._refused:
             self._refused.add(name)
             warnings.warn(f"`{name}` does nothing inside a Trainable class: {instead}.", stacklevel=3)
+
+    @property
+    def rule_met(self) -> str:
+        """Which stop rule has ended the trial, in words; "" if none has."""
+        if self.stopped_by != "done" or not self._handed_over:
+            return ""
+        rule = self._stop_rules.reached(self._handed_over[-1].row)
+        return reason_text({"rule": rule}) if rule is not None else ""
 
     def keep_artifacts(self) -> None:
         """Copy files that are new or changed in the working directory to the trial's directory."""

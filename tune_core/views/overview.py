@@ -34,6 +34,7 @@ from tune_core.control.segments import read_journal
 from tune_core.logger.failures import Failure, failures_of
 from tune_core.objective import Objective
 from tune_core.ranking import Standings
+from tune_core.reasons import reason_text
 from tune_core.states import Outcome
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.trial import Status, Trial
@@ -106,6 +107,7 @@ class TrialRecord:
         curve: (iteration, value) of the metric, thinned.
         timeline: Its latest attempts, oldest first.
         scores: Its score by each metric, where there are several: of the reports that have a number for each.
+        reason: Why it was stopped or paused, in words; "" if nobody has said, or it has come to its own end.
     """
 
     trial_id: str
@@ -130,6 +132,7 @@ class TrialRecord:
     curve: Sequence[tuple[float, float]]
     timeline: Sequence[AttemptRecord]
     scores: Sequence[float | None] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +502,7 @@ class Overview:
             used=used,
             curve=side.curve.points(),
             timeline=timeline,
+            reason=reason_text(trial.reason),
         )
 
 

@@ -68,7 +68,8 @@ def _curve_part(trial: TrialRecord, snapshot: ExperimentSnapshot) -> str | None:
     best = f"best {text(snapshot.metric)} {short(trial.best)} in iteration {trial.best_iteration}"
     if trial.score is not None:
         best += f"; {snapshot.objective.said} {short(trial.score)}"
-    return f"{best}; {_status(trial)}, {_cost(trial)}\n\n{image(f'trial {trial.number}', svg)}\n"
+    why = f"\n\n{text(trial.reason)}." if trial.reason else ""
+    return f"{best}; {_status(trial)}, {_cost(trial)}{why}\n\n{image(f'trial {trial.number}', svg)}\n"
 
 
 def checkpoint_page(*found: tuple[str, str]) -> str:
@@ -239,6 +240,8 @@ def _trials_table(snapshot: ExperimentSnapshot) -> str:
     head = ["trial", "status", *scores, "iterations"]
     head += [f"{name} seconds" for name in kinds] or ["seconds"]
     head += [parameter.name for parameter in parameters[:_PARAMETERS]]
+    has_reasons = any(trial.reason for trial in shown)
+    head += ["why it ended"] if has_reasons else []
     rows = [
         [
             trial.trial_id,
@@ -251,6 +254,7 @@ def _trials_table(snapshot: ExperimentSnapshot) -> str:
             trial.iterations,
             *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
             *(parameter.values.get(trial.trial_id) for parameter in parameters[:_PARAMETERS]),
+            *([trial.reason] if has_reasons else []),
         ]
         for trial in shown
     ]

@@ -28,7 +28,7 @@ SUMMARY = {
 }  # fmt: skip
 TRIAL = {
     "trial_id", "number", "name", "path", "status", "is_paused_by_user", "config", "iterations", "score", "scores",
-    "front", "best", "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "seconds",
+    "front", "best", "best_iteration", "last", "checkpoint", "attempts", "failures", "error", "reason", "seconds",
     "cpu_seconds", "gpu_seconds",
 }  # fmt: skip
 

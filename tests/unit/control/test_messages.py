@@ -87,6 +87,10 @@ EVENTS: list[Event] = [
     replace(SUGGESTED, request_id="r1"),
     PausedChosen(6.6, None),
     PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
+    PausedChosen(6.8, None, reason={"a1b2c_00001": {"rung": 1, "value": math.inf}}),
+    TrialReported(
+        6.9, "a1b2c_00000", 1, 4, {}, decision=Decision.STOP, reason={"rung": 4, "rank": 7, "of": 9}
+    ),
     *(AttemptEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
     AttemptEnded(
         8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
@@ -116,6 +120,13 @@ def test_event_is_a_json_object_that_names_its_kind_first(event: Event) -> None:
     data = json.loads(dumps(event_to_dict(event)))
 
     assert next(iter(data.items())) == ("event", type(event).__name__)
+
+
+def test_a_journal_from_before_there_were_reasons_is_read_and_one_without_is_written_as_before() -> None:
+    old = {"event": "PausedChosen", "time": 1.0, "trial_id": None, "stopped": ["a1b2c_00001"]}
+
+    assert event_to_dict(event_from_dict(old)) == {**old, "stopped": ("a1b2c_00001",)}
+    assert "reason" not in event_to_dict(TrialReported(5.0, "a1b2c_00000", 1, 1, {}))
 
 
 def test_every_kind_of_event_is_tried_here() -> None:

@@ -564,6 +564,82 @@ def choose(scheduler: TrialScheduler, statuses: str) -> PausedChosen:
     return a_steering(scheduler=scheduler).choose(trials)
 
 
+class Explaining(FIFOScheduler):
+    """Stops, or pauses, and says what it was told to say."""
+
+    def __init__(self, answer: str, reason: Any, metric: str | None = "loss") -> None:
+        self.answer, self.said, self.metric, self.mode = answer, reason, metric, "min"
+
+    def on_trial_result(self, trials: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return self.answer
+
+    def decision_reason(self, trial: Trial) -> dict[str, Any]:
+        return self.said
+
+    def choose_trial_to_run(self, trials: Any) -> None:
+        return None
+
+    def trials_to_stop(self, trials: Any) -> Any:
+        return [trial for trial in trials if trial.trial_id == "t9"]
+
+
+def reason_of(policy: Policy, **row: Any) -> dict[str, Any]:
+    row = {"done": False, **row}
+    decision, _ = policy.decide([], a_trial(), row, {**row, "trial_id": "t0"})
+    return policy.reason(a_trial(), row, decision)
+
+
+@pytest.mark.parametrize("answer", ["STOP", "PAUSE"])
+def test_what_the_scheduler_says_is_kept_with_its_metric(answer: str) -> None:
+    policy = a_steering(scheduler=Explaining(answer, {"rung": 4, "value": 0.5}))
+
+    assert reason_of(policy) == {
+        "decision": answer, "metric": "loss", "mode": "min", "rung": 4, "value": 0.5,
+    }  # fmt: skip
+
+
+def test_nobody_asks_why_a_trial_goes_on_nor_makes_up_what_is_not_said() -> None:
+    assert reason_of(a_steering(scheduler=Explaining("CONTINUE", None))) == {}
+    assert reason_of(a_steering(scheduler=Explaining("STOP", {}))) == {}
+
+
+@pytest.mark.parametrize("said", [None, "because", {"trial": object()}])
+def test_reasons_that_the_journal_cannot_hold_are_refused(said: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"Explaining.decision_reason returned .*expected a dict of what JSON"
+    ):
+        reason_of(a_steering(scheduler=Explaining("STOP", said)))
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        ({"epoch": 5}, {"decision": "STOP", "rule": "epoch >= 5"}),
+        (lambda trial_id, result: result["epoch"] == 7, {"decision": "STOP", "stopper": "FunctionStopper"}),
+        (None, {"decision": "STOP", "rule": "it reported done"}),
+    ],
+)
+def test_stop_rules_and_stoppers_are_reasons_too(stop: Any, reason: dict[str, Any]) -> None:
+    policy = a_steering(stop, scheduler=Explaining("STOP", {"rung": 1}))
+
+    assert reason_of(policy, done=not callable(stop), epoch=7) == reason
+
+
+def test_trials_that_are_paused_for_ever_get_their_last_reason() -> None:
+    trials = [Trial(f"t{number}", number, {}, status=Status.PAUSED) for number in range(2)]
+    scheduler = Explaining("PAUSE", {"rank": 2})
+    policy = a_steering(search_alg=BasicVariantGenerator(), scheduler=scheduler)
+    policy.suggest("t0", 0)
+    said = {"decision": "STOP", "metric": "loss", "mode": "min", "rank": 2}
+    assert policy.choose(trials) == PausedChosen(NOW, None), "the searcher may have more"
+
+    assert isinstance(policy.suggest("t1", 1), SearchEnded)
+
+    assert policy.choose(trials) == PausedChosen(NOW, None, reason={"t0": said, "t1": said})
+    given_up = [Trial("t9", 9, {}, status=Status.PAUSED)]
+    assert policy.choose(given_up) == PausedChosen(NOW, None, ("t9",), {"t9": said})
+
+
 def test_first_paused_trial_goes_on_by_default() -> None:
     assert choose(FIFOScheduler(), "RTPP") == PausedChosen(NOW, "t2")
 

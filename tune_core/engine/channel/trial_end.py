@@ -85,6 +85,8 @@ class ChannelUplink:
 
     def __init__(self, address: ChannelAddress, trial_id: str, attempt_number: int) -> None:
         self.stop_cause: str | None = None
+        #: Why it is to end, in words; "": nobody has said.
+        self.stop_reason = ""
         self.wants_save = False
         #: Error and traceback, if the flow has failed the trial for what it said.
         self.failure: tuple[str, str] | None = None
@@ -315,6 +317,8 @@ class ChannelUplink:
             self.stop_cause = self.stop_cause or FAILED
         elif kind == "rules":
             self.stop_rules = content[0]
+        elif kind == "reason":
+            self.stop_reason = content[0]
         elif kind == "released":
             self._is_released = True
 

@@ -81,7 +81,7 @@ def run_ticket(
             said, trace = uplink.failure
             ending = replace(ending, outcome=Outcome.ERROR, error=said, traceback=trace, retryable=False)
         uplink.end(ending)
-        return ending, uplink.stop_cause
+        return replace(ending, reason=uplink.stop_reason or ending.reason), uplink.stop_cause
     finally:
         for held in (parameters, ticket):
             held.release()  # not when it goes: the process lives on, and something may hold it

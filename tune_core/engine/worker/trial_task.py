@@ -112,6 +112,8 @@ def _trial(run_name: str, ticket: Ticket, parameters: SharedParameters) -> State
         raise TrialError(ending.error or "failed", ending.traceback)
     if ending.outcome is Outcome.STOPPED and cause in _CANCELLING:
         return Cancelled(message=f"The experiment was stopped ({cause}).")
+    if ending.outcome is Outcome.STOPPED and ending.reason:
+        return Completed(message=f"{ending.reason}.")
     return Completed(message=f"The trial {ending.outcome}.")
 
 
