@@ -59,7 +59,7 @@ RequestForm = Annotated[OptionForm, OneOf(requests)]
 
 def _flow_run_name() -> str:
     given: dict[str, Any] = flow_run.parameters
-    return f"{given['request'].type} · {given['experiment'].rstrip('/').rpartition('/')[2]}"
+    return f"{given['request'].option_kind} · {given['experiment'].rstrip('/').rpartition('/')[2]}"
 
 
 def _storage(experiment: str, store: str | None) -> ExperimentStorage:
@@ -98,7 +98,7 @@ def steer(
         f"**{verdict}:** {reply.message}\n\n| | |\n|---|---|\n"
         f"| experiment | `{experiment}` |\n| request | `{shorten(asked, 1000)}` |\n",
         key="steer",
-        description=f"What {experiment} answered to {request.type}",
+        description=f"What {experiment} answered to {request.option_kind}",
     )
     if reply.accepted:
         return Completed(message=reply.message)

@@ -8,6 +8,7 @@ import tune_core as tune
 from tests.support.fake_backend import ABackend, FakeBackend, marker_of, row_of
 from tune_core.control.messages import AttemptEnded, AttemptStarted, CheckpointSaved
 from tune_core.errors import ConfigError, StorageError
+from tune_core.schedulers import ASHAScheduler
 from tune_core.states import Outcome, StopCause
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.trial import Status
@@ -175,6 +176,18 @@ def test_a_report_that_pauses_its_trial_is_answered_once(a_backend: ABackend) ->
 
     assert backend.told("decision") == [(0, 1, 1, "PAUSE", False)]
     assert backend.attempt().stop_cause == "PAUSE"
+
+
+def test_an_attempt_hears_why_it_is_to_leave_before_it_hears_that_it_is(a_backend: ABackend) -> None:
+    scheduler = ASHAScheduler(metric="loss", mode="min", type="promotion")
+    backend = a_backend(scheduler)
+    backend.hello()
+
+    backend.row(1, checkpoint=0)
+
+    kinds = [kind for _, _, kind, *_ in backend.sent]
+    assert kinds.index("reason") < kinds.index("decision")
+    assert backend.told("reason") == [(0, 1, "Paused: rung 1, rank 1 of 1, had loss 1")]
 
 
 def test_a_lost_answer_to_leave_is_said_again(a_backend: ABackend) -> None:

@@ -37,6 +37,14 @@ class TestASHA(SchedulerContract):
         return lambda: ASHAScheduler(reduction_factor=3, **request.param)
 
 
+class TestPromotingASHA(SchedulerContract):
+    @pytest.fixture(
+        params=[{"max_t": 20}, {"max_t": 9, "stop_last_trials": False}, {"brackets": 3, "seed": 1}]
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: ASHAScheduler(reduction_factor=3, type="promotion", **request.param)
+
+
 class TestMedianStoppingRule(SchedulerContract):
     @pytest.fixture(params=[{}, {"hard_stop": False}, {"min_samples_required": 9, "min_time_slice": 2}])
     def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:

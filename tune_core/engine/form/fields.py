@@ -54,6 +54,8 @@ _DESCRIBED = {
     "sd": "Its standard deviation.",
 }
 _PLAIN = (bool, int, float, str)
+#: The field that says which choice a model is of: no function or class has an argument of this name.
+KIND = "option_kind"
 
 
 class FormModel(BaseModel):
@@ -120,13 +122,13 @@ def _simplify(field: dict[str, Any]) -> None:
 
 
 class OptionForm(FormModel):
-    """A choice with its options: `type` says which, the other fields are arguments of what it makes."""
+    """A choice with its options: `option_kind` says which, the other fields are arguments of what it makes."""
 
-    type: str = ""
+    option_kind: str = ""
 
     def given(self) -> dict[str, Any]:
         """Return the options that are not empty, by name."""
-        return {name: value for name, value in super().given().items() if name != "type"}
+        return {name: value for name, value in super().given().items() if name != KIND}
 
     @model_serializer(mode="wrap")
     def _as_json(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -134,7 +136,7 @@ class OptionForm(FormModel):
         options = {
             name: value for name, value in serialize(self).items() if value is not None or name in needed
         }
-        return {options.pop("type"): options}
+        return {options.pop(KIND): options}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -142,7 +144,7 @@ class OptionForm(FormModel):
     ) -> dict[str, Any]:
         """Return the schema of the options: the tab says which kind they are of."""
         reference = super().__get_pydantic_json_schema__(core_schema, handler)
-        handler.resolve_ref_schema(reference)["properties"].pop("type", None)
+        handler.resolve_ref_schema(reference)["properties"].pop(KIND, None)
         return reference
 
 
@@ -164,7 +166,7 @@ def tagged(value: Any) -> tuple[str | None, Any]:
 
 
 def _kind_of(model: type[OptionForm]) -> str:
-    kind: str = get_args(model.model_fields["type"].annotation)[0]
+    kind: str = get_args(model.model_fields[KIND].annotation)[0]
     return kind
 
 
@@ -185,7 +187,7 @@ class OneOf:
     limits: Mapping[str, Mapping[str, Any]] | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Make a union of models that is told apart by `type`; of several names of a class, the first is shown."""
+        """Make a union of models that is told apart by their kind; of several names of a class, the first is shown."""
         models: list[type[OptionForm]] = []
         first_names: dict[Any, str] = {}
         names: dict[str, str] = {}
@@ -204,10 +206,10 @@ class OneOf:
             kind = names.get(kind.lower(), kind)
             if not isinstance(options, Mapping):  # as one writes {"grid_search": [1, 2]}
                 options = {first_fields.get(kind) or "": options}
-            return {**options, "type": kind}
+            return {**options, KIND: kind}
 
         union: Any = Union[(*models,)]
-        choice = Annotated[union, Field(discriminator="type"), BeforeValidator(named)]
+        choice = Annotated[union, Field(discriminator=KIND), BeforeValidator(named)]
         return handler.generate_schema(choice)
 
     def __get_pydantic_json_schema__(
@@ -339,7 +341,7 @@ def option_form(
     """Return a model of a function's or a class's arguments, as far as JSON can hold them.
 
     Args:
-        name: What `type` is.
+        name: Its kind.
         makes: The function or class; its annotations and its docstring are what is shown.
         left_out: Arguments that the form does not have.
         limits: Keywords of `pydantic.Field` for arguments, by name.
@@ -349,11 +351,11 @@ def option_form(
 
     Example:
         >>> from tune_core.search import uniform
-        >>> option_form("uniform", uniform)(type="uniform", lower=0, upper=1).make()
+        >>> option_form("uniform", uniform)(option_kind="uniform", lower=0, upper=1).make()
         uniform(0.0, 1.0)
     """
     described = _DESCRIBED | argument_docs(makes)
-    fields: dict[str, Any] = {"type": (Literal[name], Field(name, title="Kind"))}
+    fields: dict[str, Any] = {KIND: (Literal[name], Field(name, title="Kind"))}
     for argument in inspect.signature(makes).parameters.values():
         if argument.name in left_out or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue

@@ -75,7 +75,7 @@ class _Constant(OptionForm):
     """The same value in every trial."""
 
     model_config = ConfigDict(title="constant")
-    type: Literal["constant"] = Field(default="constant", title="Kind")
+    option_kind: Literal["constant"] = Field(default="constant", title="Kind")
     value: Annotated[Any, AnyValue()] = Field(title="Value")
 
     def make(self) -> Any:

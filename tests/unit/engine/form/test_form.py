@@ -314,7 +314,7 @@ def test_of_several_names_of_a_scheduler_each_is_understood_and_one_is_shown() -
     chosen = form_of(tune_config={"metric": "x", "mode": "max", "scheduler": {"type": "AsyncHyperBand"}})
 
     assert chosen.tune_config.scheduler is not None
-    assert chosen.tune_config.scheduler.type == "asha"
+    assert chosen.tune_config.scheduler.option_kind == "asha"
     assert "async_hyperband" not in TuneForm.model_json_schema()["$defs"]
 
 
@@ -550,3 +550,15 @@ def test_a_choice_is_drawn_as_tabs_where_it_is_a_parameter_of_a_flow_too() -> No
         ({"b": {}}, False),
     ):
         assert jsonschema.Draft202012Validator(schema).is_valid(value) is is_right
+
+
+def test_an_option_may_have_an_argument_that_is_called_type() -> None:
+    promoting = {"asha": {"type": "promotion", "max_t": 9.0}}
+    chosen = form_of(tune_config={"metric": "x", "mode": "max", "scheduler": promoting})
+
+    scheduler = chosen.tune_config.make().scheduler
+
+    assert isinstance(scheduler, schedulers.ASHAScheduler)
+    assert scheduler.resumes_before_new_trials
+    assert chosen.tune_config.scheduler.option_kind == "asha"
+    assert ExperimentForm.read(chosen.model_dump(mode="json")) == chosen
