@@ -33,7 +33,14 @@ from tune_core.control.messages import (
 )
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    Exploit,
+    MedianStoppingRule,
+    MultiObjectiveASHAScheduler,
+    OptunaPruner,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
@@ -137,10 +144,16 @@ class Scenario:
             chance = random.Random(f"{config['x']} {iteration}")
             return {"loss": config["x"] + 1 / iteration + chance.random() / 9}, 1.0 + chance.random()
 
+        scheduler = self.scheduler()
         return simulate(
             curve,
             param_space={"x": tune.uniform(0, 1)},
-            tune_config=tune.TuneConfig("min", "loss", self.searcher(), self.scheduler(), self.num_samples),
+            tune_config=tune.TuneConfig(
+                **objective_beside(scheduler),
+                search_alg=self.searcher(),
+                scheduler=scheduler,
+                num_samples=self.num_samples,
+            ),
             run_config=tune.RunConfig(stop=self.stop(), **self.run),
             slots=self.slots,
             iterations=self.iterations,
@@ -155,6 +168,12 @@ class Scenario:
         return self.dies_at.get(number) == iteration and (attempt_number == 1 or not self.dies_once)
 
 
+def objective_beside(scheduler: TrialScheduler | None) -> dict[str, Any]:
+    """What the experiment is tuned for, unless its scheduler says so."""
+    own = scheduler is not None and scheduler.has_own_objective
+    return {} if own else {"metric": "loss", "mode": "min"}
+
+
 def read_back(journal: Records) -> list[tuple[Event, tuple[str, ...]]]:
     """What a journal holds after it was a file."""
     return [
@@ -166,6 +185,13 @@ def promoting(**options: Any) -> AsyncHyperBandScheduler:
     """Rungs at 1, 2 and 4; every other trial goes on from each."""
     given: dict[str, Any] = {"max_t": 6, "reduction_factor": 2, "seed": 1, "type": "promotion", **options}
     return AsyncHyperBandScheduler(**given)
+
+
+def several(**options: Any) -> MultiObjectiveASHAScheduler:
+    """By the loss, and by the time that an iteration takes."""
+    return MultiObjectiveASHAScheduler(
+        metrics=["loss", "time_this_iter_s"], modes="min", max_t=6, reduction_factor=2, seed=1, **options
+    )
 
 
 def retries(number: int) -> dict[str, Any]:
@@ -281,6 +307,21 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: promoting(stop_last_trials=False, max_t=4), num_samples=7
     ),
     "ASHA that promotes, more samples": Scenario(promoting, requests={(4, 1): [RaiseNumSamples(8)]}),
+    "ASHA of several metrics": Scenario(lambda: several(), num_samples=7),
+    "ASHA of several metrics that promotes": Scenario(
+        lambda: several(type="promotion", brackets=2), num_samples=7, run=keep(1)
+    ),
+    "Optuna's median pruner": Scenario(
+        lambda: OptunaPruner("median", {"n_startup_trials": 2}), num_samples=7
+    ),
+    "Optuna's Hyperband pruner, deaths": Scenario(
+        lambda: OptunaPruner("hyperband", {"max_resource": 7, "reduction_factor": 2}),
+        num_samples=6,
+        run=retries(1),
+        dies_at={1: 2, 3: 4},
+        checkpoint_every=2,
+    ),
+    "Optuna's Wilcoxon pruner": Scenario(lambda: OptunaPruner("wilcoxon", {"p_threshold": 0.3})),
     "median rule": Scenario(
         lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=2),
         num_samples=7,
@@ -446,6 +487,12 @@ def test_scenarios_do_what_they_are_there_for() -> None:
 
     for name, expected in {
         "ASHA": Decision.STOP,
+        "ASHA that promotes": Decision.PAUSE,
+        "ASHA of several metrics": Decision.STOP,
+        "ASHA of several metrics that promotes": Decision.PAUSE,
+        "Optuna's median pruner": Decision.STOP,
+        "Optuna's Hyperband pruner, deaths": Decision.STOP,
+        "Optuna's Wilcoxon pruner": Decision.STOP,
         "median rule": Decision.STOP,
         "median rule by turns": Decision.PAUSE,
         "pauses": Decision.PAUSE,
@@ -464,6 +511,7 @@ def test_scenarios_do_what_they_are_there_for() -> None:
 STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "FIFO": lambda: None,
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=2, seed=1),
+    "ASHA that promotes": lambda: promoting(brackets=2),
     "median": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
     "pauses": lambda: PausingScheduler(2),
     "exploits": lambda: ExploitingScheduler(every=2),

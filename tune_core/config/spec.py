@@ -45,6 +45,8 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         schedulers.FIFOScheduler,
         schedulers.AsyncHyperBandScheduler,
         schedulers.MedianStoppingRule,
+        schedulers.MultiObjectiveASHAScheduler,
+        schedulers.OptunaPruner,
         stoppers.NoopStopper,
         stoppers.DictStopper,
         stoppers.FunctionStopper,

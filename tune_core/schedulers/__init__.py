@@ -3,6 +3,8 @@
 from tune_core.schedulers.asha import ASHAScheduler, AsyncHyperBandScheduler
 from tune_core.schedulers.by_name import create_scheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
+from tune_core.schedulers.optuna_pruner import OptunaPruner
 from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "Exploit",
     "FIFOScheduler",
     "MedianStoppingRule",
+    "MultiObjectiveASHAScheduler",
+    "OptunaPruner",
     "TrialScheduler",
     "create_scheduler",
 ]

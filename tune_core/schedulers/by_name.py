@@ -7,6 +7,8 @@ from typing import Any
 
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
+from tune_core.schedulers.optuna_pruner import OptunaPruner
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -17,6 +19,8 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "asynchyperband": AsyncHyperBandScheduler,
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
+    "mo_asha": MultiObjectiveASHAScheduler,
+    "optuna_pruner": OptunaPruner,
 }
 
 
@@ -34,7 +38,8 @@ def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
     """Return a new scheduler, by its name.
 
     Args:
-        scheduler: "fifo", "async_hyperband" (or "asha"), or "median_stopping_rule"; in any case of letters.
+        scheduler: "fifo", "async_hyperband" (or "asha"), "median_stopping_rule", "mo_asha" or "optuna_pruner"; in
+            any case of letters.
         **kwargs: Its arguments. Those that only other schedulers know are left out, so that one
             set of them does for trying several.
 
@@ -45,7 +50,8 @@ def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
         >>> create_scheduler("async_hyperband", max_t=10, hard_stop=False).debug_string().splitlines()[0]
         'Using AsyncHyperBand: num_stopped=0'
 
-    Source: as Ray Tune 2.60. Differs: "asha"; an argument that no scheduler knows is refused.
+    Source: as Ray Tune 2.60. Differs: "asha", "mo_asha", "optuna_pruner"; an argument that no scheduler knows is
+        refused.
     """
     validator = Validator("create_scheduler")
     kind = _SCHEDULERS.get(str(scheduler).lower())

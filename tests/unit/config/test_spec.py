@@ -31,7 +31,14 @@ from tune_core.logger.callbacks import (
     JsonLoggerCallback,
     LoggerCallback,
 )
-from tune_core.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    MultiObjectiveASHAScheduler,
+    OptunaPruner,
+    TrialScheduler,
+)
 from tune_core.search import (
     BasicVariantGenerator,
     Categorical,
@@ -107,7 +114,12 @@ OBJECTS: list[RecordsArguments] = [
     ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
     FIFOScheduler(),
-    AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
+    AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5, type="promotion"),
+    MultiObjectiveASHAScheduler(
+        "steps", ["loss", "size"], ["min", "max"], 90, 2, 3, 2, False, seed=5, type="promotion"
+    ),
+    OptunaPruner("wilcoxon", {"p_threshold": 0.2}, "fold", "loss", "min"),
+    OptunaPruner(optuna.pruners.PercentilePruner(25.0, n_warmup_steps=2), metric="loss", mode="min"),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),

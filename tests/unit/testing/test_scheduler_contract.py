@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from tune_core.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+import tune_core as tune
+from tune_core.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    MultiObjectiveASHAScheduler,
+    OptunaPruner,
+    TrialScheduler,
+)
 from tune_core.testing.scheduler_contract import MakeScheduler, SchedulerContract
 from tune_core.testing.schedulers import (
     AnsweringScheduler,
@@ -14,6 +22,7 @@ from tune_core.testing.schedulers import (
     PausingScheduler,
     RandomScheduler,
 )
+from tune_core.testing.simulator import Curve, SimulatedRun, simulate
 from tune_core.trial import Trial
 
 
@@ -43,6 +52,78 @@ class TestPromotingASHA(SchedulerContract):
     )
     def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
         return lambda: ASHAScheduler(reduction_factor=3, type="promotion", **request.param)
+
+
+class TestMultiObjectiveASHA(SchedulerContract):
+    """By two metrics, which it has itself: the loss, and how far `y` is from the middle."""
+
+    @pytest.fixture(
+        params=[
+            {"max_t": 20},
+            {"max_t": 9, "stop_last_trials": False},
+            {"brackets": 3, "seed": 1},
+            {"max_t": 20, "type": "promotion", "grace_period": 3},
+            {"max_t": 9, "stop_last_trials": False, "type": "promotion", "brackets": 2, "seed": 1},
+        ]
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: MultiObjectiveASHAScheduler(
+            metrics=["loss", "size"], modes="min", reduction_factor=3, **request.param
+        )
+
+    def test_it_takes_metric_and_mode_over(self, make_scheduler: MakeScheduler) -> None:
+        scheduler: Any = make_scheduler()
+
+        assert scheduler.set_search_properties(["loss", "size"], "min")
+        assert not scheduler.set_search_properties(["loss", "size"], "max")
+        assert (scheduler.metric, scheduler.mode) == (["loss", "size"], ["min", "min"])
+
+    def test_more_is_to_max_what_less_is_to_min(self, make_scheduler: MakeScheduler) -> None:
+        pytest.skip("its modes are its own: see test_modes_may_differ_and_metrics_may_be_nested")
+
+    def simulate(
+        self,
+        scheduler: TrialScheduler,
+        *,
+        curve: Curve | None = None,
+        mode: str = "min",
+        run_config: tune.RunConfig | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> SimulatedRun:
+        def two(config: dict[str, Any], iteration: int) -> tuple[dict[str, Any], float]:
+            metrics, spent = (
+                curve(config, iteration) if curve else ({"loss": config["x"] + 1 / iteration}, 1.0)
+            )
+            return {**metrics, "size": abs(config["y"] - 0.5)}, spent
+
+        retrying = tune.RunConfig(
+            failure_config=tune.FailureConfig(max_failures=-1),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+        )
+        options = {"slots": 4, "iterations": self.iterations, **options}
+        return simulate(
+            two,
+            param_space={"x": tune.uniform(0.0, 1.0), "y": tune.uniform(0.0, 1.0)},
+            tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=12),
+            run_config=run_config or retrying,
+            seed=seed,
+            **options,
+        )
+
+
+class TestOptunaPruner(SchedulerContract):
+    @pytest.fixture(
+        params=[
+            ("median", {"n_startup_trials": 2}),
+            ("hyperband", {"max_resource": 20}),
+            ("wilcoxon", {"p_threshold": 0.2}),
+            ("patient", {"wrapped_pruner": "median", "patience": 2}),
+        ],
+        ids=lambda param: param[0],
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: OptunaPruner(*request.param)
 
 
 class TestMedianStoppingRule(SchedulerContract):
