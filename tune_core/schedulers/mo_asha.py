@@ -64,6 +64,7 @@ class MultiObjectiveASHAScheduler(RungScheduler[_Point]):
         scaled by the range of each metric within the front.
     """
 
+    supports_several_objectives = True
     # Lists, unlike those of schedulers for one metric.
     metric: Any = None
     mode: Any = None
