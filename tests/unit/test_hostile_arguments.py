@@ -11,7 +11,13 @@ import pytest
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
@@ -42,6 +48,8 @@ HOSTILE = (
 )
 MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "ASHA": (AsyncHyperBandScheduler, (), {}),
+    "HyperBand": (HyperBandScheduler, (), {}),
+    "HyperBand for BOHB": (HyperBandForBOHB, (), {}),
     "median rule": (MedianStoppingRule, (), {"time_attr": "training_iteration"}),
     "basic": (BasicVariantGenerator, (), {}),
     "limiter": (
@@ -58,6 +66,8 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
 }
 NUMBERS = {
     "ASHA": ("max_t", "grace_period", "reduction_factor", "brackets", "seed"),
+    "HyperBand": ("max_t", "reduction_factor"),
+    "HyperBand for BOHB": ("max_t", "reduction_factor"),
     "median rule": ("grace_period", "min_samples_required", "min_time_slice"),
     "basic": ("max_concurrent", "random_state"),
     "limiter": ("max_concurrent",),
@@ -100,6 +110,8 @@ def test_number_is_refused_at_once_or_the_experiment_ends(name: str, argument: s
 def test_every_argument_that_may_be_a_number_is_tried() -> None:
     kinds = {
         "ASHA": AsyncHyperBandScheduler,
+        "HyperBand": HyperBandScheduler,
+        "HyperBand for BOHB": HyperBandForBOHB,
         "median rule": MedianStoppingRule,
         "basic": BasicVariantGenerator,
         "limiter": ConcurrencyLimiter,

@@ -44,6 +44,8 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         OptunaSearch,
         schedulers.FIFOScheduler,
         schedulers.AsyncHyperBandScheduler,
+        schedulers.HyperBandForBOHB,
+        schedulers.HyperBandScheduler,
         schedulers.MedianStoppingRule,
         stoppers.NoopStopper,
         stoppers.DictStopper,

@@ -31,7 +31,14 @@ from tune_core.logger.callbacks import (
     JsonLoggerCallback,
     LoggerCallback,
 )
-from tune_core.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from tune_core.search import (
     BasicVariantGenerator,
     Categorical,
@@ -108,6 +115,8 @@ OBJECTS: list[RecordsArguments] = [
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
+    HyperBandForBOHB("steps", "loss", "min", 9, 2, False),
+    HyperBandScheduler("steps", "loss", "max", 27, 2.5, False),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from tune_core.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from tune_core.testing.scheduler_contract import MakeScheduler, SchedulerContract
 from tune_core.testing.schedulers import (
     AnsweringScheduler,
@@ -35,6 +42,24 @@ class TestASHA(SchedulerContract):
     )
     def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
         return lambda: ASHAScheduler(reduction_factor=3, **request.param)
+
+
+class TestHyperBand(SchedulerContract):
+    @pytest.fixture(
+        params=[
+            {"max_t": 20},
+            {"max_t": 9, "stop_last_trials": False},
+            {"max_t": 16, "reduction_factor": 1.5},
+        ]
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: HyperBandScheduler(**request.param)
+
+
+class TestHyperBandForBOHB(SchedulerContract):
+    @pytest.fixture(params=[{"max_t": 9}, {"max_t": 20, "reduction_factor": 2}])
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: HyperBandForBOHB(**request.param)
 
 
 class TestMedianStoppingRule(SchedulerContract):
