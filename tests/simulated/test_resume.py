@@ -42,6 +42,7 @@ from tune_core.schedulers import (
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
 from tune_core.steering.inbox import (
@@ -325,6 +326,17 @@ SCENARIOS: dict[str, Scenario] = {
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
+    "BOHB": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
+        lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0.1}),
+        num_samples=9,
+    ),
+    "BOHB, added configuration": Scenario(
+        searcher=lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0, "num_samples": 9}),
+        num_samples=3,
+        iterations=3,
+        requests={(2, 2): [AddConfiguration({"x": 0.5}), RaiseNumSamples(7)]},
+    ),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
     "searcher with a scheduler": Scenario(

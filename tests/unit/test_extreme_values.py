@@ -19,6 +19,7 @@ from tune_core.schedulers import (
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     DictStopper,
@@ -50,6 +51,7 @@ PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
     "median rule by turns": lambda: MedianStoppingRule(
         "training_iteration", grace_period=1, min_samples_required=9, min_time_slice=1, hard_stop=False
     ),
+    "BOHB": lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0}),
     "Optuna": lambda: OptunaSearch(seed=1),
     "repeater": lambda: Repeater(OptunaSearch(seed=1), 2),
     "trial plateau": lambda: TrialPlateauStopper("loss", grace_period=1, metric_threshold=1, mode="min"),

@@ -19,6 +19,7 @@ from tune_core.schedulers import (
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     ExperimentPlateauStopper,
@@ -59,6 +60,7 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     ),
     "repeater": (lambda **options: Repeater(OptunaSearch(seed=1), **options), (), {}),
     "Optuna": (OptunaSearch, (), {}),
+    "BOHB": (TuneBOHB, (), {}),
     "iterations": (MaximumIterationStopper, (), {"max_iter": 2}),
     "timeout": (TimeoutStopper, (), {"timeout": 60}),
     "trial plateau": (TrialPlateauStopper, ("loss",), {"mode": "min", "metric_threshold": 1}),
@@ -73,6 +75,7 @@ NUMBERS = {
     "limiter": ("max_concurrent",),
     "repeater": ("repeat",),
     "Optuna": ("seed",),
+    "BOHB": ("seed", "max_concurrent"),
     "iterations": ("max_iter",),
     "timeout": ("timeout",),
     "trial plateau": ("std", "num_results", "grace_period", "metric_threshold"),
@@ -117,6 +120,7 @@ def test_every_argument_that_may_be_a_number_is_tried() -> None:
         "limiter": ConcurrencyLimiter,
         "repeater": Repeater,
         "Optuna": OptunaSearch,
+        "BOHB": TuneBOHB,
         "iterations": MaximumIterationStopper,
         "timeout": TimeoutStopper,
         "trial plateau": TrialPlateauStopper,

@@ -50,6 +50,7 @@ from tune_core.search import (
     Repeater,
     Searcher,
 )
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     CombinedStopper,
@@ -113,6 +114,15 @@ OBJECTS: list[RecordsArguments] = [
         evaluated_rewards=[0.25],
     ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
+    TuneBOHB(
+        {"net": {"lr": tune.uniform(0.0, 1.0)}},
+        {"min_points_in_model": 5, "random_fraction": 0.5},
+        "loss",
+        "min",
+        points_to_evaluate=[{"net": {"lr": 0.5}}],
+        seed=3,
+        max_concurrent=4,
+    ),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
     HyperBandForBOHB("steps", "loss", "min", 9, 2, False),
