@@ -270,8 +270,8 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "`TuneBOHB`",
-        "the model is our own, and so are its draws; needs no HpBandSter and no ConfigSpace; learns from all reports, by "
-        "iteration, under any scheduler; keeps quantisation",
+        "the model is our own, and so are its draws; needs no HpBandSter and no ConfigSpace; learns from all "
+        "reports, by iteration, under any scheduler; keeps quantisation",
         "there it needs packages that are no longer maintained, and `HyperBandForBOHB`",
     ),
     Difference(
