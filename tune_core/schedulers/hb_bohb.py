@@ -29,6 +29,8 @@ class HyperBandForBOHB(HyperBandScheduler):
     largest_first = True
 
     def _may_compare_unfilled(self, trials: Sequence[Trial]) -> bool:
-        if not self._search_rests or any(bracket.ready for bracket in self._brackets):
+        if not self._search_rests:
             return False
-        return not any(trial.status in (Status.RUNNING, Status.PENDING) for trial in reversed(trials))
+        if any(trial.status in (Status.RUNNING, Status.PENDING) for trial in reversed(trials)):
+            return False
+        return not any(self._ready(bracket, trials) for bracket in self._brackets)

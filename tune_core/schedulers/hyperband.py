@@ -237,10 +237,9 @@ class HyperBandScheduler(ComparingScheduler):
         bracket_count = len(self._kinds)
         waiting = [bracket for bracket in self._brackets if bracket.ready]
         for bracket in sorted(waiting, key=lambda each: (each.number // bracket_count, each.share_done)):
-            for name in bracket.ready:
-                trial = self._find(trials, name)
-                if trial is not None and _is_left_paused(trial):
-                    return trial
+            trial = self._ready(bracket, trials)
+            if trial is not None:
+                return trial
         return None
 
     def decision_reason(self, trial: Trial) -> dict[str, Any]:
@@ -294,6 +293,11 @@ class HyperBandScheduler(ComparingScheduler):
             if trial is None or trial.status is not Status.PAUSED or not trial.is_paused_by_user:
                 return False
         return is_any_there
+
+    def _ready(self, bracket: _Bracket, trials: Sequence[Trial]) -> Trial | None:
+        """Return a paused trial of the bracket that goes on, if nobody holds it."""
+        found = (self._find(trials, name) for name in bracket.ready)
+        return next((trial for trial in found if trial is not None and _is_left_paused(trial)), None)
 
     def _condemn(self, bracket: _Bracket, name: str) -> None:
         bracket.remove(name)

@@ -288,6 +288,20 @@ def test_trial_that_somebody_has_paused_is_not_waited_for_and_catches_up() -> No
     assert [each.report(8, time) for time in (1, 2, 3)] == ["CONTINUE"] * 3  # the best of four
 
 
+def test_trial_that_goes_on_and_is_held_by_somebody_holds_no_other_bracket_up() -> None:
+    held = Experiment(HyperBandForBOHB(max_t=9), 10)
+    held.report(8, 1)
+    held.trials[8].is_paused_by_user = True
+    for number in (0, 1, 2, 3, 4, 5, 6, 7):
+        held.report(number, 1)
+    held.settle()
+    for number in (6, 7):
+        held.end(number)
+
+    assert held.report(9, 3) == "PAUSE"  # alone in its bracket for five
+    assert held.settle() == ([], [9])
+
+
 def test_trial_that_is_bad_and_held_by_somebody_ends_once_it_is_let_go() -> None:
     each = Experiment(HyperBandForBOHB(max_t=3), 3)
     each.report(0, 1)
