@@ -97,7 +97,7 @@ class HyperBandScheduler(ComparingScheduler):
         time_attr: The reported number that time is measured by; it grows from report to report.
         metric: What to compare by; give it here or in `TuneConfig`.
         mode: "min" or "max"; goes with `metric`.
-        max_t: The time at which every trial is stopped; at least 1.
+        max_t: No trial trains longer; at least 1. The last milestone of a bracket may be before it: 9, of 10.
         reduction_factor: 1 of so many goes on, rounded up; above 1. `eta` in the paper.
         stop_last_trials: Whether trials that reach the last milestone of their bracket are stopped.
 
@@ -155,6 +155,8 @@ class HyperBandScheduler(ComparingScheduler):
             for number in range(highest_number(max_t, reduction_factor) + 1)
         )
         self._kinds = [rounds for rounds in every if rounds]
+        #: From here on a trial has had all that its bracket gives.
+        self._max_t = min(rounds[-1].milestone for rounds in self._kinds)
         if self.largest_first:
             self._kinds.reverse()
         self._brackets: list[_Bracket] = []
@@ -182,7 +184,7 @@ class HyperBandScheduler(ComparingScheduler):
     def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str:
         """Return PAUSE at a milestone, STOP for a trial that is to end, else CONTINUE.
 
-        When it is the last of its bracket to come to the milestone, it is paused for nobody.
+        The last trial of a bracket to come to a milestone is not paused: all are compared at once.
         """
         name = trial.trial_id
         if name not in self._bracket_of:
