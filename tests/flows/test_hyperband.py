@@ -79,8 +79,8 @@ def test_the_best_of_each_bracket_go_on_from_their_checkpoints(
     assert results.get_best_result().config["x"] == 9
     pauses = [
         event
-        for event in events(results.experiment_path, s3.storage_options)
-        if isinstance(event, TrialReported) and event.decision == Decision.PAUSE
+        for event in events(f"{run.storage_path}/{run.name}", s3.storage_options)
+        if isinstance(event, TrialReported) and event.decision is Decision.PAUSE
     ]
     assert len(pauses) >= 5
 
@@ -109,7 +109,7 @@ if __name__ == "__main__":
 def is_in_the_last_bracket(path: str, options: dict[str, Any]) -> bool:
     """Whether one of its trials is paused, and none has been compared yet."""
     told = [event for event in events(path, options) if isinstance(event, TrialReported)]
-    return any(event.decision == Decision.PAUSE for event in told if int(event.trial_id[-5:]) >= 6)
+    return any(event.decision is Decision.PAUSE for event in told if int(event.trial_id[-5:]) >= 6)
 
 
 @pytest.mark.slow
