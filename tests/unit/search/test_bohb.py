@@ -176,6 +176,32 @@ def test_it_suggests_where_good_configurations_are() -> None:
         assert statistics.mean(suggestions(searcher)) < 0.3
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_n_percent": 20.5},
+        {"min_points_in_model": 4},
+        {"min_points_in_model": None},
+        {"num_samples": 100},
+        {"bandwidth_factor": 1},
+        {"min_bandwidth": 0.01},
+        {"random_fraction": 0.05},
+    ],
+)
+def test_options_keep_it_searching(options: dict[str, Any]) -> None:
+    searcher = a_searcher(**options)
+    observe(searcher, GOOD_AT_LOW)
+
+    assert statistics.median(suggestions(searcher)) < 0.35
+
+
+def test_random_fraction_of_one_is_random_search() -> None:
+    searcher = a_searcher(random_fraction=1)
+    observe(searcher, GOOD_AT_LOW)
+
+    assert statistics.stdev(suggestions(searcher)) > 0.2
+
+
 def test_the_largest_budget_with_enough_observations_counts() -> None:
     searcher = a_searcher()
     observe(searcher, GOOD_AT_LOW, step=1)

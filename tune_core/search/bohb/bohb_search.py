@@ -247,7 +247,7 @@ class TuneBOHB(Searcher):
         observed = self._observations(least + 2)
         if not observed:
             return {}
-        num_good = max(least, len(observed) * self._options["top_n_percent"] // 100)
+        num_good = max(least, int(len(observed) * self._options["top_n_percent"] / 100))
         num_bad = max(least, len(observed) - num_good)
         kinds = [parameter.num_categories for parameter in self._parameters]
         width = self._options["min_bandwidth"]
