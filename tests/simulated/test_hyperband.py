@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ class Trouble:
         )
         self.dies_at = {self.any_trial(): chance.randint(1, 5) for _ in range(chance.randint(0, 3))}
         self.requests = self.some_requests()
-        self.more = {
+        self.more: dict[str, Any] = {
             "slots": chance.randint(1, 5),
             "iterations": chance.randint(2, 12),
             "checkpoint_every": chance.randint(0, 4),
@@ -57,13 +58,19 @@ class Trouble:
     def some_requests(self) -> dict[tuple[int, int] | None, list[Request]]:
         chance = self.chance
         found: dict[tuple[int, int] | None, list[Request]] = {}
+        kinds: list[Callable[[str], Request]] = [PauseTrial, ResumeTrial, StopTrial]
         for _ in range(chance.randint(0, 6)):
-            request = chance.choice([PauseTrial, ResumeTrial, StopTrial])(str(self.any_trial()))
+            request = chance.choice(kinds)(str(self.any_trial()))
             found.setdefault((self.any_trial(), chance.randint(1, 5)), []).append(request)
-        for request in (PauseExperiment(), RaiseNumSamples(self.count + 3), AddConfiguration({"x": 0.5})):
+        others: list[Request] = [
+            PauseExperiment(),
+            RaiseNumSamples(self.count + 3),
+            AddConfiguration({"x": 0.5}),
+        ]
+        for each in others:
             if chance.random() < 0.3:
-                found.setdefault((self.any_trial(), 1), []).append(request)
-        release = [ResumeTrial(str(number)) for number in range(self.count + 5)]
+                found.setdefault((self.any_trial(), 1), []).append(each)
+        release: list[Request] = [ResumeTrial(str(number)) for number in range(self.count + 5)]
         return {**found, None: [ResumeExperiment(), *release] * 4}
 
     def searcher(self) -> Searcher:

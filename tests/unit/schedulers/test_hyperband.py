@@ -63,9 +63,9 @@ class Experiment:
             for trial in named:
                 stopped.append(trial.number)
                 self.end(trial.number)
-        while (trial := self.scheduler.choose_trial_to_run(self.trials)) is not None:
-            trial.status = Status.RUNNING
-            chosen.append(trial.number)
+        while (paused := self.scheduler.choose_trial_to_run(self.trials)) is not None:
+            paused.status = Status.RUNNING
+            chosen.append(paused.number)
         return sorted(stopped, reverse=True), sorted(chosen)
 
 
@@ -367,7 +367,8 @@ def curve(config: dict[str, Any], iteration: int) -> tuple[dict[str, Any], float
 
 
 def search(scheduler: Any, num_samples: int = 17, **options: Any) -> SimulatedRun:
-    tuning = {"metric": "loss", "mode": "min", "num_samples": num_samples, **options.pop("tuning", {})}
+    tuning: dict[str, Any] = {"metric": "loss", "mode": "min", "num_samples": num_samples}
+    tuning |= options.pop("tuning", {})
     return simulate(
         curve,
         param_space={"x": tune.uniform(0, 1)},

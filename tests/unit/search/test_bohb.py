@@ -21,7 +21,7 @@ from tune_core.search.bohb.coordinates import parameters_of, read
 from tune_core.search.bohb.density import Density
 from tune_core.testing.simulator import simulate
 
-SAMPLERS = {
+SAMPLERS: dict[str, Any] = {
     "uniform": tune.uniform(-2, 3),
     "huge": tune.uniform(-1.7e308, 1.7e308),
     "log": tune.loguniform(1e-5, 1e2),

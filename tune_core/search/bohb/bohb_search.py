@@ -103,7 +103,8 @@ class TuneBOHB(Searcher):
         if seed is not None:
             validator.check_integer("seed", seed, minimum=0, also=", or None")
         validator.check_integer("max_concurrent", max_concurrent, minimum=0)
-        if isinstance(metric, list) or isinstance(mode, list):
+        objective: Any = (metric, mode)
+        if any(isinstance(each, list) for each in objective):
             validator.note("several metrics: it optimises one")
         self._has_own_space = space is not None
         self._space: dict[str, Any] = {}
