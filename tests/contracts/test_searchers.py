@@ -21,11 +21,14 @@ from tune_core.search import (
     qlograndint,
     qloguniform,
     qrandint,
+    qrandn,
     quniform,
     randint,
+    randn,
     sample_from,
     uniform,
 )
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.testing.searcher_contract import SearcherContract
 
@@ -96,6 +99,37 @@ class TestOptunaSearchDefinedByRun(SearcherContract):
             return {"constant": 5}
 
         return OptunaSearch(define, seed=1)
+
+
+class TestTuneBOHB(SearcherContract):
+    num_samples = 24  # its first are random
+
+    def make(self) -> Searcher:
+        return TuneBOHB(seed=7, max_concurrent=4)
+
+
+class TestTuneBOHBOfEverySampler(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {
+        **TestOptunaSearchOfEverySampler.space,
+        "normal": [randn(3, 2), qrandn(1, 5, 0.5)],
+        "one": [choice(["only"]), uniform(2, 2), randint(3, 4)],
+    }
+    num_samples = 40
+
+    def make(self) -> Searcher:
+        return TuneBOHB(
+            bohb_config={"random_fraction": 0.1, "num_samples": 8},
+            points_to_evaluate=[{"uniform": 0.5}, {"choice": [128], "quniform": 0.3}],
+            seed=3,
+        )
+
+
+class TestTuneBOHBWithASpaceOfItsOwn(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {"epochs": 3}
+    num_samples = 14
+
+    def make(self) -> Searcher:
+        return TuneBOHB({"lr": uniform(0, 1), "net": {"act": choice(["a", "b"])}}, seed=1)
 
 
 class TestConcurrencyLimiter(SearcherContract):

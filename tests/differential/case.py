@@ -31,6 +31,7 @@ TOPICS = {
     "d": "resources",
     "e": "with_parameters",
     "f": "search space",
+    "h": "schedulers",
     "k": "failures",
     "l": "utilities",
 }

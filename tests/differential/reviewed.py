@@ -258,6 +258,23 @@ REVIEWED: tuple[Difference, ...] = (
         "there such a report raises, or the result depends on the order of the reports",
     ),
     Difference(
+        "`HyperBandScheduler` and brackets",
+        "a bracket that is not full waits while the searcher has more trials, and one that was full lets no more in; "
+        "trials that have come to the last milestone do not wait for the others",
+        "there a bracket of few trials is compared as soon as they are all there, and takes in new ones later",
+    ),
+    Difference(
+        "`HyperBandScheduler(max_t=729)` and its like",
+        "rounding errors lose no bracket; each milestone is later than the one before",
+        "there the largest bracket is missing, or trials are compared at one milestone again and again",
+    ),
+    Difference(
+        "`TuneBOHB`",
+        "the model is our own, and so are its draws; needs no HpBandSter and no ConfigSpace; learns from all "
+        "reports, by iteration, under any scheduler; keeps quantisation",
+        "there it needs packages that are no longer maintained, and `HyperBandForBOHB`",
+    ),
+    Difference(
         "`create_scheduler` with an argument that no scheduler knows",
         "refused",
         "there it is dropped",

@@ -36,12 +36,15 @@ from tune_core.errors import IllegalTransition
 from tune_core.schedulers import (
     AsyncHyperBandScheduler,
     Exploit,
+    HyperBandForBOHB,
+    HyperBandScheduler,
     MedianStoppingRule,
     MultiObjectiveASHAScheduler,
     OptunaPruner,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
 from tune_core.steering.inbox import (
@@ -322,6 +325,40 @@ SCENARIOS: dict[str, Scenario] = {
         checkpoint_every=2,
     ),
     "Optuna's Wilcoxon pruner": Scenario(lambda: OptunaPruner("wilcoxon", {"p_threshold": 0.3})),
+    "HyperBand": Scenario(
+        lambda: HyperBandScheduler(max_t=4, reduction_factor=2), num_samples=11, iterations=6
+    ),
+    "HyperBand, a bracket that is not full": Scenario(lambda: HyperBandForBOHB(max_t=9), iterations=9),
+    "HyperBand, saving seldom": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2), num_samples=6, checkpoint_every=3
+    ),
+    "HyperBand, saving never": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2), checkpoint_every=0
+    ),
+    "HyperBand, saving on request": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
+        num_samples=6,
+        checkpoint_every=0,
+        more={"saves_on_request": True},
+    ),
+    "HyperBand and deaths": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
+        num_samples=6,
+        run=retries(1),
+        dies_at={1: 1, 3: 2},
+        checkpoint_every=2,
+    ),
+    "HyperBand, its best trials end by a rule": Scenario(
+        lambda: HyperBandForBOHB(max_t=9), num_samples=9, stop=lambda: {"training_iteration": 3}
+    ),
+    "HyperBand, last trials go on": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2, stop_last_trials=False), num_samples=6
+    ),
+    "HyperBand, paused trial": Scenario(
+        lambda: HyperBandForBOHB(max_t=9),
+        num_samples=9,
+        requests={(7, 1): [PauseTrial("7")], None: [ResumeTrial("7")]},
+    ),
     "median rule": Scenario(
         lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=2),
         num_samples=7,
@@ -346,6 +383,17 @@ SCENARIOS: dict[str, Scenario] = {
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
+    "BOHB": Scenario(
+        lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
+        lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0.1}),
+        num_samples=9,
+    ),
+    "BOHB, added configuration": Scenario(
+        searcher=lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0, "num_samples": 9}),
+        num_samples=3,
+        iterations=3,
+        requests={(2, 2): [AddConfiguration({"x": 0.5}), RaiseNumSamples(7)]},
+    ),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
     "searcher with a scheduler": Scenario(
@@ -493,6 +541,8 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         "Optuna's median pruner": Decision.STOP,
         "Optuna's Hyperband pruner, deaths": Decision.STOP,
         "Optuna's Wilcoxon pruner": Decision.STOP,
+        "HyperBand": Decision.PAUSE,
+        "HyperBand, a bracket that is not full": Decision.PAUSE,
         "median rule": Decision.STOP,
         "median rule by turns": Decision.PAUSE,
         "pauses": Decision.PAUSE,
@@ -512,6 +562,7 @@ STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "FIFO": lambda: None,
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, brackets=2, seed=1),
     "ASHA that promotes": lambda: promoting(brackets=2),
+    "HyperBand": lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
     "median": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
     "pauses": lambda: PausingScheduler(2),
     "exploits": lambda: ExploitingScheduler(every=2),

@@ -10,8 +10,16 @@ import pytest
 
 import tune_core as tune
 from tune_core.metrics import comparable
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    Exploit,
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     DictStopper,
@@ -37,10 +45,13 @@ MIXED = [*EXTREMES.values(), 0.5, 0.25, 1, 0]
 
 PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
+    "HyperBand": lambda: HyperBandScheduler(max_t=4, reduction_factor=2),
+    "HyperBand for BOHB": lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
     "median rule": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
     "median rule by turns": lambda: MedianStoppingRule(
         "training_iteration", grace_period=1, min_samples_required=9, min_time_slice=1, hard_stop=False
     ),
+    "BOHB": lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0}),
     "Optuna": lambda: OptunaSearch(seed=1),
     "repeater": lambda: Repeater(OptunaSearch(seed=1), 2),
     "trial plateau": lambda: TrialPlateauStopper("loss", grace_period=1, metric_threshold=1, mode="min"),
@@ -106,6 +117,22 @@ def test_median_rule_comes_to_an_end_whatever_the_time_is(
 
     assert {trial.status for trial in ended.trials} == {Status.TERMINATED}
     assert max(trial.attempt_number for trial in ended.trials) < 10
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+@pytest.mark.parametrize("kind", [HyperBandForBOHB, HyperBandScheduler])
+@pytest.mark.parametrize("checkpoint_every", [0, 1])
+def test_hyperband_comes_to_an_end_whatever_the_time_is(
+    value: str, kind: type[HyperBandScheduler], checkpoint_every: int
+) -> None:
+    ended = run(
+        kind("t", max_t=4, reduction_factor=2),
+        lambda config, iteration: {"loss": config["x"], "t": EXTREMES[value]},
+        checkpoint_every=checkpoint_every,
+    )
+
+    assert ended.reason == "every trial is finished"
+    assert {trial.status for trial in ended.trials} == {Status.TERMINATED}
 
 
 class Unfair(TrialScheduler):

@@ -11,8 +11,15 @@ import pytest
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     ExperimentPlateauStopper,
@@ -42,6 +49,8 @@ HOSTILE = (
 )
 MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "ASHA": (AsyncHyperBandScheduler, (), {}),
+    "HyperBand": (HyperBandScheduler, (), {}),
+    "HyperBand for BOHB": (HyperBandForBOHB, (), {}),
     "median rule": (MedianStoppingRule, (), {"time_attr": "training_iteration"}),
     "basic": (BasicVariantGenerator, (), {}),
     "limiter": (
@@ -51,6 +60,7 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     ),
     "repeater": (lambda **options: Repeater(OptunaSearch(seed=1), **options), (), {}),
     "Optuna": (OptunaSearch, (), {}),
+    "BOHB": (TuneBOHB, (), {}),
     "iterations": (MaximumIterationStopper, (), {"max_iter": 2}),
     "timeout": (TimeoutStopper, (), {"timeout": 60}),
     "trial plateau": (TrialPlateauStopper, ("loss",), {"mode": "min", "metric_threshold": 1}),
@@ -58,11 +68,14 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
 }
 NUMBERS = {
     "ASHA": ("max_t", "grace_period", "reduction_factor", "brackets", "seed"),
+    "HyperBand": ("max_t", "reduction_factor"),
+    "HyperBand for BOHB": ("max_t", "reduction_factor"),
     "median rule": ("grace_period", "min_samples_required", "min_time_slice"),
     "basic": ("max_concurrent", "random_state"),
     "limiter": ("max_concurrent",),
     "repeater": ("repeat",),
     "Optuna": ("seed",),
+    "BOHB": ("seed", "max_concurrent"),
     "iterations": ("max_iter",),
     "timeout": ("timeout",),
     "trial plateau": ("std", "num_results", "grace_period", "metric_threshold"),
@@ -100,11 +113,14 @@ def test_number_is_refused_at_once_or_the_experiment_ends(name: str, argument: s
 def test_every_argument_that_may_be_a_number_is_tried() -> None:
     kinds = {
         "ASHA": AsyncHyperBandScheduler,
+        "HyperBand": HyperBandScheduler,
+        "HyperBand for BOHB": HyperBandForBOHB,
         "median rule": MedianStoppingRule,
         "basic": BasicVariantGenerator,
         "limiter": ConcurrencyLimiter,
         "repeater": Repeater,
         "Optuna": OptunaSearch,
+        "BOHB": TuneBOHB,
         "iterations": MaximumIterationStopper,
         "timeout": TimeoutStopper,
         "trial plateau": TrialPlateauStopper,

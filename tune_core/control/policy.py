@@ -35,6 +35,7 @@ from tune_core.states import Decision, ExploitChoice
 from tune_core.stopper import DictStopper, Stopper, resolve_stop
 from tune_core.storage.experiment_storage import check_trial_dirname
 from tune_core.training.resource_requests import resources_of
+from tune_core.training.trainable import is_trainable_class
 from tune_core.trial import AttemptPhase, Status, Trial
 from tune_core.validation import shorten
 
@@ -149,6 +150,8 @@ class Policy:
         #: Trials that somebody added, and those of them that the searcher does not learn from.
         self._added: set[str] = set()
         self._untold: set[str] = set()
+        if is_trainable_class(trainable) and not saves_on_request:
+            self._warn_of_no_checkpoints(f"{trainable_name} has no save_checkpoint method: write it")
 
     @property
     def waits_for_decisions(self) -> bool:
@@ -302,6 +305,10 @@ class Policy:
         """
         if self._is_done(trial, row, result):
             return Decision.STOP, None
+        if checkpoint is None and trial.start_point is None and not self._saves_on_request:
+            self._warn_of_no_checkpoints(
+                f"trial {trial.trial_id} has reported without one: report with checkpoint=…"
+            )
         decision, exploit = Decision.CONTINUE, None
         if not self.scheduler.always_continues and not trial.wants_pause:
             answer: Any = self.scheduler.on_trial_result(trials, trial, result)
@@ -550,6 +557,17 @@ class Policy:
             )
             return None
         return ExploitChoice(start.trial_id, start.record.index, dict(answer.config), tag)
+
+    def _warn_of_no_checkpoints(self, why: str) -> None:
+        if self._has_warned or not self.scheduler.needs_checkpoints:
+            return
+        self._has_warned = True
+        _logger.warning(
+            "%s needs checkpoints, and %s. A trial that has saved none when it is paused starts over, and no other "
+            "trial can go on from where it is (said once)",
+            type(self.scheduler).__name__,
+            why,
+        )
 
     def _warn_of_lost_work(self, trial: Trial) -> None:
         if trial.start_point is not None or self._saves_on_request or self._has_warned:

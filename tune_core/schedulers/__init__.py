@@ -2,6 +2,8 @@
 
 from tune_core.schedulers.asha import ASHAScheduler, AsyncHyperBandScheduler
 from tune_core.schedulers.by_name import create_scheduler
+from tune_core.schedulers.hb_bohb import HyperBandForBOHB
+from tune_core.schedulers.hyperband import HyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
 from tune_core.schedulers.optuna_pruner import OptunaPruner
@@ -12,6 +14,8 @@ __all__ = [
     "AsyncHyperBandScheduler",
     "Exploit",
     "FIFOScheduler",
+    "HyperBandForBOHB",
+    "HyperBandScheduler",
     "MedianStoppingRule",
     "MultiObjectiveASHAScheduler",
     "OptunaPruner",

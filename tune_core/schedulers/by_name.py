@@ -6,6 +6,8 @@ import inspect
 from typing import Any
 
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
+from tune_core.schedulers.hb_bohb import HyperBandForBOHB
+from tune_core.schedulers.hyperband import HyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
 from tune_core.schedulers.optuna_pruner import OptunaPruner
@@ -17,6 +19,8 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "asha": AsyncHyperBandScheduler,
     "async_hyperband": AsyncHyperBandScheduler,
     "asynchyperband": AsyncHyperBandScheduler,
+    "hyperband": HyperBandScheduler,
+    "hb_bohb": HyperBandForBOHB,
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
     "mo_asha": MultiObjectiveASHAScheduler,
@@ -38,8 +42,8 @@ def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
     """Return a new scheduler, by its name.
 
     Args:
-        scheduler: "fifo", "async_hyperband" (or "asha"), "median_stopping_rule", "mo_asha" or "optuna_pruner"; in
-            any case of letters.
+        scheduler: A key of `schedulers()`, such as "fifo", "asha", "hyperband" or "median_stopping_rule"; in any case
+            of letters.
         **kwargs: Its arguments. Those that only other schedulers know are left out, so that one
             set of them does for trying several.
 

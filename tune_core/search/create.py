@@ -15,9 +15,10 @@ _SEARCHERS = {
     "random": "tune_core.search.basic_variant:BasicVariantGenerator",
     "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
     "optuna": "tune_core.search.optuna.optuna_search:OptunaSearch",
+    "bohb": "tune_core.search.bohb.bohb_search:TuneBOHB",
 }
 #: Names that Ray Tune has besides.
-_ONLY_THERE = ("ax", "hyperopt", "bayesopt", "bohb", "nevergrad", "zoopt", "hebo")
+_ONLY_THERE = ("ax", "hyperopt", "bayesopt", "nevergrad", "zoopt", "hebo")
 
 
 def searchers() -> dict[str, type[Searcher]]:
@@ -34,7 +35,7 @@ def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
     """Return a new searcher of this name.
 
     Args:
-        search_alg: "random" (or "variant_generator") or "optuna", in any case.
+        search_alg: "random" (or "variant_generator"), "optuna" or "bohb", in any case.
         **kwargs: Arguments of its class; what that does not take is left out.
 
     Raises:

@@ -34,6 +34,8 @@ from tune_core.logger.callbacks import (
 from tune_core.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
     MedianStoppingRule,
     MultiObjectiveASHAScheduler,
     OptunaPruner,
@@ -50,6 +52,7 @@ from tune_core.search import (
     Repeater,
     Searcher,
 )
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     CombinedStopper,
@@ -113,6 +116,15 @@ OBJECTS: list[RecordsArguments] = [
         evaluated_rewards=[0.25],
     ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
+    TuneBOHB(
+        {"net": {"lr": tune.uniform(0.0, 1.0)}},
+        {"min_points_in_model": 5, "random_fraction": 0.5},
+        "loss",
+        "min",
+        points_to_evaluate=[{"net": {"lr": 0.5}}],
+        seed=3,
+        max_concurrent=4,
+    ),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5, type="promotion"),
     MultiObjectiveASHAScheduler(
@@ -120,6 +132,8 @@ OBJECTS: list[RecordsArguments] = [
     ),
     OptunaPruner("wilcoxon", {"p_threshold": 0.2}, "fold", "loss", "min"),
     OptunaPruner(optuna.pruners.PercentilePruner(25.0, n_warmup_steps=2), metric="loss", mode="min"),
+    HyperBandForBOHB("steps", "loss", "min", 9, 2, False),
+    HyperBandScheduler("steps", "loss", "max", 27, 2.5, False),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),

@@ -545,6 +545,66 @@ def test_pause_that_loses_work_is_warned_of_once(
     assert caplog.text.count("has never saved a checkpoint: it will start over") == int(warns)
 
 
+class Needy(NotingScheduler):
+    needs_checkpoints = True
+
+
+class NeverSaving(tune.Trainable):
+    def step(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "saved_before", "checkpoint", "warns"),
+    [
+        (Needy, None, None, True),
+        (Needy, 3, None, False),
+        (Needy, None, 0, False),
+        (NotingScheduler, None, None, False),
+    ],
+)
+def test_scheduler_that_needs_checkpoints_says_so_once_at_the_first_report_without_one(
+    scheduler: type[NotingScheduler],
+    saved_before: int | None,
+    checkpoint: int | None,
+    warns: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trials = trials_with(saved_before)
+    policy = a_steering(scheduler=scheduler("CONTINUE", "CONTINUE"))
+    assert not caplog.text
+
+    for _ in range(2):
+        policy.decide(trials, trials[0], {"done": False}, {}, checkpoint)
+
+    text = f"{scheduler.__name__} needs checkpoints, and trial {trials[0].trial_id} has reported without one"
+    assert caplog.text.count(text) == caplog.text.count("starts over") == int(warns)
+
+
+def test_trial_that_is_over_with_its_first_report_needs_no_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trials = trials_with(None)
+
+    a_steering(scheduler=Needy()).decide(trials, trials[0], {"done": True}, {}, None)
+
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("scheduler", "warns"), [(Needy, True), (NotingScheduler, False)])
+def test_class_that_cannot_save_is_warned_of_before_the_first_trial(
+    scheduler: type[NotingScheduler], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = TuneConfig(scheduler=scheduler("CONTINUE"))
+    policy = Policy(config, None, {}, NeverSaving, "NeverSaving", saves_on_request=False)
+
+    text = "Needy needs checkpoints, and NeverSaving has no save_checkpoint method: write it"
+    assert caplog.text.count(text) == int(warns)
+    trials = trials_with(None)
+    policy.decide(trials, trials[0], {"done": False}, {}, None)
+    assert caplog.text.count("needs checkpoints") == int(warns)
+
+
 class Choosing(FIFOScheduler):
     """Returns what it was given."""
 

@@ -13,12 +13,14 @@ from tune_core.errors import ConfigError
 from tune_core.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
     MedianStoppingRule,
     TrialScheduler,
     create_scheduler,
 )
 
-COMPARING = [ASHAScheduler, MedianStoppingRule]
+COMPARING = [ASHAScheduler, HyperBandForBOHB, HyperBandScheduler, MedianStoppingRule]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,8 @@ COMPARING = [ASHAScheduler, MedianStoppingRule]
         ("async_hyperband", ASHAScheduler),
         ("asynchyperband", ASHAScheduler),
         ("asha", ASHAScheduler),
+        ("hyperband", HyperBandScheduler),
+        ("hb_bohb", HyperBandForBOHB),
         ("median_stopping_rule", MedianStoppingRule),
         ("medianstopping", MedianStoppingRule),
     ],
@@ -108,6 +112,7 @@ def test_public_names_are_those_of_ray_tune() -> None:
     assert {"ASHAScheduler", "AsyncHyperBandScheduler", "FIFOScheduler", "MedianStoppingRule"} < set(
         schedulers.__all__
     )
+    assert {"HyperBandForBOHB", "HyperBandScheduler"} < set(schedulers.__all__)
     assert {"TrialScheduler", "create_scheduler"} < set(schedulers.__all__)
 
 

@@ -10,6 +10,8 @@ import tune_core as tune
 from tune_core.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
+    HyperBandForBOHB,
+    HyperBandScheduler,
     MedianStoppingRule,
     MultiObjectiveASHAScheduler,
     OptunaPruner,
@@ -124,6 +126,24 @@ class TestOptunaPruner(SchedulerContract):
     )
     def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
         return lambda: OptunaPruner(*request.param)
+
+
+class TestHyperBand(SchedulerContract):
+    @pytest.fixture(
+        params=[
+            {"max_t": 20},
+            {"max_t": 9, "stop_last_trials": False},
+            {"max_t": 16, "reduction_factor": 1.5},
+        ]
+    )
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: HyperBandScheduler(**request.param)
+
+
+class TestHyperBandForBOHB(SchedulerContract):
+    @pytest.fixture(params=[{"max_t": 9}, {"max_t": 20, "reduction_factor": 2}])
+    def make_scheduler(self, request: pytest.FixtureRequest) -> MakeScheduler:
+        return lambda: HyperBandForBOHB(**request.param)
 
 
 class TestMedianStoppingRule(SchedulerContract):

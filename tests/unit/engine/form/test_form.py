@@ -27,6 +27,7 @@ from tune_core.engine.form.form import (
 )
 from tune_core.engine.form.yaml12 import read_list, read_yaml
 from tune_core.errors import ConfigError
+from tune_core.init_args import arguments_of
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory
 from tune_core.schedulers import by_name
@@ -271,6 +272,26 @@ def test_a_form_survives_being_stored_as_json() -> None:
     assert ExperimentForm.read(stored) == form
     assert stored["resources"]["bundles"] == [{"GPU": 1.0, "special": 2.0}]
     assert "time_budget_s" not in stored["tune_config"]
+
+
+def test_hyperband_and_bohb_are_there_by_name() -> None:
+    form = form_of(
+        param_space={"lr": {"type": "uniform", "lower": 0, "upper": 1}},
+        tune_config={
+            "metric": "loss",
+            "mode": "min",
+            "scheduler": {"hb_bohb": {"max_t": 9, "reduction_factor": 2}},
+            "search_alg": {"bohb": {"seed": 1, "bohb_config": {"random_fraction": 0.5}}},
+        },
+    )
+
+    config = form.tune_config.make()
+
+    assert config.scheduler is not None
+    assert config.search_alg is not None
+    assert {"max_t": 9, "reduction_factor": 2}.items() <= arguments_of(config.scheduler).items()
+    assert arguments_of(config.search_alg)["seed"] == 1
+    assert arguments_of(config.search_alg)["bohb_config"] == {"random_fraction": 0.5}
 
 
 def test_a_new_scheduler_and_a_new_searcher_appear_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
