@@ -24,6 +24,7 @@ from tune_core.control.messages import (
     AttemptStarted,
     CheckpointSaved,
     Event,
+    PausedChosen,
     StateSaved,
     Steered,
     TrialReported,
@@ -33,7 +34,13 @@ from tune_core.control.messages import (
 )
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    Exploit,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
@@ -109,6 +116,13 @@ class Attentive(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         self.told.append((trial_id, result and result["loss"], error))
+
+
+def a_population(**options: Any) -> Callable[[], PopulationBasedTraining]:
+    """A population that exploits as often as it can, with a parameter that the search space leaves out."""
+    mutations = {"x": tune.uniform(0, 1), "width": [1, 2, 4]}
+    given = {"quantile_fraction": 0.4, "hyperparam_mutations": mutations, "seed": 1, **options}
+    return lambda: PopulationBasedTraining("training_iteration", perturbation_interval=2, **given)
 
 
 @dataclass
@@ -199,7 +213,7 @@ def outcome(run: SimulatedRun, *, is_serial: bool) -> dict[str, Any]:
         (event.trial_id, event.iteration, str(event.decision), repr(event.exploit))
         for event, _ in run.records
         if isinstance(event, TrialReported) and event.decision is not Decision.CONTINUE
-    }
+    } | {repr(event.exploits) for event, _ in run.records if isinstance(event, PausedChosen)}
     best = run.best("loss", "min") if run.rows else {}
     best = {key: best[key] for key in best.keys() - TIMES}
     order = list(rows) if is_serial else sorted(rows)
@@ -282,6 +296,23 @@ SCENARIOS: dict[str, Scenario] = {
     "population by turns": Scenario(PopulationByTurns, iterations=9, num_samples=4, run=keep(1)),
     "population by turns, saving seldom": Scenario(
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
+    ),
+    "PBT": Scenario(a_population(), iterations=9, run=keep(1)),
+    "PBT, saving seldom": Scenario(a_population(), iterations=9, checkpoint_every=3),
+    "PBT, saving never": Scenario(a_population(), num_samples=3, checkpoint_every=0, iterations=5),
+    "PBT, deaths": Scenario(a_population(), run=retries(1), dies_at={1: 5, 2: 1}),
+    "PBT, stopped trial": Scenario(a_population(), iterations=9, requests={(1, 3): [StopTrial("0")]}),
+    "PBT, more samples": Scenario(a_population(), requests={(4, 5): [RaiseNumSamples(7)]}),
+    "PBT, together": Scenario(a_population(synch=True), slots=3, iterations=9, run=keep(1)),
+    "PBT, together, saving seldom": Scenario(a_population(synch=True), iterations=9, checkpoint_every=3),
+    "PBT, together, saving on request": Scenario(
+        a_population(synch=True), slots=2, checkpoint_every=0, more={"saves_on_request": True}
+    ),
+    "PBT, together, deaths": Scenario(a_population(synch=True), run=retries(1), dies_at={1: 5, 2: 1}),
+    "PBT, together, paused trial": Scenario(
+        a_population(synch=True),
+        iterations=9,
+        requests={(1, 2): [PauseTrial("1")], None: [ResumeTrial("1")]},
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
@@ -431,8 +462,14 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         "exploits": Decision.EXPLOIT,
         "population by turns": Decision.EXPLOIT,
         "population by turns, saving seldom": Decision.EXPLOIT,
+        "PBT": Decision.EXPLOIT,
+        "PBT, saving seldom": Decision.EXPLOIT,
+        "PBT, deaths": Decision.EXPLOIT,
     }.items():
         assert expected in decisions[name], name
+    for name, run in runs.items():
+        together = [event for event, _ in run.records if isinstance(event, PausedChosen) and event.exploits]
+        assert bool(together) == name.startswith("PBT, together"), name
     assert runs["stopper of all"].reason == "a stopper ended the experiment (stop_all)"
     assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
     assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)
@@ -447,6 +484,8 @@ STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "pauses": lambda: PausingScheduler(2),
     "exploits": lambda: ExploitingScheduler(every=2),
     "population": PopulationByTurns,
+    "PBT": a_population(),
+    "PBT, together": a_population(synch=True),
 }
 
 

@@ -45,6 +45,7 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         schedulers.FIFOScheduler,
         schedulers.AsyncHyperBandScheduler,
         schedulers.MedianStoppingRule,
+        schedulers.PopulationBasedTraining,
         stoppers.NoopStopper,
         stoppers.DictStopper,
         stoppers.FunctionStopper,

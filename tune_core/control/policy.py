@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -150,6 +150,12 @@ class Policy:
         return self.stopper is not None or not self.scheduler.always_continues
 
     @property
+    def may_want_saves(self) -> bool:
+        """Whether the scheduler could ask a trial to save, of those that can be asked."""
+        asks = type(self.scheduler).wants_checkpoint is not TrialScheduler.wants_checkpoint
+        return self._saves_on_request and asks
+
+    @property
     def required_metric(self) -> str | None:
         """The metric that the scheduler cannot do without; None if it can without any."""
         return self.scheduler.metric if self.scheduler.needs_metric else None
@@ -195,9 +201,18 @@ class Policy:
                 f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
                 "expected a dict, a Suggestion, None, or Searcher.FINISHED"
             )
-        event = self._suggested(now, trial_id, number, answer)
+        event = self._suggested(now, trial_id, number, self._completed_by_scheduler(number, answer))
         self._dirnames.add(event.dirname)
         return event
+
+    def _completed_by_scheduler(self, number: int, answer: Suggestion) -> Suggestion:
+        """Let the scheduler put in what the search space leaves to it; what it adds shows in the trial's tag."""
+        config = self.scheduler.fill_in(number, answer.config)
+        if config is answer.config:
+            return answer
+        before, after = flatten(answer.config), flatten(config)
+        added = {path: value for path, value in after.items() if path not in before}
+        return Suggestion(config, {**answer.varied, **added})
 
     def add_configuration(
         self, request_id: str, trial_id: str, number: int, config: Mapping[str, Any]
@@ -217,6 +232,7 @@ class Policy:
         if self._draws:
             variant = added_variant(self._param_space, config)
             chosen = Suggestion(variant.config, variant.varied)
+        chosen = self._completed_by_scheduler(number, chosen)
         event = self._suggested(self._wall_clock(), trial_id, number, chosen, request_id)
         is_told = self.searcher.on_configuration_added(
             event.trial_id, event.config
@@ -293,7 +309,8 @@ class Policy:
         if not self.scheduler.always_continues and not trial.wants_pause:
             answer: Any = self.scheduler.on_trial_result(trials, trial, result)
             if isinstance(answer, Exploit):
-                exploit = self._exploit(trials, trial, answer, checkpoint)
+                name = f"{type(self.scheduler).__name__}.on_trial_result"
+                exploit = self._exploit(trials, trial, answer, checkpoint, name)
                 decision = Decision.EXPLOIT if exploit is not None else Decision.CONTINUE
             elif isinstance(answer, str) and answer in _DECISIONS:
                 decision = _DECISIONS[answer]
@@ -304,6 +321,8 @@ class Policy:
                 )
         if decision is Decision.PAUSE and checkpoint is None:
             self._warn_of_lost_work(trial)
+        if self.may_want_saves and decision is Decision.CONTINUE and self.scheduler.wants_checkpoint(trial):
+            row["should_checkpoint"] = result["should_checkpoint"] = True
         self._tell(trial, result, decision)
         return decision, exploit
 
@@ -357,6 +376,8 @@ class Policy:
         """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
         self.scheduler.trials_to_stop(trials)
         if not event.stopped:
+            self.scheduler.exploit_paused(_choosable(trials))
+        if not (event.stopped or event.exploits):
             self.scheduler.choose_trial_to_run(_choosable(trials))
 
     def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
@@ -425,6 +446,9 @@ class Policy:
         if stopped:  # when they are over, the scheduler knows, and is asked again
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
+        exploits = self._exploits_of_paused(trials, paused)
+        if exploits:  # then it is asked again
+            return PausedChosen(self._wall_clock(), None, exploits=exploits)
         chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
         if isinstance(chosen, Trial) and chosen.is_paused_by_user:
             chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
@@ -435,6 +459,22 @@ class Policy:
                 f"PAUSED, which are {', '.join(sorted(paused))}"
             )
         return PausedChosen(self._wall_clock(), chosen.trial_id if chosen is not None else None)
+
+    def _exploits_of_paused(self, trials: Sequence[Trial], paused: Set[str]) -> dict[str, ExploitChoice]:
+        """Ask the scheduler which paused trials are to go on from others' checkpoints, and how."""
+        name = f"{type(self.scheduler).__name__}.exploit_paused"
+        found: dict[str, ExploitChoice] = {}
+        for trial_id, answer in self.scheduler.exploit_paused(_choosable(trials)).items():
+            trial = next((each for each in trials if each.trial_id == trial_id), None)
+            if trial is None or trial_id not in paused or trial.attempt is None:
+                raise ConfigError(
+                    f"{name} returned trial {trial_id!r}: expected trials that are PAUSED and have run, "
+                    f"which are {', '.join(sorted(paused))}"
+                )
+            choice = self._exploit(trials, trial, answer, None, name)
+            if choice is not None:
+                found[trial_id] = choice
+        return found
 
     def wants_all_stopped(self) -> bool:
         """Whether a stopper ends the whole experiment."""
@@ -472,28 +512,30 @@ class Policy:
             )
 
     def _exploit(
-        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None
+        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None, name: str
     ) -> ExploitChoice | None:
         """Fill in what an Exploit leaves open; None if there is no checkpoint to go on from."""
-        name = f"{type(self.scheduler).__name__}.on_trial_result returned Exploit"
+        name += " returned Exploit"
         donor_id = answer.donor.trial_id if isinstance(answer.donor, Trial) else answer.donor
         donor = next((each for each in trials if each.trial_id == donor_id), None)
         if donor is None:
             raise ConfigError(f"{name}(donor={answer.donor!r}): there is no such trial in this experiment")
-        if not isinstance(answer.config, dict):
-            raise ConfigError(f"{name}(config={answer.config!r}): expected a dict")
-        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(answer.config))
-        if donor.trial_id == trial.trial_id and checkpoint is not None:
-            return ExploitChoice(donor.trial_id, checkpoint, dict(answer.config), tag)
+        is_own = donor.trial_id == trial.trial_id and checkpoint is not None
         start = donor.start_point
-        if start is None:
+        if start is None and not is_own:
             _logger.warning(
                 "trial %s cannot go on from trial %s, which has no checkpoint: it goes on as it is",
                 trial.trial_id,
                 donor.trial_id,
             )
             return None
-        return ExploitChoice(start.trial_id, start.record.index, dict(answer.config), tag)
+        config = answer.config() if callable(answer.config) else answer.config
+        if not isinstance(config, dict):
+            raise ConfigError(f"{name}(config={config!r}): expected a dict")
+        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(config))
+        if is_own or start is None:
+            return ExploitChoice(donor.trial_id, checkpoint or 0, dict(config), tag)
+        return ExploitChoice(start.trial_id, start.record.index, dict(config), tag)
 
     def _warn_of_lost_work(self, trial: Trial) -> None:
         if trial.start_point is not None or self._saves_on_request or self._has_warned:

@@ -3,6 +3,7 @@
 from tune_core.schedulers.asha import ASHAScheduler, AsyncHyperBandScheduler
 from tune_core.schedulers.by_name import create_scheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.pbt import PopulationBasedTraining
 from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Exploit",
     "FIFOScheduler",
     "MedianStoppingRule",
+    "PopulationBasedTraining",
     "TrialScheduler",
     "create_scheduler",
 ]

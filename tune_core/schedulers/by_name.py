@@ -7,6 +7,7 @@ from typing import Any
 
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.pbt import PopulationBasedTraining
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -17,6 +18,7 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "asynchyperband": AsyncHyperBandScheduler,
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
+    "pbt": PopulationBasedTraining,
 }
 
 

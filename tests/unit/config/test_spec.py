@@ -31,7 +31,13 @@ from tune_core.logger.callbacks import (
     JsonLoggerCallback,
     LoggerCallback,
 )
-from tune_core.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 from tune_core.search import (
     BasicVariantGenerator,
     Categorical,
@@ -109,6 +115,25 @@ OBJECTS: list[RecordsArguments] = [
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
+    PopulationBasedTraining(
+        "steps",
+        "loss",
+        "max",
+        5,
+        6,
+        {
+            "lr": tune.uniform(0.0, 1.0),
+            "net": {"width": [8, 16], "depth": {"type": "randint", "lower": 1, "upper": 3}},
+        },
+        0.5,
+        0.1,
+        (2.0, 0.5),
+        "math:sqrt",
+        False,
+        False,
+        True,
+        seed=7,
+    ),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),

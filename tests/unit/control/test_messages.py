@@ -87,6 +87,9 @@ EVENTS: list[Event] = [
     replace(SUGGESTED, request_id="r1"),
     PausedChosen(6.6, None),
     PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
+    PausedChosen(
+        6.8, None, exploits={"a1b2c_00001": ExploitChoice("a1b2c_00000", 3, {"lr": 0.2}, "0@perturbed[]")}
+    ),
     *(AttemptEnded(7.0, "a1b2c_00000", 1, outcome) for outcome in Outcome),
     AttemptEnded(
         8.0, "a1b2c_00000", 2, Outcome.ERROR, "ValueError: no", "Traceback …\n  line", retryable=False
@@ -145,7 +148,13 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         st.sampled_from(Decision),
         st.none() | st.builds(ExploitChoice, names, st.integers(), rows, names),
     )
-    | st.builds(PausedChosen, finite, st.none() | names, st.lists(names).map(tuple))
+    | st.builds(
+        PausedChosen,
+        finite,
+        st.none() | names,
+        st.lists(names).map(tuple),
+        st.dictionaries(names, st.builds(ExploitChoice, names, st.integers(), rows, names), max_size=2),
+    )
     | st.builds(
         AttemptEnded, finite, names, st.integers(), st.sampled_from(Outcome), st.none() | names, names
     )
