@@ -6,12 +6,14 @@ where the order of reports matters to a scheduler or a searcher, they run one at
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,7 @@ from tune_core.schedulers import (
     Exploit,
     MedianStoppingRule,
     PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
@@ -123,6 +126,17 @@ def a_population(**options: Any) -> Callable[[], PopulationBasedTraining]:
     mutations = {"x": tune.uniform(0, 1), "width": [1, 2, 4]}
     given = {"quantile_fraction": 0.4, "hyperparam_mutations": mutations, "seed": 1, **options}
     return lambda: PopulationBasedTraining("training_iteration", perturbation_interval=2, **given)
+
+
+def a_replay() -> PopulationBasedTrainingReplay:
+    """One of three changes, two of them at the same time."""
+    changes = [("1", "0", 2, 0.9, 0.8), ("3", "1", 5, 0.8, 0.6), ("2", "3", 5, 0.6, 0.4)]
+    lines = [
+        json.dumps([old, new, 9, step, {"x": before}, {"x": after}])
+        for old, new, step, before, after in changes
+    ]
+    fsspec.filesystem("memory").pipe("/policies/pbt_policy_0.txt", "\n".join(lines).encode())
+    return PopulationBasedTrainingReplay("memory://policies/pbt_policy_0.txt")
 
 
 @dataclass
@@ -314,6 +328,11 @@ SCENARIOS: dict[str, Scenario] = {
         iterations=9,
         requests={(1, 2): [PauseTrial("1")], None: [ResumeTrial("1")]},
     ),
+    "PBT, replayed": Scenario(a_replay, num_samples=1),
+    "PBT, replayed, saving seldom": Scenario(a_replay, num_samples=1, checkpoint_every=3),
+    "PBT, replayed, saving on request": Scenario(
+        a_replay, num_samples=1, checkpoint_every=0, more={"saves_on_request": True}
+    ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
@@ -469,7 +488,7 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         assert expected in decisions[name], name
     for name, run in runs.items():
         together = [event for event, _ in run.records if isinstance(event, PausedChosen) and event.exploits]
-        assert bool(together) == name.startswith("PBT, together"), name
+        assert bool(together) == name.startswith(("PBT, together", "PBT, replayed")), name
     assert runs["stopper of all"].reason == "a stopper ended the experiment (stop_all)"
     assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
     assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)

@@ -46,6 +46,7 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         schedulers.AsyncHyperBandScheduler,
         schedulers.MedianStoppingRule,
         schedulers.PopulationBasedTraining,
+        schedulers.PopulationBasedTrainingReplay,
         stoppers.NoopStopper,
         stoppers.DictStopper,
         stoppers.FunctionStopper,

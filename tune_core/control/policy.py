@@ -132,7 +132,7 @@ class Policy:
                 f"TuneConfig(metric={tune_config.metric!r}, mode={tune_config.mode!r}): {name} was given "
                 f"metric and mode {own} already; give them in one place, and each experiment its own scheduler"
             )
-        self._saves_on_request = saves_on_request
+        self._saves_on_request = self.scheduler.saves_on_request = saves_on_request
         #: Whether the searcher has taken the place of one of another class, which suggested what is replayed.
         self.is_other_searcher = False
         self._has_warned = False

@@ -4,6 +4,7 @@ from tune_core.schedulers.asha import ASHAScheduler, AsyncHyperBandScheduler
 from tune_core.schedulers.by_name import create_scheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.pbt import PopulationBasedTraining
+from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
 from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FIFOScheduler",
     "MedianStoppingRule",
     "PopulationBasedTraining",
+    "PopulationBasedTrainingReplay",
     "TrialScheduler",
     "create_scheduler",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.pbt import PopulationBasedTraining
+from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -19,6 +20,7 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
     "pbt": PopulationBasedTraining,
+    "pbt_replay": PopulationBasedTrainingReplay,
 }
 
 
@@ -36,7 +38,8 @@ def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
     """Return a new scheduler, by its name.
 
     Args:
-        scheduler: "fifo", "async_hyperband" (or "asha"), or "median_stopping_rule"; in any case of letters.
+        scheduler: "fifo", "async_hyperband" (or "asha"), "median_stopping_rule", "pbt", "pb2" or "pbt_replay"; in
+            any case of letters.
         **kwargs: Its arguments. Those that only other schedulers know are left out, so that one
             set of them does for trying several.
 

@@ -227,6 +227,9 @@ class PopulationBasedTraining(ComparingScheduler):
         due = self._next_sync if self._synch else member.perturbed_at + self._interval
         if time < self._burn_in or time < due:
             return self.CONTINUE
+        if self._synch and not self.can_pause(trial, result):
+            self._warn_of_no_checkpoint(trial, "cannot wait for the others")
+            return self.CONTINUE
         self._rank(trial, member, time, score)
         if self._synch:
             self._note_reason(trial, member)
@@ -236,7 +239,8 @@ class PopulationBasedTraining(ComparingScheduler):
         self._note_reason(trial, member, donor)
         if donor is not None:
             return self._exploit(trial, donor)
-        return self.PAUSE if self._others_wait(trials, trial, time) else self.CONTINUE
+        may_pause = self.can_pause(trial, result) and self._others_wait(trials, trial, time)
+        return self.PAUSE if may_pause else self.CONTINUE
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Take the trial out of the population."""
@@ -305,16 +309,20 @@ class PopulationBasedTraining(ComparingScheduler):
             if self._members[name].can_give and (other := self._find(trials, name)).start_point is not None
         ]
         if not able:
-            if not self._has_warned:
-                _logger.warning(
-                    "%s: trial %s is among the worst, and none of the best has a checkpoint to go on from: report "
-                    "with checkpoint=…, at least once in each perturbation_interval (said once)",
-                    type(self).__name__,
-                    trial.trial_id,
-                )
-            self._has_warned = True
+            self._warn_of_no_checkpoint(trial, "is among the worst, and cannot go on from any of the best")
             return None
         return self._generator("donor", trial.number, self._members[trial.trial_id].num_exploits).choice(able)
+
+    def _warn_of_no_checkpoint(self, trial: Trial, what: str) -> None:
+        if not self._has_warned:
+            _logger.warning(
+                "%s: trial %s %s: there is no checkpoint. Report with checkpoint=…, at least once in each "
+                "perturbation_interval (said once)",
+                type(self).__name__,
+                trial.trial_id,
+                what,
+            )
+        self._has_warned = True
 
     def _find(self, trials: Sequence[Trial], trial_id: str) -> Trial:
         number = self._members[trial_id].number

@@ -85,6 +85,11 @@ class TrialScheduler(RecordsArguments, ABC):
     #: Whether trials that never save checkpoints lose their work under it, since it pauses or exploits.
     needs_checkpoints: ClassVar[bool] = False
 
+    #: Whether `pbt_global.txt` and `pbt_policy_<trial id>.txt` in the experiment's directory say who went on from whom.
+    log_config: bool = False
+    #: Whether trials save when they are told to pause, as trainable classes do; the experiment sets it.
+    saves_on_request: bool = False
+
     metric: str | None = None
     mode: str | None = None
     #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
@@ -119,6 +124,16 @@ class TrialScheduler(RecordsArguments, ABC):
         if self.metric is None and self.mode is not None:
             self.metric = RETURNED_METRIC
         return True
+
+    def can_pause(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        """Return whether a trial that is paused at this report goes on later where it was, or nearly so.
+
+        Args:
+            trial: Whose report it is.
+            result: The report.
+        """
+        has_saved = trial.start_point is not None or "checkpoint_dir_name" in result
+        return has_saved or self.saves_on_request
 
     def check_searcher(self, searcher: Any) -> None:
         """Refuse a searcher that this scheduler cannot work with; called when a `TuneConfig` is made.

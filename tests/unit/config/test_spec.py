@@ -10,8 +10,10 @@ import json
 import math
 import pkgutil
 import random
+import tempfile
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from tune_core.schedulers import (
     FIFOScheduler,
     MedianStoppingRule,
     PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
     TrialScheduler,
 )
 from tune_core.search import (
@@ -97,6 +100,14 @@ def again(data: dict[str, Any]) -> dict[str, Any]:
 
 # Every class of ours can be described.
 
+
+def an_empty_file() -> str:
+    """A policy file in which nothing ever changed."""
+    path = Path(tempfile.mkdtemp(), "pbt_policy_a1b2c_00000.txt")
+    path.touch()
+    return str(path)
+
+
 #: One object of each class, made with every argument that can be described, and with no default.
 OBJECTS: list[RecordsArguments] = [
     BasicVariantGenerator([{"lr": 0.5}], 3, True, 7),
@@ -134,6 +145,7 @@ OBJECTS: list[RecordsArguments] = [
         True,
         seed=7,
     ),
+    PopulationBasedTrainingReplay(an_empty_file()),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),

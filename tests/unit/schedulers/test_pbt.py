@@ -180,7 +180,7 @@ def test_without_a_checkpoint_nobody_is_gone_on_from_and_the_log_says_so(
 
     assert [str(answer) for answer in answers] == ["CONTINUE"] * 2
     assert len(caplog.records) == 1
-    assert "none of the best has a checkpoint" in caplog.text
+    assert "cannot go on from any of the best: there is no checkpoint" in caplog.text
 
 
 def test_finished_trials_are_no_part_of_the_population() -> None:
