@@ -37,6 +37,7 @@ from tune_core.control.messages import (
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     Exploit,
     MedianStoppingRule,
@@ -333,6 +334,17 @@ SCENARIOS: dict[str, Scenario] = {
     "PBT, replayed, saving on request": Scenario(
         a_replay, num_samples=1, checkpoint_every=0, more={"saves_on_request": True}
     ),
+    "PB2": Scenario(
+        lambda: PB2("training_iteration", None, None, 2, {"x": [0, 1]}, 0.4, seed=1),
+        num_samples=3,
+        iterations=5,
+    ),
+    "PB2, together": Scenario(
+        lambda: PB2("training_iteration", None, None, 2, {"x": [0, 1]}, 0.4, synch=True, seed=1),
+        slots=2,
+        num_samples=3,
+        iterations=5,
+    ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
@@ -482,13 +494,14 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         "population by turns": Decision.EXPLOIT,
         "population by turns, saving seldom": Decision.EXPLOIT,
         "PBT": Decision.EXPLOIT,
+        "PB2": Decision.EXPLOIT,
         "PBT, saving seldom": Decision.EXPLOIT,
         "PBT, deaths": Decision.EXPLOIT,
     }.items():
         assert expected in decisions[name], name
     for name, run in runs.items():
         together = [event for event, _ in run.records if isinstance(event, PausedChosen) and event.exploits]
-        assert bool(together) == name.startswith(("PBT, together", "PBT, replayed")), name
+        assert bool(together) == name.startswith(("PBT, together", "PBT, replayed", "PB2, together")), name
     assert runs["stopper of all"].reason == "a stopper ended the experiment (stop_all)"
     assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
     assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)

@@ -47,6 +47,7 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         schedulers.MedianStoppingRule,
         schedulers.PopulationBasedTraining,
         schedulers.PopulationBasedTrainingReplay,
+        schedulers.PB2,
         stoppers.NoopStopper,
         stoppers.DictStopper,
         stoppers.FunctionStopper,

@@ -7,6 +7,7 @@ from typing import Any
 
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.pb2 import PB2
 from tune_core.schedulers.pbt import PopulationBasedTraining
 from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
@@ -20,6 +21,7 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
     "pbt": PopulationBasedTraining,
+    "pb2": PB2,
     "pbt_replay": PopulationBasedTrainingReplay,
 }
 

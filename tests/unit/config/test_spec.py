@@ -34,6 +34,7 @@ from tune_core.logger.callbacks import (
     LoggerCallback,
 )
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     FIFOScheduler,
     MedianStoppingRule,
@@ -146,6 +147,19 @@ OBJECTS: list[RecordsArguments] = [
         seed=7,
     ),
     PopulationBasedTrainingReplay(an_empty_file()),
+    PB2(
+        "steps",
+        "loss",
+        "max",
+        5,
+        {"lr": [0.0, 1.0], "net": {"width": (1, 3)}},
+        0.5,
+        False,
+        False,
+        True,
+        "math:sqrt",
+        seed=7,
+    ),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),
