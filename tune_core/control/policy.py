@@ -431,7 +431,8 @@ class Policy:
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""
         name = type(self.scheduler).__name__
-        paused = {trial.trial_id for trial in _choosable(trials) if trial.status is Status.PAUSED}
+        shown = _choosable(trials)
+        paused = {trial.trial_id for trial in shown if trial.status is Status.PAUSED}
         stopped = [
             trial
             for trial in self.scheduler.trials_to_stop(trials)
@@ -446,25 +447,27 @@ class Policy:
         if stopped:  # when they are over, the scheduler knows, and is asked again
             ids = dict.fromkeys(trial.trial_id for trial in stopped)
             return PausedChosen(self._wall_clock(), None, tuple(ids))
-        exploits = self._exploits_of_paused(trials, paused)
+        exploits = self._exploits_of_paused(trials, shown, paused)
         if exploits:  # then it is asked again
             return PausedChosen(self._wall_clock(), None, exploits=exploits)
-        chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
+        chosen: Any = self.scheduler.choose_trial_to_run(shown)
         if isinstance(chosen, Trial) and chosen.is_paused_by_user:
             chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
-            shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
+            what = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
             raise ConfigError(
-                f"{name}.choose_trial_to_run returned {shown}: expected None or one of the trials that are "
+                f"{name}.choose_trial_to_run returned {what}: expected None or one of the trials that are "
                 f"PAUSED, which are {', '.join(sorted(paused))}"
             )
         return PausedChosen(self._wall_clock(), chosen.trial_id if chosen is not None else None)
 
-    def _exploits_of_paused(self, trials: Sequence[Trial], paused: Set[str]) -> dict[str, ExploitChoice]:
+    def _exploits_of_paused(
+        self, trials: Sequence[Trial], shown: Sequence[Trial], paused: Set[str]
+    ) -> dict[str, ExploitChoice]:
         """Ask the scheduler which paused trials are to go on from others' checkpoints, and how."""
         name = f"{type(self.scheduler).__name__}.exploit_paused"
         found: dict[str, ExploitChoice] = {}
-        for trial_id, answer in self.scheduler.exploit_paused(_choosable(trials)).items():
+        for trial_id, answer in self.scheduler.exploit_paused(shown).items():
             trial = next((each for each in trials if each.trial_id == trial_id), None)
             if trial is None or trial_id not in paused or trial.attempt is None:
                 raise ConfigError(

@@ -303,15 +303,16 @@ class PopulationBasedTraining(ComparingScheduler):
 
     def _drawn(self, trials: Sequence[Trial], trial: Trial, best: Sequence[str]) -> Trial | None:
         """Return one of the best that has a checkpoint, drawn at random."""
-        able = [
-            other
-            for name in best
-            if self._members[name].can_give and (other := self._find(trials, name)).start_point is not None
-        ]
-        if not able:
-            self._warn_of_no_checkpoint(trial, "is among the worst, and cannot go on from any of the best")
-            return None
-        return self._generator("donor", trial.number, self._members[trial.trial_id].num_exploits).choice(able)
+        rng, left = (
+            self._generator("donor", trial.number, self._members[trial.trial_id].num_exploits),
+            list(best),
+        )
+        while left:
+            name = left.pop(rng.randrange(len(left)))
+            if self._members[name].can_give and (donor := self._find(trials, name)).start_point is not None:
+                return donor
+        self._warn_of_no_checkpoint(trial, "is among the worst, and cannot go on from any of the best")
+        return None
 
     def _warn_of_no_checkpoint(self, trial: Trial, what: str) -> None:
         if not self._has_warned:
@@ -332,14 +333,19 @@ class PopulationBasedTraining(ComparingScheduler):
 
     def _others_wait(self, trials: Sequence[Trial], trial: Trial, time: float) -> bool:
         """Whether a trial that has come less far could run in place of this one."""
-        return any(
-            (other.status is Status.PAUSED or other.status is Status.PENDING)
-            and other is not trial
-            and not other.is_paused_by_user
-            and other.trial_id in self._members
-            and self._members[other.trial_id].train_time < time
-            for other in trials
-        )
+        members = self._members
+        for other in trials:
+            if other.status is not Status.PAUSED and other.status is not Status.PENDING:
+                continue
+            member = members.get(other.trial_id)
+            if (
+                member is not None
+                and member.train_time < time
+                and not other.is_paused_by_user
+                and other is not trial
+            ):
+                return True
+        return False
 
     # What a member becomes.
 
@@ -388,8 +394,8 @@ class PopulationBasedTraining(ComparingScheduler):
 
     def exploit_paused(self, trials: Sequence[Trial]) -> Mapping[str, Exploit]:
         """Return, with `synch`, how the worst go on, once all trials have come to the end of the interval."""
-        waiting = [trial for trial in trials if not trial.is_finished()] if self._synch else []
-        if not waiting or not all(map(self._waits, waiting)):
+        waiting = self._all_waiting(trials) if self._synch else []
+        if not waiting:
             return {}
         members = self._members
         self._next_sync += self._interval
@@ -402,23 +408,27 @@ class PopulationBasedTraining(ComparingScheduler):
         drawn = [(trial, self._drawn(trials, trial, best)) for trial in ranked[:size]]
         return {trial.trial_id: self._exploit(trial, donor) for trial, donor in drawn if donor is not None}
 
-    def _waits(self, trial: Trial) -> bool:
-        member = self._member(trial)
-        return (
-            trial.status is Status.PAUSED
-            and member.score is not None
-            and member.train_time >= self._next_sync
+    def _all_waiting(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that are not over if all of them wait at the end of the interval, else none."""
+        waiting = []
+        for trial in trials:
+            if trial.status is Status.RUNNING or trial.status is Status.PENDING:
+                return []
+            if trial.status is Status.PAUSED:
+                waiting.append(trial)
+        members = map(self._member, waiting)
+        are_ready = all(
+            member.score is not None and member.train_time >= self._next_sync for member in members
         )
+        return waiting if are_ready else []
 
     def choose_trial_to_run(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the paused trial that has come least far; with `synch`, of those not at the end of the interval."""
-        paused = [
-            (member.train_time, member.number, trial)
-            for trial in trials
-            if trial.status is Status.PAUSED
-            and (member := self._member(trial)).train_time < (self._next_sync if self._synch else math.inf)
-        ]
-        return min(paused, key=lambda each: each[:2])[2] if paused else None
+        latest = self._next_sync if self._synch else math.inf
+        paused = [trial for trial in trials if trial.status is Status.PAUSED]
+        known = [(self._member(trial).train_time, trial.number, trial) for trial in paused]
+        time, _, first = min(known, key=lambda each: each[:2], default=(math.inf, 0, None))
+        return first if time < latest else None
 
     # What is known of it.
 
