@@ -10,7 +10,14 @@ import pytest
 
 import tune_core as tune
 from tune_core.metrics import comparable
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    PB2,
+    AsyncHyperBandScheduler,
+    Exploit,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
@@ -35,12 +42,29 @@ EXTREMES: dict[str, Any] = {
 }
 MIXED = [*EXTREMES.values(), 0.5, 0.25, 1, 0]
 
+
+def a_population(kind: type[PopulationBasedTraining], **options: Any) -> PopulationBasedTraining:
+    return kind(
+        "training_iteration",
+        perturbation_interval=1,
+        quantile_fraction=0.5,
+        require_attrs=False,
+        seed=1,
+        **options,
+    )
+
+
 PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
     "median rule": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
     "median rule by turns": lambda: MedianStoppingRule(
         "training_iteration", grace_period=1, min_samples_required=9, min_time_slice=1, hard_stop=False
     ),
+    "PBT": lambda: a_population(PopulationBasedTraining, hyperparam_mutations={"x": tune.uniform(0, 1)}),
+    "PBT, together": lambda: a_population(
+        PopulationBasedTraining, hyperparam_mutations={"x": tune.uniform(0, 1)}, synch=True
+    ),
+    "PB2": lambda: a_population(PB2, hyperparam_bounds={"x": [0, 1]}),
     "Optuna": lambda: OptunaSearch(seed=1),
     "repeater": lambda: Repeater(OptunaSearch(seed=1), 2),
     "trial plateau": lambda: TrialPlateauStopper("loss", grace_period=1, metric_threshold=1, mode="min"),

@@ -11,7 +11,13 @@ import pytest
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    PB2,
+    AsyncHyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
@@ -40,9 +46,22 @@ HOSTILE = (
     True,
     "1",
 )
+TIMED: dict[str, Any] = {
+    "time_attr": "training_iteration",
+    "perturbation_interval": 1,
+    "quantile_fraction": 0.5,
+}
+POPULATION: dict[str, Any] = {
+    **TIMED,
+    "hyperparam_mutations": {"x": tune.uniform(0, 1)},
+    "require_attrs": False,
+}
 MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "ASHA": (AsyncHyperBandScheduler, (), {}),
     "median rule": (MedianStoppingRule, (), {"time_attr": "training_iteration"}),
+    "PBT": (PopulationBasedTraining, (), POPULATION),
+    "PBT, together": (PopulationBasedTraining, (), {**POPULATION, "synch": True}),
+    "PB2": (PB2, (), {**TIMED, "hyperparam_bounds": {"x": [0, 1]}}),
     "basic": (BasicVariantGenerator, (), {}),
     "limiter": (
         lambda **options: ConcurrencyLimiter(BasicVariantGenerator(), **options),
@@ -59,6 +78,15 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
 NUMBERS = {
     "ASHA": ("max_t", "grace_period", "reduction_factor", "brackets", "seed"),
     "median rule": ("grace_period", "min_samples_required", "min_time_slice"),
+    "PBT": ("perturbation_interval", "burn_in_period", "quantile_fraction", "resample_probability", "seed"),
+    "PBT, together": (
+        "perturbation_interval",
+        "burn_in_period",
+        "quantile_fraction",
+        "resample_probability",
+        "seed",
+    ),
+    "PB2": ("perturbation_interval", "quantile_fraction", "seed"),
     "basic": ("max_concurrent", "random_state"),
     "limiter": ("max_concurrent",),
     "repeater": ("repeat",),
@@ -101,6 +129,9 @@ def test_every_argument_that_may_be_a_number_is_tried() -> None:
     kinds = {
         "ASHA": AsyncHyperBandScheduler,
         "median rule": MedianStoppingRule,
+        "PBT": PopulationBasedTraining,
+        "PBT, together": PopulationBasedTraining,
+        "PB2": PB2,
         "basic": BasicVariantGenerator,
         "limiter": ConcurrencyLimiter,
         "repeater": Repeater,

@@ -7,7 +7,6 @@ the model is given follows from what was told; so it is asked only when the answ
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,10 @@ from tune_core.validation import Validator, is_number
 
 if TYPE_CHECKING:
     from tune_core.schedulers.pb2_model import Observation
+
+
+#: Scores and times beyond this say nothing that a model could learn from; their squares would be infinite.
+_LARGEST = 1e100
 
 
 class PB2(PopulationBasedTraining):
@@ -114,9 +117,11 @@ class PB2(PopulationBasedTraining):
         super()._rank(trial, member, time, score)
         name, begun = trial.trial_id, self._begun.get(trial.trial_id)
         params = self._params(trial.config)
-        if begun is not None and time > begun[0] and params is not None and math.isfinite(score):
-            self._observations.append(Observation(*begun, params, (score - begun[1]) / (time - begun[0])))
-        if math.isfinite(score):
+        is_usable = abs(score) < _LARGEST and abs(time) < _LARGEST
+        if begun is not None and time > begun[0] and params is not None and is_usable:
+            gain = (score - begun[1]) / max(time - begun[0], 1e-9 * self._interval)
+            self._observations += [Observation(*begun, params, gain)] if abs(gain) < _LARGEST else []
+        if is_usable:
             self._begun[name] = (time, score)
         self._pending.pop(name, None)
         self._proposed.pop(name, None)
@@ -145,7 +150,7 @@ class PB2(PopulationBasedTraining):
             if name != trial.trial_id and (params := self._proposed.get(name) or self._coming_params(other))
         ]
         giver = self._members[donor.trial_id]
-        context = self._begun.get(donor.trial_id, (giver.train_time, giver.score or 0.0))
+        context = self._begun.get(donor.trial_id, (min(giver.train_time, _LARGEST), 0.0))
         chosen = propose(
             self._observations,
             pending,

@@ -135,8 +135,11 @@ def propose(
     scores = np.array([each.score for each in seen] + [context[1]])
     spread = max(float(np.ptp(scores)), 1e-12)
 
+    # An interval may be next to nothing: what is older than ten thousand of them is forgotten anyway.
+    unit = max(interval, 1e-4 * max(abs(each.time - context[0]) for each in seen))
+
     def rows(time: Any, score: Any, params: Any) -> Any:
-        times = np.asarray(time, dtype=float).reshape(-1, 1) / interval
+        times = (np.asarray(time, dtype=float).reshape(-1, 1) - context[0]) / unit
         levels = (np.asarray(score, dtype=float).reshape(-1, 1) - scores.min()) / spread
         return np.hstack([times, levels, (np.asarray(params, dtype=float) - low) / size])
 

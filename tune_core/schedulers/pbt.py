@@ -401,7 +401,7 @@ class PopulationBasedTraining(ComparingScheduler):
         self._next_sync += self._interval
         latest = max(members[trial.trial_id].train_time for trial in waiting)
         if self._next_sync <= latest:
-            self._next_sync = latest + self._interval
+            self._next_sync = max(latest + self._interval, math.nextafter(latest, math.inf))
         ranked = sorted(waiting, key=lambda trial: members[trial.trial_id].key)
         size = self._quantile_size(len(ranked))
         best = [trial.trial_id for trial in ranked[len(ranked) - size :]]
