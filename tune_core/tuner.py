@@ -99,6 +99,8 @@ class Tuner:
         tune = self._tune_config
         if tune.search_alg is not None:
             tune.search_alg.check_search_properties(tune.metric, tune.mode, self._param_space)
+        if tune.scheduler is not None:
+            tune.scheduler.check_space(self._param_space, tune.num_samples)
         if inspect.isclass(trainable):
             check_class(trainable)
             self._check_class_options(trainable)

@@ -275,6 +275,32 @@ REVIEWED: tuple[Difference, ...] = (
         "there it needs packages that are no longer maintained, and `HyperBandForBOHB`",
     ),
     Difference(
+        "`PopulationBasedTraining`, `PopulationBasedTrainingReplay`, `PB2`",
+        "draws follow from `seed=…` and from what was told; samplers may be data, functions import strings; a trial "
+        "whose metric is NaN counts as the worst; the donor is drawn among those of the best that have a checkpoint; "
+        "a trial pauses for others only if one of them has come less far; a value that is no number is drawn anew; a "
+        "searcher that chooses, a second trial of a replay and mutations that cannot be of the space are refused at "
+        "once",
+        "there draws come from the global generators, a trial that has diverged is never replaced, and refusals come "
+        "when trials are added",
+    ),
+    Difference(
+        "`PopulationBasedTraining(synch=True)`",
+        "the next interval always ends after the present time; all that take over are given their checkpoints at once",
+        "there, if one report takes longer than the interval, every trial may wait for ever",
+    ),
+    Difference(
+        "`PopulationBasedTrainingReplay` with a function",
+        "a change is made at the next report with a checkpoint",
+        "there it goes on from its last checkpoint, and does the work since then again",
+    ),
+    Difference(
+        "`PB2`",
+        "an observation begins with the time and the score at which its interval did; the point that is sought has "
+        "those of its donor now; time is counted in intervals; integers are rounded; the latest 200 observations count",
+        "there it has those of the interval's end; integers are cut; up to 1,000 observations count",
+    ),
+    Difference(
         "`create_scheduler` with an argument that no scheduler knows",
         "refused",
         "there it is dropped",

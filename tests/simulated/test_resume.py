@@ -6,12 +6,14 @@ where the order of reports matters to a scheduler or a searcher, they run one at
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from tune_core.control.messages import (
     AttemptStarted,
     CheckpointSaved,
     Event,
+    PausedChosen,
     StateSaved,
     Steered,
     TrialReported,
@@ -34,6 +37,7 @@ from tune_core.control.messages import (
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     Exploit,
     HyperBandForBOHB,
@@ -41,6 +45,8 @@ from tune_core.schedulers import (
     MedianStoppingRule,
     MultiObjectiveASHAScheduler,
     OptunaPruner,
+    PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
@@ -119,6 +125,24 @@ class Attentive(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         self.told.append((trial_id, result and result["loss"], error))
+
+
+def a_population(**options: Any) -> Callable[[], PopulationBasedTraining]:
+    """A population that exploits as often as it can, with a parameter that the search space leaves out."""
+    mutations = {"x": tune.uniform(0, 1), "width": [1, 2, 4]}
+    given = {"quantile_fraction": 0.4, "hyperparam_mutations": mutations, "seed": 1, **options}
+    return lambda: PopulationBasedTraining("training_iteration", perturbation_interval=2, **given)
+
+
+def a_replay() -> PopulationBasedTrainingReplay:
+    """One of three changes, two of them at the same time."""
+    changes = [("1", "0", 2, 0.9, 0.8), ("3", "1", 5, 0.8, 0.6), ("2", "3", 5, 0.6, 0.4)]
+    lines = [
+        json.dumps([old, new, 9, step, {"x": before}, {"x": after}])
+        for old, new, step, before, after in changes
+    ]
+    fsspec.filesystem("memory").pipe("/policies/pbt_policy_0.txt", "\n".join(lines).encode())
+    return PopulationBasedTrainingReplay("memory://policies/pbt_policy_0.txt")
 
 
 @dataclass
@@ -235,7 +259,7 @@ def outcome(run: SimulatedRun, *, is_serial: bool) -> dict[str, Any]:
         (event.trial_id, event.iteration, str(event.decision), repr(event.exploit))
         for event, _ in run.records
         if isinstance(event, TrialReported) and event.decision is not Decision.CONTINUE
-    }
+    } | {repr(event.exploits) for event, _ in run.records if isinstance(event, PausedChosen)}
     best = run.best("loss", "min") if run.rows else {}
     best = {key: best[key] for key in best.keys() - TIMES}
     order = list(rows) if is_serial else sorted(rows)
@@ -381,6 +405,39 @@ SCENARIOS: dict[str, Scenario] = {
     "population by turns": Scenario(PopulationByTurns, iterations=9, num_samples=4, run=keep(1)),
     "population by turns, saving seldom": Scenario(
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
+    ),
+    "PBT": Scenario(a_population(), iterations=9, run=keep(1)),
+    "PBT, saving seldom": Scenario(a_population(), iterations=9, checkpoint_every=3),
+    "PBT, saving never": Scenario(a_population(), num_samples=3, checkpoint_every=0, iterations=5),
+    "PBT, deaths": Scenario(a_population(), run=retries(1), dies_at={1: 5, 2: 1}),
+    "PBT, stopped trial": Scenario(a_population(), iterations=9, requests={(1, 3): [StopTrial("0")]}),
+    "PBT, more samples": Scenario(a_population(), requests={(4, 5): [RaiseNumSamples(7)]}),
+    "PBT, together": Scenario(a_population(synch=True), slots=3, iterations=9, run=keep(1)),
+    "PBT, together, saving seldom": Scenario(a_population(synch=True), iterations=9, checkpoint_every=3),
+    "PBT, together, saving on request": Scenario(
+        a_population(synch=True), slots=2, checkpoint_every=0, more={"saves_on_request": True}
+    ),
+    "PBT, together, deaths": Scenario(a_population(synch=True), run=retries(1), dies_at={1: 5, 2: 1}),
+    "PBT, together, paused trial": Scenario(
+        a_population(synch=True),
+        iterations=9,
+        requests={(1, 2): [PauseTrial("1")], None: [ResumeTrial("1")]},
+    ),
+    "PBT, replayed": Scenario(a_replay, num_samples=1),
+    "PBT, replayed, saving seldom": Scenario(a_replay, num_samples=1, checkpoint_every=3),
+    "PBT, replayed, saving on request": Scenario(
+        a_replay, num_samples=1, checkpoint_every=0, more={"saves_on_request": True}
+    ),
+    "PB2": Scenario(
+        lambda: PB2("training_iteration", None, None, 2, {"x": [0, 1]}, 0.4, seed=1),
+        num_samples=3,
+        iterations=5,
+    ),
+    "PB2, together": Scenario(
+        lambda: PB2("training_iteration", None, None, 2, {"x": [0, 1]}, 0.4, synch=True, seed=1),
+        slots=2,
+        num_samples=3,
+        iterations=5,
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
     "BOHB": Scenario(
@@ -549,8 +606,15 @@ def test_scenarios_do_what_they_are_there_for() -> None:
         "exploits": Decision.EXPLOIT,
         "population by turns": Decision.EXPLOIT,
         "population by turns, saving seldom": Decision.EXPLOIT,
+        "PBT": Decision.EXPLOIT,
+        "PB2": Decision.EXPLOIT,
+        "PBT, saving seldom": Decision.EXPLOIT,
+        "PBT, deaths": Decision.EXPLOIT,
     }.items():
         assert expected in decisions[name], name
+    for name, run in runs.items():
+        together = [event for event, _ in run.records if isinstance(event, PausedChosen) and event.exploits]
+        assert bool(together) == name.startswith(("PBT, together", "PBT, replayed", "PB2, together")), name
     assert runs["stopper of all"].reason == "a stopper ended the experiment (stop_all)"
     assert [str(trial.status) for trial in runs["FIFO, retries"].trials].count("ERROR") == 2
     assert any("DeleteCheckpoint" in str(commands) for _, commands in runs["exploits"].records)
@@ -567,6 +631,8 @@ STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "pauses": lambda: PausingScheduler(2),
     "exploits": lambda: ExploitingScheduler(every=2),
     "population": PopulationByTurns,
+    "PBT": a_population(),
+    "PBT, together": a_population(synch=True),
 }
 
 

@@ -43,7 +43,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.objective", "tune_core.stopper", "tune_core.trial"),
     ("tune_core.ranking",),
     # What chooses, what keeps, what runs inside a trial, what hears of it, and what a user asks for.
-    ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.storage.*"),
+    ("tune_core.search.*", "tune_core.storage.*"),
+    ("tune_core.schedulers.*",),
     ("tune_core.callback", "tune_core.training.*"),
     ("tune_core.logger.*",),
     ("tune_core.progress_reporter.*",),

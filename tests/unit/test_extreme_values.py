@@ -11,11 +11,13 @@ import pytest
 import tune_core as tune
 from tune_core.metrics import comparable
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     Exploit,
     HyperBandForBOHB,
     HyperBandScheduler,
     MedianStoppingRule,
+    PopulationBasedTraining,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, Repeater, Searcher
@@ -43,6 +45,18 @@ EXTREMES: dict[str, Any] = {
 }
 MIXED = [*EXTREMES.values(), 0.5, 0.25, 1, 0]
 
+
+def a_population(kind: type[PopulationBasedTraining], **options: Any) -> PopulationBasedTraining:
+    return kind(
+        "training_iteration",
+        perturbation_interval=1,
+        quantile_fraction=0.5,
+        require_attrs=False,
+        seed=1,
+        **options,
+    )
+
+
 PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
     "HyperBand": lambda: HyperBandScheduler(max_t=4, reduction_factor=2),
@@ -52,6 +66,11 @@ PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
         "training_iteration", grace_period=1, min_samples_required=9, min_time_slice=1, hard_stop=False
     ),
     "BOHB": lambda: TuneBOHB(seed=1, bohb_config={"random_fraction": 0}),
+    "PBT": lambda: a_population(PopulationBasedTraining, hyperparam_mutations={"x": tune.uniform(0, 1)}),
+    "PBT, together": lambda: a_population(
+        PopulationBasedTraining, hyperparam_mutations={"x": tune.uniform(0, 1)}, synch=True
+    ),
+    "PB2": lambda: a_population(PB2, hyperparam_bounds={"x": [0, 1]}),
     "Optuna": lambda: OptunaSearch(seed=1),
     "repeater": lambda: Repeater(OptunaSearch(seed=1), 2),
     "trial plateau": lambda: TrialPlateauStopper("loss", grace_period=1, metric_threshold=1, mode="min"),

@@ -12,10 +12,12 @@ import pytest
 import tune_core as tune
 from tune_core.errors import ConfigError
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     HyperBandForBOHB,
     HyperBandScheduler,
     MedianStoppingRule,
+    PopulationBasedTraining,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
@@ -47,11 +49,24 @@ HOSTILE = (
     True,
     "1",
 )
+TIMED: dict[str, Any] = {
+    "time_attr": "training_iteration",
+    "perturbation_interval": 1,
+    "quantile_fraction": 0.5,
+}
+POPULATION: dict[str, Any] = {
+    **TIMED,
+    "hyperparam_mutations": {"x": tune.uniform(0, 1)},
+    "require_attrs": False,
+}
 MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "ASHA": (AsyncHyperBandScheduler, (), {}),
     "HyperBand": (HyperBandScheduler, (), {}),
     "HyperBand for BOHB": (HyperBandForBOHB, (), {}),
     "median rule": (MedianStoppingRule, (), {"time_attr": "training_iteration"}),
+    "PBT": (PopulationBasedTraining, (), POPULATION),
+    "PBT, together": (PopulationBasedTraining, (), {**POPULATION, "synch": True}),
+    "PB2": (PB2, (), {**TIMED, "hyperparam_bounds": {"x": [0, 1]}}),
     "basic": (BasicVariantGenerator, (), {}),
     "limiter": (
         lambda **options: ConcurrencyLimiter(BasicVariantGenerator(), **options),
@@ -71,6 +86,15 @@ NUMBERS = {
     "HyperBand": ("max_t", "reduction_factor"),
     "HyperBand for BOHB": ("max_t", "reduction_factor"),
     "median rule": ("grace_period", "min_samples_required", "min_time_slice"),
+    "PBT": ("perturbation_interval", "burn_in_period", "quantile_fraction", "resample_probability", "seed"),
+    "PBT, together": (
+        "perturbation_interval",
+        "burn_in_period",
+        "quantile_fraction",
+        "resample_probability",
+        "seed",
+    ),
+    "PB2": ("perturbation_interval", "quantile_fraction", "seed"),
     "basic": ("max_concurrent", "random_state"),
     "limiter": ("max_concurrent",),
     "repeater": ("repeat",),
@@ -116,6 +140,9 @@ def test_every_argument_that_may_be_a_number_is_tried() -> None:
         "HyperBand": HyperBandScheduler,
         "HyperBand for BOHB": HyperBandForBOHB,
         "median rule": MedianStoppingRule,
+        "PBT": PopulationBasedTraining,
+        "PBT, together": PopulationBasedTraining,
+        "PB2": PB2,
         "basic": BasicVariantGenerator,
         "limiter": ConcurrencyLimiter,
         "repeater": Repeater,

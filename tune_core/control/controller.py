@@ -47,7 +47,7 @@ from tune_core.control.questions import Questions
 from tune_core.control.retention import Retention
 from tune_core.errors import IllegalTransition
 from tune_core.resources import ONE_CPU, PlacementGroupFactory
-from tune_core.states import Decision, ExploitChoice, Outcome, Steer, StopCause
+from tune_core.states import Decision, Outcome, Steer, StopCause
 from tune_core.trial import Attempt, AttemptPhase, CheckpointRecord, Status, Storage, Trial
 
 #: Causes after which an unfinished trial is left able to go on.
@@ -207,7 +207,7 @@ class Controller:
         if trial.decision is Decision.PAUSE and not (trial.should_relocate or trial.is_set_aside):
             trial.move_to(Status.PAUSED, because=event)
             return []
-        commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
+        commands = self._retention.take_over([(trial, trial.exploit)] if trial.exploit is not None else [])
         trial.move_to(Status.PENDING, because=event)
         return commands
 
@@ -353,12 +353,13 @@ class Controller:
         self._ask.choice = "idle"
         if self.stop_request is not None:  # it came while the question was under way
             return self._next_steps()
-        commands: list[Command] = []
+        exploits = [(self.trials[trial_id], choice) for trial_id, choice in event.exploits.items()]
+        commands = self._retention.take_over(exploits)
         for trial_id, reason in event.reason.items():
             self.trials[trial_id].reason = reason
         for trial_id in event.stopped:
             commands += self._finish(self.trials[trial_id], Status.TERMINATED, event)
-        if event.trial_id is None and not event.stopped:
+        if event.trial_id is None and not (event.stopped or event.exploits):
             self._ask.choice = "declined"
         if event.stopped and self._ask.search == "deferred":
             self._ask.search = "idle"
@@ -465,19 +466,13 @@ class Controller:
         if trial.num_fruitless > self.rules.max_fruitless and self.stop_request is None:
             trial.error, trial.traceback = trial.why_stuck, ""
             return self._fail_for_good(trial, event)
-        commands = self._take_over(trial, trial.exploit) if trial.exploit is not None else []
+        commands = self._retention.take_over([(trial, trial.exploit)] if trial.exploit is not None else [])
         goes_on = trial.decision is Decision.EXPLOIT or trial.should_relocate
         if goes_on and self.stop_request is None:
             trial.move_to(Status.PENDING, because=event)
             return [*commands, *self._go_on(trial, event)]
         trial.move_to(Status.PAUSED, because=event)
         return commands
-
-    def _take_over(self, trial: Trial, choice: ExploitChoice) -> list[Command]:
-        """Give a trial the configuration and the checkpoint that were chosen for it."""
-        released, trial.borrowed = trial.borrowed, self._retention.find(choice)
-        trial.config, trial.experiment_tag, trial.live.exploit = choice.config, choice.experiment_tag, None
-        return self._retention.release(released)
 
     def _fall_back(self, trial: Trial, event: AttemptEnded) -> list[Command] | None:
         """Start from the checkpoint before the damaged one; None if there is none."""

@@ -170,7 +170,8 @@ class Experiment:
             metric=self.tune_config.metric or policy.required_metric,
             stop=policy.local_stop,
             waits_for_decisions=policy.waits_for_decisions,
-            may_be_told_to_save=saves and any(map(_may_want_saves, self.run_config.callbacks or ())),
+            may_be_told_to_save=saves
+            and (policy.may_want_saves or any(map(_may_want_saves, self.run_config.callbacks or ()))),
             log_files=self.run_config.log_files,
             prints=bool(self.run_config.verbose),
             keeps_artifacts="never" if not sync.sync_artifacts else when,

@@ -244,17 +244,19 @@ class RelocationRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class PausedChosen(Event):
-    """The scheduler chose which paused trial goes on (None: none now), or which ones never will.
+    """The scheduler chose which paused trial goes on (None: none now), or what becomes of several.
 
     Attributes:
-        trial_id: Goes on.
-        stopped: These never will.
+        trial_id: Goes on; None: nobody does now.
+        stopped: Never go on.
         reason: By the ids of trials that are paused, why they do not go on, see `tune_core.reasons`.
+        exploits: Stay paused, and go on later from what was chosen for each.
     """
 
     trial_id: str | None
     stopped: tuple[str, ...] = ()
     reason: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exploits: dict[str, ExploitChoice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +397,8 @@ def _reader(hint: Any) -> Callable[[Any], Any] | None:
         return tuple
     if isinstance(hint, types.UnionType) and ExploitChoice in typing.get_args(hint):
         return lambda value: None if value is None else ExploitChoice(**value)
+    if typing.get_origin(hint) is dict and ExploitChoice in typing.get_args(hint):
+        return lambda values: {name: ExploitChoice(**value) for name, value in values.items()}
     return None
 
 
@@ -411,7 +415,15 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         del record["request_id"]
     if record.get("reason") == {}:
         del record["reason"]
+    if isinstance(event, PausedChosen):
+        record["exploits"] = {name: _exploit_to_dict(choice) for name, choice in event.exploits.items()}
+        if not event.exploits:
+            del record["exploits"]
     return record
+
+
+def _exploit_to_dict(choice: ExploitChoice) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in _EXPLOIT_FIELDS}
 
 
 def _report_to_dict(event: TrialReported) -> dict[str, Any]:
@@ -427,7 +439,7 @@ def _report_to_dict(event: TrialReported) -> dict[str, Any]:
         "decision": event.decision.value,
     }
     if event.exploit is not None:
-        record["exploit"] = {name: getattr(event.exploit, name) for name in _EXPLOIT_FIELDS}
+        record["exploit"] = _exploit_to_dict(event.exploit)
     if event.reason:
         record["reason"] = event.reason
     return record

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -135,7 +135,7 @@ class Policy:
                 f"TuneConfig(metric={tune_config.metric!r}, mode={tune_config.mode!r}): {name} was given "
                 f"metric and mode {own} already; give them in one place, and each experiment its own scheduler"
             )
-        self._saves_on_request = saves_on_request
+        self._saves_on_request = self.scheduler.saves_on_request = saves_on_request
         #: Whether the searcher has taken the place of one of another class, which suggested what is replayed.
         self.is_other_searcher = False
         self._has_warned = False
@@ -162,6 +162,12 @@ class Policy:
     def resumes_first(self) -> bool:
         """Whether the scheduler is asked which paused trial goes on before the searcher is asked for a new one."""
         return self.scheduler.resumes_before_new_trials
+
+    @property
+    def may_want_saves(self) -> bool:
+        """Whether the scheduler could ask a trial to save, of those that can be asked."""
+        asks = type(self.scheduler).wants_checkpoint is not TrialScheduler.wants_checkpoint
+        return self._saves_on_request and asks
 
     @property
     def required_metric(self) -> str | list[str] | None:
@@ -210,10 +216,19 @@ class Policy:
                 f"{type(self.searcher).__name__}.suggest returned {answer!r}: "
                 "expected a dict, a Suggestion, None, or Searcher.FINISHED"
             )
-        event = self._suggested(now, trial_id, number, answer)
+        event = self._suggested(now, trial_id, number, self._completed_by_scheduler(number, answer))
         self._dirnames.add(event.dirname)
         self._has_nothing_new = False
         return event
+
+    def _completed_by_scheduler(self, number: int, answer: Suggestion) -> Suggestion:
+        """Let the scheduler put in what the search space leaves to it; what it adds shows in the trial's tag."""
+        config = self.scheduler.fill_in(number, answer.config)
+        if config is answer.config:
+            return answer
+        before, after = flatten(answer.config), flatten(config)
+        added = {path: value for path, value in after.items() if path not in before}
+        return Suggestion(config, {**answer.varied, **added})
 
     def add_configuration(
         self, request_id: str, trial_id: str, number: int, config: Mapping[str, Any]
@@ -233,6 +248,7 @@ class Policy:
         if self._draws:
             variant = added_variant(self._param_space, config)
             chosen = Suggestion(variant.config, variant.varied)
+        chosen = self._completed_by_scheduler(number, chosen)
         event = self._suggested(self._wall_clock(), trial_id, number, chosen, request_id)
         is_told = self.searcher.on_configuration_added(
             event.trial_id, event.config
@@ -313,7 +329,8 @@ class Policy:
         if not self.scheduler.always_continues and not trial.wants_pause:
             answer: Any = self.scheduler.on_trial_result(trials, trial, result)
             if isinstance(answer, Exploit):
-                exploit = self._exploit(trials, trial, answer, checkpoint)
+                name = f"{type(self.scheduler).__name__}.on_trial_result"
+                exploit = self._exploit(trials, trial, answer, checkpoint, name)
                 decision = Decision.EXPLOIT if exploit is not None else Decision.CONTINUE
             elif isinstance(answer, str) and answer in _DECISIONS:
                 decision = _DECISIONS[answer]
@@ -324,6 +341,8 @@ class Policy:
                 )
         if decision is Decision.PAUSE and checkpoint is None:
             self._warn_of_lost_work(trial)
+        if self.may_want_saves and decision is Decision.CONTINUE and self.scheduler.wants_checkpoint(trial):
+            row["should_checkpoint"] = result["should_checkpoint"] = True
         self._tell(trial, result, decision)
         return decision, exploit
 
@@ -409,6 +428,8 @@ class Policy:
         """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
         self.scheduler.trials_to_stop(trials)
         if not event.stopped:
+            self.scheduler.exploit_paused(_choosable(trials))
+        if not (event.stopped or event.exploits):
             self.scheduler.choose_trial_to_run(_choosable(trials))
 
     def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
@@ -462,7 +483,8 @@ class Policy:
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""
         name = type(self.scheduler).__name__
-        paused = {trial.trial_id for trial in _choosable(trials) if trial.status is Status.PAUSED}
+        shown = _choosable(trials)
+        paused = {trial.trial_id for trial in shown if trial.status is Status.PAUSED}
         stopped = [
             trial
             for trial in self.scheduler.trials_to_stop(trials)
@@ -477,13 +499,16 @@ class Policy:
         if stopped:  # when they are over, the scheduler knows, and is asked again
             ids = {trial.trial_id: trial for trial in stopped}
             return PausedChosen(self._wall_clock(), None, tuple(ids), self._reasons(ids.values()))
-        chosen: Any = self.scheduler.choose_trial_to_run(_choosable(trials))
+        exploits = self._exploits_of_paused(trials, shown, paused)
+        if exploits:  # then it is asked again
+            return PausedChosen(self._wall_clock(), None, exploits=exploits)
+        chosen: Any = self.scheduler.choose_trial_to_run(shown)
         if isinstance(chosen, Trial) and chosen.is_paused_by_user:
             chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
         if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
-            shown = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
+            what = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
             raise ConfigError(
-                f"{name}.choose_trial_to_run returned {shown}: expected None or one of the trials that are "
+                f"{name}.choose_trial_to_run returned {what}: expected None or one of the trials that are "
                 f"PAUSED, which are {', '.join(sorted(paused))}"
             )
         if chosen is not None:
@@ -496,6 +521,24 @@ class Policy:
         """Why paused trials never go on, as far as the scheduler says."""
         reasons = {trial.trial_id: self._reason_of_scheduler(trial, Decision.STOP) for trial in trials}
         return {trial_id: reason for trial_id, reason in reasons.items() if reason}
+
+    def _exploits_of_paused(
+        self, trials: Sequence[Trial], shown: Sequence[Trial], paused: Set[str]
+    ) -> dict[str, ExploitChoice]:
+        """Ask the scheduler which paused trials are to go on from others' checkpoints, and how."""
+        name = f"{type(self.scheduler).__name__}.exploit_paused"
+        found: dict[str, ExploitChoice] = {}
+        for trial_id, answer in self.scheduler.exploit_paused(shown).items():
+            trial = next((each for each in trials if each.trial_id == trial_id), None)
+            if trial is None or trial_id not in paused or trial.attempt is None:
+                raise ConfigError(
+                    f"{name} returned trial {trial_id!r}: expected trials that are PAUSED and have run, "
+                    f"which are {', '.join(sorted(paused))}"
+                )
+            choice = self._exploit(trials, trial, answer, None, name)
+            if choice is not None:
+                found[trial_id] = choice
+        return found
 
     def wants_all_stopped(self) -> bool:
         """Whether a stopper ends the whole experiment."""
@@ -535,28 +578,30 @@ class Policy:
             )
 
     def _exploit(
-        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None
+        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None, name: str
     ) -> ExploitChoice | None:
         """Fill in what an Exploit leaves open; None if there is no checkpoint to go on from."""
-        name = f"{type(self.scheduler).__name__}.on_trial_result returned Exploit"
+        name += " returned Exploit"
         donor_id = answer.donor.trial_id if isinstance(answer.donor, Trial) else answer.donor
         donor = next((each for each in trials if each.trial_id == donor_id), None)
         if donor is None:
             raise ConfigError(f"{name}(donor={answer.donor!r}): there is no such trial in this experiment")
-        if not isinstance(answer.config, dict):
-            raise ConfigError(f"{name}(config={answer.config!r}): expected a dict")
-        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(answer.config))
-        if donor.trial_id == trial.trial_id and checkpoint is not None:
-            return ExploitChoice(donor.trial_id, checkpoint, dict(answer.config), tag)
+        is_own = donor.trial_id == trial.trial_id and checkpoint is not None
         start = donor.start_point
-        if start is None:
+        if start is None and not is_own:
             _logger.warning(
                 "trial %s cannot go on from trial %s, which has no checkpoint: it goes on as it is",
                 trial.trial_id,
                 donor.trial_id,
             )
             return None
-        return ExploitChoice(start.trial_id, start.record.index, dict(answer.config), tag)
+        config = answer.config() if callable(answer.config) else answer.config
+        if not isinstance(config, dict):
+            raise ConfigError(f"{name}(config={config!r}): expected a dict")
+        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(config))
+        if is_own or start is None:
+            return ExploitChoice(donor.trial_id, checkpoint or 0, dict(config), tag)
+        return ExploitChoice(start.trial_id, start.record.index, dict(config), tag)
 
     def _warn_of_no_checkpoints(self, why: str) -> None:
         if self._has_warned or not self.scheduler.needs_checkpoints:

@@ -134,6 +134,12 @@ class Replay:
             return replace(event, config=self.resolve(event.config))
         if isinstance(event, TrialReported) and event.exploit is not None:
             return replace(event, exploit=replace(event.exploit, config=self.resolve(event.exploit.config)))
+        if isinstance(event, PausedChosen) and event.exploits:
+            exploits = {
+                name: replace(choice, config=self.resolve(choice.config))
+                for name, choice in event.exploits.items()
+            }
+            return replace(event, exploits=exploits)
         return event
 
     def _reporting(self, event: Event) -> Trial | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tune_core.control.controller_config import ControllerConfig
@@ -63,6 +63,22 @@ class Retention:
     def release(self, point: StartPoint | None) -> list[Command]:
         """Delete what was kept only for a borrower."""
         return [] if point is None else self.forget(self._trials[point.trial_id])
+
+    def take_over(self, choices: Iterable[tuple[Trial, ExploitChoice]]) -> list[Command]:
+        """Give trials the configurations and the checkpoints that were chosen for them; return what follows.
+
+        All of them have what they start from before anything is deleted: one may lend what it has borrowed.
+        """
+        released: list[StartPoint | None] = []
+        for trial, choice in choices:
+            released.append(trial.borrowed)
+            trial.borrowed = self.find(choice)
+            trial.config, trial.experiment_tag, trial.live.exploit = (
+                choice.config,
+                choice.experiment_tag,
+                None,
+            )
+        return [command for point in released for command in self.release(point)]
 
     def needed_by(self, trial: Trial) -> list[StartPoint]:
         """Return the checkpoints that this trial has borrowed, or is about to."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NEVER = float("-inf")
+#: Stands for the experiment's own directory where the name of a trial's is expected.
+EXPERIMENT = "."
 #: What time does not mend: something else is in the place of a file or a directory.
 _IN_THE_WAY = frozenset(
     (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG)
@@ -45,6 +47,8 @@ class _OpenTrial:
 
     directory: Path
     is_new: bool = False
+    #: In front of the names of files, below the experiment's directory.
+    prefix: str = ""
     lines: dict[str, LineFile] = field(default_factory=dict)
     tables: dict[str, TableFile] = field(default_factory=dict)
     #: Files that are to be replaced as a whole, and could not be yet.
@@ -159,7 +163,8 @@ class TrialFiles:
         """Expect writes for a trial.
 
         Args:
-            trial_dirname: The trial's directory below the experiment's.
+            trial_dirname: The trial's directory below the experiment's; `EXPERIMENT` for that one itself, which
+                is never finished.
             is_new: Whether no attempt has written before, so that nothing need be looked for.
 
         Raises:
@@ -167,8 +172,10 @@ class TrialFiles:
         """
         trial = self._trials.get(trial_dirname)
         if trial is None:
-            directory = self.root / check_name(trial_dirname, "trial", nested=False)
-            trial = self._trials[trial_dirname] = _OpenTrial(directory, is_new=is_new)
+            is_own = trial_dirname == EXPERIMENT
+            directory = self.root if is_own else self.root / check_name(trial_dirname, "trial", nested=False)
+            prefix = "" if is_own else f"{directory.name}/"
+            trial = self._trials[trial_dirname] = _OpenTrial(directory, is_new=is_new, prefix=prefix)
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -307,7 +314,7 @@ class TrialFiles:
         path = trial.directory / name
         if not (self._storage.is_local or trial.is_new or path.exists()):
             with contextlib.suppress(FileNotFoundError):
-                trial.wholes[name] = self._storage.read(f"{trial.directory.name}/{name}")
+                trial.wholes[name] = self._storage.read(f"{trial.prefix}{name}")
         return path
 
     def _write(self, trial_dirname: str, trial: _OpenTrial) -> None:
@@ -398,7 +405,7 @@ class TrialFiles:
         if self._uploaders is None:
             self._uploaders = ThreadPoolExecutor(_UPLOADERS, thread_name_prefix="trial-files")
         trial.uploaded_at, trial.uploading = self._now, names
-        trial.upload = self._uploaders.submit(_upload_files, self._storage, trial.directory, sorted(names))
+        trial.upload = self._uploaders.submit(_upload_files, self._storage, trial, sorted(names))
 
 
 def _has(path: Path, data: bytes) -> bool:
@@ -418,9 +425,9 @@ def _replace(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
-def _upload_files(storage: ExperimentStorage, directory: Path, names: list[str]) -> None:
+def _upload_files(storage: ExperimentStorage, trial: _OpenTrial, names: list[str]) -> None:
     for name in names:
-        storage.upload(directory / name, f"{directory.name}/{name}")
+        storage.upload(trial.directory / name, f"{trial.prefix}{name}")
 
 
 def _settle(trial_dirname: str, trial: _OpenTrial) -> None:

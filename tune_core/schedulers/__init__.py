@@ -7,9 +7,13 @@ from tune_core.schedulers.hyperband import HyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
 from tune_core.schedulers.optuna_pruner import OptunaPruner
+from tune_core.schedulers.pb2 import PB2
+from tune_core.schedulers.pbt import PopulationBasedTraining
+from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
 from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
 
 __all__ = [
+    "PB2",
     "ASHAScheduler",
     "AsyncHyperBandScheduler",
     "Exploit",
@@ -19,6 +23,8 @@ __all__ = [
     "MedianStoppingRule",
     "MultiObjectiveASHAScheduler",
     "OptunaPruner",
+    "PopulationBasedTraining",
+    "PopulationBasedTrainingReplay",
     "TrialScheduler",
     "create_scheduler",
 ]

@@ -11,6 +11,9 @@ from tune_core.schedulers.hyperband import HyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
 from tune_core.schedulers.mo_asha import MultiObjectiveASHAScheduler
 from tune_core.schedulers.optuna_pruner import OptunaPruner
+from tune_core.schedulers.pb2 import PB2
+from tune_core.schedulers.pbt import PopulationBasedTraining
+from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -25,6 +28,9 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "medianstopping": MedianStoppingRule,
     "mo_asha": MultiObjectiveASHAScheduler,
     "optuna_pruner": OptunaPruner,
+    "pbt": PopulationBasedTraining,
+    "pb2": PB2,
+    "pbt_replay": PopulationBasedTrainingReplay,
 }
 
 

@@ -8,7 +8,7 @@ changes what it reads; so its past can be replayed and it can be tested as a fun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,13 +30,14 @@ class Exploit:
 
     Args:
         donor: The trial to go on from, or its id.
-        config: The configuration to go on with.
+        config: The configuration to go on with, or a function that returns it: called once, and not
+            when a resume replays what was decided, so it may be dear, or draw random numbers of its own.
 
     Source: what `PopulationBasedTraining` of Ray Tune 2.60 does by itself to the trials.
     """
 
     donor: Trial | str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | Callable[[], dict[str, Any]] = field(default_factory=dict)
 
 
 class TrialScheduler(RecordsArguments, ABC):
@@ -89,6 +90,11 @@ class TrialScheduler(RecordsArguments, ABC):
     #: Whether `choose_trial_to_run` is asked before the searcher: then new trials start only if no paused one goes on.
     resumes_before_new_trials: bool = False
 
+    #: Whether `pbt_global.txt` and `pbt_policy_<trial id>.txt` in the experiment's directory say who went on from whom.
+    log_config: bool = False
+    #: Whether trials save when they are told to pause, as trainable classes do; the experiment sets it.
+    saves_on_request: bool = False
+
     metric: str | list[str] | None = None
     mode: str | list[str] | None = None
     #: Whether it was made with a metric or mode, so that `TuneConfig` must not name them too.
@@ -126,6 +132,16 @@ class TrialScheduler(RecordsArguments, ABC):
             self.metric = RETURNED_METRIC
         return True
 
+    def can_pause(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        """Return whether a trial that is paused at this report goes on later where it was, or nearly so.
+
+        Args:
+            trial: Whose report it is.
+            result: The report.
+        """
+        has_saved = trial.start_point is not None or "checkpoint_dir_name" in result
+        return has_saved or self.saves_on_request
+
     def check_searcher(self, searcher: Any) -> None:
         """Refuse a searcher that this scheduler cannot work with; called when a `TuneConfig` is made.
 
@@ -137,6 +153,38 @@ class TrialScheduler(RecordsArguments, ABC):
         Raises:
             ConfigError: They cannot work together.
         """
+
+    def check_space(self, param_space: Mapping[str, Any], num_samples: int) -> None:
+        """Refuse a search space that this scheduler cannot work with; called when a `Tuner` is made.
+
+        The default refuses none.
+
+        Args:
+            param_space: The search space, checked by itself.
+            num_samples: `TuneConfig.num_samples`.
+
+        Raises:
+            ConfigError: They cannot work together.
+        """
+
+    def fill_in(self, number: int, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration that a new trial starts with; by default the searcher's own.
+
+        The journal has what is returned, and a replay does not ask again: so it follows from the
+        arguments and from the seed of `get_state` alone.
+
+        Args:
+            number: The trial's number.
+            config: What the searcher, or somebody who asked for a trial, has chosen; for reading.
+        """
+        return config
+
+    def wants_checkpoint(self, trial: Trial) -> bool:
+        """Return whether a trial that goes on is to save; asked after its report was decided on.
+
+        Trainable classes do so; a function saves with the reports that it chooses. The default is False.
+        """
+        return False
 
     def decision_reason(self, trial: Trial) -> dict[str, Any]:
         """Return what the decision on the trial's latest report was based on, as JSON can hold it.
@@ -189,6 +237,17 @@ class TrialScheduler(RecordsArguments, ABC):
         Asked before `choose_trial_to_run`, until it returns none.
         """
         return ()
+
+    def exploit_paused(self, trials: Sequence[Trial]) -> Mapping[str, Exploit]:
+        """Return, by trial id, how paused trials are to go on from others' checkpoints; by default none.
+
+        Asked after `trials_to_stop` has returned none, and before `choose_trial_to_run`, until it returns
+        none. All of them are given their checkpoints at once, before any of them runs.
+
+        Args:
+            trials: All trials; those that may be named have `status` PAUSED.
+        """
+        return {}
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Learn that a trial is over; `result` is its last report, {} if there was none."""

@@ -226,6 +226,14 @@ class _Passing(TrialScheduler):
         stopped: Sequence[Trial] = self.call("trials_to_stop", trials)
         return [each for each in trials if each.trial_id in {trial.trial_id for trial in stopped}]
 
+    def exploit_paused(self, trials: Sequence[Trial]) -> Mapping[str, Exploit]:
+        answers: Mapping[str, Exploit] = self.call("exploit_paused", trials)
+        return answers
+
+    def fill_in(self, number: int, config: dict[str, Any]) -> dict[str, Any]:
+        filled: dict[str, Any] = self.call("fill_in", number, config)
+        return filled
+
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         self.call("on_trial_complete", trials, trial, result)
 

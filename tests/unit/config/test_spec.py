@@ -10,8 +10,10 @@ import json
 import math
 import pkgutil
 import random
+import tempfile
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from tune_core.logger.callbacks import (
     LoggerCallback,
 )
 from tune_core.schedulers import (
+    PB2,
     AsyncHyperBandScheduler,
     FIFOScheduler,
     HyperBandForBOHB,
@@ -39,6 +42,8 @@ from tune_core.schedulers import (
     MedianStoppingRule,
     MultiObjectiveASHAScheduler,
     OptunaPruner,
+    PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
     TrialScheduler,
 )
 from tune_core.search import (
@@ -101,6 +106,14 @@ def again(data: dict[str, Any]) -> dict[str, Any]:
 
 # Every class of ours can be described.
 
+
+def an_empty_file() -> str:
+    """A policy file in which nothing ever changed."""
+    path = Path(tempfile.mkdtemp(), "pbt_policy_a1b2c_00000.txt")
+    path.touch()
+    return str(path)
+
+
 #: One object of each class, made with every argument that can be described, and with no default.
 OBJECTS: list[RecordsArguments] = [
     BasicVariantGenerator([{"lr": 0.5}], 3, True, 7),
@@ -135,6 +148,39 @@ OBJECTS: list[RecordsArguments] = [
     HyperBandForBOHB("steps", "loss", "min", 9, 2, False),
     HyperBandScheduler("steps", "loss", "max", 27, 2.5, False),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
+    PopulationBasedTraining(
+        "steps",
+        "loss",
+        "max",
+        5,
+        6,
+        {
+            "lr": tune.uniform(0.0, 1.0),
+            "net": {"width": [8, 16], "depth": {"type": "randint", "lower": 1, "upper": 3}},
+        },
+        0.5,
+        0.1,
+        (2.0, 0.5),
+        "math:sqrt",
+        False,
+        False,
+        True,
+        seed=7,
+    ),
+    PopulationBasedTrainingReplay(an_empty_file()),
+    PB2(
+        "steps",
+        "loss",
+        "max",
+        5,
+        {"lr": [0.0, 1.0], "net": {"width": (1, 3)}},
+        0.5,
+        False,
+        False,
+        True,
+        "math:sqrt",
+        seed=7,
+    ),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),

@@ -196,8 +196,15 @@ class ControllerMachine(RuleBasedStateMachine):
         stopped = [name for name in paused if data.draw(st.integers(0, 9)) == 0]
         going_on = [name for name in paused if name not in stopped]
         self.is_choice_asked = False
+        donors = sorted((name, index) for name, known in self.checkpoints.items() for index in known)
+        exploits = {}
+        for name in going_on if donors else []:
+            if data.draw(st.integers(0, 4)) == 0:
+                donor, index = self.borrowed[name] = data.draw(st.sampled_from(donors))
+                self.promised.pop(name, None)
+                exploits[name] = ExploitChoice(donor, index, {"from": donor}, "0@perturbed[]")
         chosen = data.draw(st.sampled_from([None, *going_on]))
-        self.send(PausedChosen(self.time, chosen, tuple(stopped)))
+        self.send(PausedChosen(self.time, chosen, tuple(stopped), exploits))
 
     def choosable(self) -> list[str]:
         """Trials that the scheduler may let go on: those that nobody else has paused."""

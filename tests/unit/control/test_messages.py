@@ -88,6 +88,9 @@ EVENTS: list[Event] = [
     PausedChosen(6.6, None),
     PausedChosen(6.7, "a1b2c_00000", ("a1b2c_00001", "a1b2c_00002")),
     PausedChosen(6.8, None, reason={"a1b2c_00001": {"rung": 1, "value": math.inf}}),
+    PausedChosen(
+        6.8, None, exploits={"a1b2c_00001": ExploitChoice("a1b2c_00000", 3, {"lr": 0.2}, "0@perturbed[]")}
+    ),
     TrialReported(
         6.9, "a1b2c_00000", 1, 4, {}, decision=Decision.STOP, reason={"rung": 4, "rank": 7, "of": 9}
     ),
@@ -156,7 +159,13 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         st.sampled_from(Decision),
         st.none() | st.builds(ExploitChoice, names, st.integers(), rows, names),
     )
-    | st.builds(PausedChosen, finite, st.none() | names, st.lists(names).map(tuple))
+    | st.builds(
+        PausedChosen,
+        finite,
+        st.none() | names,
+        st.lists(names).map(tuple),
+        st.dictionaries(names, st.builds(ExploitChoice, names, st.integers(), rows, names), max_size=2),
+    )
     | st.builds(
         AttemptEnded, finite, names, st.integers(), st.sampled_from(Outcome), st.none() | names, names
     )

@@ -732,6 +732,91 @@ def test_choice_of_a_trial_that_is_not_paused_is_refused(chosen: Any, message: s
         choose(Choosing(chosen), "RP")
 
 
+class TakingOver(Choosing):
+    """Has paused trials go on from others."""
+
+    def __init__(self, exploits: dict[str, Exploit]) -> None:
+        super().__init__(lambda trials: trials[2])
+        self.exploits = exploits
+
+    def exploit_paused(self, trials: Any) -> Any:
+        return self.exploits
+
+
+def exploit_paused(exploits: dict[str, Exploit], statuses: str) -> PausedChosen:
+    words = {"P": Status.PAUSED, "R": Status.RUNNING}
+    trials = [
+        Trial(
+            f"t{number}",
+            number,
+            {"x": number},
+            status=words[each],
+            attempt=Attempt(),
+            experiment_tag=str(number),
+        )
+        for number, each in enumerate(statuses)
+    ]
+    trials[0].checkpoints.append(CheckpointRecord(4, 9))
+    return a_steering(scheduler=TakingOver(exploits)).choose(trials)
+
+
+def test_paused_trials_take_over_before_one_of_them_goes_on() -> None:
+    taken = {"t1": Exploit("t0", {"x": 5}), "t2": Exploit("t0", lambda: {"x": 2})}
+
+    assert exploit_paused(taken, "PPP") == PausedChosen(
+        NOW,
+        None,
+        exploits={
+            "t1": ExploitChoice("t0", 4, {"x": 5}, "1@perturbed[x=5]"),
+            "t2": ExploitChoice("t0", 4, {"x": 2}, "2@perturbed[]"),
+        },
+    )
+
+
+def test_paused_trial_cannot_take_over_what_was_never_saved() -> None:
+    assert exploit_paused({"t0": Exploit("t1", {})}, "PPP") == PausedChosen(NOW, "t2")
+
+
+@pytest.mark.parametrize("name", ["t1", "t9"])
+def test_only_paused_trials_are_told_to_take_over_so(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"TakingOver.exploit_paused returned trial '{name}': expected"):
+        exploit_paused({name: Exploit("t0", {})}, "PRP")
+
+
+class FillingIn(FIFOScheduler):
+    def fill_in(self, number: int, config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "lr": number / 2}
+
+
+def test_scheduler_completes_configurations_that_the_journal_then_has() -> None:
+    policy = a_steering(space={"x": 1}, scheduler=FillingIn())
+
+    event = policy.suggest("t3", 3)
+    added = policy.add_configuration("r", "t4", 4, {"x": 1})
+
+    assert isinstance(event, TrialSuggested)
+    assert (event.config, event.experiment_tag) == ({"x": 1, "lr": 1.5}, "3_lr=1.5000")
+    assert added.config == {"x": 1, "lr": 2.0}
+
+
+class Saving(FIFOScheduler):
+    def on_trial_result(self, *args: Any) -> str:
+        return self.CONTINUE
+
+    def wants_checkpoint(self, trial: Trial) -> bool:
+        return trial.number == 0
+
+
+@pytest.mark.parametrize(("number", "saves", "asked"), [(0, True, True), (1, True, False), (0, False, False)])
+def test_scheduler_has_a_trial_save_that_can(number: int, saves: bool, asked: bool) -> None:
+    policy = Policy(TuneConfig(scheduler=Saving()), None, {}, AClass, "train", saves_on_request=saves)
+    row: dict[str, Any] = {"done": False}
+
+    policy.decide([], Trial("t", number, {}), row, dict(row))
+
+    assert row.get("should_checkpoint", False) is asked
+
+
 def test_running_trial_cannot_be_given_up() -> None:
     with pytest.raises(ConfigError, match=r"Choosing.trials_to_stop returned trial t0, which is RUNNING"):
         choose(Choosing(None, stopped=[0]), "RP")

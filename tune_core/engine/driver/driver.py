@@ -35,6 +35,7 @@ from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.history import OwnState, take_in_history
 from tune_core.engine.driver.inbox_watcher import Requested
 from tune_core.engine.driver.placement import Placement
+from tune_core.engine.driver.policy_files import PolicyFiles
 from tune_core.engine.driver.reports import Reports
 from tune_core.engine.driver.requests import Requests
 from tune_core.engine.driver.services import DriverFailed, Journaled, Services
@@ -89,6 +90,9 @@ class Driver(Backend):
         self._reports = Reports(services, self.loop)
         self._requests = Requests(services, self._replay, self.loop.apply)
         self._own_state = OwnState(services.policy)
+        self._policy_files = PolicyFiles(
+            services.files, self._controller.trials, is_wanted=services.policy.scheduler.log_config
+        )
         self._timers_due = self._upkeep_due = self._owns_files_until = -math.inf
         self._held_due = services.clock() + NOTE_HELD_EVERY_S
         self._num_finished, self._has_news = 0, False
@@ -120,7 +124,7 @@ class Driver(Backend):
         """Begin the experiment, or go on where its journal ends."""
         services, continuation = self._services, self._experiment.continuation
         tune = self._experiment.tune_config
-        take_in_history(services, self._replay)
+        take_in_history(services, self._replay, self._policy_files)
         self._num_finished = sum(trial.is_finished() for trial in self._trials)
         if continuation is not None and continuation.is_retry and self._replay.is_over:
             self.loop.end = replace(self._controller.ending(), reason="it had ended before this run")
@@ -347,6 +351,7 @@ class Driver(Backend):
         services = self._services
         if isinstance(event, TrialSuggested):
             services.artifacts.show_trial(self._trials[-1])
+        self._policy_files.noted(event)
         services.events.note(event, commands, services.journal, is_best=services.overview.note(event))
         self._has_news = True
 

@@ -12,6 +12,7 @@ from tune_core.control.messages import StateSaved, TrialReported
 from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay
 from tune_core.control.segments import read_journal
+from tune_core.engine.driver.policy_files import PolicyFiles
 from tune_core.engine.driver.services import Services
 from tune_core.trial import Trial
 
@@ -19,12 +20,13 @@ from tune_core.trial import Trial
 SAVE_STATE_EVERY_S = 10.0
 
 
-def take_in_history(services: Services, replay: Replay) -> None:
+def take_in_history(services: Services, replay: Replay, policy_files: PolicyFiles) -> None:
     """Apply what the journal has, if the experiment had begun before; then set the user's callbacks up."""
     if services.experiment.continuation is not None:
         services.watchers.rewind()
-        _replay_journal(services, replay)
+        _replay_journal(services, replay, policy_files)
         services.watchers.resume()
+        policy_files.restore()
         _show_history(services, replay)
     services.user_callbacks.setup(
         stop=services.experiment.run_config.stop,
@@ -46,9 +48,10 @@ def save_counts(services: Services, *, has_failed: bool) -> None:
         services.journal.append(counts, ())
 
 
-def _replay_journal(services: Services, replay: Replay) -> None:
+def _replay_journal(services: Services, replay: Replay, policy_files: PolicyFiles) -> None:
     for event, _ in read_journal(services.experiment.storage):
         commands = replay.apply(event)
+        policy_files.replayed(event)
         services.events.replayed(event, commands, is_best=services.overview.note(event))
 
 

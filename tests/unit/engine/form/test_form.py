@@ -583,3 +583,59 @@ def test_an_option_may_have_an_argument_that_is_called_type() -> None:
     assert scheduler.resumes_before_new_trials
     assert chosen.tune_config.scheduler.option_kind == "asha"
     assert ExperimentForm.read(chosen.model_dump(mode="json")) == chosen
+
+
+def test_population_is_written_as_data(tmp_path: Path) -> None:
+    file = tmp_path / "population.yaml"
+    file.write_text(
+        """
+trainable: math:sqrt
+param_space: {lr: {type: uniform, lower: 0, upper: 1}, net: {act: relu}}
+tune_config:
+  metric: loss
+  mode: min
+  num_samples: 8
+  scheduler:
+    pbt:
+      time_attr: training_iteration
+      perturbation_interval: 5
+      hyperparam_mutations:
+        lr: {type: loguniform, lower: 0.01, upper: 1}
+        batch: [16, 32]
+        net: {width: {randint: {lower: 1, upper: 9}}}
+      custom_explore_fn: math:sqrt
+      perturbation_factors: [1.5, 0.5]
+      seed: 1
+"""
+    )
+
+    form = ExperimentForm.load(file)
+    again = ExperimentForm.read(form.model_dump(mode="json"))
+
+    for each in (form, again):
+        scheduler = each.tune_config.make().scheduler
+        assert isinstance(scheduler, schedulers.PopulationBasedTraining)
+        filled = scheduler.fill_in(3, {"net": {"act": "relu"}})
+        assert 0.01 <= filled["lr"] <= 1
+        assert filled["batch"] in (16, 32)
+        assert filled["net"]["width"] in range(1, 9)
+    assert again == form
+
+
+def test_pb2_and_a_replay_are_written_as_data(tmp_path: Path) -> None:
+    (tmp_path / "policy").touch()
+    forms = [
+        {"pb2": {"hyperparam_bounds": {"lr": [0.1, 1]}, "seed": 1}},
+        {"pbt_replay": {"policy_file": str(tmp_path / "policy")}},
+    ]
+
+    made = [TuneForm(metric="loss", mode="min", scheduler=each).make().scheduler for each in forms]
+
+    assert [type(each) for each in made] == [schedulers.PB2, schedulers.PopulationBasedTrainingReplay]
+
+
+def test_mutations_that_cannot_work_are_refused_with_their_place() -> None:
+    scheduler = {"pbt": {"hyperparam_mutations": {"lr": {"type": "unifrm"}}}}
+
+    with pytest.raises(ConfigError, match=r"hyperparam_mutations\['lr'\].*did you mean 'uniform'"):
+        ExperimentForm.read({"trainable": "math:sqrt", "tune_config": {"scheduler": scheduler}})
