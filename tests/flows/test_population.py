@@ -24,11 +24,11 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.simulator import simulate
 from tune_core.trial import Trial
 
-STEPS = 8
+STEPS = 9
 
 
 def train(config: dict[str, Any]) -> None:
-    """Eight steps; what is saved says with which learning rate each was made."""
+    """Nine steps; what is saved says with which learning rate each was made."""
     import json
     import tempfile
     import time
@@ -41,7 +41,7 @@ def train(config: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as directory:
             used = json.loads(Path(directory, "used").read_text())
-    for step in range(len(used) + 1, 9):
+    for step in range(len(used) + 1, 10):
         time.sleep(0.2)
         used.append(config["lr"])
         with tempfile.TemporaryDirectory() as directory:

@@ -74,7 +74,7 @@ def of_ray(name: str) -> object:
         ("TBXLoggerCallback", Callback, "there is none here: derive one from tune_core.Callback"),
         ("AsyncHyperBandScheduler", TrialScheduler, "use tune_core.schedulers.AsyncHyperBandScheduler"),
         (
-            "PopulationBasedTraining",
+            "SchedulerOfLater",
             TrialScheduler,
             "there is none here: derive one from tune_core.schedulers.TrialScheduler",
         ),
