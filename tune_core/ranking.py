@@ -10,6 +10,7 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from operator import le
 from typing import Any, TypeAlias
 
 from tune_core.objective import MODES, SCOPES, Losses, Objective, whole
@@ -191,9 +192,14 @@ class _Front:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._members = {}
-        for trial_id, (_, losses) in self._losses.items():
-            self._place(trial_id, losses)
+        members: dict[str, Losses] = {}
+        known = [
+            (losses, trial_id) for trial_id, (_, losses) in self._losses.items() if math.inf not in losses
+        ]
+        for losses, trial_id in sorted(known):  # so that none dominates one before it
+            if not any(_dominates(each, losses) for each in members.values()):
+                members[trial_id] = losses
+        self._members = members
 
     def _place(self, trial_id: str, losses: Losses) -> None:
         """Add a trial unless a member dominates it; remove those that it dominates."""
@@ -211,7 +217,7 @@ class _Front:
 
 
 def _covers(one: Losses, other: Losses) -> bool:
-    return all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
+    return all(map(le, one, other))
 
 
 def _dominates(one: Losses, other: Losses) -> bool:

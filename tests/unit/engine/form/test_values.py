@@ -108,7 +108,7 @@ def test_several_metrics_are_lists_and_one_in_a_list_is_that_one() -> None:
     assert ExperimentForm.read(form.model_dump()) == form
     made = form.tune_config.make()
     assert (made.metric, made.mode) == (["accuracy", "eval/ms"], ["max", "min"])
-    again = form_values({}, made, tune.RunConfig())["tune_config"]
+    again = form_values({}, made, tune.RunConfig(), None)["tune_config"]
     assert (again["metric"], again["mode"]) == (["accuracy", "eval/ms"], ["max", "min"])
     one = ExperimentForm.read({"trainable": "a:b", "tune_config": {"metric": ["loss"], "mode": ["min"]}})
     assert (one.tune_config.make().metric, one.tune_config.make().mode) == ("loss", "min")
