@@ -86,6 +86,18 @@ class Objective:
         )
 
     @property
+    def plain_metric(self) -> str | list[str] | None:
+        """The metric as `TuneConfig` and JSON have it: of several, a list."""
+        return list(self.names) if self.is_several else self.names[0] if self.names else None
+
+    @property
+    def plain_mode(self) -> str | list[str] | None:
+        """The mode as `TuneConfig` and JSON have it: of several metrics, a list."""
+        if self.is_several:
+            return [str(mode) for mode in self.modes]
+        return self.mode if self.mode is None or isinstance(self.mode, str) else self.mode[0]
+
+    @property
     def is_several(self) -> bool:
         """Whether trials are compared by several metrics at once."""
         return len(self.names) > 1

@@ -187,11 +187,10 @@ class Reading:
 def compared_by(snapshot: ExperimentSnapshot) -> dict[str, Any]:
     """Return by what trials are compared, as documented: `metric` and `mode` are lists if there are several."""
     objective = snapshot.objective
-    names, modes = list(objective.names), list(objective.modes)
     return {
-        "metric": names if objective.is_several else objective.metric,
-        "mode": modes if objective.is_several else objective.mode if names else None,
-        "best_scope": objective.scope if names else None,
+        "metric": objective.plain_metric,
+        "mode": objective.plain_mode if objective.names else None,
+        "best_scope": objective.scope if objective.names else None,
     }
 
 

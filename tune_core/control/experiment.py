@@ -229,8 +229,8 @@ def rules_of(
         score_order=checkpoints.checkpoint_score_order,
         saves_on_request=saves_on_request,
         falls_back=failures.on_corrupted_checkpoint == "previous",
-        metric=list(objective.names) if objective.is_several else objective.metric,
-        mode=list(objective.modes) if objective.is_several else objective.mode,
+        metric=objective.plain_metric,
+        mode=objective.plain_mode,
         best_scope=objective.scope,
         resumes_first=resumes_first,
     )

@@ -105,7 +105,7 @@ class ProgressDisplay:
             objective = self._digest.standings.objective
             if isinstance(reporter, CLIReporter):
                 reporter.rank_by(self._digest.standings)
-            metric, mode = _as_given(objective.metric), _as_given(objective.mode)
+            metric, mode = objective.plain_metric, objective.plain_mode
             self._call(lambda: reporter.setup(time.time(), total, metric, mode))
         else:
             self._guarded(self._open_view)
@@ -352,8 +352,3 @@ def front_line(standings: Standings) -> str:
     if standings.num_lacking:
         said += f", {standings.num_lacking} without a finite number for each metric"
     return f"Pareto front: {said}; best {', '.join(best)} ({standings.objective.said})"
-
-
-def _as_given(value: Any) -> Any:
-    """Return several names as the list that `TuneConfig` has."""
-    return list(value) if isinstance(value, tuple) else value

@@ -155,8 +155,8 @@ class ExperimentAnalysis:
             raise ConfigError(f"ExperimentAnalysis(default_mode={mode!r}): expected 'min', 'max' or None")
         self._objective = Objective("_metric" if mode and not metric else metric, mode)
         #: What the best trial is chosen by: a metric, or a list of several.
-        self.default_metric = self._given(self._objective.metric)
-        self.default_mode = self._given(self._objective.mode)
+        self.default_metric = self._objective.plain_metric
+        self.default_mode = self._objective.plain_mode
         self._grid = results
         #: The trials in creation order.
         self.trials = [
@@ -168,10 +168,6 @@ class ExperimentAnalysis:
     def experiment_path(self) -> str:
         """The experiment's directory, without its protocol."""
         return self._grid.experiment_path
-
-    @staticmethod
-    def _given(value: Any) -> str | list[str] | None:
-        return list(value) if isinstance(value, tuple) else value
 
     def pareto_front(
         self, metric: list[str] | None = None, mode: list[str] | None = None, scope: str = "last"

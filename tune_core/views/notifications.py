@@ -76,8 +76,8 @@ class Notifier:
         self._about = {
             "experiment": name,
             "storage_url": storage_url,
-            "metric": as_json(objective.metric),
-            "mode": as_json(objective.mode),
+            "metric": objective.plain_metric,
+            "mode": objective.plain_mode,
             "best_scope": objective.scope if objective.metric is not None else None,
         }
         #: Attempts that were ordered and have not ended, with whether they have begun.
@@ -264,11 +264,6 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
         else cut(value if isinstance(value, str) else shorten(value), _LETTERS)
         for name, value in flat
     }
-
-
-def as_json(value: Any) -> Any:
-    """Return several names as a list, one as it is."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _number(value: Any) -> float | str | None:
