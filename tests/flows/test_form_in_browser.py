@@ -73,7 +73,7 @@ in-mappings:
 several-metrics:
   trainable: examples.digits:train_digits
   param_space: { lr: { type: loguniform, lower: 1.0e-4, upper: 1.0e-1 } }
-  tune_config: { metric: [accuracy, eval/latency_ms], mode: [max, min], search_alg: { optuna: {} } }
+  tune_config: { metric: [accuracy, eval/latency_ms, mb], mode: [max, min, min], search_alg: { optuna: {} } }
 """
 
 

@@ -207,3 +207,22 @@ def test_a_reporter_of_a_script_shows_the_best_by_each_metric(
     assert "ms=1.0" in shown or "ms=1 " in shown
     ranked.report(replay.trials, True)
     assert "acc=0.9" in capsys.readouterr().out
+
+
+def test_an_optuna_study_and_a_table_have_all_metrics(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    LocalRuntime().run(a_tuner(tmp_path).experiment())
+    path = str(tmp_path / "exp")
+
+    assert main(["export", path, "--format", "optuna", "--to", str(tmp_path / "study.log")]) == 0
+    assert main(["export", path, "--format", "csv", "--to", str(tmp_path / "trials.csv")]) == 0
+
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log"))
+    study = optuna.load_study(study_name="exp", storage=optuna.storages.JournalStorage(backend))
+    assert [str(direction.name) for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert sorted(trial.values for trial in study.best_trials) == [[0.8, 5.0], [0.9, 20.0]]
+    assert [trial.state.name for trial in study.trials] == [*["COMPLETE"] * 3, "FAIL", "FAIL"]
+    head, first, *_ = (tmp_path / "trials.csv").read_text().splitlines()
+    shown = dict(zip(head.split(","), first.replace('"acc, ms"', "acc+ms").split(","), strict=False))
+    assert "scores/acc" in head.split(",")
+    assert shown["front"] == "1"

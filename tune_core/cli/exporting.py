@@ -232,7 +232,9 @@ def _write_study(reading: Reading, target: str) -> None:
     if Path(target).is_file() and not _holds_studies(Path(target)):
         raise ConfigError(f"--to {target}: the file exists, and holds no studies; give another one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize" if mode == "max" else "minimize" for mode in objective.modes]
+    directions: list[Literal["minimize", "maximize"]] = [
+        "maximize" if mode == "max" else "minimize" for mode in objective.modes
+    ]
     name, shown, trials = reading.storage.name, without_credentials(target), _study_trials(reading)
     try:
         study = optuna.create_study(storage=_study_storage(target), study_name=name, directions=directions)

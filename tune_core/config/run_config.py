@@ -305,7 +305,7 @@ class TuneConfig:
         checked here instead of in `fit()`.
     """
 
-    mode: Literal["min", "max"] | list[Literal["min", "max"]] | None = None
+    mode: Literal["min", "max"] | list[str] | None = None
     metric: str | list[str] | None = None
     search_alg: Searcher | None = None
     scheduler: TrialScheduler | None = None

@@ -33,9 +33,10 @@ class ComparingScheduler(TrialScheduler):
 
     def __init__(self, validator: Validator, time_attr: str, metric: str | None, mode: str | None) -> None:
         validator.check_name("time_attr", time_attr, ": the name of a reported number")
-        if isinstance(metric, (list, tuple)):
+        given: object = metric
+        if isinstance(given, (list, tuple)):
             instead = "compares by one metric: name one, or use MultiObjectiveASHAScheduler for several"
-            validator.add("metric", metric, instead)
+            validator.add("metric", given, instead)
         elif metric is not None:
             validator.check_name("metric", metric, ": the name of a reported metric")
         if mode is not None:

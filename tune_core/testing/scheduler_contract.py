@@ -202,7 +202,7 @@ class _Passing(TrialScheduler):
         self.resumes_before_new_trials = inner.resumes_before_new_trials
         self.needs_checkpoints = inner.needs_checkpoints
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(self, metric: Any, mode: Any, **spec: Any) -> bool:
         super().set_search_properties(metric, mode, **spec)
         return self.inner.set_search_properties(metric, mode, **spec)
 

@@ -83,6 +83,9 @@ class ExploitingScheduler(TrialScheduler):
         {'lr': 0.8}
     """
 
+    metric: str | None = None
+    mode: str | None = None
+
     def __init__(
         self, metric: str | None = None, mode: str | None = None, *, every: int = 3, factor: float = 0.8
     ) -> None:

@@ -312,12 +312,16 @@ class OneOrSeveral:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Return a tab for one, which comes first since both UIs open that, and one for several."""
+        """Return a tab for one, which comes first since both UIs open that, and one for several.
+
+        Of choices, several are texts: a list of choices would be drawn as boxes to tick, each once.
+        """
         one = handler(core_schema)["oneOf"][0]
+        each = {"type": "string", "pattern": f"^({'|'.join(one['enum'])})$"} if "enum" in one else one
         return {
             "anyOf": [
                 {**one, "title": "One"},
-                {"title": "Several", "type": "array", "minItems": 1, "items": one},
+                {"title": "Several", "type": "array", "minItems": 1, "items": each},
             ]
         }
 
