@@ -41,6 +41,8 @@ FAILING_TRIALS: Final = 3
 _PARAMETERS, _LETTERS = 100, 500
 #: Trials of a front that an announcement has.
 _MEMBERS: Final = 20
+#: Letters that they have together: Prefect takes no event of any size.
+_FRONT_LETTERS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +187,21 @@ class Notifier:
         if len(names) < 2:
             return {}
         front = standings.front
+        members, room = list[dict[str, Any]](), _FRONT_LETTERS
+        for trial in front[:_MEMBERS]:
+            member = {
+                "trial_id": trial.trial_id,
+                "values": dict(zip(names, map(_number, standings.scores(trial)), strict=True)),
+                "config": plain_config(trial.config),
+                "checkpoint_url": self._checkpoint_url(standings, trial),
+            }
+            room -= len(str(member))
+            if room < 0:
+                break
+            members.append(member)
         return {
             "front_size": len(front),
-            "front": [
-                {
-                    "trial_id": trial.trial_id,
-                    "values": dict(zip(names, map(_number, standings.scores(trial)), strict=True)),
-                    "config": plain_config(trial.config),
-                    "checkpoint_url": self._checkpoint_url(standings, trial),
-                }
-                for trial in front[:_MEMBERS]
-            ],
+            "front": members,
             "best_by_metric": {str(part.objective.metric): self._best(part) for part in standings.parts},
         }
 

@@ -15,7 +15,7 @@ from tests.support.snapshots import snapshot, trial
 from tests.support.timed_events import RULES, began, over, runs, suggested, tid
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
-from tune_core.control.messages import Event, SearchEnded, TrialReported
+from tune_core.control.messages import Event, SearchEnded, TrialReported, TrialSuggested
 from tune_core.objective import Objective
 from tune_core.states import Decision
 from tune_core.views import charts, pages
@@ -194,3 +194,20 @@ def test_a_plateau_is_a_front_that_stays() -> None:
     assert plateau.payload["trials_since_best"] == PLATEAU_TRIALS
     assert plateau.payload["best"] is None
     assert [each["trial_id"] for each in plateau.payload["front"]] == [tid(0)]
+
+
+def test_a_front_of_huge_configurations_is_cut_and_its_size_is_said() -> None:
+    bundles: dict[str, Any] = {"bundles": [{"CPU": 1.0}]}
+    config = {f"parameter {number}": "x" * 500 for number in range(90)}
+    found = announced(
+        began(capacity=9),
+        *(TrialSuggested(100.0, tid(n), config, str(n), f"t{n}", "f", bundles) for n in range(9)),
+        SearchEnded(101),
+        *(runs(102, number) for number in range(9)),
+        *(told(103 + number, 1, float(number), float(number), number) for number in range(9)),
+        *(over(200 + number, number=number) for number in range(9)),
+    )
+
+    finished = found[-1].payload
+    assert (finished["front_size"], len(finished["front"])) == (9, 4)
+    assert len(json.dumps(dict(finished))) < 400_000
