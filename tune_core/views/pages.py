@@ -209,13 +209,10 @@ def _front_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
     for part in snapshot.parts:
         best = part.best_trial
         if best is not None and best.score is not None:
-            saved = (
-                f", checkpoint {code(f'{storage_url}/{best.dirname}/{best.checkpoint}')}"
-                if best.checkpoint
-                else ""
-            )
+            where = f"{storage_url}/{best.dirname}/{best.checkpoint}"
+            saved = f" Its checkpoint: {code(where)}" if best.checkpoint else " It kept no checkpoint."
             parts.append(
-                f"Best by {text(part.metric)} ({part.mode}): {code(best.trial_id)}, **{best.score:.6g}**{saved}."
+                f"Best by {text(part.metric)} ({part.mode}): {code(best.trial_id)}, **{best.score:.6g}**.{saved}"
             )
     left_out = len(snapshot.trials) - len(snapshot.fronts)
     if left_out:

@@ -119,7 +119,10 @@ def test_summary_has_the_front_the_best_by_each_and_who_is_on_which_front() -> N
     assert (
         "2 trials of 4: no other is at least as good by each of acc (max), ms (min) and better by one" in page
     )
-    assert "Best by acc (max): `a1b2c_00001`, **0.9**, checkpoint `/tmp/n/train_1/checkpoint_000009`." in page
+    assert (
+        "Best by acc (max): `a1b2c_00001`, **0.9**. Its checkpoint: `/tmp/n/train_1/checkpoint_000009`"
+        in page
+    )
     assert "Best by ms (min): `a1b2c_00003`, **1**" in page
     rows = [line.split(" | ")[:5] for line in page.splitlines() if line.startswith(r"| a1b2c")]
     assert [(row[0][-1], row[2]) for row in rows] == [("1", "1"), ("0", "1"), ("2", "2"), ("3", "")]
