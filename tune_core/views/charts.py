@@ -85,7 +85,7 @@ def pareto(snapshot: ExperimentSnapshot) -> str | None:
         panel = Panel(drawing, *place, *axes)
         points = [(_score(trial, first), _score(trial, second)) for trial in front[:_DOTS]]
         drawing.dots(
-            [panel.place(_score(trial, first), _score(trial, second)) for trial in others[:_DOTS]], GREY, 4
+            [panel.place(_score(trial, first), _score(trial, second)) for trial in others[:_DOTS]], GREY, 5
         )
         if len(parts) == 2:
             panel.curve(_stairs(points, rises_first=parts[0].mode == "max"), COLOURS[1], 1)
