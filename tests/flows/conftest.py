@@ -29,6 +29,8 @@ import tune_core as tune
 from examples.seaweedfs import S3Server, start_seaweedfs
 from tests.flows.journals import replayed_journals
 from tests.support.waiting import wait_for
+from tune_core.engine.artifacts.artifacts import ArtifactWriter
+from tune_core.engine.channel.channel import Channel
 from tune_core.engine.server import server as prefect_servers
 
 CPUS, GPUS = 8, 5
@@ -191,3 +193,38 @@ class Recorded:
 @pytest.fixture
 def recorded(client: SyncPrefectClient) -> Callable[[str], Recorded]:
     return lambda name: Recorded(client, name)
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    opened = Channel()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def experiments_channel(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
+    """The channels that experiments open, in order."""
+    opened: list[Channel] = []
+
+    class Seen(Channel):
+        def __init__(self, host: str = "127.0.0.1") -> None:
+            super().__init__(host)
+            opened.append(self)
+
+    monkeypatch.setattr("tune_core.engine.composition.Channel", Seen)
+    return opened
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Every write of an artifact: its name, and what was written."""
+    writes: list[tuple[str, Any]] = []
+    put = ArtifactWriter._put_documents
+
+    def noted(self: ArtifactWriter, client: Any, work: Any) -> list[Any]:
+        writes.extend((document.name, data) for document, data in work)
+        return put(self, client, work)
+
+    monkeypatch.setattr(ArtifactWriter, "_put_documents", noted)
+    return writes

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +14,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-)
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
 from prefect.states import Completed, Crashed, Failed
 
 import tune_core as tune
 from examples.seaweedfs import S3Server
-from tests.flows.conftest import Recorded, logs_of
+from tests.flows.conftest import Recorded
 from tests.support.artifacts import rows_in
-from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.waiting import wait_for
 from tune_core.engine.artifacts.artifacts import SHARED_REPORTS, ArtifactWriter
 from tune_core.engine.artifacts.tables import TrialRows
@@ -37,20 +29,6 @@ from tune_core.engine.task_run_ends import TaskRunEnds
 from tune_core.engine.worker.trial_task import trial as trial_task
 from tune_core.ranking import Objective, Standings
 from tune_core.trial import Status, Trial
-
-
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """Every write of an artifact: its name, and what was written."""
-    writes: list[tuple[str, Any]] = []
-    put = ArtifactWriter._put_documents
-
-    def noted(self: ArtifactWriter, client: Any, work: Any) -> list[Any]:
-        writes.extend((document.name, data) for document, data in work)
-        return put(self, client, work)
-
-    monkeypatch.setattr(ArtifactWriter, "_put_documents", noted)
-    return writes
 
 
 def test_five_thousand_fast_reports_are_all_in_the_versions_of_their_table_with_few_writes(
@@ -438,167 +416,3 @@ def test_not_a_number_and_infinities_are_shown_as_text_and_kept_as_numbers(
     kept = list(results[0].metrics_dataframe["loss"])
     assert math.isnan(kept[0])
     assert kept[1:] == values[1:]
-
-
-def test_what_a_trial_prints_and_logs_in_any_thread_is_in_its_task_runs_log(
-    run_config: Callable[..., tune.RunConfig],
-    recorded: Callable[[str], Recorded],
-    client: SyncPrefectClient,
-) -> None:
-    def train(config: dict[str, Any]) -> dict[str, Any]:
-        def speak(who: str) -> None:
-            print(f"{who} {config['x']} prints")
-            logging.getLogger("my.library").info("%s %s logs", who, config["x"])
-            logging.getLogger("my.library").warning("%s %s warns", who, config["x"])
-
-        speak("main")
-        thread = threading.Thread(target=speak, args=("thread",))
-        thread.start()
-        thread.join()
-        print("no line end", end="")
-        if config["x"] == 2:
-            raise ValueError("made up")
-        return {"x": config["x"]}
-
-    config = run_config()
-
-    tune.Tuner(train, param_space={"x": tune.grid_search([1, 2])}, run_config=config).fit()
-
-    for number, run in enumerate(recorded(config.name).task_runs(2), 1):
-        spoken = [
-            f"{who} {number} {does}" for who in ("main", "thread") for does in ("prints", "logs", "warns")
-        ]
-        lines = wait_for(
-            lambda run=run: (
-                [line for line in logs_of(client, run) if "no line end" in line] and logs_of(client, run)
-            ),
-            what="the log",
-        )
-        assert [line for line in lines if line in spoken] == spoken
-        assert any("in train" in line and "ValueError: made up" in line for line in lines) == (number == 2)
-
-
-def test_log_of_a_finished_trial_survives_that_the_next_one_kills_their_process(
-    run_config: Callable[..., tune.RunConfig],
-    recorded: Callable[[str], Recorded],
-    client: SyncPrefectClient,
-) -> None:
-    def train(config: dict[str, Any]) -> dict[str, Any]:
-        import os
-
-        if config["dies"]:
-            # Without a report it may be taken for an attempt that never began, and is tried again.
-            tune.report({"lived": True})
-            os._exit(1)
-        print("last words")
-        return {"pid": os.getpid()}
-
-    config = run_config()
-
-    results = tune.Tuner(
-        train,
-        param_space={"dies": tune.grid_search([False, True])},
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=config,
-    ).fit()
-
-    assert [result.error is None for result in results] == [True, False]
-    first, second = recorded(config.name).task_runs(2)
-    assert (first.state_name, second.state_name) == ("Completed", "Crashed")
-    wait_for(lambda: "last words" in logs_of(client, first), what="the log", timeout_s=10)
-
-
-@contextmanager
-def api_behind(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the artifacts of an experiment, and nothing else, go through a proxy."""
-
-    def through_proxy(**_: Any) -> SyncPrefectClient:
-        return SyncPrefectClient(f"{proxy.url}/api")
-
-    with monkeypatch.context() as patches:
-        patches.setattr("tune_core.engine.artifacts.artifacts.get_client", through_proxy)
-        yield
-
-
-def test_artifact_that_is_larger_than_an_event_may_be_is_written_once(
-    api: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
-    name, shown = f"large-{uuid4().hex[:8]}", ["a" * 5000]
-    with (
-        FaultProxy(api.removesuffix("/api")) as proxy,
-        api_behind(proxy, monkeypatch),
-        temporary_settings({PREFECT_EVENTS_MAXIMUM_SIZE_BYTES: 1000}),
-    ):
-        writer = ArtifactWriter(name, "a1b2c", uuid4(), [], trial_task)
-
-        def written() -> list[str]:
-            found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-            return [str(each.data) for each in found]
-
-        key = f"{name}-page"
-        writer.show_page("page", "A page", lambda: shown[0], has_key=True)
-        wait_for(written, what="the page")
-        shown[0] = "b" * 5000
-        writer.show_page("page", "A page", lambda: shown[0])
-        writer.close()
-
-    assert written() == ["b" * 5000]
-    methods = [method for method, path, _ in proxy.requests if "artifacts" in path]
-    assert sorted(methods) == ["PATCH", "POST"]
-
-
-@pytest.mark.parametrize("fault", ["status", "reset", "hang"])
-def test_training_goes_on_without_the_artifact_service_and_one_warning_says_so(
-    run_config: Callable[..., tune.RunConfig],
-    api: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    fault: Any,
-) -> None:
-    def train(config: dict[str, Any]) -> None:
-        for step in range(20):
-            tune.report({"step": step})
-
-    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.CLOSE_TIMEOUT_S", 2.0)
-    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
-    # Prefect's loggers do not propagate, and caplog listens at the root.
-    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
-    space = {"x": tune.grid_search([1, 2])}
-    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
-        broken = proxy.add(Rule(fault, path="/artifacts", status=500))
-        began = time.monotonic()
-
-        results = tune.Tuner(train, param_space=space, run_config=run_config()).fit()
-
-        took_s = time.monotonic() - began
-
-    assert broken.fired > 0
-    assert results.num_errors == 0
-    assert [result.metrics["training_iteration"] for result in results] == [20, 20]
-    for result in results:
-        assert len(Path(result.path, "result.json").read_text().splitlines()) == 20
-    warnings = [record for record in caplog.records if record.name.startswith("prefect.tune")]
-    assert [record.levelname for record in warnings if record.levelno >= logging.WARNING] == ["WARNING"]
-    assert took_s < 30
-
-
-def test_artifacts_that_could_not_be_written_are_written_when_the_service_is_back(
-    run_config: Callable[..., tune.RunConfig],
-    recorded: Callable[[str], Recorded],
-    api: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("tune_core.engine.artifacts.artifacts.INTERVAL_S", 0.1)
-    config = run_config()
-    with FaultProxy(api.removesuffix("/api")) as proxy, api_behind(proxy, monkeypatch):
-        proxy.add(Rule("status", path="/artifacts", status=500, times=6))
-
-        (result,) = tune.Tuner(lambda config: {"x": 1}, run_config=config).fit()
-
-    seen = recorded(config.name).artifacts()
-    assert [(row["trial_id"], row["x"]) for row in rows_in(seen["reports"])] == [
-        (result.metrics["trial_id"], 1)
-    ]
-    assert [row["status"] for row in rows_in(seen["leaderboard"])] == ["TERMINATED"]
-    assert seen["progress"].data == 100
