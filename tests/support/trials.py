@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import TaskRun
+from typing import TYPE_CHECKING, Any
 
 import tune_core as tune
 from tune_core.training.session import Session
 from tune_core.training.session_binding import current_session
+
+if TYPE_CHECKING:  # trials import this: without Prefect, as users' do
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import TaskRun
 
 
 def step_of(checkpoint: tune.Checkpoint | None) -> int:
