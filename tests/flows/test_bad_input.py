@@ -36,7 +36,7 @@ def test_a_metric_that_is_never_reported_fails_its_trial_after_the_row_was_kept(
     ).fit()
 
     assert "reported: accuracy, " in str(results[0].error)
-    assert "Did you mean 'accuracy'?" in str(results[0].error)
+    assert "did you mean 'accuracy'?" in str(results[0].error)
     assert [row["loss"] for row in results[0].rows] == [1.0]
     assert [row["attempt_number"] for row in results[0].rows] == [1]
 

@@ -6,7 +6,6 @@ Only the last report of each trial is in memory; every other row is read from th
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import os
@@ -35,6 +34,7 @@ from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, res
 from tune_core.storage.transfer import explaining, in_parallel, read_bytes
 from tune_core.text import first_few
 from tune_core.trial import CheckpointRecord, Status, Trial
+from tune_core.validation import suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -544,9 +544,7 @@ def _name_hint(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
     for row in rows:
         known |= dict.fromkeys(flatten(row))
         reported |= dict.fromkeys(flatten(user_metrics(row)))
-    close = difflib.get_close_matches(metric, known, 1)
-    shown = first_few(reported, _NAMES_SHOWN) or "nothing"
-    return f"reported: {shown}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"reported: {first_few(reported, _NAMES_SHOWN) or 'nothing'}{suggestion(metric, known)}"
 
 
 def _with_reports(storage: ExperimentStorage, trial: Trial, records: Sequence[CheckpointRecord]) -> _Best:

@@ -20,7 +20,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -38,7 +37,7 @@ from tune_core.training.autofill import Counters, Snapshot
 from tune_core.training.send_queue import SendQueue, Upload
 from tune_core.training.uplink import Report, Uplink
 from tune_core.trial import checkpoint_name
-from tune_core.validation import shorten
+from tune_core.validation import shorten, suggestion
 
 #: Rows that may be on their way before `report` waits for the journal: bounds the memory of
 #: a trial that reports faster than its storage takes segments.
@@ -438,12 +437,10 @@ class Session:
         if metric is None:
             return
         names = sorted(map(str, row))
-        close = get_close_matches(metric, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         self.metric_missing = MetricMissing(
             f"metric {metric!r} is missing from the report of trial {self.spec.trial_id} (iteration "
             f"{self.iteration}); reported: {', '.join(names)}. TuneConfig(metric={wanted!r}) needs it: report it, "
-            f"or change metric=.{hint}"
+            f"or change the metric{suggestion(metric, names)}"
         )
         raise self.metric_missing
 

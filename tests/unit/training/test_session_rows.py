@@ -313,7 +313,7 @@ def test_missing_metric_is_an_error_that_says_what_was_reported(
     with pytest.raises(
         MetricMissing,
         match=r"metric 'accuracy' is missing from the report of trial a1b2c_00000 \(iteration 1\); "
-        r"reported: acuracy, .*TuneConfig\(metric='accuracy'\) needs it: .*Did you mean 'acuracy'\?",
+        r"reported: acuracy, .*TuneConfig\(metric='accuracy'\) needs it: .*did you mean 'acuracy'\?",
     ) as raised:
         session.report({"acuracy": 1})
 
@@ -353,4 +353,4 @@ def test_no_name_is_suggested_where_none_is_close(local: ExperimentStorage, upli
     with pytest.raises(MetricMissing) as raised:
         a_session(local, uplink, metric="zzz").report({"loss": 1})
 
-    assert "Did you mean" not in str(raised.value)
+    assert "did you mean" not in str(raised.value)
