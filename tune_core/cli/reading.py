@@ -19,7 +19,7 @@ from tune_core.objective import SCOPES, Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import resolve
 from tune_core.storage.transfer import in_parallel
-from tune_core.text import duration, short
+from tune_core.text import duration, first_few, short
 from tune_core.views.pages import lacking
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ def _front_fields(document: dict[str, Any]) -> dict[str, str]:
     if not document["best_by_metric"]:
         return {}
     front = document["pareto_front"]
-    more = ", …" if len(front) > _FRONT_SHOWN else ""
-    found = {"front": ", ".join(front[:_FRONT_SHOWN]) + more if front else _NO_FRONT}
+    found = {"front": first_few(front, _FRONT_SHOWN) or _NO_FRONT}
     for name, best in document["best_by_metric"].items():
         if best is not None:
             saved = f"  {best['checkpoint']}" if best["checkpoint"] else ""
