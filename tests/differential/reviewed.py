@@ -251,6 +251,21 @@ REVIEWED: tuple[Difference, ...] = (
         "there by numpy's global one",
     ),
     Difference(
+        '`ASHAScheduler(type="promotion")`',
+        "pauses trials at rungs and promotes the best before new ones start: the paper's algorithm",
+        "there trials are only stopped",
+    ),
+    Difference(
+        "`MultiObjectiveASHAScheduler`, `OptunaPruner`",
+        "successive halving by several metrics; any pruner of Optuna as a scheduler",
+        "there a scheduler compares by one metric, and Optuna's pruners cannot be used",
+    ),
+    Difference(
+        "why a trial was stopped",
+        "`decision_reason` of schedulers, `Result.reason`, the CLI, pages and task runs say it",
+        "there nothing keeps it",
+    ),
+    Difference(
         "`ASHAScheduler`, `MedianStoppingRule`",
         "a report without a number as metric or time is not decided on; nested names; NaN and infinities "
         "have defined results; `MedianStoppingRule` counts the last report once, and forgets what a failed attempt "
