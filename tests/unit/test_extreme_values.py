@@ -17,6 +17,7 @@ from tune_core.schedulers import (
     HyperBandForBOHB,
     HyperBandScheduler,
     MedianStoppingRule,
+    OptunaPruner,
     PopulationBasedTraining,
     TrialScheduler,
 )
@@ -61,6 +62,10 @@ PARTS: dict[str, Callable[[], TrialScheduler | Searcher | Stopper]] = {
     "ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
     "HyperBand": lambda: HyperBandScheduler(max_t=4, reduction_factor=2),
     "HyperBand for BOHB": lambda: HyperBandForBOHB(max_t=4, reduction_factor=2),
+    "promoting ASHA": lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1, type="promotion"),
+    "Optuna's median pruner": lambda: OptunaPruner("median", {"n_startup_trials": 1}),
+    "Optuna's Wilcoxon pruner": lambda: OptunaPruner("wilcoxon", {"p_threshold": 0.5}),
+    "Optuna's Hyperband pruner": lambda: OptunaPruner("hyperband", {"max_resource": 5}),
     "median rule": lambda: MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=1),
     "median rule by turns": lambda: MedianStoppingRule(
         "training_iteration", grace_period=1, min_samples_required=9, min_time_slice=1, hard_stop=False

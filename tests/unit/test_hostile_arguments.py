@@ -63,6 +63,7 @@ MADE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "ASHA": (AsyncHyperBandScheduler, (), {}),
     "HyperBand": (HyperBandScheduler, (), {}),
     "HyperBand for BOHB": (HyperBandForBOHB, (), {}),
+    "promoting ASHA": (AsyncHyperBandScheduler, (), {"type": "promotion"}),
     "median rule": (MedianStoppingRule, (), {"time_attr": "training_iteration"}),
     "PBT": (PopulationBasedTraining, (), POPULATION),
     "PBT, together": (PopulationBasedTraining, (), {**POPULATION, "synch": True}),
@@ -85,6 +86,7 @@ NUMBERS = {
     "ASHA": ("max_t", "grace_period", "reduction_factor", "brackets", "seed"),
     "HyperBand": ("max_t", "reduction_factor"),
     "HyperBand for BOHB": ("max_t", "reduction_factor"),
+    "promoting ASHA": ("max_t", "grace_period", "reduction_factor", "brackets", "seed"),
     "median rule": ("grace_period", "min_samples_required", "min_time_slice"),
     "PBT": ("perturbation_interval", "burn_in_period", "quantile_fraction", "resample_probability", "seed"),
     "PBT, together": (
@@ -139,6 +141,7 @@ def test_every_argument_that_may_be_a_number_is_tried() -> None:
         "ASHA": AsyncHyperBandScheduler,
         "HyperBand": HyperBandScheduler,
         "HyperBand for BOHB": HyperBandForBOHB,
+        "promoting ASHA": AsyncHyperBandScheduler,
         "median rule": MedianStoppingRule,
         "PBT": PopulationBasedTraining,
         "PBT, together": PopulationBasedTraining,

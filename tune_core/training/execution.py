@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,7 +71,7 @@ class Ending:
     traceback: str = ""
     retryable: bool = True
     leaves: Leftover = Leftover.NOTHING
-    reason: str = ""
+    reason: str = field(default="", compare=False)
 
 
 def run_attempt(

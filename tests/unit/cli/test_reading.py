@@ -225,6 +225,16 @@ def test_a_trial_is_found_by_number_id_and_name_and_shown_with_its_reports(
     assert "eval/accuracy" in called.out
 
 
+def test_a_trial_that_was_stopped_is_shown_with_the_reason(prefect_tune: CommandLine, tmp_path: Path) -> None:
+    tuned(tmp_path, "ruled", stop={"training_iteration": 2})
+
+    assert re.search(
+        r"^reason +Stopped: training_iteration >= 2$",
+        prefect_tune("show", tmp_path / "ruled", 0).out,
+        re.MULTILINE,
+    )
+
+
 def test_a_limit_says_what_it_hides(prefect_tune: CommandLine, runs: Path) -> None:
     trials = prefect_tune("show", runs / "digits", "--limit", 1).out
     reports = prefect_tune("show", runs / "digits", 0, "--limit", 2).out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from tests.support.controller_events import (
@@ -36,6 +39,7 @@ from tune_core.control.messages import (
     CompleteTrial,
     EndExperiment,
     Event,
+    PausedChosen,
     SearchEnded,
     Suggest,
     SuggestionDeferred,
@@ -205,3 +209,65 @@ def test_choice_of_a_trial_that_is_not_paused_is_a_defect() -> None:
 
 def test_scheduler_that_gave_a_paused_trial_up_is_asked_for_the_others() -> None:
     assert two_paused().handle(chosen(None, 0)) == [CompleteTrial(tid(0), failed=False), ChoosePaused()]
+
+
+WHY = {"decision": "PAUSE", "rung": 1, "rank": 2, "of": 2}
+
+
+def told_why(event: Event, **reason: Any) -> Event:
+    return replace(event, reason={**WHY, **reason})  # type: ignore[call-arg]
+
+
+def test_reason_of_a_pause_stays_until_the_trial_goes_on() -> None:
+    controller = controller_after([*ALONE, told_why(reported(1, PAUSE)), ended(STOPPED)])
+    assert controller.trials[tid(0)].reason == WHY
+
+    controller.handle(chosen())
+
+    assert controller.trials[tid(0)].reason == {}
+
+
+def test_paused_trials_that_nobody_chooses_end_with_the_reason_that_was_given_last() -> None:
+    controller = controller_after([*ALONE, told_why(reported(1, PAUSE)), ended(STOPPED)])
+    last = {"decision": "STOP", "rung": 1, "rank": 9, "of": 9}
+
+    controller.handle(PausedChosen(5.0, None, reason={tid(0): last}))
+
+    trial = controller.trials[tid(0)]
+    assert (trial.status, trial.reason) == (Status.TERMINATED, last)
+
+
+def test_a_trial_that_comes_to_its_own_end_or_fails_has_no_reason() -> None:
+    for end, status in ((COMPLETED, Status.TERMINATED), (ERROR, Status.ERROR)):
+        waiting = [*ALONE, reported(1, checkpoint=0), told_why(reported(2, PAUSE))]
+        controller = controller_after([*waiting, ended(end)])
+
+        trial = controller.trials[tid(0)]
+        assert (trial.status, trial.reason) == (status, {})
+
+
+def test_a_stopped_experiment_is_the_reason_of_the_trials_that_it_stops() -> None:
+    controller = controller_after([*ALONE, stop(StopCause.TIME_BUDGET), ended(STOPPED)])
+
+    assert controller.trials[tid(0)].reason == {
+        "decision": "STOP",
+        "rule": "stopped by time_budget",
+    }
+
+
+def test_paused_trials_go_before_new_configurations_if_the_rules_say_so() -> None:
+    controller = controller_after([*ONE, reported(1, PAUSE)], max_concurrent=1, resumes_first=True)
+
+    assert controller.handle(ended(STOPPED)) == [ChoosePaused()]
+    assert controller.handle(chosen(None)) == [Suggest(tid(1))]
+    assert controller.handle(SearchEnded(6.0)) == [ChoosePaused()], "it may choose since nothing new comes"
+    assert controller.handle(chosen(None))[0] == CompleteTrial(tid(0), failed=False)
+
+
+def test_a_new_configuration_has_the_scheduler_asked_again_before_the_next_one() -> None:
+    events = [started(2), suggested(), SuggestionDeferred(1.0), running(), reported(1, PAUSE)]
+    controller = controller_after(events, resumes_first=True)
+    assert controller.handle(ended(STOPPED)) == [ChoosePaused()]
+    assert controller.handle(chosen(None)) == [Suggest(tid(1))]
+
+    assert controller.handle(suggested(1)) == [start_attempt(1, number=1), ChoosePaused()]

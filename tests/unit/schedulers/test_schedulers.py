@@ -16,11 +16,13 @@ from tune_core.schedulers import (
     HyperBandForBOHB,
     HyperBandScheduler,
     MedianStoppingRule,
+    MultiObjectiveASHAScheduler,
+    OptunaPruner,
     TrialScheduler,
     create_scheduler,
 )
 
-COMPARING = [ASHAScheduler, HyperBandForBOHB, HyperBandScheduler, MedianStoppingRule]
+COMPARING = [ASHAScheduler, HyperBandForBOHB, HyperBandScheduler, MedianStoppingRule, OptunaPruner]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,8 @@ COMPARING = [ASHAScheduler, HyperBandForBOHB, HyperBandScheduler, MedianStopping
         ("hb_bohb", HyperBandForBOHB),
         ("median_stopping_rule", MedianStoppingRule),
         ("medianstopping", MedianStoppingRule),
+        ("mo_asha", MultiObjectiveASHAScheduler),
+        ("optuna_pruner", OptunaPruner),
     ],
 )
 def test_scheduler_is_made_by_its_name(name: str, kind: type[TrialScheduler]) -> None:

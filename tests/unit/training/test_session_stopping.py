@@ -188,3 +188,14 @@ def test_report_does_not_wait_where_nothing_could_answer(
 
     assert uplink.waits == []
     assert uplink.reports[0].wants_decision is False
+
+
+def test_the_stop_rule_that_was_met_is_known_in_words(local: ExperimentStorage, uplink: FakeUplink) -> None:
+    session = a_session(local, uplink, stop={"loss": 5, "training_iteration": 2})
+    session.report({"loss": 1})
+    assert session.rule_met == ""
+
+    with pytest.raises(StopTrial):
+        session.report({"loss": 1})
+
+    assert session.rule_met == "Stopped: training_iteration >= 2"

@@ -288,3 +288,15 @@ def test_link_of_the_best_checkpoint_is_one_whatever_metric_and_path_are_called(
         "",
         "`/runs/a (2) <b>/checkpoint_000001`",
     ]
+
+
+def test_pages_say_why_trials_were_stopped() -> None:
+    why = "Stopped early: rung 4, rank 7 of 9, needed accuracy >= 0.83, had 0.79"
+    stopped = trial(1, 0.2, {"lr": 0.1}, reason=why)
+    shown = snapshot(trial(0, 0.1, {"lr": 0.2}), stopped)
+
+    assert f"\n\n{pages.text(why)}.\n\n" in (pages.trial_page(stopped, shown) or "")
+    summary = pages.summary_page(shown, "n", "/tmp/n")
+    assert "why it ended" in summary
+    assert pages.text(why) in summary
+    assert "why it ended" not in pages.summary_page(snapshot(trial(0, 0.1, {})), "n", "/tmp/n")
