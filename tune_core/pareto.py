@@ -104,12 +104,15 @@ def spread_order(points: Sequence[Point], count: int | None = None) -> list[int]
     return order
 
 
-def pareto_order(points: Sequence[Point], count: int | None = None) -> list[int]:
+def pareto_order(
+    points: Sequence[Point], count: int | None = None, *, ranks: Sequence[int] | None = None
+) -> list[int]:
     """Return the indices of points, the best first: by front, within a front as `spread_order`.
 
     Args:
         points: Each with as many values, of which more is better.
         count: How many are wanted; None: all.
+        ranks: What `non_dominated_ranks` returned of them; None: not known.
 
     Raises:
         ValueError: The points differ in how many values they have.
@@ -118,7 +121,7 @@ def pareto_order(points: Sequence[Point], count: int | None = None) -> list[int]
         >>> pareto_order([(1.0, 1.0), (3.0, 1.0), (1.0, 3.0)])
         [1, 2, 0]
     """
-    ranks = non_dominated_ranks(points)
+    ranks = non_dominated_ranks(points) if ranks is None else ranks
     wanted = len(points) if count is None else count
     order: list[int] = []
     for rank in range(max(ranks, default=-1) + 1):

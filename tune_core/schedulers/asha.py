@@ -100,9 +100,9 @@ class AsyncHyperBandScheduler(ComparingScheduler, RungScheduler[float]):
         cutoff = _cutoff(rung.entries, self._factor)
         return cutoff is None or not entry < cutoff
 
-    def _ordered(self, entries: dict[str, float]) -> list[str]:
-        known = [trial_id for trial_id, score in entries.items() if not math.isnan(score)]
-        return sorted(known, key=lambda trial_id: -entries[trial_id])
+    def _ordered(self, rung: Rung[float]) -> list[str]:
+        known = [trial_id for trial_id, score in rung.entries.items() if not math.isnan(score)]
+        return sorted(known, key=lambda trial_id: -rung.entries[trial_id])
 
     def _position(self, rung: Rung[float], trial_id: str) -> dict[str, Any]:
         score = rung.entries[trial_id]

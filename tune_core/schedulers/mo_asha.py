@@ -151,15 +151,24 @@ class MultiObjectiveASHAScheduler(RungScheduler[_Point]):
         allowed = max(1, math.ceil(len(points) / self._factor - 1e-9))
         return len(points) - 1 in pareto_order(points, allowed)
 
-    def _ordered(self, entries: dict[str, _Point]) -> list[str]:
-        known = {name: point for name, point in entries.items() if not any(map(math.isnan, point))}
-        names = list(known)
-        wanted = math.floor(len(entries) / self._factor + 1e-9)
-        return [names[index] for index in pareto_order(list(known.values()), wanted)]
+    def _ordered(self, rung: Rung[_Point]) -> list[str]:
+        known = [
+            (name, point, rank)
+            for (name, point), rank in zip(rung.entries.items(), self._fronts(rung), strict=True)
+            if not any(map(math.isnan, point))
+        ]
+        ranks = [rank for _, _, rank in known]
+        order = pareto_order([point for _, point, _ in known], self._quota(rung), ranks=ranks)
+        return [known[index][0] for index in order]
+
+    def _fronts(self, rung: Rung[_Point]) -> list[int]:
+        if rung.fronts is None:
+            rung.fronts = non_dominated_ranks(list(rung.entries.values()))
+        return rung.fronts
 
     def _position(self, rung: Rung[_Point], trial_id: str) -> dict[str, Any]:
         names, points = list(rung.entries), list(rung.entries.values())
-        ranks = non_dominated_ranks(points)
+        ranks = self._fronts(rung)
         own = ranks[names.index(trial_id)]
         front = [index for index, rank in enumerate(ranks) if rank == own]
         order = [names[front[index]] for index in spread_order([points[index] for index in front])]

@@ -37,6 +37,7 @@ class Rung(Generic[Entry]):
     Attributes:
         entries: What each trial had when it came here, in that order.
         order: The ids of those that may be promoted, the best first; None: not worked out since the last one came.
+        fronts: The front of each, for several metrics; the same.
         promoted: Trials that went on from here.
     """
 
@@ -44,12 +45,13 @@ class Rung(Generic[Entry]):
         self.time, self.bracket = time, bracket
         self.entries: dict[str, Entry] = {}
         self.order: list[str] | None = None
+        self.fronts: list[int] | None = None
         self.promoted: set[str] = set()
 
     def add(self, trial_id: str, entry: Entry) -> None:
         """Take up that a trial has come here."""
         self.entries[trial_id] = entry
-        self.order = None
+        self.order = self.fronts = None
 
 
 class Bracket(Generic[Entry]):
@@ -139,8 +141,8 @@ class RungScheduler(TrialScheduler, Generic[Entry]):
         """Return whether a trial goes on that comes to a rung, by those that were there before; for "stopping"."""
 
     @abstractmethod
-    def _ordered(self, entries: dict[str, Entry]) -> list[str]:
-        """Return who may be promoted, the best first."""
+    def _ordered(self, rung: Rung[Entry]) -> list[str]:
+        """Return who may be promoted from a rung, the best first; of more than its quota nobody is needed."""
 
     @abstractmethod
     def _position(self, rung: Rung[Entry], trial_id: str) -> dict[str, Any]:
@@ -250,7 +252,7 @@ class RungScheduler(TrialScheduler, Generic[Entry]):
     def _best(self, rung: Rung[Entry]) -> list[str]:
         """Who may be promoted from a rung: the best 1/factor of those that came, rounded down."""
         if rung.order is None:
-            rung.order = self._ordered(rung.entries)
+            rung.order = self._ordered(rung)
         return rung.order[: self._quota(rung)]
 
     def _quota(self, rung: Rung[Entry]) -> int:

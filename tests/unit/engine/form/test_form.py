@@ -639,3 +639,21 @@ def test_mutations_that_cannot_work_are_refused_with_their_place() -> None:
 
     with pytest.raises(ConfigError, match=r"hyperparam_mutations\['lr'\].*did you mean 'uniform'"):
         ExperimentForm.read({"trainable": "math:sqrt", "tune_config": {"scheduler": scheduler}})
+
+
+def test_a_pruner_of_optuna_is_chosen_by_its_name_with_its_options() -> None:
+    pruning = {"optuna_pruner": {"pruner": "wilcoxon", "options": {"p_threshold": 0.2}, "time_attr": "fold"}}
+    chosen = form_of(tune_config={"metric": "x", "mode": "max", "scheduler": pruning})
+
+    assert chosen.tune_config.make().scheduler.debug_string().startswith("Using Optuna's WilcoxonPruner")
+    assert chosen.model_dump(mode="json")["tune_config"]["scheduler"] == pruning
+    assert faults_of(
+        tune_config={"metric": "x", "mode": "max", "scheduler": {"optuna_pruner": {"pruner": "wilcx"}}}
+    )
+
+
+def test_several_metrics_are_given_to_the_scheduler_that_compares_by_them() -> None:
+    several = {"mo_asha": {"metrics": ["error", "latency"], "modes": "min", "type": "promotion"}}
+    chosen = form_of(tune_config={"scheduler": several})
+
+    assert isinstance(chosen.tune_config.make().scheduler, schedulers.MultiObjectiveASHAScheduler)
