@@ -25,7 +25,9 @@ class AsyncHyperBandScheduler(ComparingScheduler, RungScheduler[float]):
     With `type="promotion"`, every trial pauses at its rung. When there is room, the best trial goes on that is
     among the best 1/`reduction_factor` of its rung, of the highest rung that has one; only if no rung has one, a new
     trial starts. Once the search has ended and nobody is left to promote, those that are paused end as they are.
-    Trials should report with checkpoints, at rungs at least; those of paused trials are kept.
+    Trials should report with checkpoints, at rungs at least; those of paused trials are kept. A searcher hears of
+    the end of a trial that is left at a rung only when the search has ended: one that learns from ended trials learns
+    from few.
 
     Reports without the metric or the time are not decided on.
 

@@ -61,6 +61,7 @@ rules = st.builds(
     score_order=st.sampled_from(["min", "max"]),
     saves_on_request=st.booleans(),
     falls_back=st.booleans(),
+    resumes_first=st.booleans(),
 )
 decisions = st.sampled_from(
     [*[Decision.CONTINUE] * 4, Decision.STOP, *[Decision.PAUSE] * 2, *[Decision.EXPLOIT] * 2]
