@@ -13,7 +13,7 @@ from tune_core.errors import ConfigError
 from tune_core.schedulers import MultiObjectiveASHAScheduler, create_scheduler
 from tune_core.trial import Status, Trial
 
-BOTH = {"metrics": ["error", "latency"], "modes": "min"}
+BOTH: dict[str, Any] = {"metrics": ["error", "latency"], "modes": "min"}
 
 
 def answers(
@@ -48,9 +48,13 @@ def test_who_is_dominated_is_stopped_and_a_front_is_thinned_evenly() -> None:
 
 
 def test_modes_may_differ_and_metrics_may_be_nested() -> None:
-    options = {"metrics": ["eval/accuracy", "latency"], "modes": ["max", "min"], "reduction_factor": 2}
-    scheduler = MultiObjectiveASHAScheduler(**options)
-    rows = [{"eval": {"accuracy": 0.9}, "latency": 5}, {"eval": {"accuracy": 0.8}, "latency": 6}]
+    scheduler = MultiObjectiveASHAScheduler(
+        metrics=["eval/accuracy", "latency"], modes=["max", "min"], reduction_factor=2
+    )
+    rows: list[dict[str, Any]] = [
+        {"eval": {"accuracy": 0.9}, "latency": 5},
+        {"eval": {"accuracy": 0.8}, "latency": 6},
+    ]
 
     told = [
         scheduler.on_trial_result([], Trial(f"t{number}", number, {}), {"training_iteration": 1, **row})

@@ -85,7 +85,7 @@ def test_it_prunes_what_optuna_prunes(name: str, options: dict[str, Any], mode: 
     given = dict(options)
     if given.get("wrapped_pruner"):
         given["wrapped_pruner"] = optuna.pruners.MedianPruner(n_startup_trials=1)
-    classes = {
+    classes: dict[str, Any] = {
         "median": optuna.pruners.MedianPruner,
         "percentile": optuna.pruners.PercentilePruner,
         "hyperband": optuna.pruners.HyperbandPruner,
