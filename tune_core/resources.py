@@ -230,6 +230,23 @@ def resources_of(trainable: object, config: dict[str, Any]) -> PlacementGroupFac
     return _evaluate(_attached(trainable), config)
 
 
+def as_resources(given: object, where: str) -> PlacementGroupFactory:
+    """Return resources in any of the forms that `with_resources` takes, but for a function, as a factory.
+
+    Args:
+        given: A dict, a `PlacementGroupFactory` or a `ScalingConfig`.
+        where: What an error begins with.
+
+    Raises:
+        ConfigError: It is nothing of that kind, or cannot work.
+
+    Example:
+        >>> as_resources({"cpu": 2}, "it returned ").bundles
+        [{'CPU': 2.0}]
+    """
+    return _as_factory(given, where)
+
+
 def is_fixed(trainable: object) -> bool:
     """Return whether every configuration of this trainable gets the same bundles.
 

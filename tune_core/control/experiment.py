@@ -14,6 +14,7 @@ from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.watchers import States, Watchers
+from tune_core.errors import ConfigError
 from tune_core.ranking import Objective
 from tune_core.resources import is_fixed, resources_of
 from tune_core.storage.experiment_storage import ExperimentStorage
@@ -100,7 +101,15 @@ class Experiment:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
         objective, limit = self.tune_config.objective, policy.max_concurrent
-        return rules_of(self.experiment_id, self.run_config, limit, objective, saves_on_request=saves)
+        total = policy.total_trials
+        return rules_of(
+            self.experiment_id,
+            self.run_config,
+            limit,
+            objective,
+            saves_on_request=saves,
+            total_trials=total,
+        )
 
     def spec(self) -> dict[str, Any]:
         """Return what this experiment is made of, as `tune_core.config.spec` writes it: no pickle, no credentials."""
@@ -196,6 +205,7 @@ def rules_of(
     objective: Objective,
     *,
     saves_on_request: bool = False,
+    total_trials: int | None = None,
 ) -> ControllerConfig:
     """Return what the controller of an experiment that is run like this has to obey.
 
@@ -205,9 +215,19 @@ def rules_of(
         max_concurrent: Trials that may run at once; None: as many as fit.
         objective: What trials are compared by.
         saves_on_request: Whether the trainable can save when it is told to pause.
+        total_trials: How many trials there will be; None if nobody knows.
+
+    Raises:
+        ConfigError: `max_failed_trials` is a share of trials whose number nobody knows.
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
-    fail_fast = failures.fail_fast
+    fail_fast, allowed = failures.fail_fast, failures.max_failed_trials
+    is_share = isinstance(allowed, float)
+    if is_share and total_trials is None:
+        raise ConfigError(
+            f"FailureConfig(max_failed_trials={allowed}) is a share of the trials, and nobody knows how many there "
+            "will be: give a number, or a num_samples that is not -1"
+        )
     return ControllerConfig(
         experiment_id=experiment_id,
         max_failures=failures.max_failures,
@@ -222,4 +242,7 @@ def rules_of(
         metric=objective.metric,
         mode=objective.mode,
         best_scope=objective.scope,
+        max_failed_trials=allowed,
+        total_trials=total_trials if is_share else None,
+        resources_after=failures.resources_after or {},
     )

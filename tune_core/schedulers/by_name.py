@@ -7,6 +7,12 @@ from typing import Any
 
 from tune_core.schedulers.asha import AsyncHyperBandScheduler
 from tune_core.schedulers.median import MedianStoppingRule
+from tune_core.schedulers.resource_changing_scheduler import (
+    AllocationFunction,
+    DistributeResources,
+    DistributeResourcesToTopJob,
+    ResourceChangingScheduler,
+)
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -17,6 +23,7 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "asynchyperband": AsyncHyperBandScheduler,
     "median_stopping_rule": MedianStoppingRule,
     "medianstopping": MedianStoppingRule,
+    "resource_changing": ResourceChangingScheduler,
 }
 
 
@@ -30,11 +37,32 @@ def schedulers() -> dict[str, type[TrialScheduler]]:
     return dict(_SCHEDULERS)
 
 
+def base_schedulers() -> dict[str, type[TrialScheduler]]:
+    """Return those that a scheduler around another one may have inside.
+
+    Example:
+        >>> "asha" in base_schedulers(), "resource_changing" in base_schedulers()
+        (True, False)
+    """
+    return {name: kind for name, kind in schedulers().items() if kind is not ResourceChangingScheduler}
+
+
+def allocation_functions() -> dict[str, type[AllocationFunction]]:
+    """Return what `ResourceChangingScheduler` can allocate resources by, by name.
+
+    Example:
+        >>> list(allocation_functions())
+        ['evenly', 'top_job']
+    """
+    return {"evenly": DistributeResources, "top_job": DistributeResourcesToTopJob}
+
+
 def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:
     """Return a new scheduler, by its name.
 
     Args:
-        scheduler: "fifo", "async_hyperband" (or "asha"), or "median_stopping_rule"; in any case of letters.
+        scheduler: "fifo", "async_hyperband" (or "asha"), "median_stopping_rule" or "resource_changing"; in any case
+            of letters.
         **kwargs: Its arguments. Those that only other schedulers know are left out, so that one
             set of them does for trying several.
 

@@ -31,7 +31,15 @@ from tune_core.logger.callbacks import (
     JsonLoggerCallback,
     LoggerCallback,
 )
-from tune_core.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    DistributeResources,
+    DistributeResourcesToTopJob,
+    FIFOScheduler,
+    MedianStoppingRule,
+    ResourceChangingScheduler,
+    TrialScheduler,
+)
 from tune_core.search import (
     BasicVariantGenerator,
     Categorical,
@@ -109,6 +117,9 @@ OBJECTS: list[RecordsArguments] = [
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
+    DistributeResources(False, {"CPU": 2}, 3, {"CPU": 1}),
+    DistributeResourcesToTopJob(True, {"GPU": 1}, 2, {"CPU": 1}, "loss", "min"),
+    ResourceChangingScheduler(AsyncHyperBandScheduler(seed=1), DistributeResources(True, {"CPU": 2})),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),
