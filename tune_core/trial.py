@@ -232,11 +232,11 @@ class Trial:
     error: str | None = None
     traceback: str = ""
     storage: Storage | None = field(default=None, repr=False)
-    base_resources: PlacementGroupFactory = None  # type: ignore[assignment] # then the first ones
+    base_resources: PlacementGroupFactory = field(init=False)
     reallocated_at: int = 0
 
     def __post_init__(self) -> None:
-        self.base_resources = self.base_resources or self.resources
+        self.base_resources = self.resources
 
     def __getattr__(self, name: str) -> NoReturn:
         instead = _INSTEAD.get(name)

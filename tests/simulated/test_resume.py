@@ -33,7 +33,13 @@ from tune_core.control.messages import (
 )
 from tune_core.encoding import dumps, loads
 from tune_core.errors import IllegalTransition
-from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, MedianStoppingRule, TrialScheduler
+from tune_core.schedulers import (
+    AsyncHyperBandScheduler,
+    Exploit,
+    MedianStoppingRule,
+    ResourceChangingScheduler,
+    TrialScheduler,
+)
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
@@ -251,6 +257,41 @@ SCENARIOS: dict[str, Scenario] = {
     "counting stopper": Scenario(stop=lambda: MaximumIterationStopper(4)),
     "stopper of all": Scenario(stop=lambda: ExperimentPlateauStopper("loss", 0.05, top=3), num_samples=9),
     "fail fast": Scenario(run={"failure_config": tune.FailureConfig(fail_fast=True)}, dies_at={2: 3}),
+    "too many failed trials": Scenario(
+        run={"failure_config": tune.FailureConfig(max_failed_trials=0.2)}, dies_at={1: 3, 3: 2}
+    ),
+    "more after a death": Scenario(
+        slots=2,
+        run={"failure_config": tune.FailureConfig(max_failures=2, resources_after={"crashed": {"CPU": 2.0}})},
+        dies_at={1: 3, 2: 5},
+        more={"cluster": {"CPU": 4.0}},
+    ),
+    "changing resources": Scenario(ResourceChangingScheduler, slots=3, more={"cluster": {"CPU": 4.0}}),
+    "changing resources, saving seldom": Scenario(
+        ResourceChangingScheduler, slots=3, checkpoint_every=3, more={"cluster": {"CPU": 5.0}}
+    ),
+    "changing resources, saving on request": Scenario(
+        ResourceChangingScheduler,
+        slots=3,
+        checkpoint_every=0,
+        more={"saves_on_request": True, "cluster": {"CPU": 5.0}},
+    ),
+    "changing resources, ASHA": Scenario(
+        lambda: ResourceChangingScheduler(AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1)),
+        num_samples=7,
+        more={"cluster": {"CPU": 4.0}},
+    ),
+    "changing resources, by turns": Scenario(
+        lambda: ResourceChangingScheduler(PausingScheduler()), more={"cluster": {"CPU": 8.0}}
+    ),
+    "changing resources and deaths": Scenario(
+        ResourceChangingScheduler,
+        slots=2,
+        run=retries(2),
+        dies_at={1: 3, 3: 1},
+        checkpoint_every=2,
+        more={"cluster": {"CPU": 4.0}, "start_s": 2.5},
+    ),
     "ASHA": Scenario(lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), num_samples=7),
     "ASHA, saving seldom": Scenario(
         lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),

@@ -213,7 +213,7 @@ class DistributeResources(AllocationFunction):
             for name in unit
         }
         part = math.ceil(max(0, _times(left, unit)) / max(1, len(live)))
-        return min(part, self._most)
+        return int(min(part, self._most))
 
     @property
     def _most(self) -> float:
