@@ -390,7 +390,8 @@ class Trial:
     def turn(self) -> tuple[int, int]:
         """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
         attempt = self.attempt or Attempt(phase=AttemptPhase.NONE)
-        if attempt.decision is Decision.EXPLOIT:
+        moves = attempt.next_resources is not None and attempt.decision is Decision.PAUSE
+        if attempt.decision is Decision.EXPLOIT or moves:
             return 2, attempt.order
         return int(attempt.phase is AttemptPhase.STARTING), attempt.order
 

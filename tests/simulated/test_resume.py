@@ -488,6 +488,7 @@ STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "pauses": lambda: PausingScheduler(2),
     "exploits": lambda: ExploitingScheduler(every=2),
     "population": PopulationByTurns,
+    "resources": ResourceChangingScheduler,
 }
 
 
@@ -506,7 +507,11 @@ def scenarios(draw: Callable[..., Any]) -> Scenario:
         stop=draw(st.sampled_from([lambda: None, lambda: {"training_iteration": 4}])),
         run={**retries(draw(st.integers(0, 2))), **(keep(kept) if kept else {})},
         dies_at=draw(st.dictionaries(st.integers(0, num_samples - 1), st.integers(1, 7), max_size=2)),
-        more={"start_s": draw(st.sampled_from([0.0, 2.5])), "saves_on_request": draw(st.booleans())},
+        more={
+            "start_s": draw(st.sampled_from([0.0, 2.5])),
+            "saves_on_request": draw(st.booleans()),
+            "cluster": {"CPU": 4.0},
+        },
     )
 
 

@@ -96,3 +96,36 @@ def test_credentials_are_refused_and_not_left_out_without_a_word() -> None:
         form_values({}, None, run_config, None)
 
     assert "hidden" not in str(caught.value)
+
+
+def test_schedulers_in_schedulers_budgets_and_rules_for_deaths_are_values() -> None:
+    inside = tune.schedulers.ASHAScheduler(max_t=20)
+    function = tune.schedulers.DistributeResources(increase_by={"CPU": 2})
+    failures = tune.FailureConfig(max_failed_trials=3, resources_after={"oom": {"memory": 2.0}})
+    values = form_values(
+        None,
+        tune.TuneConfig(
+            "min", "loss", scheduler=tune.schedulers.ResourceChangingScheduler(inside, function), max_cost=2
+        ),
+        tune.RunConfig(failure_config=failures),
+        None,
+    )
+
+    form = ExperimentForm.read({"trainable": "math:sqrt", **values})
+
+    tuned = form.tune_config.make()
+    scheduler = tuned.scheduler
+    assert isinstance(scheduler, tune.schedulers.ResourceChangingScheduler)
+    assert arguments_of(scheduler.base_scheduler) == {"max_t": 20}
+    assert arguments_of(arguments_of(scheduler)["resources_allocation_function"]) == {
+        "increase_by": {"CPU": 2}
+    }
+    assert tuned.max_cost == {"CPU": 2}
+    assert form.run_config.make().failure_config == failures
+
+
+def test_a_function_of_the_users_own_is_no_value() -> None:
+    scheduler = tune.schedulers.ResourceChangingScheduler(None, lambda *_: None)
+
+    with pytest.raises(ConfigError, match=r"tune_config.scheduler: only Python can say this"):
+        form_values(None, tune.TuneConfig(scheduler=scheduler), None, None)
