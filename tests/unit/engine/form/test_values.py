@@ -116,10 +116,8 @@ def test_schedulers_in_schedulers_budgets_and_rules_for_deaths_are_values() -> N
     tuned = form.tune_config.make()
     scheduler = tuned.scheduler
     assert isinstance(scheduler, tune.schedulers.ResourceChangingScheduler)
-    assert arguments_of(scheduler.base_scheduler) == {"max_t": 20}
-    assert arguments_of(arguments_of(scheduler)["resources_allocation_function"]) == {
-        "increase_by": {"CPU": 2}
-    }
+    assert arguments_of(scheduler.base_scheduler)["max_t"] == 20
+    assert arguments_of(scheduler)["resources_allocation_function"].increase_by == {"CPU": 2}
     assert tuned.max_cost == {"CPU": 2}
     assert form.run_config.make().failure_config == failures
 
