@@ -28,6 +28,12 @@ class Outcome(StrEnum):
     UNPLACED = "unplaced"
 
 
+#: What `FailureConfig.resources_after` tells apart: ends as above, and "oom", any of them for lack of memory.
+CAUSES = ("oom", "crashed", "timed_out", "lost", "error")
+#: How the error begins, or goes on, of an attempt that was lost since memory ran out where it was.
+OUT_OF_MEMORY = "out of memory: "
+
+
 class Decision(StrEnum):
     """The answer to a report."""
 
@@ -53,6 +59,10 @@ class StopCause(StrEnum):
     FAILURE = "failure"
     #: Somebody asked for it: see `tune_core.steering.inbox.StopExperiment`.
     REQUEST = "request"
+    #: More trials have failed than `max_failed_trials` allows.
+    FAILED_TRIALS = "failed_trials"
+    #: `max_cost` is used up.
+    COST = "cost"
 
 
 class Steer(StrEnum):

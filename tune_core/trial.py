@@ -146,6 +146,7 @@ class Attempt:
         phase: How far it has come.
         decision: What it was told; CONTINUE until it is told to stop.
         exploit: Told EXPLOIT: from where the trial goes on, and how, once it has ended.
+        next_resources: The bundles that the attempt after it gets; None: the same.
         wants_pause: It is to pause, as soon as it has reported with a checkpoint.
         should_relocate: It is to end, as soon as it has saved or can save on request, and not for the scheduler's sake:
             the trial goes on as soon as it may.
@@ -158,6 +159,7 @@ class Attempt:
     exploit: ExploitChoice | None = None
     wants_pause: bool = False
     should_relocate: bool = False
+    next_resources: PlacementGroupFactory | None = None
 
 
 @lru_cache(maxsize=64)
@@ -176,7 +178,9 @@ class Trial:
         name: What `TuneConfig.trial_name_creator` returned; "" for `<trainable>_<trial id>`.
         experiment_tag: `<number>_<key>=<value>,…` of the parameters that varied.
         dirname: The trial's directory below the experiment's.
-        resources: The bundles that each of its attempts gets.
+        resources: The bundles of its latest attempt, or of the first one that is to come.
+        base_resources: The bundles that its trainable asks for, whatever it was given since.
+        reallocated_at: The iteration at which other bundles were chosen for it last; 0: never.
         attempt_number: Number of the latest attempt; 0 before the first.
         attempt: The latest attempt, which may be over; None before the first.
         num_failures: Attempts that failed so far.
@@ -231,6 +235,11 @@ class Trial:
     error: str | None = None
     traceback: str = ""
     storage: Storage | None = field(default=None, repr=False)
+    base_resources: PlacementGroupFactory = field(init=False)
+    reallocated_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.base_resources = self.resources
 
     def __getattr__(self, name: str) -> NoReturn:
         instead = _INSTEAD.get(name)
@@ -259,6 +268,11 @@ class Trial:
     def exploit(self) -> ExploitChoice | None:
         """Told EXPLOIT: from where it goes on, and how, once its attempt has ended."""
         return self.attempt.exploit if self.attempt is not None else None
+
+    @property
+    def next_resources(self) -> PlacementGroupFactory | None:
+        """The bundles that its next attempt gets; None: those that it has."""
+        return self.attempt.next_resources if self.attempt is not None else None
 
     @property
     def wants_pause(self) -> bool:
@@ -332,6 +346,7 @@ class Trial:
     def start_attempt(self, number: int, order: int) -> None:
         """Take note that its next attempt was ordered, with this number, from where it would start now."""
         start = self.start_point
+        self.resources = self.next_resources or self.resources
         self.attempt_number, self.is_set_aside = number, False
         self.attempt = Attempt(order, start.record.iteration if start else 0)
 
@@ -347,6 +362,17 @@ class Trial:
         if self.attempt is not None:
             self.attempt.phase = AttemptPhase.NONE
         return was_live
+
+    def give(self, resources: PlacementGroupFactory) -> None:
+        """Take up that its trainable asks for other bundles from now on."""
+        self.resources = self.base_resources = resources
+        if self.attempt is not None:
+            self.attempt.next_resources = None
+
+    def move_to_resources(self, resources: PlacementGroupFactory, iteration: int) -> None:
+        """Take up that other bundles were chosen for it at this iteration: its attempt is to make room for the next."""
+        self.live.next_resources, self.live.should_relocate = resources, True
+        self.reallocated_at = iteration
 
     def take_report(self, attempt: Attempt, iteration: int, row: dict[str, Any]) -> None:
         """Take up a report of its live attempt."""
@@ -367,7 +393,8 @@ class Trial:
     def turn(self) -> tuple[int, int]:
         """Who starts first after a resume: those that had begun, those that waited, those that would have queued."""
         attempt = self.attempt or Attempt(phase=AttemptPhase.NONE)
-        if attempt.decision is Decision.EXPLOIT:
+        moves = attempt.next_resources is not None and attempt.decision is Decision.PAUSE
+        if attempt.decision is Decision.EXPLOIT or moves:
             return 2, attempt.order
         return int(attempt.phase is AttemptPhase.STARTING), attempt.order
 
@@ -441,7 +468,7 @@ class Trial:
         self.reason = {}
         self.attempt = Attempt(iteration=self.iteration, phase=AttemptPhase.NONE)
         if dirname is not None:
-            self.attempt = None
+            self.attempt, self.resources, self.reallocated_at = None, self.base_resources, 0
             self.dirname, self.highest_iteration, self.last_row = dirname, 0, {}
             self.checkpoints, self.last_checkpoint_index, self.borrowed = [], -1, None
 

@@ -237,7 +237,8 @@ REVIEWED: tuple[Difference, ...] = (
     ),
     Difference(
         "schedulers",
-        "return a decision, or an `Exploit`; `choose_trial_to_run` and `trials_to_stop` are asked for paused trials",
+        "return a decision, an `Exploit` or a `Reallocate`; `choose_trial_to_run` and `trials_to_stop` are asked for "
+        "paused trials",
         "there they drive the controller, so their past cannot be replayed",
     ),
     Difference(
@@ -314,6 +315,25 @@ REVIEWED: tuple[Difference, ...] = (
         "an observation begins with the time and the score at which its interval did; the point that is sought has "
         "those of its donor now; time is counted in intervals; integers are rounded; the latest 200 observations count",
         "there it has those of the interval's end; integers are cut; up to 1,000 observations count",
+    ),
+    Difference(
+        "`ResourceChangingScheduler`",
+        "its function is shown a `ClusterView`; trials may ask for different bundles; a trial moves when it has saved, "
+        "not twice without having come further, and not at all if it never saves; bundles that the cluster cannot give "
+        "are refused; works with `reuse_actors=True`",
+        "there it gets the controller; a trial is paused at once, and goes on from its last checkpoint or from the "
+        "beginning; what cannot be given is waited for",
+    ),
+    Difference(
+        "`DistributeResources`, `DistributeResourcesToTopJob`",
+        "units of any resource; what a trial is about to give up or to get counts as taken; a trial without a number "
+        "is never the best",
+        "there two trials may be given the same CPUs, and a trial that has not reported is the best one to maximise",
+    ),
+    Difference(
+        "`FailureConfig(resources_after=…, max_failed_trials=…)`, `TuneConfig(max_cost=…)`",
+        "more after a death; an end when too many have failed, or enough is used up",
+        "not there",
     ),
     Difference(
         "`create_scheduler` with an argument that no scheduler knows",

@@ -10,9 +10,10 @@ import pytest
 from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 
-from tune_core.control.endings import Ended, Recovered
+from tune_core.control.endings import WHAT_HAPPENED, Ended, Recovered
+from tune_core.control.resources_after import cause_of_death
 from tune_core.engine import deaths
-from tune_core.engine.deaths import Recovery, is_lost_at_start, outcome_of
+from tune_core.engine.deaths import ProcessDied, Recovery, is_lost_at_start, outcome_of
 from tune_core.errors import CheckpointCorrupted, StorageError
 from tune_core.states import Outcome
 
@@ -65,6 +66,24 @@ def test_slot_that_cannot_load_what_it_needs_is_not_lost_and_one_that_is_killed_
     assert is_lost_at_start(actor_died(KILLED))
     assert not is_lost_at_start(exceptions.RuntimeEnvSetupError("no such package"))
     assert not is_lost_at_start(exceptions.RayActorError(actor_init_failed=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_for_memory"),
+    [
+        (exceptions.OutOfMemoryError("Task was killed due to the node running low on memory."), True),
+        (actor_died("x" * 600 + " Worker exit type: NODE_OUT_OF_MEMORY"), True),
+        (actor_died("Task was killed due to the node running low on memory."), True),
+        (actor_died(NODE_DIED), False),
+        (actor_died(KILLED), False),
+        (RuntimeError("the node was running low on memory"), False),
+    ],
+)
+def test_death_for_lack_of_memory_is_known_by_its_text(error: Exception, is_for_memory: bool) -> None:
+    death = ProcessDied.of(error)
+    text = f"{WHAT_HAPPENED[death.outcome]}: {death.text}"
+
+    assert (cause_of_death(death.outcome, text) == "oom") is is_for_memory
 
 
 class Storage:

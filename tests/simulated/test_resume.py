@@ -47,6 +47,7 @@ from tune_core.schedulers import (
     OptunaPruner,
     PopulationBasedTraining,
     PopulationBasedTrainingReplay,
+    ResourceChangingScheduler,
     TrialScheduler,
 )
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
@@ -311,6 +312,41 @@ SCENARIOS: dict[str, Scenario] = {
     "counting stopper": Scenario(stop=lambda: MaximumIterationStopper(4)),
     "stopper of all": Scenario(stop=lambda: ExperimentPlateauStopper("loss", 0.05, top=3), num_samples=9),
     "fail fast": Scenario(run={"failure_config": tune.FailureConfig(fail_fast=True)}, dies_at={2: 3}),
+    "too many failed trials": Scenario(
+        run={"failure_config": tune.FailureConfig(max_failed_trials=0.2)}, dies_at={1: 3, 3: 2}
+    ),
+    "more after a death": Scenario(
+        slots=2,
+        run={"failure_config": tune.FailureConfig(max_failures=2, resources_after={"crashed": {"CPU": 2.0}})},
+        dies_at={1: 3, 2: 5},
+        more={"cluster": {"CPU": 4.0}},
+    ),
+    "changing resources": Scenario(ResourceChangingScheduler, slots=3, more={"cluster": {"CPU": 4.0}}),
+    "changing resources, saving seldom": Scenario(
+        ResourceChangingScheduler, slots=3, checkpoint_every=3, more={"cluster": {"CPU": 5.0}}
+    ),
+    "changing resources, saving on request": Scenario(
+        ResourceChangingScheduler,
+        slots=3,
+        checkpoint_every=0,
+        more={"saves_on_request": True, "cluster": {"CPU": 5.0}},
+    ),
+    "changing resources, ASHA": Scenario(
+        lambda: ResourceChangingScheduler(AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1)),
+        num_samples=7,
+        more={"cluster": {"CPU": 4.0}},
+    ),
+    "changing resources, by turns": Scenario(
+        lambda: ResourceChangingScheduler(PausingScheduler()), more={"cluster": {"CPU": 8.0}}
+    ),
+    "changing resources and deaths": Scenario(
+        ResourceChangingScheduler,
+        slots=2,
+        run=retries(2),
+        dies_at={1: 3, 3: 1},
+        checkpoint_every=2,
+        more={"cluster": {"CPU": 4.0}, "start_s": 2.5},
+    ),
     "ASHA": Scenario(lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1), num_samples=7),
     "ASHA, saving seldom": Scenario(
         lambda: AsyncHyperBandScheduler(max_t=6, reduction_factor=2, seed=1),
@@ -633,6 +669,7 @@ STEERED: dict[str, Callable[[], TrialScheduler | None]] = {
     "population": PopulationByTurns,
     "PBT": a_population(),
     "PBT, together": a_population(synch=True),
+    "resources": ResourceChangingScheduler,
 }
 
 
@@ -651,7 +688,11 @@ def scenarios(draw: Callable[..., Any]) -> Scenario:
         stop=draw(st.sampled_from([lambda: None, lambda: {"training_iteration": 4}])),
         run={**retries(draw(st.integers(0, 2))), **(keep(kept) if kept else {})},
         dies_at=draw(st.dictionaries(st.integers(0, num_samples - 1), st.integers(1, 7), max_size=2)),
-        more={"start_s": draw(st.sampled_from([0.0, 2.5])), "saves_on_request": draw(st.booleans())},
+        more={
+            "start_s": draw(st.sampled_from([0.0, 2.5])),
+            "saves_on_request": draw(st.booleans()),
+            "cluster": {"CPU": 4.0},
+        },
     )
 
 

@@ -50,7 +50,13 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.progress_reporter.*",),
     ("tune_core.config.*",),
     # What follows from what.
-    ("tune_core.control", "tune_core.control.messages", "tune_core.control.controller_config"),
+    (
+        "tune_core.control",
+        "tune_core.control.messages",
+        "tune_core.control.controller_config",
+        "tune_core.control.resources_after",
+        "tune_core.control.usage",
+    ),
     (
         "tune_core.control.questions",
         "tune_core.control.retention",
@@ -59,7 +65,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ),
     ("tune_core.control.journal", "tune_core.control.namesakes", "tune_core.control.controller"),
     ("tune_core.control.state",),
-    ("tune_core.control.endings", "tune_core.control.policy"),
+    ("tune_core.control.endings", "tune_core.control.reallocation"),
+    ("tune_core.control.policy",),
     ("tune_core.control.barrier", "tune_core.control.experiment"),
     ("tune_core.control.resume",),
     ("tune_core.control.file_completion", "tune_core.control.loop"),

@@ -11,21 +11,22 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
 from tune_core.callback import Callback, CallbackList
+from tune_core.config.failure_config import FailureConfig
 from tune_core.config.parts import check_parts, objective_of, plain
+from tune_core.config.shown import default_of, shown
 from tune_core.errors import ConfigError
-from tune_core.masking import masked
 from tune_core.objective import SCOPES, Objective, check_objective
 from tune_core.progress_reporter.reporters import ProgressReporter
 from tune_core.schedulers import TrialScheduler
 from tune_core.search.searcher import Searcher
 from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import split_number
-from tune_core.storage.filesystems import check_url, without_credentials
+from tune_core.storage.filesystems import check_url
 from tune_core.trial import Trial
 from tune_core.validation import Validator, are_names, has_names_as_keys, is_name, is_number
 
@@ -38,22 +39,6 @@ class _Unset(Enum):
 
 #: Characters with a meaning in paths, in glob patterns of filesystems, or in chained URLs.
 _UNSAFE_IN_NAMES = re.compile(r"[/\\*?\[\]\x00-\x1f\x7f]|::")
-
-
-def _default_of(each: Any) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
-
-
-def _shown(config: Any) -> str:
-    """Return the repr of a configuration: what differs from the defaults, and never a secret."""
-    parts = []
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if each.repr and value != _default_of(each):
-            is_path = each.name == "storage_path" and isinstance(value, str)
-            shown = repr(without_credentials(value)) if is_path else masked(repr(value))
-            parts.append(f"{each.name}={shown}")
-    return f"{type(config).__name__}({', '.join(parts)})"
 
 
 @dataclass(repr=False)
@@ -114,59 +99,7 @@ class CheckpointConfig:
             validator.note("_checkpoint_upload_from_workers is gone: workers always upload by themselves")
         validator.raise_any()
 
-    __repr__ = _shown
-
-
-@dataclass(repr=False)
-class FailureConfig:
-    """What happens when an attempt at a trial fails.
-
-    Args:
-        max_failures: How often a trial is tried again, from its latest checkpoint if there is
-            one; 0 for never, -1 for ever.
-        fail_fast: True ends the experiment with the first trial that fails; "raise" does so
-            and raises the error out of `fit()`. Both need `max_failures=0`.
-        max_infrastructure_failures: Beyond Ray Tune: how often a trial is tried again after it was lost with
-            what it ran on (its node, its placement group, a process that Ray killed because memory ran out)
-            or could not even begin, one time after the other without a new checkpoint; 0 for never, -1 for
-            ever. Such losses are not counted in `max_failures`.
-        on_corrupted_checkpoint: Beyond Ray Tune: what happens when the checkpoint that an attempt starts
-            from is not what was committed (a file is missing, cut, or has other bytes). "fail": the
-            attempt fails, which counts; "previous": the trial goes on from the checkpoint before that
-            one, which does not count. Without one before it fails: no trial starts over unasked.
-
-    Raises:
-        ConfigError: A value cannot work; all faults are named together.
-
-    Example:
-        >>> FailureConfig(max_failures=3)
-        FailureConfig(max_failures=3)
-
-    Source: as Ray Tune 2.60. Differs: there, a lost node is a failure like any other.
-    """
-
-    max_failures: int = 0
-    fail_fast: bool | Literal["raise"] = False
-    max_infrastructure_failures: int = field(default=16, kw_only=True)
-    on_corrupted_checkpoint: Literal["fail", "previous"] = field(default="fail", kw_only=True)
-
-    def __post_init__(self) -> None:
-        validator = Validator("FailureConfig")
-        for name in ("max_failures", "max_infrastructure_failures"):
-            validator.check_integer(name, getattr(self, name), minimum=-1, also=" (-1 for no end)")
-        fail_fast: object = self.fail_fast
-        if isinstance(fail_fast, str) and fail_fast.lower() == "raise":
-            self.fail_fast = "raise"
-        elif not isinstance(fail_fast, bool):
-            validator.add("fail_fast", fail_fast, "expected True, False or 'raise'")
-        if self.fail_fast and self.max_failures != 0:
-            validator.add(
-                "max_failures", self.max_failures, f"must be 0 with fail_fast={self.fail_fast!r}: choose one"
-            )
-        validator.check_choice("on_corrupted_checkpoint", self.on_corrupted_checkpoint, ("fail", "previous"))
-        validator.raise_any()
-
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -205,7 +138,7 @@ class SyncConfig:
         validator.check_bool("sync_artifacts_on_checkpoint", self.sync_artifacts_on_checkpoint)
         validator.raise_any()
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -254,7 +187,7 @@ class ResumeConfig:
             setattr(self, name, known.get(given) if isinstance(given, str) else given)
         validator.raise_any()
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -291,6 +224,9 @@ class TuneConfig:
             trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
             ("last-5-avg"), of the last 10 ("last-10-avg"). Several metrics are compared as they were
             together: by any but "all".
+        max_cost: Beyond Ray Tune: how many resource hours attempts may take before the experiment is stopped, such as
+            `{"CPU": 40, "GPU": 2}`; a number is CPU hours; None: any. An attempt takes all of its bundles from its
+            begin to its end. Those of failed attempts, and of all runs of the experiment before a resume, count.
 
     Raises:
         ConfigError: A value cannot work; all faults are named together.
@@ -323,6 +259,7 @@ class TuneConfig:
     best_scope: Literal["last", "all", "avg", "last-5-avg", "last-10-avg"] = field(
         default="last", kw_only=True
     )
+    max_cost: float | dict[str, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         validator = Validator("TuneConfig")
@@ -348,6 +285,11 @@ class TuneConfig:
         if (growth := self.max_process_growth) is not None:
             validator.check_integer("max_process_growth", growth, minimum=1, also=", or None for no limit")
         self._check_reuse(validator)
+        if self.max_cost is not None and not _are_hours(self.max_cost):
+            expected = (
+                'hours above 0 of CPU and GPU, such as {"CPU": 40, "GPU": 2}, a number of CPU hours, or None'
+            )
+            validator.add("max_cost", self.max_cost, f"expected {expected}")
         validator.check_choice("best_scope", self.best_scope, tuple(SCOPES))
         if self.chdir_to_trial_dir is not _Unset.UNSET:
             validator.note(
@@ -361,6 +303,12 @@ class TuneConfig:
         """`time_budget_s` as seconds; None for no limit."""
         budget = self.time_budget_s
         return budget.total_seconds() if isinstance(budget, datetime.timedelta) else budget
+
+    @property
+    def cost_limits(self) -> dict[str, float]:
+        """`max_cost` as amounts times seconds, by resource; {} for no limit."""
+        limits = {"CPU": self.max_cost} if is_number(self.max_cost) else self.max_cost
+        return {name: 3600.0 * hours for name, hours in (limits or {}).items()}
 
     @property
     def objective(self) -> Objective:
@@ -393,7 +341,7 @@ class TuneConfig:
         if not validator.found:
             self.metric, self.mode = plain(self.metric), plain(self.mode)
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -496,7 +444,7 @@ class RunConfig:
         """Replace None, which Ray Tune takes for "the default", by the default."""
         for each in fields(self):
             if getattr(self, each.name) is None:
-                setattr(self, each.name, _default_of(each))
+                setattr(self, each.name, default_of(each))
         if isinstance(self.storage_path, os.PathLike):
             self.storage_path = os.fspath(self.storage_path)
 
@@ -565,7 +513,18 @@ class RunConfig:
             if limit is not None and (not is_number(limit) or limit <= 0):
                 validator.add(name, limit, "expected seconds above 0, or None for no limit")
 
-    __repr__ = _shown
+    __repr__ = shown
+
+
+def _are_hours(value: object) -> bool:
+    if is_number(value):
+        return value > 0
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and value.keys() <= {"CPU", "GPU"}
+        and all(is_number(hours) and hours > 0 for hours in value.values())
+    )
 
 
 def _is_safe_name(name: object) -> bool:

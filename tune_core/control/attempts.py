@@ -16,7 +16,7 @@ from tune_core.config.run_config import RunConfig
 from tune_core.control.barrier import Barrier, what_of
 from tune_core.control.endings import UNHEARD, WHAT_HAPPENED, Ended, Recovered, RunningAttempt
 from tune_core.control.loop import Loop
-from tune_core.control.messages import AttemptEnded, AttemptStarted, RelocationRequested, StartAttempt
+from tune_core.control.messages import AttemptStarted, RelocationRequested, StartAttempt
 from tune_core.reasons import reason_text
 from tune_core.states import Decision, Outcome
 from tune_core.training.session import WINDOW
@@ -385,7 +385,7 @@ class Attempts:
     def _end_attempt(self, trial: Trial, ended: Ended) -> None:
         failed_before, before = trial.num_failures + trial.num_losses, trial.start_point
         how = (ended.outcome, ended.error, ended.traceback, ended.retryable)
-        self._loop.apply(AttemptEnded(self._loop.wall_clock(), ended.trial_id, ended.attempt_number, *how))
+        self._loop.end_attempt(ended.trial_id, ended.attempt_number, *how)
         start = trial.start_point
         if ended.outcome is Outcome.CORRUPTED and start is not None and start != before:
             logger.warning("trial %s falls back to %s: %s", trial.trial_id, start.record.name, ended.error)

@@ -71,11 +71,11 @@ class Controller:
         self.rules, self._storage = rules, storage
         self.trials: dict[str, Trial] = {}
         self.stop_request: StopRequested | None = None
-        self.has_ended = False
-        self.is_paused = False  #: Whether somebody has paused the whole experiment.
+        self.has_ended = self.is_paused = False  #: Whether it is over; whether somebody has paused all of it.
         self._capacity = 0
         self._ask = Questions()
-        self._given_up = 0  #: Paused trials that ended since nobody chose them.
+        #: Paused trials that ended since nobody chose them; trials that have failed for good.
+        self._given_up = self._num_failed = 0
         #: Trials whose status is not final, by id: keeps every step independent of the past.
         self._unfinished: dict[str, Trial] = {}
         self._retention = Retention(rules, self.trials, self._unfinished)
@@ -174,7 +174,7 @@ class Controller:
             self.stop_request = self._first_failure = None  # else what had begun to end still ends
         self.has_ended, self._ask = False, Questions()
         for trial_id, resources in event.resources.items():
-            self.trials[trial_id].resources = PlacementGroupFactory.from_dict(resources)
+            self.trials[trial_id].give(self._bundles(resources))
         commands: list[Command] = []
         ready: list[Trial] = []
         for trial in sorted(self.unfinished, key=lambda trial: trial.turn):
@@ -187,6 +187,7 @@ class Controller:
         for trial_id in (*event.reopened, *event.restarted):
             trial = self.trials[trial_id]
             if trial_id in event.restarted or trial.is_finished():
+                self._num_failed -= trial.status is Status.ERROR
                 trial.reopen(event.restarted.get(trial_id))
                 ready.append(trial)
         self._unfinished.clear()  # it keeps creation order
@@ -294,6 +295,8 @@ class Controller:
     def _decide(self, trial: Trial, attempt: Attempt, event: TrialReported) -> bool:
         """Take a decision over; return whether the attempt has to be told to stop."""
         decision = event.decision
+        if event.resources is not None:
+            trial.move_to_resources(self._bundles(event.resources), event.iteration)
         is_plain = decision is attempt.decision is Decision.CONTINUE and event.checkpoint is None
         if is_plain and not (attempt.should_relocate or self._is_paused_by_user(trial)):
             return False  # as nearly always
@@ -441,8 +444,7 @@ class Controller:
             self._ask.again()
             return self._finish(trial, Status.TERMINATED, because)
         promised = self._retention.find(trial.exploit) if trial.exploit is not None else None
-        is_told = trial.phase is AttemptPhase.STOPPING
-        attempt = trial.live
+        is_told, attempt = trial.phase is AttemptPhase.STOPPING, trial.live
         attempt.decision, attempt.exploit, attempt.phase = Decision.STOP, None, AttemptPhase.STOPPING
         commands = self._retention.release(promised)
         return commands if is_told else [*commands, StopAttempt(trial.trial_id, trial.attempt_number)]
@@ -489,6 +491,8 @@ class Controller:
             if commands is not None:
                 return commands
         trial.error, trial.traceback = event.error or str(event.outcome), event.traceback
+        if event.resources is not None:
+            trial.live.next_resources = self._bundles(event.resources)
         is_lost, rules = event.outcome is Outcome.LOST, self.rules
         limit = rules.max_infrastructure_failures if is_lost else rules.max_failures
         count = trial.count_failure(is_lost=is_lost)
@@ -503,15 +507,14 @@ class Controller:
     def _fail_for_good(self, trial: Trial, event: Event) -> list[Command]:
         trial.reason = {}
         commands = self._finish(trial, Status.ERROR, event)
-        if self.rules.fail_fast != "no" and self.stop_request is None:
-            self._first_failure = trial
-            reason = f"fail_fast: trial {trial.trial_id} failed with {trial.error}"
-            self.stop_request = StopRequested(event.time, StopCause.FAIL_FAST, reason)
+        if (stop := self.rules.stop_after_failure(trial, self._num_failed)) and self.stop_request is None:
+            self._first_failure, self.stop_request = trial, StopRequested(event.time, *stop)
             commands += self._stop_all(self.stop_request)
         return commands
 
     def _finish(self, trial: Trial, status: Status, because: object) -> list[Command]:
         trial.move_to(status, because=because)
+        self._num_failed += status is Status.ERROR
         if status is Status.TERMINATED:
             trial.error, trial.traceback = None, ""
         del self._unfinished[trial.trial_id]

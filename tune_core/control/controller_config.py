@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tune_core.objective import Objective
+from tune_core.states import StopCause
+from tune_core.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class ControllerConfig:
         best_scope: What of a trial's reports counts when trials are ranked: see `TuneConfig`.
         resumes_first: Whether the scheduler is asked which paused trial goes on before the searcher is asked for a
             new one.
+        max_failed_trials: How many trials may fail for good before everything is stopped: a number, or a share
+            of `total_trials` as a float below 1; None: any number.
+        total_trials: How many trials there will be; None unless that is known and `max_failed_trials` is a share.
+        resources_after: What the first bundle of a trial is multiplied by for its next attempt, by cause of
+            death and resource.
     """
 
     experiment_id: str
@@ -50,8 +58,32 @@ class ControllerConfig:
     mode: str | list[str] | None = None
     best_scope: str = "last"
     resumes_first: bool = False
+    max_failed_trials: int | float | None = None
+    total_trials: int | None = None
+    resources_after: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
         """What trials are compared by."""
         return Objective(self.metric, self.mode, self.best_scope)
+
+    @property
+    def failed_trials_allowed(self) -> float:
+        """How many trials may fail for good before everything is stopped; infinity for any number."""
+        allowed = self.max_failed_trials
+        if isinstance(allowed, float) and self.total_trials is not None:
+            return math.floor(allowed * self.total_trials + 1e-9)
+        return math.inf if allowed is None or isinstance(allowed, float) else allowed
+
+    def stop_after_failure(self, trial: Trial, num_failed: int) -> tuple[StopCause, str] | None:
+        """Return why everything is to stop, if it is, now that this trial and so many in all have failed for good."""
+        if self.fail_fast != "no":
+            return StopCause.FAIL_FAST, f"fail_fast: trial {trial.trial_id} failed with {trial.error}"
+        if num_failed <= self.failed_trials_allowed:
+            return None
+        share = f" of {self.total_trials}" if isinstance(self.max_failed_trials, float) else ""
+        reason = (
+            f"{num_failed}{share} trials have failed (max_failed_trials={self.max_failed_trials}), the last one, "
+            f"{trial.trial_id}, with {trial.error}"
+        )
+        return StopCause.FAILED_TRIALS, reason

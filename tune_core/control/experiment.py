@@ -14,6 +14,7 @@ from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.watchers import States, Watchers
+from tune_core.errors import ConfigError
 from tune_core.objective import Objective
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.training.attempt_spec import AttemptSpec, ReuseRule
@@ -100,6 +101,7 @@ class Experiment:
         """Return what the controller of this experiment has to obey."""
         saves = can_save(self.trainable)
         objective, limit = self.tune_config.objective, policy.max_concurrent
+        total = policy.total_trials
         return rules_of(
             self.experiment_id,
             self.run_config,
@@ -107,6 +109,7 @@ class Experiment:
             objective,
             saves_on_request=saves,
             resumes_first=policy.resumes_first,
+            total_trials=total,
         )
 
     def spec(self) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def rules_of(
     *,
     saves_on_request: bool = False,
     resumes_first: bool = False,
+    total_trials: int | None = None,
 ) -> ControllerConfig:
     """Return what the controller of an experiment that is run like this has to obey.
 
@@ -215,9 +219,19 @@ def rules_of(
         objective: What trials are compared by.
         saves_on_request: Whether the trainable can save when it is told to pause.
         resumes_first: Whether paused trials go before new ones.
+        total_trials: How many trials there will be; None if nobody knows.
+
+    Raises:
+        ConfigError: `max_failed_trials` is a share of trials whose number nobody knows.
     """
     failures, checkpoints = run_config.failure_config, run_config.checkpoint_config
-    fail_fast = failures.fail_fast
+    fail_fast, allowed = failures.fail_fast, failures.max_failed_trials
+    is_share = isinstance(allowed, float)
+    if is_share and total_trials is None:
+        raise ConfigError(
+            f"FailureConfig(max_failed_trials={allowed}) is a share of the trials, and nobody knows how many there "
+            "will be: give a number, or a num_samples that is not -1"
+        )
     return ControllerConfig(
         experiment_id=experiment_id,
         max_failures=failures.max_failures,
@@ -233,4 +247,7 @@ def rules_of(
         mode=objective.plain_mode,
         best_scope=objective.scope,
         resumes_first=resumes_first,
+        max_failed_trials=allowed,
+        total_trials=total_trials if is_share else None,
+        resources_after=failures.resources_after or {},
     )

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from tune_core.callback import CallbackList
 from tune_core.control.messages import (
     Answer,
+    AttemptEnded,
+    CapacityChanged,
     CheckpointSaved,
     ChoosePaused,
     Command,
@@ -24,6 +26,8 @@ from tune_core.control.messages import (
     DeleteCheckpoint,
     EndExperiment,
     Event,
+    ExperimentResumed,
+    ExperimentStarted,
     SearchRetried,
     StartAttempt,
     StopAttempt,
@@ -36,9 +40,13 @@ from tune_core.control.policy import Policy, SearchPauses
 from tune_core.control.resume import unreported
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
-from tune_core.states import Decision, StopCause
+from tune_core.resources import PlacementGroupFactory
+from tune_core.states import Decision, ExploitChoice, Outcome, StopCause
 from tune_core.storage.commit import CheckpointMarker
-from tune_core.trial import Trial
+from tune_core.trial import AttemptPhase, Trial
+
+#: A rest that rounding leaves, in amounts times seconds.
+_SMALL_COST = 1e-6
 
 
 class EventLog(Protocol):
@@ -161,6 +169,7 @@ class Loop:
         self.end: EndExperiment | None = None
         self.failure: Exception | None = None
         self._deadline, self._budget = math.inf, ""
+        self._cost, self._cost_limits = "", dict[str, float]()  # in amounts times seconds
         self.backend, self._journal = backend, journal
         self._watchers, self._callbacks = watchers, callbacks
         self._sees_steps = callbacks.listens("on_step_begin") or callbacks.listens("on_step_end")
@@ -181,6 +190,35 @@ class Loop:
         """Stop the experiment in so many seconds, since this budget is used up then."""
         self._budget, self._deadline = budget, self.backend.now() + max(0.0, left_s)
 
+    def limit_cost(self, budget: str, limits: dict[str, float]) -> None:
+        """Stop the experiment once attempts have taken so much of a resource, all that ran before included.
+
+        Args:
+            budget: What an end names as its reason.
+            limits: Amounts times seconds, by resource.
+        """
+        self._cost, self._cost_limits = budget, limits
+
+    def _cost_due(self) -> float:
+        """When a limit of the cost will be reached, if nothing begins or ends before; infinity: it will not."""
+        usage = self.state.usage
+        if not self._cost_limits or self.controller.stop_request is not None:
+            return math.inf
+        used = usage.at(self.wall_clock())
+        left = [
+            max(0.0, limit - used[name]) / usage.rate[name]
+            for name, limit in self._cost_limits.items()
+            if usage.rate[name]
+        ]
+        return self.backend.now() + min(left, default=math.inf)
+
+    def _look_at_cost(self) -> None:
+        used = self.state.usage.at(self.wall_clock())
+        for name, limit in self._cost_limits.items():
+            if used[name] >= limit - _SMALL_COST:
+                hours = used[name] / 3600.0
+                self.stop_all(StopCause.COST, f"{self._cost} is used up: {hours:.4g} {name} hours")
+
     def run(self) -> EndExperiment:
         """Take what the backend receives until the experiment has ended; return how it has.
 
@@ -191,7 +229,7 @@ class Loop:
         self.look(backend.now())
         while self.end is None or backend.is_busy:
             self._begin_step()
-            for item in backend.receive(min(self._deadline, self._pauses.due)):
+            for item in backend.receive(min(self._deadline, self._pauses.due, self._cost_due())):
                 self.takers[type(item)](item)
             self.look(backend.now())
             self._end_step()
@@ -226,6 +264,8 @@ class Loop:
         if now >= self._deadline:
             self._deadline = math.inf
             self.stop_all(StopCause.TIME_BUDGET, f"{self._budget} is used up")
+        if self._cost_limits:
+            self._look_at_cost()
         while self._pauses.is_over(
             self.controller.waits_for_search, now
         ):  # once; then it knows the next time
@@ -235,6 +275,8 @@ class Loop:
     def apply(self, event: Event) -> None:
         """Let the controller handle an event, journal it, and do what follows from it."""
         commands = self.state.apply(event)
+        if isinstance(event, (ExperimentStarted, ExperimentResumed, CapacityChanged)):
+            self.policy.note_cluster(event)
         self._journal.append(event, commands, urgent=event.is_urgent)
         if isinstance(event, TrialSuggested):
             self.policy.add(self.trials, self.trials[-1])
@@ -289,28 +331,36 @@ class Loop:
             answer: Called once the report waits for the journal, and before others see it: the trial may go on.
         """
         result = trial.result_of(row)
-        decision, exploit = self.policy.decide(self.trials, trial, row, result, checkpoint)
+        decision, chosen = self.policy.decide(self.trials, trial, row, result, checkpoint)
         reason = self.policy.reason(trial, row, decision)
         row, checkpoint = self.backend.decided(trial, row, result, decision, checkpoint)
-        now = self.wall_clock()
-        self.apply(
-            TrialReported(
-                now,
-                trial.trial_id,
-                trial.attempt_number,
-                iteration,
-                row,
-                checkpoint,
-                decision,
-                exploit,
-                reason,
-            )
-        )
+        exploit = chosen if isinstance(chosen, ExploitChoice) else None
+        resources = chosen.to_dict() if isinstance(chosen, PlacementGroupFactory) else None
+        whose = (self.wall_clock(), trial.trial_id, trial.attempt_number)
+        self.apply(TrialReported(*whose, iteration, row, checkpoint, decision, exploit, reason, resources))
         if answer is not None:
             answer()
         self.backend.show_report(trial, checkpoint, row, result)
         if self.policy.stopper is not None:
             self.look_at_stop_all()
+
+    def end_attempt(
+        self,
+        trial_id: str,
+        attempt_number: int,
+        outcome: Outcome,
+        error: str | None = None,
+        traceback: str = "",
+        retryable: bool = True,
+    ) -> None:
+        """Take up that an attempt is over; after a death, the next one may get other bundles."""
+        trial = self.controller.live_trial(trial_id, attempt_number)
+        rules, resources = self.controller.rules.resources_after, None
+        if trial is not None and rules and retryable and trial.phase is not AttemptPhase.STOPPING:
+            wanted = self.policy.reallocation.after_death(trial, rules, outcome, error)
+            resources = wanted.to_dict() if wanted is not None else None
+        how = (outcome, error, traceback, retryable, resources)
+        self.apply(AttemptEnded(self.wall_clock(), trial_id, attempt_number, *how))
 
     def add_checkpoint(self, trial_id: str, attempt_number: int, iteration: int, index: int) -> None:
         """Take up a checkpoint that was committed after its row had been sent."""

@@ -59,11 +59,17 @@ class SpecRecorded(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExperimentStarted(Event):
-    """A driver began the experiment. `capacity` trials of the usual size fit the cluster at once."""
+    """A driver began the experiment.
+
+    Attributes:
+        capacity: So many trials of the usual size fit the cluster at once.
+        total: What the cluster has of each resource; {}: that is not known.
+    """
 
     is_urgent: ClassVar[bool] = True
 
     capacity: int
+    total: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class ExperimentResumed(Event):
         reopened: Trials that go on from their last checkpoint, finished ones too.
         restarted: Trials that start over, each with the directory that it gets.
         resources: Trials whose next attempts get other bundles than those before, each with these.
+        total: What the cluster has of each resource; {}: that is not known.
     """
 
     is_urgent: ClassVar[bool] = True
@@ -85,6 +92,7 @@ class ExperimentResumed(Event):
     reopened: tuple[str, ...] = ()
     restarted: dict[str, str] = field(default_factory=dict)
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    total: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +143,15 @@ class WatchersSaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class CapacityChanged(Event):
-    """The cluster grew or shrank."""
+    """The cluster grew or shrank.
+
+    Attributes:
+        capacity: So many trials of the usual size fit it at once now.
+        total: What it has of each resource now; {}: nothing new is known.
+    """
 
     capacity: int
+    total: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +206,8 @@ class TrialReported(Event):
         decision: What the scheduler and the stoppers answered.
         exploit: With EXPLOIT, what was chosen.
         reason: What the decision was based on, see `tune_core.reasons`; {}: nobody has said, or it is CONTINUE.
+        resources: The bundles that the next attempt gets, for which this one is to make room once it has saved;
+            None: they stay.
     """
 
     trial_id: str
@@ -202,6 +218,7 @@ class TrialReported(Event):
     decision: Decision = Decision.CONTINUE
     exploit: ExploitChoice | None = None
     reason: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +238,8 @@ class AttemptEnded(Event):
     Attributes:
         error: `ExceptionType: text`, for a failure.
         retryable: False if another attempt would fail in the same way.
+        resources: The bundles that the next attempt gets, if there is one, since this one failed as it did;
+            None: they stay.
     """
 
     is_urgent: ClassVar[bool] = True
@@ -231,6 +250,7 @@ class AttemptEnded(Event):
     error: str | None = None
     traceback: str = ""
     retryable: bool = True
+    resources: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +394,14 @@ class EndExperiment(Command):
     error: str | None = None
 
 
+#: Values that say nothing: records without them are shorter, and as older versions wrote them.
+_NOT_WRITTEN: dict[str, Any] = {
+    "request_id": "",
+    "total": {},
+    "resources": None,
+    "reason": {},
+    "exploits": {},
+}
 _EXPLOIT_FIELDS = tuple(each.name for each in fields(ExploitChoice))
 
 
@@ -411,14 +439,11 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     for name in _fields(kind):
         value = getattr(event, name)
         record[name] = value.value if isinstance(value, StrEnum) else value
-    if record.get("request_id") == "":
-        del record["request_id"]
-    if record.get("reason") == {}:
-        del record["reason"]
     if isinstance(event, PausedChosen):
         record["exploits"] = {name: _exploit_to_dict(choice) for name, choice in event.exploits.items()}
-        if not event.exploits:
-            del record["exploits"]
+    for name, nothing in _NOT_WRITTEN.items():
+        if record.get(name, ...) == nothing:
+            del record[name]
     return record
 
 
@@ -442,6 +467,8 @@ def _report_to_dict(event: TrialReported) -> dict[str, Any]:
         record["exploit"] = _exploit_to_dict(event.exploit)
     if event.reason:
         record["reason"] = event.reason
+    if event.resources is not None:
+        record["resources"] = event.resources
     return record
 
 

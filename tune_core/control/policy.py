@@ -16,18 +16,22 @@ from typing import Any
 
 from tune_core.config.run_config import TuneConfig
 from tune_core.control.messages import (
+    CapacityChanged,
     Event,
     ExperimentResumed,
+    ExperimentStarted,
     PausedChosen,
     SearchEnded,
     StateSaved,
     SuggestionDeferred,
     TrialSuggested,
 )
+from tune_core.control.reallocation import Reallocation
 from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, StorageError
 from tune_core.metrics import flatten, lookup
-from tune_core.schedulers import Exploit, FIFOScheduler, TrialScheduler
+from tune_core.resources import PlacementGroupFactory
+from tune_core.schedulers import Exploit, FIFOScheduler, Reallocate, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
 from tune_core.search.searcher import note_asked
 from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
@@ -152,6 +156,8 @@ class Policy:
         self._untold: set[str] = set()
         if is_trainable_class(trainable) and not saves_on_request:
             self._warn_of_no_checkpoints(f"{trainable_name} has no save_checkpoint method: write it")
+        #: Grants trials other bundles.
+        self.reallocation = Reallocation(type(self.scheduler).__name__, saves_on_request=saves_on_request)
 
     @property
     def waits_for_decisions(self) -> bool:
@@ -306,7 +312,7 @@ class Policy:
         row: dict[str, Any],
         result: dict[str, Any],
         checkpoint: int | None = None,
-    ) -> tuple[Decision, ExploitChoice | None]:
+    ) -> tuple[Decision, ExploitChoice | PlacementGroupFactory | None]:
         """Answer a report; a stopper's hit is written into `row` and `result` as `done`.
 
         Args:
@@ -317,7 +323,8 @@ class Policy:
             checkpoint: Index of the checkpoint that came with it, if any.
 
         Returns:
-            The decision and, with EXPLOIT, what was chosen.
+            The decision and, with EXPLOIT, what was chosen; with CONTINUE, the bundles that the next attempt
+            gets, if they are others.
         """
         if self._is_done(trial, row, result):
             return Decision.STOP, None
@@ -325,26 +332,29 @@ class Policy:
             self._warn_of_no_checkpoints(
                 f"trial {trial.trial_id} has reported without one: report with checkpoint=…"
             )
-        decision, exploit = Decision.CONTINUE, None
+        decision = Decision.CONTINUE
+        chosen: ExploitChoice | PlacementGroupFactory | None = None
         if not self.scheduler.always_continues and not trial.wants_pause:
             answer: Any = self.scheduler.on_trial_result(trials, trial, result)
             if isinstance(answer, Exploit):
                 name = f"{type(self.scheduler).__name__}.on_trial_result"
-                exploit = self._exploit(trials, trial, answer, checkpoint, name)
-                decision = Decision.EXPLOIT if exploit is not None else Decision.CONTINUE
+                chosen = self._exploit(trials, trial, answer, checkpoint, name)
+                decision = Decision.EXPLOIT if chosen is not None else Decision.CONTINUE
+            elif isinstance(answer, Reallocate):
+                chosen = self.reallocation.answer(trial, answer, result, checkpoint)
             elif isinstance(answer, str) and answer in _DECISIONS:
                 decision = _DECISIONS[answer]
             else:
                 raise ConfigError(
                     f"{type(self.scheduler).__name__}.on_trial_result returned {answer!r}: "
-                    f"expected one of {', '.join(_DECISIONS)}, or an Exploit"
+                    f"expected one of {', '.join(_DECISIONS)}, an Exploit or a Reallocate"
                 )
         if decision is Decision.PAUSE and checkpoint is None:
             self._warn_of_lost_work(trial)
         if self.may_want_saves and decision is Decision.CONTINUE and self.scheduler.wants_checkpoint(trial):
             row["should_checkpoint"] = result["should_checkpoint"] = True
         self._tell(trial, result, decision)
-        return decision, exploit
+        return decision, chosen
 
     def reason(self, trial: Trial, row: dict[str, Any], decision: Decision) -> dict[str, Any]:
         """Return what `decide` has based its answer on, asked right after it; {} if nobody says.
@@ -452,8 +462,10 @@ class Policy:
     def has_own_state(self) -> bool:
         """Whether one of them is a user's and saves state: unlike the seeds of ours, it may change."""
         owners: list[Any] = [self.scheduler, self.searcher]
-        while hasattr(owners[-1], "searcher"):  # a limiter's or a repeater's
-            owners.append(owners[-1].searcher)
+        for (
+            each
+        ) in owners:  # which grows by what is inside: a limiter's or a repeater's, or another scheduler
+            owners += [getattr(each, name) for name in ("searcher", "base_scheduler") if hasattr(each, name)]
         return any(not type(each).get_state.__module__.startswith("tune_core.") for each in owners)
 
     def _state_of(self, owner: Searcher | TrialScheduler) -> dict[str, Any] | None:
@@ -613,6 +625,17 @@ class Policy:
             type(self.scheduler).__name__,
             why,
         )
+
+    def note_cluster(self, event: ExperimentStarted | ExperimentResumed | CapacityChanged) -> None:
+        """Tell the scheduler what the cluster has, if an event says it."""
+        if event.total:
+            self.reallocation.total = event.total
+            self.scheduler.on_cluster_changed(dict(event.total))
+
+    @property
+    def sees_cluster(self) -> bool:
+        """Whether the scheduler wants to know when the cluster changes."""
+        return type(self.scheduler).on_cluster_changed is not TrialScheduler.on_cluster_changed
 
     def _warn_of_lost_work(self, trial: Trial) -> None:
         if trial.start_point is not None or self._saves_on_request or self._has_warned:

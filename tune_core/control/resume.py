@@ -90,6 +90,8 @@ class Replay:
         self._tell_before(event, trial)
         commands = self.state.apply(event)
         if self.policy is not None:
+            if isinstance(event, (ExperimentStarted, ExperimentResumed, CapacityChanged)):
+                self.policy.note_cluster(event)
             if isinstance(event, TrialSuggested):
                 self.policy.add(self.trials, self.trials[-1])
             for command in commands:
@@ -180,6 +182,7 @@ def start_or_resume(
     recover: Callable[[Trial], None],
     clock: Callable[[], float],
     capacity: int,
+    total: Mapping[str, float] | None = None,
 ) -> None:
     """Begin an experiment, or go on with one that was replayed.
 
@@ -190,6 +193,7 @@ def start_or_resume(
         recover: Reports what a trial's live attempt has committed and not reported.
         clock: Seconds since the epoch.
         capacity: So many trials of the usual size fit the cluster at once.
+        total: What the cluster has of each resource; None: that is not known.
 
     Raises:
         SpecError: A trial that has to run again has a value that cannot be loaded.
@@ -200,7 +204,8 @@ def start_or_resume(
     resumed = resumption(replay, clock(), capacity, continuation.config, continuation.may_go_on)
     again = _who_runs_again(replay, resumed)
     _refuse_opaque(experiment, again)
-    resumed = replace(resumed, resources=_changed_resources(experiment, again))
+    total = dict(total or {})
+    resumed = replace(resumed, resources=_changed_resources(experiment, again), total=total)
     if replay.live:
         apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
     for trial in replay.live:
@@ -214,7 +219,7 @@ def start_or_resume(
     if recorded is None:
         if experiment.tune_config.trial_dirname_creator is not None:
             policy.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
-        apply(ExperimentStarted(clock(), capacity))
+        apply(ExperimentStarted(clock(), capacity, total))
         return
     policy.resume(replay.trials, resumed)
     apply(resumed)
@@ -247,12 +252,12 @@ def _refuse_opaque(experiment: Experiment, trials: Sequence[Trial]) -> None:
 
 
 def _changed_resources(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """What these trials get, where the trainable now asks for something else than when they were suggested."""
+    """What these trials get, where the trainable now asks for something else than when it was asked last."""
     wanted = {trial.trial_id: resources_of(experiment.trainable, trial.config) for trial in trials}
     return {
         trial.trial_id: wanted[trial.trial_id].to_dict()
         for trial in trials
-        if wanted[trial.trial_id] != trial.resources
+        if wanted[trial.trial_id] != trial.base_resources
     }
 
 

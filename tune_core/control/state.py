@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from tune_core.control.controller import Controller
 from tune_core.control.messages import (
+    AttemptEnded,
+    AttemptStarted,
     CapacityChanged,
     Command,
     CompleteTrial,
@@ -19,6 +21,7 @@ from tune_core.control.messages import (
     TrialReported,
     TrialSuggested,
 )
+from tune_core.control.usage import Usage
 from tune_core.states import StopCause
 from tune_core.trial import AttemptPhase, Trial
 
@@ -39,6 +42,7 @@ class ExperimentState:
         handled: Requests that were accepted.
         ended_at: When each finished trial ended, epoch seconds.
         last_time: When the last event was, epoch seconds.
+        usage: What attempts have taken of the cluster.
     """
 
     def __init__(self, controller: Controller) -> None:
@@ -48,6 +52,7 @@ class ExperimentState:
         self.handled: set[str] = set()
         self.ended_at: dict[str, float] = {}
         self.last_time = 0.0
+        self.usage = Usage()
         self._worked_s = 0.0
         self._is_at_work = False
 
@@ -65,7 +70,11 @@ class ExperimentState:
             self.spec = event
         if isinstance(event, (SpecRecorded, TrialSuggested, Steered)) and event.request_id:
             self.handled.add(event.request_id)
+        if isinstance(event, AttemptEnded):
+            self.usage.end(event.trial_id, event.attempt_number, event.time)
         commands = self.controller.handle(event)
+        if isinstance(event, AttemptStarted):
+            self._note_begin(event)
         if isinstance(event, TrialSuggested):
             self.trials.append(self.controller.trials[event.trial_id])
         for command in commands:
@@ -98,6 +107,12 @@ class ExperimentState:
             trial for trial in self.trials if not trial.is_finished() or self.ended_at[trial.trial_id] > limit
         ]
 
+    def _note_begin(self, event: AttemptStarted) -> None:
+        trial = self.controller.live_trial(event.trial_id, event.attempt_number)
+        if trial is not None:
+            amounts = trial.resources.required_resources
+            self.usage.begin(event.trial_id, event.attempt_number, amounts, event.time)
+
     def _spend(self, event: Event) -> None:
         """Count the time in which a driver was at work, and not the time between two of them."""
         begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
@@ -107,6 +122,7 @@ class ExperimentState:
             isinstance(event, SpecRecorded) and not event.request_id
         )
         if begins or is_at_start or (isinstance(event, CapacityChanged) and not event.capacity):
+            self.usage.end_all(self.last_time)  # with the driver before
             self._is_at_work = begins
             self.last_time = event.time
         else:

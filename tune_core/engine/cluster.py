@@ -191,6 +191,12 @@ def total_resources() -> dict[str, float]:
     return total
 
 
+def usable_resources() -> dict[str, float]:
+    """Return the same without what Ray keeps for itself: the marks of nodes, and its object store."""
+    hidden = ("node:", "object_store_memory", "accelerator_type:")
+    return {name: amount for name, amount in total_resources().items() if not name.startswith(hidden)}
+
+
 def has_other_hosts() -> bool:
     """Whether a trial may run on another machine than this one."""
     return any(node["NodeManagerHostname"] != socket.gethostname() for node in ray.nodes() if node["Alive"])

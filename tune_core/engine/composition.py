@@ -13,11 +13,13 @@ from prefect.context import FlowRunContext
 from prefect.settings import Settings
 
 from tune_core.callback import CallbackList
+from tune_core.config.run_config import FailureConfig
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Experiment
 from tune_core.control.file_completion import put_back
 from tune_core.control.journal import Journal
 from tune_core.control.policy import Policy
+from tune_core.control.resources_after import enlarged
 from tune_core.encoding import dumps
 from tune_core.engine import cluster
 from tune_core.engine.artifacts.artifacts import ArtifactWriter
@@ -47,13 +49,14 @@ from tune_core.engine.task_runner import TuneTaskRunner
 from tune_core.engine.worker.shared_parameters import SharedParameters
 from tune_core.engine.worker.trial_task import trial as trial_task
 from tune_core.errors import (
+    ConfigError,
     ExperimentConflict,
     PlacementError,
     StorageError,
 )
 from tune_core.logger.callbacks import TrialFiles, default_loggers
 from tune_core.progress_reporter.display import ProgressDisplay
-from tune_core.resources import ONE_CPU
+from tune_core.resources import ONE_CPU, PlacementGroupFactory
 from tune_core.results.result_grid import ResultGrid
 from tune_core.training.resource_requests import is_fixed, resources_of
 from tune_core.training.trainable import hint_on_resources
@@ -239,7 +242,27 @@ def _start_slots(current: Experiment, policy: Policy, pool: SlotPool) -> int:
             f"the cluster can never give a trial its bundles: {reason}. Ask for less with tune.with_resources, "
             f"or, if nodes will join, set RunConfig(placement_timeout_s=…){hint_on_resources(current.trainable, {})}"
         )
+    if current.run_config.placement_timeout_s is None:
+        _refuse_never_after(current.run_config.failure_config, shape)
     capacity = max(1, copies_that_fit(shape, cluster.total_resources()))
     limits = (capacity, policy.total_trials, policy.max_concurrent)
     pool.start_ahead(shape, min(limit for limit in limits if limit is not None))
     return capacity
+
+
+def _refuse_never_after(failures: FailureConfig, shape: PlacementGroupFactory) -> None:
+    """Refuse what `resources_after` makes of the bundles of each trial, if the cluster can never give it even once.
+
+    Raises:
+        PlacementError: The cluster has not so much, or the bundles have nothing of what is to be multiplied.
+    """
+    for cause, factors in (failures.resources_after or {}).items():
+        place = f"FailureConfig(resources_after={{{cause!r}: {dict(factors)}}})"
+        try:
+            reason = shortfall(enlarged(shape, factors), cluster.nodes())
+        except ConfigError as error:
+            raise PlacementError(f"{place}: {error}") from None
+        if reason is not None:
+            raise PlacementError(
+                f"{place}: the cluster can never give a trial that after the first death: {reason}"
+            )

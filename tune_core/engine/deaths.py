@@ -21,7 +21,7 @@ from tune_core.control.endings import Ended, Recovered
 from tune_core.engine import cluster
 from tune_core.engine.channel.spool import SpoolPlace, left_behind, rows_of
 from tune_core.errors import CheckpointCorrupted, StorageError
-from tune_core.states import Outcome
+from tune_core.states import OUT_OF_MEMORY, Outcome
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import brief
@@ -48,12 +48,8 @@ _LOSSES = (
     exceptions.OwnerDiedError,
 )
 #: The same, as the texts of an `ActorDiedError` have it: it carries nothing else (Ray 2.50 to 2.60).
-_LOSS_TEXTS = (
-    "its node has died",
-    "placement group was removed",
-    "the node was running low on memory",
-    "NODE_OUT_OF_MEMORY",
-)
+_MEMORY_TEXTS = ("the node was running low on memory", "NODE_OUT_OF_MEMORY")
+_LOSS_TEXTS = ("its node has died", "placement group was removed", *_MEMORY_TEXTS)
 
 
 logger = logging.getLogger("prefect.tune")
@@ -80,7 +76,10 @@ class ProcessDied(Exception):
         """Return what an error that Ray raised instead of a result says; itself, if it is one already."""
         if isinstance(error, cls):
             return error
-        return cls(outcome_of(error), brief(error, 500), is_recorded=is_recorded)
+        text = brief(error, 500)
+        if is_for_memory(error):
+            text = f"{OUT_OF_MEMORY}{text}"
+        return cls(outcome_of(error), text, is_recorded=is_recorded)
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -97,6 +96,12 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, exceptions.RayActorError) and any(text in str(error) for text in _LOSS_TEXTS):
         return Outcome.LOST
     return Outcome.CRASHED
+
+
+def is_for_memory(error: BaseException) -> bool:
+    """Whether Ray has killed a process since memory ran out on its node."""
+    texts = isinstance(error, exceptions.RayActorError) and any(text in str(error) for text in _MEMORY_TEXTS)
+    return texts or isinstance(error, exceptions.OutOfMemoryError)
 
 
 def is_lost_at_start(error: BaseException) -> bool:

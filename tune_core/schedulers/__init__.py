@@ -10,12 +10,21 @@ from tune_core.schedulers.optuna_pruner import OptunaPruner
 from tune_core.schedulers.pb2 import PB2
 from tune_core.schedulers.pbt import PopulationBasedTraining
 from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
-from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, TrialScheduler
+from tune_core.schedulers.resource_changing_scheduler import (
+    ClusterView,
+    DistributeResources,
+    DistributeResourcesToTopJob,
+    ResourceChangingScheduler,
+)
+from tune_core.schedulers.scheduler import Exploit, FIFOScheduler, Reallocate, TrialScheduler
 
 __all__ = [
     "PB2",
     "ASHAScheduler",
     "AsyncHyperBandScheduler",
+    "ClusterView",
+    "DistributeResources",
+    "DistributeResourcesToTopJob",
     "Exploit",
     "FIFOScheduler",
     "HyperBandForBOHB",
@@ -25,6 +34,8 @@ __all__ = [
     "OptunaPruner",
     "PopulationBasedTraining",
     "PopulationBasedTrainingReplay",
+    "Reallocate",
+    "ResourceChangingScheduler",
     "TrialScheduler",
     "create_scheduler",
 ]

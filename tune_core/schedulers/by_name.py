@@ -14,6 +14,12 @@ from tune_core.schedulers.optuna_pruner import OptunaPruner
 from tune_core.schedulers.pb2 import PB2
 from tune_core.schedulers.pbt import PopulationBasedTraining
 from tune_core.schedulers.pbt_replay import PopulationBasedTrainingReplay
+from tune_core.schedulers.resource_changing_scheduler import (
+    AllocationFunction,
+    DistributeResources,
+    DistributeResourcesToTopJob,
+    ResourceChangingScheduler,
+)
 from tune_core.schedulers.scheduler import FIFOScheduler, TrialScheduler
 from tune_core.validation import Validator, suggestion
 
@@ -31,6 +37,7 @@ _SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "pbt": PopulationBasedTraining,
     "pb2": PB2,
     "pbt_replay": PopulationBasedTrainingReplay,
+    "resource_changing": ResourceChangingScheduler,
 }
 
 
@@ -42,6 +49,26 @@ def schedulers() -> dict[str, type[TrialScheduler]]:
         'AsyncHyperBandScheduler'
     """
     return dict(_SCHEDULERS)
+
+
+def base_schedulers() -> dict[str, type[TrialScheduler]]:
+    """Return those that a scheduler around another one may have inside.
+
+    Example:
+        >>> "asha" in base_schedulers(), "resource_changing" in base_schedulers()
+        (True, False)
+    """
+    return {name: kind for name, kind in schedulers().items() if kind is not ResourceChangingScheduler}
+
+
+def allocation_functions() -> dict[str, type[AllocationFunction]]:
+    """Return what `ResourceChangingScheduler` can allocate resources by, by name.
+
+    Example:
+        >>> list(allocation_functions())
+        ['evenly', 'top_job']
+    """
+    return {"evenly": DistributeResources, "top_job": DistributeResourcesToTopJob}
 
 
 def create_scheduler(scheduler: str, **kwargs: Any) -> TrialScheduler:

@@ -40,6 +40,25 @@ class Exploit:
     config: dict[str, Any] | Callable[[], dict[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Reallocate:
+    """An answer to a report: train on, and let the next attempt have other bundles, which begins soon.
+
+    The trial goes on until it has saved: a class saves when it is told to, a function with its next report
+    that has a checkpoint. Then the attempt ends, and the next one begins with the new bundles from there. It
+    means CONTINUE where that cannot be, and the log says why: the cluster, as it is, can never give the
+    bundles, or the trial has never saved. It also means CONTINUE if the trial has such bundles or is about
+    to get others, and until it has come past the iteration at which others were chosen for it last.
+
+    Args:
+        resources: The bundles: a `PlacementGroupFactory`, or a dict as for `with_resources`.
+
+    Source: what `ResourceChangingScheduler` of Ray Tune 2.60 does by itself to the trials.
+    """
+
+    resources: Any
+
+
 class TrialScheduler(RecordsArguments, ABC):
     """Decides, report by report, which trials go on.
 
@@ -70,8 +89,8 @@ class TrialScheduler(RecordsArguments, ABC):
         'STOP'
 
     Source: the hooks of Ray Tune 2.60. Differs: they are given the trials instead of the
-        controller, which they would have to drive; only `on_trial_result` must be there; Exploit;
-        a resume tells them what happened, instead of unpickling them.
+        controller, which they would have to drive; only `on_trial_result` must be there; Exploit and
+        Reallocate; a resume tells them what happened, instead of unpickling them.
     """
 
     #: Train on.
@@ -202,11 +221,22 @@ class TrialScheduler(RecordsArguments, ABC):
         """
         return {}
 
+    def on_cluster_changed(self, total: Mapping[str, float]) -> None:
+        """Learn what the cluster has of each resource: before the first trial, and when it has changed.
+
+        A resume tells it again, and before that everything that was told then.
+
+        Args:
+            total: The sums over all nodes, such as `{"CPU": 16.0, "GPU": 2.0}`.
+        """
+
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Learn of a new trial, before it starts."""
 
     @abstractmethod
-    def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str | Exploit:
+    def on_trial_result(
+        self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]
+    ) -> str | Exploit | Reallocate:
         """Decide on a report.
 
         Args:
@@ -215,7 +245,7 @@ class TrialScheduler(RecordsArguments, ABC):
             result: The report with every auto-filled key.
 
         Returns:
-            CONTINUE, PAUSE, STOP, or an `Exploit`.
+            CONTINUE, PAUSE, STOP, an `Exploit`, or a `Reallocate`.
         """
 
     def choose_trial_to_run(self, trials: Sequence[Trial]) -> Trial | None:

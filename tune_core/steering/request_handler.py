@@ -167,6 +167,8 @@ class RequestHandler:
             raise Refused(f"num_samples={after}: it is {before} already, expected more")
         self._policy.raise_num_samples(after)
         event = self._respecified(request_id, "tune_config", "num_samples", after)
+        if event.rules.get("total_trials") is not None:  # of which a share may fail
+            event = replace(event, rules={**event.rules, "total_trials": self._policy.total_trials})
         return event, f"num_samples is {after} from now on; it was {before}"
 
     @_answer.register

@@ -1,7 +1,7 @@
 """Runs whole experiments in the calling process, without Prefect and Ray: for tests of trainables.
 
 What decides is the real thing: searcher, scheduler, stoppers, controller, session, journal, storage
-and loggers. Only the engine is missing: bundles are not enforced, `log_to_file` and `time_budget_s`
+and loggers. Only the engine is missing: bundles are not enforced, `log_to_file`, `time_budget_s` and `max_cost`
 are not looked at, a trainable that hangs is not killed, and one that kills its process kills the test.
 """
 
@@ -144,6 +144,7 @@ class LocalRuntime(Backend):
                 recover=self._recover,
                 clock=self._wall_clock,
                 capacity=self._threads,
+                total={"CPU": float(self._threads)},
             )
             with self._guarded():
                 self._loop.look_at_stop_all()
@@ -309,7 +310,7 @@ class LocalRuntime(Backend):
         if ending.error == "KeyboardInterrupt":  # meant for the experiment, not for the trial
             self._loop.apply(messages.StopRequested(now, StopCause.INTERRUPT, "stopped by Ctrl-C"))
         how = (ending.outcome, ending.error, ending.traceback, ending.retryable)
-        self._loop.apply(messages.AttemptEnded(now, trial.trial_id, order.attempt_number, *how))
+        self._loop.end_attempt(trial.trial_id, order.attempt_number, *how)
         if ending.outcome is Outcome.ERROR and trial.attempt_number > order.attempt_number:
             self._callbacks.on_trial_recover(self._loop.turn, self._trials, trial)
         self._files.flush_due(time.monotonic())

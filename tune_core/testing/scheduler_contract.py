@@ -14,7 +14,7 @@ from typing import Any
 
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from tune_core.control.messages import TrialReported
-from tune_core.schedulers import Exploit, TrialScheduler
+from tune_core.schedulers import Exploit, Reallocate, TrialScheduler
 from tune_core.search.space import uniform
 from tune_core.testing.replay import replay
 from tune_core.testing.simulator import Curve, RandomCrashes, SimulatedRun, simulate
@@ -188,7 +188,14 @@ def _curve(config: dict[str, Any], iteration: int) -> tuple[Mapping[str, Any], f
 
 def _decisions(run: SimulatedRun) -> list[Any]:
     return [
-        (event.trial_id, event.attempt_number, event.iteration, event.decision, event.exploit)
+        (
+            event.trial_id,
+            event.attempt_number,
+            event.iteration,
+            event.decision,
+            event.exploit,
+            event.resources,
+        )
         for event, _ in run.records
         if isinstance(event, TrialReported)
     ]
@@ -206,11 +213,16 @@ class _Passing(TrialScheduler):
         super().set_search_properties(metric, mode, **spec)
         return self.inner.set_search_properties(metric, mode, **spec)
 
+    def on_cluster_changed(self, total: Mapping[str, float]) -> None:
+        self.inner.on_cluster_changed(total)
+
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
         self.call("on_trial_add", trials, trial)
 
-    def on_trial_result(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> str | Exploit:
-        answer: str | Exploit = self.call("on_trial_result", trials, trial, result)
+    def on_trial_result(
+        self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]
+    ) -> str | Exploit | Reallocate:
+        answer: str | Exploit | Reallocate = self.call("on_trial_result", trials, trial, result)
         return answer
 
     def decision_reason(self, trial: Trial) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -28,6 +28,7 @@ from tune_core.control.resume import Replay, resumption
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
 from tune_core.metrics import lookup
+from tune_core.resources import with_resources
 from tune_core.search import BasicVariantGenerator
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import Request
@@ -115,6 +116,8 @@ def simulate(
     seed: int = 0,
     journal: Sequence[tuple[Event, Sequence[str]]] = (),
     requests: Requests | None = None,
+    cluster: Mapping[str, float] | None = None,
+    resources: Any = None,
 ) -> SimulatedRun:
     """Run an experiment with simulated trials; return what came of it.
 
@@ -133,6 +136,9 @@ def simulate(
         journal: The records of a run whose driver died, to go on from: `SimulatedRun.records`, or any
             first part of it. Give a fresh searcher and scheduler.
         requests: What somebody asks for, and when; it is asked again where a driver died before it had answered.
+        cluster: What the cluster has of each resource, such as `{"CPU": 4.0}`: attempts wait for their bundles,
+            too, and the scheduler is told of it; None: they wait for slots alone.
+        resources: What each trial asks for, as for `with_resources`; None: 1 CPU.
 
     Raises:
         AssertionError: It comes to no end, or starts an attempt from a checkpoint that is not there.
@@ -154,11 +160,12 @@ def simulate(
     )
     if tune_config.search_alg is None:
         tune_config = replace(tune_config, search_alg=BasicVariantGenerator(random_state=seed))
-    simulation = _Simulation(tune_config, run_config, param_space or {}, slots, seed, saves_on_request)
+    saves = saves_on_request
+    simulation = _Simulation(tune_config, run_config, param_space or {}, slots, seed, saves, resources)
     simulation.curve, simulation.iterations = curve, iterations
     simulation.checkpoint_every, simulation.start_s = checkpoint_every, start_s
     simulation.crashes = crashes or RandomCrashes(0.0)
-    simulation.requests = requests or {}
+    simulation.requests, simulation.cluster = requests or {}, dict(cluster or {})
     return simulation.run(journal)
 
 
@@ -207,6 +214,7 @@ class _Simulation(Backend):
     iterations: int
     checkpoint_every: int
     start_s: float
+    cluster: dict[str, float]
 
     def __init__(
         self,
@@ -216,6 +224,7 @@ class _Simulation(Backend):
         slots: int,
         seed: int,
         saves: bool,
+        resources: Any,
     ) -> None:
         self.time = 0.0
         self.slots, self.saves = slots, saves
@@ -227,19 +236,19 @@ class _Simulation(Backend):
             tune_config,
             run_config.stop,
             space,
-            trainable,
+            trainable if resources is None else with_resources(trainable, resources),
             "simulated",
             saves_on_request=saves,
             wall_clock=lambda: self.time,
         )
-        limit, objective = self.policy.max_concurrent, tune_config.objective
         rules = rules_of(
             f"{seed:05x}"[-5:],
             run_config,
-            limit,
-            objective,
+            self.policy.max_concurrent,
+            tune_config.objective,
             saves_on_request=saves,
             resumes_first=self.policy.resumes_first,
+            total_trials=self.policy.total_trials,
         )
         self.controller = Controller(rules)
         self.spec = describe(
@@ -251,7 +260,7 @@ class _Simulation(Backend):
             run_config=run_config,
         )
         self.stop_rules = DictStopper(self.policy.local_stop)
-        self.budget_s = tune_config.time_budget_seconds
+        self.budget_s, self.max_cost = tune_config.time_budget_seconds, tune_config.cost_limits
         self.watchers = Watchers(self.policy.stopper, CallbackList(()), wall_clock=lambda: self.time)
         self.replay = Replay(self.controller, self.policy, watchers=self.watchers)
         self.trials = self.replay.trials
@@ -279,6 +288,7 @@ class _Simulation(Backend):
         spent = self.resume(journal) if journal else self.begin_experiment()
         if self.budget_s is not None:
             self.loop.limit_time("time_budget_s", self.budget_s - spent)
+        self.loop.limit_cost("max_cost", self.max_cost)
         end = self.loop.run()
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.time, end.reason, self.journal.records, rules)
@@ -300,7 +310,7 @@ class _Simulation(Backend):
     def begin_experiment(self) -> float:
         self.apply(messages.SpecRecorded(self.time, 1, self.spec, asdict(self.controller.rules)))
         self.save_state()
-        self.apply(messages.ExperimentStarted(self.time, self.slots))
+        self.apply(messages.ExperimentStarted(self.time, self.slots, self.cluster))
         return 0.0
 
     def save_state(self) -> None:
@@ -321,7 +331,7 @@ class _Simulation(Backend):
             return self.begin_experiment()
         if not replay.has_state:
             self.save_state()
-        event = resumption(replay, self.time, self.slots, ResumeConfig())
+        event = replace(resumption(replay, self.time, self.slots, ResumeConfig()), total=self.cluster)
         self.policy.resume(self.trials, event)
         self.apply(event)
         self.loop.look_at_stop_all()
@@ -365,7 +375,7 @@ class _Simulation(Backend):
         for order in self._waiting:
             if (order.trial_id, order.attempt_number) == (trial.trial_id, attempt_number):
                 self._waiting.remove(order)
-                self.apply(messages.AttemptEnded(self.time, trial.trial_id, attempt_number, Outcome.STOPPED))
+                self.loop.end_attempt(trial.trial_id, attempt_number, Outcome.STOPPED)
                 return
         self.attempts[trial.trial_id, attempt_number].wants_stop = True
 
@@ -391,7 +401,7 @@ class _Simulation(Backend):
         return row, checkpoint
 
     def fill_slots(self) -> None:
-        while self._waiting and len(self.attempts) < self.slots:
+        while self._waiting and len(self.attempts) < self.slots and self.fits(self._waiting[0]):
             order = self._waiting.popleft()
             trial, start = self.controller.trials[order.trial_id], None
             if order.checkpoint is not None:
@@ -402,6 +412,14 @@ class _Simulation(Backend):
             attempt = _Attempt(trial, order.attempt_number, totals)
             self.attempts[order.trial_id, order.attempt_number] = attempt
             self.later(self.start_s, lambda attempt=attempt: self.begin(attempt))  # type: ignore[misc]
+
+    def fits(self, order: StartAttempt) -> bool:
+        """Whether the cluster has the bundles of an attempt left."""
+        held = [self.controller.trials[order.trial_id], *(each.trial for each in self.attempts.values())]
+        needed = Counter[str]()
+        for trial in held:
+            needed.update(trial.resources.required_resources)
+        return all(needed[name] <= amount + 1e-9 for name, amount in self.cluster.items())
 
     def begin(self, attempt: _Attempt) -> None:
         trial = attempt.trial
@@ -459,7 +477,5 @@ class _Simulation(Backend):
     def end(self, attempt: _Attempt, outcome: Outcome) -> None:
         del self.attempts[attempt.trial.trial_id, attempt.attempt_number]
         error = "the process died" if outcome is Outcome.CRASHED else None
-        self.apply(
-            messages.AttemptEnded(self.time, attempt.trial.trial_id, attempt.attempt_number, outcome, error)
-        )
+        self.loop.end_attempt(attempt.trial.trial_id, attempt.attempt_number, outcome, error)
         self.fill_slots()

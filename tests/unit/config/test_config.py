@@ -24,6 +24,7 @@ from tune_core.config.run_config import (
 from tune_core.errors import ConfigError
 from tune_core.schedulers import FIFOScheduler
 from tune_core.search.searcher import Searcher
+from tune_core.states import CAUSES
 from tune_core.stopper import MaximumIterationStopper
 
 CONFIGS = (CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, SyncConfig, TuneConfig)
@@ -543,3 +544,62 @@ def test_faults_show_no_secret(arguments: dict[str, Any]) -> None:
 
     assert len(faults) == 1
     assert SECRET not in str(faults)
+
+
+# What ends an experiment, and what a death changes.
+
+
+@pytest.mark.parametrize(
+    ("cost", "limits"),
+    [
+        (None, {}),
+        (2, {"CPU": 7200.0}),
+        (0.5, {"CPU": 1800.0}),
+        ({"CPU": 40, "GPU": 0.25}, {"CPU": 144_000.0, "GPU": 900.0}),
+    ],
+)
+def test_cost_is_in_hours(cost: Any, limits: dict[str, float]) -> None:
+    assert TuneConfig(max_cost=cost).cost_limits == limits
+
+
+@pytest.mark.parametrize(
+    "cost", [0, -1, {}, {"CPU": 0}, {"cpu": 1}, {"CPU": "1"}, True, "40", {"CPU": math.inf}]
+)
+def test_other_costs_are_refused(cost: Any) -> None:
+    assert "expected hours above 0 of CPU and GPU" in faults_of(TuneConfig, max_cost=cost)[0]
+
+
+@pytest.mark.parametrize("allowed", [None, 0, 3, 0.5, 0.001])
+def test_so_many_trials_may_fail(allowed: Any) -> None:
+    assert FailureConfig(max_failed_trials=allowed).max_failed_trials == allowed
+
+
+@pytest.mark.parametrize("allowed", [-1, 1.0, 1.5, 0.0, True, "3", math.nan])
+def test_other_numbers_of_failed_trials_are_refused(allowed: Any) -> None:
+    assert "a share between 0 and 1, or None" in faults_of(FailureConfig, max_failed_trials=allowed)[0]
+
+
+def test_failing_fast_leaves_nothing_to_count() -> None:
+    assert "choose one" in faults_of(FailureConfig, fail_fast=True, max_failed_trials=2)[0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault"),
+    [
+        ([], "expected a dict, such as"),
+        ({"oomm": {"memory": 2.0}}, "did you mean 'oom'?"),
+        ({"oom": {}}, "expected factors"),
+        ({"oom": 2.0}, "expected factors"),
+        ({"oom": {"memory": 0}}, "expected a finite factor above 0"),
+        ({"oom": {"memory": "2"}}, "expected a finite factor above 0"),
+        ({"crashed": {"cpu": 2.0}}, "Ray knows no 'cpu': write 'CPU'"),
+    ],
+)
+def test_rules_for_a_death_that_cannot_work_are_refused(rules: Any, fault: str) -> None:
+    assert fault in faults_of(FailureConfig, resources_after=rules)[0]
+
+
+def test_rules_for_every_cause_of_death_are_kept() -> None:
+    rules = {cause: {"memory": 1.5, "special": 2.0} for cause in CAUSES}
+
+    assert FailureConfig(resources_after=rules).resources_after == rules

@@ -36,6 +36,8 @@ from tune_core.logger.callbacks import (
 from tune_core.schedulers import (
     PB2,
     AsyncHyperBandScheduler,
+    DistributeResources,
+    DistributeResourcesToTopJob,
     FIFOScheduler,
     HyperBandForBOHB,
     HyperBandScheduler,
@@ -44,6 +46,7 @@ from tune_core.schedulers import (
     OptunaPruner,
     PopulationBasedTraining,
     PopulationBasedTrainingReplay,
+    ResourceChangingScheduler,
     TrialScheduler,
 )
 from tune_core.search import (
@@ -181,6 +184,9 @@ OBJECTS: list[RecordsArguments] = [
         "math:sqrt",
         seed=7,
     ),
+    DistributeResources(False, {"CPU": 2}, 3, {"CPU": 1}),
+    DistributeResourcesToTopJob(True, {"GPU": 1}, 2, {"CPU": 1}, "loss", "min"),
+    ResourceChangingScheduler(AsyncHyperBandScheduler(seed=1), DistributeResources(True, {"CPU": 2})),
     NoopStopper(),
     DictStopper({"loss": 0.5, "eval/accuracy": math.pi}),
     CombinedStopper(MaximumIterationStopper(3), TimeoutStopper(60)),

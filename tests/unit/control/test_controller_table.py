@@ -89,6 +89,8 @@ TABLES = {
         stop, fail_fast   | PENDING stopping | StopAttempt 1
         stop, failure     | PENDING stopping | StopAttempt 1
         stop, request     | PENDING stopping | StopAttempt 1
+        stop, failed_trials | PENDING stopping | StopAttempt 1
+        stop, cost        | PENDING stopping | StopAttempt 1
         capacity 2        | PENDING starting |
         trial: pause      | PENDING stopping | StopAttempt 1
         trial: resume     | PENDING starting |
@@ -122,6 +124,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping | StopAttempt 1
         stop, failure     | RUNNING stopping | StopAttempt 1
         stop, request     | RUNNING stopping | StopAttempt 1
+        stop, failed_trials | RUNNING stopping | StopAttempt 1
+        stop, cost        | RUNNING stopping | StopAttempt 1
         capacity 2        | RUNNING running  |
         trial: pause      | RUNNING running  |
         trial: resume     | RUNNING running  |
@@ -155,6 +159,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
         stop, request     | RUNNING stopping |
+        stop, failed_trials | RUNNING stopping |
+        stop, cost        | RUNNING stopping |
         capacity 2        | RUNNING stopping |
         trial: pause      | RUNNING stopping |
         trial: resume     | RUNNING stopping |
@@ -188,6 +194,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
         stop, request     | RUNNING stopping |
+        stop, failed_trials | RUNNING stopping |
+        stop, cost        | RUNNING stopping |
         capacity 2        | RUNNING stopping |
         trial: pause      | RUNNING stopping |
         trial: resume     | RUNNING stopping |
@@ -221,6 +229,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping | StopAttempt 1
         stop, failure     | RUNNING stopping | StopAttempt 1
         stop, request     | RUNNING stopping | StopAttempt 1
+        stop, failed_trials | RUNNING stopping | StopAttempt 1
+        stop, cost        | RUNNING stopping | StopAttempt 1
         capacity 2        | RUNNING running  |
         trial: pause      | RUNNING running  |
         trial: resume     | RUNNING running  |
@@ -254,6 +264,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
         stop, request     | RUNNING stopping |
+        stop, failed_trials | RUNNING stopping |
+        stop, cost        | RUNNING stopping |
         capacity 2        | RUNNING stopping |
         trial: pause      | RUNNING stopping |
         trial: resume     | RUNNING stopping |
@@ -287,6 +299,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
         stop, request     | RUNNING stopping |
+        stop, failed_trials | RUNNING stopping |
+        stop, cost        | RUNNING stopping |
         capacity 2        | RUNNING stopping |
         trial: pause      | RUNNING stopping |
         trial: resume     | RUNNING stopping |
@@ -320,6 +334,8 @@ TABLES = {
         stop, fail_fast   | RUNNING stopping |
         stop, failure     | RUNNING stopping |
         stop, request     | RUNNING stopping |
+        stop, failed_trials | RUNNING stopping |
+        stop, cost        | RUNNING stopping |
         capacity 2        | RUNNING stopping |
         trial: pause      | RUNNING stopping |
         trial: resume     | RUNNING stopping |
@@ -353,6 +369,8 @@ TABLES = {
         stop, fail_fast   | TERMINATED none  | CompleteTrial False
         stop, failure     | PAUSED none      |
         stop, request     | TERMINATED none  | CompleteTrial False
+        stop, failed_trials | TERMINATED none  | CompleteTrial False
+        stop, cost        | TERMINATED none  | CompleteTrial False
         capacity 2        | PAUSED none      |
         trial: pause      | PAUSED none      |
         trial: resume     | PAUSED none      |

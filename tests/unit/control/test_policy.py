@@ -328,7 +328,7 @@ def test_scheduler_decides(answer: Any, expected: Decision) -> None:
 def test_other_answers_of_a_scheduler_are_refused(answer: Any) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"NotingScheduler.on_trial_result returned .*: expected one of CONTINUE, STOP, PAUSE, or an Exploit",
+        match=r"on_trial_result returned .*: expected one of CONTINUE, STOP, PAUSE, an Exploit or a Reallocate",
     ):
         decide(a_steering(scheduler=NotingScheduler(answer)))
 

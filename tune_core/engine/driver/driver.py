@@ -21,6 +21,7 @@ from tune_core.control.barrier import Barrier
 from tune_core.control.endings import UNHEARD, Ended, RunningAttempt
 from tune_core.control.loop import Backend, Loop
 from tune_core.control.messages import (
+    CapacityChanged,
     Command,
     EndExperiment,
     Event,
@@ -31,6 +32,7 @@ from tune_core.control.messages import (
     TrialSuggested,
 )
 from tune_core.control.resume import Replay, start_or_resume
+from tune_core.engine.cluster import usable_resources
 from tune_core.engine.deaths import ProcessDied
 from tune_core.engine.driver.history import OwnState, take_in_history
 from tune_core.engine.driver.inbox_watcher import Requested
@@ -87,6 +89,7 @@ class Driver(Backend):
         barrier = Barrier(services.user_callbacks, (zmq.ZMQError, RayError))
         self.attempts = Attempts(self.loop, self, services.experiment.run_config, barrier)
         self._placement = Placement(services, self._begin_attempt, self.attempts.ended)
+        self._total: dict[str, float] = {}
         self._reports = Reports(services, self.loop)
         self._requests = Requests(services, self._replay, self.loop.apply)
         self._own_state = OwnState(services.policy)
@@ -124,6 +127,8 @@ class Driver(Backend):
         """Begin the experiment, or go on where its journal ends."""
         services, continuation = self._services, self._experiment.continuation
         tune = self._experiment.tune_config
+        services.policy.reallocation.shortfall = self._placement.why_never
+        self._total = usable_resources()
         take_in_history(services, self._replay, self._policy_files)
         self._num_finished = sum(trial.is_finished() for trial in self._trials)
         if continuation is not None and continuation.is_retry and self._replay.is_over:
@@ -132,6 +137,7 @@ class Driver(Backend):
         if tune.time_budget_seconds is not None:
             left_s = tune.time_budget_seconds - self._replay.budget_used_s
             self.loop.limit_time(f"time_budget_s={tune.time_budget_s}", left_s)
+        self.loop.limit_cost(f"max_cost={tune.max_cost}", tune.cost_limits)
         unsettled = self._replay.unsettled
         start_or_resume(
             self._experiment,
@@ -140,6 +146,7 @@ class Driver(Backend):
             recover=self._recover_committed,
             clock=services.wall_clock,
             capacity=services.capacity,
+            total=self._total,
         )
         self._requests.remind()
         for trial in unsettled:  # not before: they may have committed what the journal did not know
@@ -335,9 +342,16 @@ class Driver(Backend):
             self._upkeep_due = now + UPKEEP_S
             if state := self._own_state.news(now):
                 self.loop.apply(state)
+            self._look_at_cluster()
             self._placement.look()
             self.attempts.leave(self._placement.leaving)
             self.loop.look_at_stop_all()
+
+    def _look_at_cluster(self) -> None:
+        """Have the scheduler know of nodes that came or went, if it wants to."""
+        if self._services.policy.sees_cluster and (total := usable_resources()) != self._total:
+            self._total = total
+            self.loop.apply(CapacityChanged(self._services.wall_clock(), self._services.capacity, total))
 
     def _note_held(self, now: float) -> None:
         """Have the journal say what has been held of the cluster: attempts may have used less."""

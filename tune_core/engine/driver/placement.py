@@ -9,11 +9,12 @@ from ray.util.placement_group import PlacementGroup
 
 from tune_core.control.endings import Ended
 from tune_core.control.messages import StartAttempt
-from tune_core.engine.cluster import leaving_nodes, nodes
+from tune_core.engine.cluster import leaving_nodes, nodes, total_resources
 from tune_core.engine.deaths import is_lost_at_start
 from tune_core.engine.driver.services import DriverFailed, Services
 from tune_core.engine.slots.deadlock import tuners_wait_in, why_stuck
 from tune_core.engine.slots.fit import amounts_of, shortfall
+from tune_core.engine.slots.nested_groups import shortfall_inside
 from tune_core.engine.slots.pool import SLOT_IDLE_S, Slot, SlotAnswered
 from tune_core.errors import PlacementError
 from tune_core.resources import PlacementGroupFactory
@@ -82,6 +83,13 @@ class Placement:
             self._show(trial, f"was lost {trial.num_losses_in_row} times in a row: waits {rest_s:g} s")
         else:
             self._request(trial, command)
+
+    def why_never(self, resources: PlacementGroupFactory) -> str | None:
+        """Say why the cluster, as it is, can never give a trial these bundles; None: it can."""
+        reason = shortfall(resources, nodes()) or shortfall_inside(resources, total_resources())
+        if reason is None:
+            self._have_fitted.add(resources)
+        return reason
 
     def cancel(self, trial_id: str, attempt_number: int) -> bool:
         """Withdraw an order; return False if it has got its slot."""

@@ -11,6 +11,7 @@ drawn. Hence the schemas differ from pydantic's own.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -127,8 +128,11 @@ class OptionForm(FormModel):
     option_kind: str = ""
 
     def given(self) -> dict[str, Any]:
-        """Return the options that are not empty, by name."""
-        return {name: value for name, value in super().given().items() if name != KIND}
+        """Return the options that are not empty, by name; what is chosen as one of them is made."""
+        given = {name: value for name, value in super().given().items() if name != KIND}
+        return {
+            name: value.make() if isinstance(value, OptionForm) else value for name, value in given.items()
+        }
 
     @model_serializer(mode="wrap")
     def _as_json(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -179,12 +183,14 @@ class OneOf:
         left_out: Arguments that are given elsewhere.
         also: Models of more choices.
         limits: Keywords of `pydantic.Field`, by choice and argument.
+        inside: For arguments that are of a class, what they may be.
     """
 
     registry: Callable[[], Mapping[str, Callable[..., Any]]]
     left_out: tuple[str, ...] = ()
     also: tuple[type[OptionForm], ...] = ()
     limits: Mapping[str, Mapping[str, Any]] | None = None
+    inside: tuple[tuple[type, OneOf], ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Make a union of models that is told apart by their kind; of several names of a class, the first is shown."""
@@ -194,7 +200,8 @@ class OneOf:
         for name, makes in self.registry().items():
             names[name] = first_names.setdefault(makes, name)
             if names[name] == name:
-                model = option_form(name, makes, self.left_out, (self.limits or {}).get(name, {}))
+                limits = (self.limits or {}).get(name, {})
+                model = option_form(name, makes, self.left_out, limits, self.inside)
                 models += [] if model is None else [model]
         models += self.also
         first_fields = {_kind_of(model): [*model.model_fields, None][1] for model in models}
@@ -341,6 +348,7 @@ def option_form(
     makes: Callable[..., Any],
     left_out: Iterable[str] = (),
     limits: Mapping[str, Any] | None = None,
+    inside: Iterable[tuple[type, OneOf]] = (),
 ) -> type[OptionForm] | None:
     """Return a model of a function's or a class's arguments, as far as JSON can hold them.
 
@@ -349,6 +357,7 @@ def option_form(
         makes: The function or class; its annotations and its docstring are what is shown.
         left_out: Arguments that the form does not have.
         limits: Keywords of `pydantic.Field` for arguments, by name.
+        inside: For arguments that are of a class, what they may be.
 
     Returns:
         None if it cannot be called without what JSON cannot hold, such as a function.
@@ -358,17 +367,44 @@ def option_form(
         >>> option_form("uniform", uniform)(option_kind="uniform", lower=0, upper=1).make()
         uniform(0.0, 1.0)
     """
+    if limits:
+        return _option_form(name, makes, tuple(left_out), limits, tuple(inside))
+    return _same_option_form(name, makes, tuple(left_out), tuple(inside))
+
+
+@functools.lru_cache(maxsize=256)
+def _same_option_form(
+    name: str, makes: Callable[..., Any], left_out: tuple[str, ...], inside: tuple[tuple[type, OneOf], ...]
+) -> type[OptionForm] | None:
+    """Return one model for what is in a schema twice, which would have two long names there."""
+    return _option_form(name, makes, left_out, {}, inside)
+
+
+def _option_form(
+    name: str,
+    makes: Callable[..., Any],
+    left_out: tuple[str, ...],
+    limits: Mapping[str, Any],
+    inside: tuple[tuple[type, OneOf], ...],
+) -> type[OptionForm] | None:
     described = _DESCRIBED | argument_docs(makes)
     fields: dict[str, Any] = {KIND: (Literal[name], Field(name, title="Kind"))}
     for argument in inspect.signature(makes).parameters.values():
         if argument.name in left_out or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue
         is_needed = argument.default is argument.empty
-        kind = _json_kind(_hint(makes, argument))
+        hint = _hint(makes, argument)
+        chosen = next((one_of for cls, one_of in inside if cls in (hint, *get_args(hint))), None)
+        if chosen is not None:
+            text, title = described.get(argument.name), argument.name.replace("_", " ").capitalize()
+            field = Field(None, title=title, description=text)
+            fields[argument.name] = (Annotated[OptionForm, chosen] | None, field)
+            continue
+        kind = _json_kind(hint)
         if kind is None and is_needed:
             return None
         if kind is not None:
-            details = {"description": described.get(argument.name), **(limits or {}).get(argument.name, {})}
+            details = {"description": described.get(argument.name), **limits.get(argument.name, {})}
             if get_origin(kind) is Annotated:  # of values
                 details["description"] = "At least one value. As text: 16, 32 or relu, tanh or [8, 8], [16]."
             title = "Step" if argument.name == "q" else argument.name.replace("_", " ").capitalize()

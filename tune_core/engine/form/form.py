@@ -18,15 +18,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tune_core import search
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.run_config import CheckpointConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.config.spec import SAMPLERS
+from tune_core.engine.form.failures import FailureForm
 from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OneOrSeveral, OptionForm, tagged
 from tune_core.engine.form.yaml12 import read_yaml
 from tune_core.engine.settings import storage_of
 from tune_core.errors import ConfigError
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory
-from tune_core.schedulers.by_name import schedulers
+from tune_core.schedulers.by_name import allocation_functions, base_schedulers, schedulers
+from tune_core.schedulers.resource_changing_scheduler import AllocationFunction
+from tune_core.schedulers.scheduler import TrialScheduler
 from tune_core.search.create import searchers
 from tune_core.search.sample import GRID_KEY
 from tune_core.training.resource_requests import with_resources
@@ -42,6 +45,11 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "randn": {"sd": _ABOVE_0},
     "lograndint": {"lower": _AT_LEAST_1},
 }
+#: What a scheduler around another one is made of.
+_INSIDE = (
+    (TrialScheduler, OneOf(base_schedulers, _NO_OPTIONS)),
+    (AllocationFunction, OneOf(allocation_functions, _NO_OPTIONS)),
+)
 #: `package.module:name`, which both UIs and the server check.
 IMPORT_STRING = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
@@ -146,6 +154,18 @@ def _bounds(stop: Mapping[str, Any]) -> list[Any]:
     return [{"metric": metric, "at_least": bound} for metric, bound in stop.items()]
 
 
+class CostForm(FormModel):
+    """How much an experiment may cost, in resource hours."""
+
+    CPU: float | None = Field(default=None, title="CPU hours", gt=0, description="Empty: no limit.")
+    GPU: float | None = Field(default=None, title="GPU hours", gt=0, description="Empty: no limit.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_number(cls, given: Any) -> Any:
+        return {"CPU": given} if isinstance(given, (int, float)) else {} if given is None else given
+
+
 class TuneForm(FormModel):
     """How to search: what to optimise, how often, and with what."""
 
@@ -178,7 +198,12 @@ class TuneForm(FormModel):
         gt=0,
         description="Seconds after which the experiment is stopped. Empty: no limit.",
     )
-    scheduler: Annotated[OptionForm, OneOf(schedulers, _NO_OPTIONS)] | None = Field(
+    max_cost: CostForm = Field(
+        default=CostForm(),
+        title="Cost",
+        description="Resource hours after which the experiment is stopped; a number is CPU hours.",
+    )
+    scheduler: Annotated[OptionForm, OneOf(schedulers, _NO_OPTIONS, inside=_INSIDE)] | None = Field(
         default=None, title="Scheduler", description="Ends bad trials early; fifo ends none."
     )
     search_alg: Annotated[OptionForm, OneOf(searchers, _NO_OPTIONS)] | None = Field(
@@ -208,28 +233,7 @@ class TuneForm(FormModel):
         for name in ("scheduler", "search_alg"):
             if name in given:
                 given[name] = given[name].make()
-        return TuneConfig(**given)
-
-
-class FailureForm(FormModel):
-    """What happens when an attempt at a trial fails."""
-
-    makes: ClassVar[Any] = FailureConfig
-    max_failures: int = Field(
-        default=0,
-        title="Tries after a failure",
-        ge=-1,
-        description="How often a trial goes on from its latest checkpoint after it failed; -1: for ever.",
-    )
-    fail_fast: bool = Field(
-        default=False,
-        title="Fail fast",
-        description="Whether the first trial that fails ends the experiment.",
-    )
-    max_infrastructure_failures: int = Field(default=16, title="Tries after a loss", ge=-1)
-    on_corrupted_checkpoint: Literal["fail", "previous"] = Field(
-        default="fail", title="On a corrupted checkpoint"
-    )
+        return TuneConfig(**{**given, "max_cost": self.max_cost.given() or None})
 
 
 class CheckpointForm(FormModel):

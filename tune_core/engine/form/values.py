@@ -12,7 +12,7 @@ from tune_core.config.spec import SAMPLERS, describe
 from tune_core.engine.form.form import ResourcesForm, RunForm, TuneForm
 from tune_core.errors import ConfigError
 from tune_core.resources import PlacementGroupFactory
-from tune_core.schedulers.by_name import schedulers
+from tune_core.schedulers.by_name import allocation_functions, base_schedulers, schedulers
 from tune_core.search.create import searchers
 from tune_core.search.sample import GRID_KEY
 
@@ -142,9 +142,20 @@ def _option(node: Any, kinds: Mapping[str, type], place: str, problems: list[str
         case {"$object": str(kind), "arguments": dict(arguments)}:
             names = [name for name, each in kinds.items() if each.__name__ == kind]
             if names:
-                return {names[0]: {key: _plain(value, place, problems) for key, value in arguments.items()}}
+                inner = {**base_schedulers(), **allocation_functions()}
+                return {
+                    names[0]: {
+                        key: _inside(value, inner, place, problems) for key, value in arguments.items()
+                    }
+                }
     problems.append(f"{place}: {_FROM_PYTHON}")
     return None
+
+
+def _inside(node: Any, kinds: Mapping[str, type], place: str, problems: list[str]) -> Any:
+    """Return an argument, which may be one of these kinds itself."""
+    is_object = isinstance(node, Mapping) and "$object" in node
+    return _option(node, kinds, place, problems) if is_object else _plain(node, place, problems)
 
 
 def _plain(node: Any, place: str, problems: list[str]) -> Any:

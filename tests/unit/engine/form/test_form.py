@@ -657,3 +657,71 @@ def test_several_metrics_are_given_to_the_scheduler_that_compares_by_them() -> N
     chosen = form_of(tune_config={"scheduler": several})
 
     assert isinstance(chosen.tune_config.make().scheduler, schedulers.MultiObjectiveASHAScheduler)
+
+
+# Schedulers in schedulers, budgets, and what a death changes.
+
+
+def test_a_scheduler_may_have_another_one_inside(tmp_path: Path) -> None:
+    path = tmp_path / "changing.yaml"
+    path.write_text(f"""
+trainable: {TRAIN}
+tune_config:
+  metric: loss
+  mode: min
+  max_cost: {{CPU: 40, GPU: 2}}
+  scheduler:
+    resource_changing:
+      base_scheduler: {{asha: {{max_t: 20}}}}
+      resources_allocation_function: {{top_job: {{increase_by: {{CPU: 2}}, increase_by_times: 3}}}}
+run_config:
+  failure_config:
+    max_failed_trials: 0.25
+    resources_after: {{oom: {{memory: 2.0}}, crashed: {{CPU: 1.5, special: 2}}}}
+""")
+
+    form = ExperimentForm.load(path)
+    tuned, failures = form.tune_config.make(), form.run_config.make().failure_config
+
+    scheduler = tuned.scheduler
+    assert isinstance(scheduler, schedulers.ResourceChangingScheduler)
+    assert arguments_of(scheduler.base_scheduler)["max_t"] == 20
+    function = arguments_of(scheduler)["resources_allocation_function"]
+    assert type(function) is schedulers.DistributeResourcesToTopJob
+    assert (function.increase_by, function.increase_by_times) == ({"CPU": 2}, 3)
+    assert tuned.max_cost == {"CPU": 40, "GPU": 2}
+    assert failures.max_failed_trials == 0.25
+    assert failures.resources_after == {"oom": {"memory": 2.0}, "crashed": {"CPU": 1.5, "special": 2}}
+    assert ExperimentForm.model_validate(form.model_dump(mode="json")) == form
+
+
+@pytest.mark.parametrize(
+    "given", ["resource_changing", {"resource_changing": {}}, {"type": "resource_changing"}]
+)
+def test_what_is_inside_may_be_left_out(given: Any) -> None:
+    scheduler = form_of(tune_config={"scheduler": given}).tune_config.make().scheduler
+
+    assert isinstance(scheduler, schedulers.ResourceChangingScheduler)
+    assert isinstance(scheduler.base_scheduler, schedulers.FIFOScheduler)
+
+
+def test_no_such_scheduler_is_inside_another_one() -> None:
+    inside = {"resource_changing": {"base_scheduler": "resource_changing"}}
+
+    assert "base_scheduler" in faults_of(tune_config={"scheduler": inside})[0]
+
+
+@pytest.mark.parametrize(("given", "made"), [(3, 3), (3.0, 3), (0.5, 0.5), (0, 0), (None, None)])
+def test_failed_trials_are_a_number_or_a_share(given: Any, made: Any) -> None:
+    failures = (
+        form_of(run_config={"failure_config": {"max_failed_trials": given}}).run_config.make().failure_config
+    )
+
+    assert (failures.max_failed_trials, type(failures.max_failed_trials)) == (made, type(made))
+
+
+@pytest.mark.parametrize(
+    ("given", "made"), [(5, {"CPU": 5}), ({"GPU": 1}, {"GPU": 1}), ({}, None), (None, None)]
+)
+def test_cost_may_be_a_number(given: Any, made: Any) -> None:
+    assert form_of(tune_config={"max_cost": given}).tune_config.make().max_cost == made

@@ -126,3 +126,34 @@ def test_several_metrics_are_lists_and_one_in_a_list_is_that_one() -> None:
 def test_metrics_and_modes_that_do_not_go_together_are_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ExperimentForm.read({"trainable": "a:b", "tune_config": given})
+
+
+def test_schedulers_in_schedulers_budgets_and_rules_for_deaths_are_values() -> None:
+    inside = tune.schedulers.ASHAScheduler(max_t=20)
+    function = tune.schedulers.DistributeResources(increase_by={"CPU": 2})
+    failures = tune.FailureConfig(max_failed_trials=3, resources_after={"oom": {"memory": 2.0}})
+    values = form_values(
+        None,
+        tune.TuneConfig(
+            "min", "loss", scheduler=tune.schedulers.ResourceChangingScheduler(inside, function), max_cost=2
+        ),
+        tune.RunConfig(failure_config=failures),
+        None,
+    )
+
+    form = ExperimentForm.read({"trainable": "math:sqrt", **values})
+
+    tuned = form.tune_config.make()
+    scheduler = tuned.scheduler
+    assert isinstance(scheduler, tune.schedulers.ResourceChangingScheduler)
+    assert arguments_of(scheduler.base_scheduler)["max_t"] == 20
+    assert arguments_of(scheduler)["resources_allocation_function"].increase_by == {"CPU": 2}
+    assert tuned.max_cost == {"CPU": 2}
+    assert form.run_config.make().failure_config == failures
+
+
+def test_a_function_of_the_users_own_is_no_value() -> None:
+    scheduler = tune.schedulers.ResourceChangingScheduler(None, lambda *_: None)
+
+    with pytest.raises(ConfigError, match=r"tune_config.scheduler: only Python can say this"):
+        form_values(None, tune.TuneConfig(scheduler=scheduler), None, None)
