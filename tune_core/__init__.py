@@ -40,6 +40,7 @@ from tune_core.search.space import (
     sample_from,
     uniform,
 )
+from tune_core.simulation.whatif import replay
 from tune_core.steering.inbox import steer
 from tune_core.stopper import Stopper
 from tune_core.storage.checkpoint import Checkpoint
@@ -90,6 +91,7 @@ __all__ = [
     "randn",
     "register_env",
     "register_trainable",
+    "replay",
     "report",
     "run",
     "sample_from",

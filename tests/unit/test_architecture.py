@@ -51,7 +51,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.control.loop",),
     ("tune_core.control.attempts",),
     # What is asked of it, what came of it, and the door.
-    ("tune_core.results.*", "tune_core.steering.*", "tune_core.views.*"),
+    ("tune_core.results.*", "tune_core.steering.*", "tune_core.views.*", "tune_core.simulation.*"),
     ("tune_core.runtime", "tune_core.testing.*"),
     ("tune_core.flow", "tune_core.tuner", "tune_core.utils.*"),
     ("tune_core.tune",),

@@ -6,13 +6,11 @@ configuration and iteration; hours of training pass in milliseconds, the same wa
 
 from __future__ import annotations
 
-import heapq
-import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from tune_core.callback import CallbackList
 from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
@@ -21,14 +19,14 @@ from tune_core.control import messages
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import rules_of
-from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Event, StartAttempt
+from tune_core.control.loop import Loop
+from tune_core.control.messages import Event, StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, resumption
-from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
 from tune_core.metrics import lookup
 from tune_core.search import BasicVariantGenerator
+from tune_core.simulation.virtual import MemoryJournal, VirtualBackend
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import Request
 from tune_core.steering.request_handler import RequestHandler, as_steered
@@ -173,32 +171,7 @@ class _Attempt:
     wants_stop: bool = False
 
 
-class _Due(NamedTuple):
-    """What happens at a time; of several, in the order of their numbers."""
-
-    time: float
-    number: int
-    action: Callable[[], None]
-
-
-class _Records:
-    """A journal in memory."""
-
-    def __init__(self, experiment_state: ExperimentState) -> None:
-        self.records: list[tuple[Event, tuple[str, ...]]] = []
-        self._state = experiment_state
-
-    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
-        self.records.append((event, tuple(map(messages.describe, commands))))
-        assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
-
-    def seal(self, last: Callable[[], Event | None]) -> None:
-        event = None if self._state.controller.has_ended else last()
-        if event is not None:
-            self.append(event, self._state.apply(event))
-
-
-class _Simulation(Backend):
+class _Simulation(VirtualBackend):
     """One experiment on a virtual clock: a heap of what happens when."""
 
     curve: Curve
@@ -217,7 +190,7 @@ class _Simulation(Backend):
         seed: int,
         saves: bool,
     ) -> None:
-        self.time = 0.0
+        super().__init__()
         self.slots, self.saves = slots, saves
 
         def trainable(config: dict[str, Any]) -> None:
@@ -250,7 +223,7 @@ class _Simulation(Backend):
         self.trials = self.replay.trials
         self.handler = RequestHandler(self.replay, lambda: self.time)
         self.rows: list[dict[str, Any]] = []
-        self.journal = _Records(self.replay.state)
+        self.journal = MemoryJournal(self.replay.state, MAX_EVENTS)
         self.loop = Loop(
             self.replay.state,
             self.policy,
@@ -260,13 +233,11 @@ class _Simulation(Backend):
             callbacks=CallbackList(()),
             wall_clock=lambda: self.time,
         )
-        self.loop.takers[_Due] = lambda due: due.action()
+        self.take_from(self.loop)
         self.apply = self.loop.apply
         self.checkpoints: dict[str, set[int]] = {}
         self.attempts: dict[tuple[str, int], _Attempt] = {}
         self._waiting: deque[StartAttempt] = deque()
-        self._due: list[_Due] = []
-        self._number = 0
 
     def run(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> SimulatedRun:
         spent = self.resume(journal) if journal else self.begin_experiment()
@@ -276,19 +247,8 @@ class _Simulation(Backend):
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.time, end.reason, self.journal.records, rules)
 
-    def now(self) -> float:
-        return self.time
-
-    def receive(self, until: float) -> Iterable[_Due]:
-        if self._due and self._due[0].time <= until:
-            due = heapq.heappop(self._due)
-            self.time = due.time
-            return (due,)
-        if until < math.inf:
-            self.time = until
-        else:
-            assert self.ask(None), f"nothing happens any more, at {self.time:g} s: {self.trials}"
-        return ()
+    def idle(self) -> None:
+        assert self.ask(None), f"nothing happens any more, at {self.time:g} s: {self.trials}"
 
     def begin_experiment(self) -> float:
         self.apply(messages.SpecRecorded(self.time, 1, self.spec, asdict(self.controller.rules)))
@@ -345,10 +305,6 @@ class _Simulation(Backend):
                 "time": report.time,
             }
         )
-
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._number += 1
-        heapq.heappush(self._due, _Due(self.time + delay_s, self._number, action))
 
     def start(self, trial: Trial, order: StartAttempt) -> None:
         self._waiting.append(order)
