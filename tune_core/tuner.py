@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.config.spec import makeable, rebuild_param_space, rebuild_run_config, rebuild_tune_config
 from tune_core.control.experiment import Continuation, Experiment, Identity
 from tune_core.control.namesakes import experiment_at

@@ -79,6 +79,7 @@ class Reading:
             "trainable": self.spec.get("trainable"),
             "status": self.status,
             "reason": snapshot.reason,
+            "warm_start": snapshot.warm_start or None,
             "is_paused": self.replay.controller.is_paused,
             "metric": snapshot.metric,
             "mode": snapshot.mode if snapshot.metric else None,

@@ -11,13 +11,14 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
 from tune_core.callback import Callback, CallbackList
+from tune_core.config.shown import default_of, shown
+from tune_core.config.warm_start import WarmStart, warm_start_of
 from tune_core.errors import ConfigError
-from tune_core.masking import masked
 from tune_core.progress_reporter.reporters import ProgressReporter
 from tune_core.ranking import MODES, SCOPES, Objective
 from tune_core.schedulers import TrialScheduler
@@ -25,7 +26,7 @@ from tune_core.schedulers.scheduler import RETURNED_METRIC
 from tune_core.search.searcher import Searcher
 from tune_core.stopper import resolve_stop
 from tune_core.storage.experiment_storage import split_number
-from tune_core.storage.filesystems import check_url, without_credentials
+from tune_core.storage.filesystems import check_url
 from tune_core.trial import Trial
 from tune_core.validation import Validator, are_names, has_names_as_keys, is_name, is_number
 
@@ -38,22 +39,6 @@ class _Unset(Enum):
 
 #: Characters with a meaning in paths, in glob patterns of filesystems, or in chained URLs.
 _UNSAFE_IN_NAMES = re.compile(r"[/\\*?\[\]\x00-\x1f\x7f]|::")
-
-
-def _default_of(each: Any) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
-
-
-def _shown(config: Any) -> str:
-    """Return the repr of a configuration: what differs from the defaults, and never a secret."""
-    parts = []
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if each.repr and value != _default_of(each):
-            is_path = each.name == "storage_path" and isinstance(value, str)
-            shown = repr(without_credentials(value)) if is_path else masked(repr(value))
-            parts.append(f"{each.name}={shown}")
-    return f"{type(config).__name__}({', '.join(parts)})"
 
 
 @dataclass(repr=False)
@@ -114,7 +99,7 @@ class CheckpointConfig:
             validator.note("_checkpoint_upload_from_workers is gone: workers always upload by themselves")
         validator.raise_any()
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -166,7 +151,7 @@ class FailureConfig:
         validator.check_choice("on_corrupted_checkpoint", self.on_corrupted_checkpoint, ("fail", "previous"))
         validator.raise_any()
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -205,56 +190,7 @@ class SyncConfig:
         validator.check_bool("sync_artifacts_on_checkpoint", self.sync_artifacts_on_checkpoint)
         validator.raise_any()
 
-    __repr__ = _shown
-
-
-@dataclass(repr=False)
-class ResumeConfig:
-    """What becomes of the trials of an experiment that is restored.
-
-    Each is a `ResumeConfig.ResumeType`, or its value as a string.
-
-    Args:
-        finished: Trials that ended without an error.
-        unfinished: Trials that were waiting, running or paused.
-        errored: Trials that failed for good.
-
-    Raises:
-        ConfigError: A value is none of them; all faults are named together.
-
-    Example:
-        >>> ResumeConfig(errored="restart").errored
-        <ResumeType.RESTART: 'restart'>
-
-    Source: as Ray Tune 2.60.
-    """
-
-    class ResumeType(Enum):
-        """What to do with a trial."""
-
-        #: Go on from its latest checkpoint.
-        RESUME = "resume"
-        #: Begin again, as a new trial with the same configuration.
-        RESTART = "restart"
-        #: Leave it as it is.
-        SKIP = "skip"
-
-    finished: ResumeType | str = ResumeType.SKIP
-    unfinished: ResumeType | str = ResumeType.RESUME
-    errored: ResumeType | str = ResumeType.SKIP
-
-    def __post_init__(self) -> None:
-        validator = Validator("ResumeConfig")
-        known = {kind.value: kind for kind in self.ResumeType}
-        for name in ("finished", "unfinished", "errored"):
-            given = getattr(self, name)
-            if isinstance(given, self.ResumeType):
-                continue
-            validator.check_choice(name, given, tuple(known), also=", or a ResumeConfig.ResumeType")
-            setattr(self, name, known.get(given) if isinstance(given, str) else given)
-        validator.raise_any()
-
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -286,6 +222,8 @@ class TuneConfig:
             is replaced; None: however much it holds. Both need `reuse_actors`.
         max_process_growth: Beyond Ray Tune: a process that holds so many bytes more than as its first trial
             began is replaced; None: however much it grows.
+        warm_start: Beyond Ray Tune: earlier experiments to learn from, or whose best configurations are run first:
+            a `WarmStart`, or its sources or arguments alone: a path, a list of them, a dict.
         best_scope: Beyond Ray Tune: what of a trial's reports counts wherever the best trial is named or
             trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
             ("last-5-avg"), of the last 10 ("last-10-avg").
@@ -319,11 +257,13 @@ class TuneConfig:
     best_scope: Literal["last", "all", "avg", "last-5-avg", "last-10-avg"] = field(
         default="last", kw_only=True
     )
+    warm_start: WarmStart | str | Sequence[str] | dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         validator = Validator("TuneConfig")
         self._check_objective(validator)
         self._check_parts(validator)
+        self._check_warm_start(validator)
         if self.num_samples != -1 or isinstance(self.num_samples, bool):
             validator.check_integer("num_samples", self.num_samples, minimum=1, also=", or -1 for no end")
         if self.max_concurrent_trials is not None:
@@ -385,6 +325,23 @@ class TuneConfig:
             if not self.reuse_actors:
                 validator.add(name, limit, "limits what reuse_actors=True does: add that")
 
+    def _check_warm_start(self, validator: Validator) -> None:
+        try:
+            self.warm_start = warm = warm_start_of(self.warm_start)
+        except ConfigError as error:
+            validator.extend(error.faults)
+            return
+        searcher = self.search_alg
+        can_learn = isinstance(searcher, Searcher) and searcher.learns_from_earlier
+        if warm is not None and not can_learn and not warm.max_points:
+            name = type(searcher).__name__ if searcher is not None else "grid and random search"
+            validator.add(
+                "warm_start",
+                warm,
+                f"{name} learns nothing from earlier trials: give WarmStart(max_points=…), which are run first, or a "
+                "search_alg that learns, such as OptunaSearch",
+            )
+
     def _check_objective(self, validator: Validator) -> None:
         if self.mode is not None:
             validator.check_choice("mode", self.mode, MODES)
@@ -418,7 +375,7 @@ class TuneConfig:
             kind = type(scheduler).__name__
             validator.add("metric", None, f"{kind} compares trials by a metric: add metric=... and mode=...")
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 @dataclass(repr=False)
@@ -521,7 +478,7 @@ class RunConfig:
         """Replace None, which Ray Tune takes for "the default", by the default."""
         for each in fields(self):
             if getattr(self, each.name) is None:
-                setattr(self, each.name, _default_of(each))
+                setattr(self, each.name, default_of(each))
         if isinstance(self.storage_path, os.PathLike):
             self.storage_path = os.fspath(self.storage_path)
 
@@ -590,7 +547,7 @@ class RunConfig:
             if limit is not None and (not is_number(limit) or limit <= 0):
                 validator.add(name, limit, "expected seconds above 0, or None for no limit")
 
-    __repr__ = _shown
+    __repr__ = shown
 
 
 def _is_safe_name(name: object) -> bool:

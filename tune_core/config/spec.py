@@ -21,6 +21,7 @@ from typing import Any, Final
 from tune_core import schedulers, search
 from tune_core import stopper as stoppers
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.warm_start import WarmStart
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError, SpecIncomplete
 from tune_core.init_args import RecordsArguments, arguments_of, make
@@ -275,6 +276,8 @@ def _described(value: Any) -> Any:
     if REBUILDABLE.get(kind.__name__) is kind:
         given = arguments_of(value)
         return {_OBJECT: kind.__name__, _ARGUMENTS: {name: _described(given[name]) for name in given}}
+    if kind is WarmStart:
+        return {_OBJECT: kind.__name__, _ARGUMENTS: value.to_dict()}
     if kind in _PARTS.values():
         return _fields(value)
     return _described_foreign(value)
@@ -393,6 +396,8 @@ def _rebuilt(node: Any, place: str) -> Any:
 
 
 def _rebuilt_object(name: str, arguments: dict[str, Any], place: str) -> Any:
+    if name == WarmStart.__name__:
+        return WarmStart(**arguments)
     if name not in REBUILDABLE:
         raise _damaged(f"{place} is a {name}, which this version does not know")
     return make(REBUILDABLE[name], arguments)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from tune_core.control.messages import (
     StateSaved,
     SuggestionDeferred,
     TrialSuggested,
+    WarmStarted,
 )
 from tune_core.encoding import dumps, holds_opaque, loads
 from tune_core.errors import ConfigError, StorageError
@@ -258,6 +260,58 @@ class Policy:
             name,
             request_id,
         )
+
+    @property
+    def tune_config(self) -> TuneConfig:
+        """How to search."""
+        return self._config
+
+    @property
+    def param_space(self) -> dict[str, Any]:
+        """The search space."""
+        return self._param_space
+
+    @property
+    def draws_from_space(self) -> bool:
+        """Whether the searcher draws from it; if not, it has a space of its own."""
+        return self._draws
+
+    def tell_earlier(self, config: dict[str, Any], values: list[float]) -> str | None:
+        """Tell the searcher of a trial of an earlier experiment; return why it cannot learn from it, if so."""
+        try:
+            self.searcher.on_earlier_trial(config, values)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def try_first(self, points: Sequence[dict[str, Any]]) -> None:
+        """Have the searcher suggest these configurations first.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        if points and not self.searcher.on_points_to_try(list(points)):
+            raise ConfigError(
+                f"WarmStart(max_points=…): {type(self.searcher).__name__} does not take points to run first, or has "
+                "begun already: give max_points=0"
+            )
+
+    def replay_warm_start(
+        self, event: WarmStarted, resolve: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        """Tell the searcher again what was taken from earlier experiments."""
+        faults = Counter(
+            self.tell_earlier(resolve(point["config"]), point["values"])
+            for point in event.points
+            if self.searcher.learns_from_earlier
+        )
+        for fault, count in faults.items():
+            if fault is not None:
+                _logger.warning("the searcher learns no more from %d earlier trials: %s", count, fault)
+        if event.first and not self.searcher.on_points_to_try([resolve(point) for point in event.first]):
+            _logger.warning(
+                "%s does not know of the points that were to be run first", type(self.searcher).__name__
+            )
 
     def refuse_dirnames(self, names: Iterable[str]) -> None:
         """Let no trial have a directory of one of these names, which exist already."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_core.callback import Callback
-from tune_core.config.run_config import ResumeConfig
+from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.spec import is_kind_of, resolve_objects
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
@@ -35,11 +35,13 @@ from tune_core.control.messages import (
     StateSaved,
     TrialReported,
     TrialSuggested,
+    WarmStarted,
     WatchersSaved,
 )
 from tune_core.control.policy import Policy
 from tune_core.control.segments import events_of, experiments, read_journal
 from tune_core.control.state import ExperimentState
+from tune_core.control.warm_start import LocateRuns, take_warm_start
 from tune_core.control.watchers import Watchers
 from tune_core.encoding import dumps, loads, opaque_texts
 from tune_core.errors import ExperimentConflict, SpecError, StorageError
@@ -171,7 +173,9 @@ class Replay:
         if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
             before = event.spec["tune_config"]["search_alg"]
             policy.is_other_searcher = not is_kind_of(before, policy.searcher)
-        if isinstance(event, StateSaved):
+        if isinstance(event, WarmStarted):
+            policy.replay_warm_start(event, self.resolve)
+        elif isinstance(event, StateSaved):
             self.has_state = policy.set_state(event)
         elif isinstance(event, TrialSuggested):
             policy.replay_suggestion(event)
@@ -192,6 +196,7 @@ def start_or_resume(
     recover: Callable[[Trial], None],
     clock: Callable[[], float],
     capacity: int,
+    locate_runs: LocateRuns | None = None,
 ) -> None:
     """Begin an experiment, or go on with one that was replayed.
 
@@ -202,9 +207,11 @@ def start_or_resume(
         recover: Reports what a trial's live attempt has committed and not reported.
         clock: Seconds since the epoch.
         capacity: So many trials of the usual size fit the cluster at once.
+        locate_runs: Finds the experiments of a deployment, to learn from them; None: nobody can.
 
     Raises:
         SpecError: A trial that has to run again has a value that cannot be loaded.
+        ConfigError: Nothing can be learnt from the earlier experiments of `TuneConfig.warm_start`.
     """
     policy, recorded = replay.policy, replay.spec
     assert policy is not None
@@ -213,6 +220,12 @@ def start_or_resume(
     again = _who_runs_again(replay, resumed)
     _refuse_opaque(experiment, again)
     resumed = replace(resumed, resources=_changed_resources(experiment, again))
+    warm, is_first = None, replay.state.warm_start is None and not replay.trials
+    state = None
+    if is_first:
+        state = None if replay.has_state else policy.state()  # before it learns
+        run, storage = experiment.run_config, experiment.storage
+        warm = take_warm_start(policy, run, storage, now=clock(), locate_runs=locate_runs)
     if replay.live:
         apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
     for trial in replay.live:
@@ -220,9 +233,11 @@ def start_or_resume(
     spec, rules = experiment.spec(), asdict(experiment.rules(policy))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
         apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
-    state = None if replay.has_state else policy.state()
-    if state is not None:
-        apply(state)
+    if not is_first:
+        state = None if replay.has_state else policy.state()
+    for event in (state, warm):
+        if event is not None:
+            apply(event)
     if recorded is None:
         if experiment.tune_config.trial_dirname_creator is not None:
             policy.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name

@@ -95,7 +95,7 @@ class BasicVariantGenerator(Searcher):
             note_arguments(self, random_state=int(self._given_seed))
         #: The experiment keeps this limit, and 0 is none.
         self.max_concurrent = max_concurrent
-        self._points = list(points)
+        self._given_points = self._points = list(points)
         self._constant = constant_grid_search
         self._space: dict[str, Any] | None = None
         #: Suggestions that each point makes, and each sample after them.
@@ -128,12 +128,24 @@ class BasicVariantGenerator(Searcher):
         num_samples = spec.get("num_samples", 1)
         if num_samples != -1:
             validator.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
+        self._points = self._given_points  # without those of an experiment before
         self._check_points(config, validator)
         validator.raise_any()
         self._space, self._num_samples = config, num_samples
-        given = [grid_size(config, read_point(config, point)) for point in self._points]
-        self._sizes = given, grid_size(config)
+        self._measure(config)
         self._restart(self._given_seed or global_seed(), 0)
+        return True
+
+    def _measure(self, space: dict[str, Any]) -> None:
+        given = [grid_size(space, read_point(space, point)) for point in self._points]
+        self._sizes = given, grid_size(space)
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Let each take the place of a sample, before the points that were given; not half way."""
+        if self._space is None or self._num_suggested:
+            return False
+        self._points = [*points, *self._given_points]
+        self._measure(self._space)
         return True
 
     def check_search_properties(

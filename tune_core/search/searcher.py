@@ -75,6 +75,9 @@ class Searcher(RecordsArguments, ABC):
     #: asks it for so many configurations.
     counts_samples: bool = False
 
+    #: Whether it learns from trials of earlier experiments: see `on_earlier_trial`.
+    learns_from_earlier: bool = False
+
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
 
@@ -223,6 +226,32 @@ class Searcher(RecordsArguments, ABC):
 
         Raises:
             ConfigError: It cannot be one of the searcher's search space: no trial is made.
+        """
+        return False
+
+    def on_earlier_trial(self, config: dict[str, Any], values: list[float]) -> None:
+        """Learn from a trial of an earlier experiment, which counts as none of this one; the default does not.
+
+        Called if the searcher `learns_from_earlier`, before the first `suggest`, and again after a resume.
+
+        Args:
+            config: Its configuration.
+            values: Its last value of each metric, in the order of `metric`.
+
+        Raises:
+            ConfigError: It is none of the searcher's search space: it is left out.
+        """
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Suggest these configurations first, as `points_to_evaluate` are; the default does not.
+
+        Called before the first `suggest`, and again after a resume.
+
+        Args:
+            points: Values of the search space, nested like it; what is fixed there is not in them.
+
+        Returns:
+            Whether it will.
         """
         return False
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.config.spec import describe
 from tune_core.control import messages
 from tune_core.control.controller import Controller
@@ -23,6 +24,7 @@ from tune_core.control.loop import Loop
 from tune_core.control.messages import Event, StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, resumption
+from tune_core.control.warm_start import take_warm_start
 from tune_core.control.watchers import Watchers
 from tune_core.metrics import lookup
 from tune_core.search import BasicVariantGenerator
@@ -191,7 +193,7 @@ class _Simulation(VirtualBackend):
         saves: bool,
     ) -> None:
         super().__init__()
-        self.slots, self.saves = slots, saves
+        self.slots, self.saves, self.run_config = slots, saves, run_config
 
         def trainable(config: dict[str, Any]) -> None:
             """Stands for what `curve` says."""
@@ -252,7 +254,11 @@ class _Simulation(VirtualBackend):
 
     def begin_experiment(self) -> float:
         self.apply(messages.SpecRecorded(self.time, 1, self.spec, asdict(self.controller.rules)))
-        self.save_state()
+        state = self.policy.state()  # before it learns
+        warm = take_warm_start(self.policy, self.run_config, None, now=self.time)
+        for event in (state, warm):
+            if event is not None:
+                self.apply(event)
         self.apply(messages.ExperimentStarted(self.time, self.slots))
         return 0.0
 
@@ -274,6 +280,10 @@ class _Simulation(VirtualBackend):
             return self.begin_experiment()
         if not replay.has_state:
             self.save_state()
+        if replay.state.warm_start is None and not self.trials:
+            warm = take_warm_start(self.policy, self.run_config, None, now=self.time)
+            if warm is not None:
+                self.apply(warm)
         event = resumption(replay, self.time, self.slots, ResumeConfig())
         self.policy.resume(self.trials, event)
         self.apply(event)

@@ -29,6 +29,7 @@ from tune_core.control.messages import (
     SpecRecorded,
     StateSaved,
     TrialReported,
+    WarmStarted,
 )
 from tune_core.control.resume import Records, Replay
 from tune_core.control.segments import read_journal
@@ -50,6 +51,7 @@ _TURNS: Final = (
     SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
+    WarmStarted,
     CapacityChanged,
 )
 #: What is paid for: other resources are not counted.
@@ -144,6 +146,7 @@ class ExperimentSnapshot:
         failures: The failures of the trials whose last attempt failed, in creation order.
         has_ended: Whether it came to an end.
         reason: Why it ended; "" before.
+        warm_start: What it took from earlier experiments, as a sentence; "": nothing.
     """
 
     objective: Objective
@@ -157,6 +160,7 @@ class ExperimentSnapshot:
     failures: Sequence[Failure]
     has_ended: bool
     reason: str
+    warm_start: str = ""
 
     @property
     def used(self) -> dict[str, float]:
@@ -308,6 +312,7 @@ class Overview:
         self._last_at = self._worked_until = self._seconds = 0.0
         self._is_at_work = False
         self._num_drivers = 0
+        self._warm_start = ""
         #: What drivers before this one held, and this one so far; None: nobody has said.
         self._held_before: dict[str, float] | None = None
         self._held: Mapping[str, float] | None = None
@@ -344,6 +349,8 @@ class Overview:
                 self._end(event.trial_id, event.attempt_number, event.outcome)
             elif isinstance(event, SlotsHeld):
                 self._held = event.seconds
+            elif isinstance(event, WarmStarted):
+                self._warm_start = event.summary
             elif isinstance(event, ExperimentResumed):
                 for trial_id, facts in self._facts.items():
                     if facts.running is not None:
@@ -374,6 +381,7 @@ class Overview:
                 failures=failures_of(list(self._controller.trials.values())),
                 has_ended=self._controller.has_ended,
                 reason=self._controller.ending().reason if self._controller.has_ended else "",
+                warm_start=self._warm_start,
             )
 
     # With the lock held.

@@ -39,6 +39,7 @@ from tune_core.engine.driver.reports import Reports
 from tune_core.engine.driver.requests import Requests
 from tune_core.engine.driver.services import DriverFailed, Journaled, Services
 from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
+from tune_core.engine.earlier_runs import locate_runs
 from tune_core.engine.ownership import OWNS_FILES_S
 from tune_core.engine.slots.pool import Slot, SlotAnswered
 from tune_core.errors import ExperimentConflict
@@ -136,6 +137,7 @@ class Driver(Backend):
             recover=self._recover_committed,
             clock=services.wall_clock,
             capacity=services.capacity,
+            locate_runs=locate_runs,
         )
         self._requests.remind()
         for trial in unsettled:  # not before: they may have committed what the journal did not know
