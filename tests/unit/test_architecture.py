@@ -45,10 +45,10 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.control.segments", "tune_core.control.retention", "tune_core.control.watchers"),
     ("tune_core.control.journal", "tune_core.control.namesakes", "tune_core.control.controller"),
     ("tune_core.control.state",),
-    ("tune_core.control.endings", "tune_core.control.policy"),
+    ("tune_core.control.endings", "tune_core.control.policy", "tune_core.control.search_pauses"),
     ("tune_core.control.barrier", "tune_core.control.experiment", "tune_core.control.warm_start"),
     ("tune_core.control.resume",),
-    ("tune_core.control.loop",),
+    ("tune_core.control.loop", "tune_core.control.retry"),
     ("tune_core.control.attempts",),
     # What is asked of it, what came of it, and the door.
     ("tune_core.results.*", "tune_core.steering.*", "tune_core.views.*", "tune_core.simulation.*"),

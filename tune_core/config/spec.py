@@ -236,6 +236,27 @@ def rebuild_run_config(data: Mapping[str, Any], **changes: Any) -> RunConfig:
     return RunConfig(**values)
 
 
+def describe_value(value: Any) -> Any:
+    """Return a value as `describe` writes it; a search space, for example."""
+    return _described(value)
+
+
+def rebuild_value(described: Any, place: str) -> Any:
+    """Return what a part of a description is of.
+
+    Args:
+        described: The part.
+        place: What errors call it.
+
+    Raises:
+        SpecError: It cannot be made again.
+    """
+    lacking = list(_missing_below(described, place))
+    if lacking:
+        raise SpecIncomplete(f"cannot be made again: {'; '.join(lacking)}")
+    return _rebuilt(described, place)
+
+
 def is_kind_of(described: Any, value: object) -> bool:
     """Return whether this part of a description may be of an object of the same class.
 

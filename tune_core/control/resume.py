@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from typing import Any
 
 from tune_core.callback import Callback
 from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.space_change import has_other_space, space_changes
 from tune_core.config.spec import is_kind_of, resolve_objects
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
@@ -43,8 +45,8 @@ from tune_core.control.segments import events_of, experiments, read_journal
 from tune_core.control.state import ExperimentState
 from tune_core.control.warm_start import LocateRuns, take_warm_start
 from tune_core.control.watchers import Watchers
-from tune_core.encoding import dumps, loads, opaque_texts
-from tune_core.errors import ExperimentConflict, SpecError, StorageError
+from tune_core.encoding import opaque_texts
+from tune_core.errors import SpecError, StorageError
 from tune_core.logger.callbacks import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, default_loggers
 from tune_core.logger.rows import (
     ERROR_FILE,
@@ -62,7 +64,8 @@ from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import RESTARTED, ExperimentStorage
 from tune_core.storage.transfer import in_parallel
 from tune_core.trial import Status, Trial, checkpoint_name
-from tune_core.validation import shorten
+
+_logger = logging.getLogger("prefect.tune")
 
 Records = Iterable[tuple[Event, Sequence[str]]]
 #: Called with each report that counts, after the controller has taken it.
@@ -173,6 +176,8 @@ class Replay:
         if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
             before = event.spec["tune_config"]["search_alg"]
             policy.is_other_searcher = not is_kind_of(before, policy.searcher)
+            if self.spec is not None and has_other_space(self.spec.spec, event.spec):
+                policy.replay_space_change()
         if isinstance(event, WarmStarted):
             policy.replay_warm_start(event, self.resolve)
         elif isinstance(event, StateSaved):
@@ -232,12 +237,17 @@ def start_or_resume(
         recover(trial)
     spec, rules = experiment.spec(), asdict(experiment.rules(policy))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
-        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
+        event = SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules)
+        if recorded is not None and has_other_space(recorded.spec, spec):
+            changes = "; ".join(map(str, space_changes(recorded.spec["param_space"], spec["param_space"])))
+            _logger.info("the search space is another from here on: %s", changes)
+            policy.replay_space_change()
+        apply(event)
     if not is_first:
         state = None if replay.has_state else policy.state()
-    for event in (state, warm):
-        if event is not None:
-            apply(event)
+    for taken in (state, warm):
+        if taken is not None:
+            apply(taken)
     if recorded is None:
         if experiment.tune_config.trial_dirname_creator is not None:
             policy.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
@@ -370,8 +380,8 @@ def find_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> S
     """
     known = experiments(storage, discard_damaged=discard_damaged)
     if storage.experiment_id is not None:
-        return _last_spec(known.get(storage.experiment_id, []))
-    found = (_last_spec(segments) for segments in reversed(known.values()))
+        return last_spec(known.get(storage.experiment_id, []))
+    found = (last_spec(segments) for segments in reversed(known.values()))
     return next((spec for spec in found if spec is not None), None)
 
 
@@ -381,33 +391,13 @@ def steered_spec(storage: ExperimentStorage, experiment_id: str) -> SpecRecorded
     Raises:
         StorageError: Its journal is damaged.
     """
-    return _last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
+    return last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
 
 
-def refuse_another(current: Experiment) -> None:
-    """Refuse a retry that tunes something else than the experiment that it would go on with.
-
-    Raises:
-        ExperimentConflict: Its trainable has another name, or its search space is another one.
-        StorageError: The journal is damaged.
-    """
-    recorded = _last_spec(experiments(current.storage).get(current.experiment_id, []))
-    if recorded is None:
-        return  # it died before it said what it was
-    before, now = recorded.spec, loads(dumps(current.spec()))
-    for part in ("trainable", "param_space"):
-        if dumps(before[part]) != dumps(now[part]):
-            raise ExperimentConflict(
-                f"{current.storage.url}: this run began its experiment there ({current.experiment_id}) with "
-                f"{part}={shorten(before[part])}, and is tried again with {part}={shorten(now[part])}. A retry goes "
-                "on with what the run before it began: let it make the same calls of fit() in the same order, give "
-                "each call that may come at another time a RunConfig(name=…) of its own, or begin a new run"
-            )
-
-
-def _last_spec(
+def last_spec(
     segments: Sequence[bytes], counts: Callable[[SpecRecorded], bool] = lambda _: True
 ) -> SpecRecorded | None:
+    """Return the last spec of these segments that counts; None if there is none."""
     for data in reversed(segments):
         specs = [event for event in events_of(data) if isinstance(event, SpecRecorded) and counts(event)]
         if specs:

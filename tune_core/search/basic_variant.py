@@ -140,6 +140,16 @@ class BasicVariantGenerator(Searcher):
         given = [grid_size(space, read_point(space, point)) for point in self._points]
         self._sizes = given, grid_size(space)
 
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Draw the samples that are left from this space; they follow from the seed and from how many there were."""
+        validate_space(config)
+        self._space = config
+        self._measure(config)
+        self._rng = random.Random(f"{self._seed}/{self._num_suggested}")
+        self._num_opened = self._num_walked = self._num_suggested
+        self._variants = iter(())
+        return True
+
     def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
         """Let each take the place of a sample, before the points that were given; not half way."""
         if self._space is None or self._num_suggested:

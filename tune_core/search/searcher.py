@@ -229,6 +229,23 @@ class Searcher(RecordsArguments, ABC):
         """
         return False
 
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Go on in another search space; called while the experiment runs, and after a resume at the same place.
+
+        Parameters are new, or draw from other values; none is of another kind, and there is no grid. The default
+        does nothing. After a resume, `set_search_properties` was given the latest space already.
+
+        Args:
+            config: The search space from now on.
+
+        Returns:
+            Whether it does. If not, a running experiment keeps its space.
+
+        Raises:
+            ConfigError: It cannot; the text says why.
+        """
+        return False
+
     def on_earlier_trial(self, config: dict[str, Any], values: list[float]) -> None:
         """Learn from a trial of an earlier experiment, which counts as none of this one; the default does not.
 

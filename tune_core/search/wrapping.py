@@ -58,6 +58,10 @@ class WrappingSearcher(Searcher):
         """The searcher's."""
         return self.searcher.learns_from_earlier
 
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Pass it on."""
+        return self.searcher.on_space_changed(config)
+
     def on_earlier_trial(self, config: dict[str, Any], values: list[float]) -> None:
         """Pass it on."""
         self.searcher.on_earlier_trial(config, values)

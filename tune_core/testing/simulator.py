@@ -31,7 +31,7 @@ from tune_core.search import BasicVariantGenerator
 from tune_core.simulation.virtual import MemoryJournal, VirtualBackend
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import Request
-from tune_core.steering.request_handler import RequestHandler, as_steered
+from tune_core.steering.request_handler import RequestHandler, as_steered, space_as_steered
 from tune_core.stopper import DictStopper
 from tune_core.trial import Trial, checkpoint_name
 
@@ -152,6 +152,7 @@ def simulate(
     tune_config, run_config = as_steered(
         tune_config or TuneConfig(), run_config or RunConfig(), specs[-1] if specs else None
     )
+    param_space = space_as_steered(param_space or {}, specs[-1] if specs else None)
     if tune_config.search_alg is None:
         tune_config = replace(tune_config, search_alg=BasicVariantGenerator(random_state=seed))
     simulation = _Simulation(tune_config, run_config, param_space or {}, slots, seed, saves_on_request)

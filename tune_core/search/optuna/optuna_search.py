@@ -146,6 +146,7 @@ class OptunaSearch(LearnsFromEarlier):
         if not self._has_own_space:
             self._space, self._parameters = config, chosen_of(config)
         self._study = self._new_study()
+        self.refuse_kept_choices()
         # What is left of an experiment before, or of a run that is tried again.
         self._num_asked = self._num_added = 0
         self.first = ()
@@ -224,7 +225,8 @@ class OptunaSearch(LearnsFromEarlier):
         lacking = [name for name, value in fixed.items() if value is MISSING]
         if lacking:
             self._num_asked += 1
-            self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)))
+            absent = [each.name for each in self._parameters if part(config, each) is MISSING]
+            self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)), is_new=absent == lacking)
             return
         self._ask(trial_id, fixed)
 
@@ -236,13 +238,11 @@ class OptunaSearch(LearnsFromEarlier):
             self._forget(trial_id)
             self._warn_of_outsider(trial_id, str(error))
 
-    def _warn_of_outsider(self, trial_id: str, what: str) -> None:
-        logger.warning(
-            "trial %s: %s of its configuration is not in the search space any more: OptunaSearch does not learn from "
-            "it",
-            trial_id,
-            what,
-        )
+    def _warn_of_outsider(self, trial_id: str, what: str, *, is_new: bool = False) -> None:
+        fault = f"lacks {what}, which the search space has now"
+        if not is_new:
+            fault = f"{what} of its configuration is not in the search space any more"
+        logger.warning("trial %s: %s: OptunaSearch does not learn from it", trial_id, fault)
 
     def _forget(self, trial_id: str) -> None:
         from optuna.trial import TrialState
