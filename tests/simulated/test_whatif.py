@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.simulated.test_resume import SCENARIOS, read_back
 from tune_core.errors import ConfigError
 from tune_core.schedulers import AsyncHyperBandScheduler, Exploit, FIFOScheduler, TrialScheduler
 from tune_core.simulation.whatif import replay_records
+from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.testing.simulator import SimulatedRun, simulate
 
@@ -170,3 +172,28 @@ def test_a_scheduler_that_compares_needs_a_metric() -> None:
     result = replay_records(run.records, asha(), metric="loss", mode="min")
     assert result.metric == "loss"
     assert result.recorded_score == 1.0
+
+
+def test_a_trial_that_was_reopened_is_one_curve(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in range(1, 9):
+            tune.report({"loss": config["x"] / step})
+
+    tuner = tune.Tuner(
+        train,
+        param_space={"x": tune.grid_search([1, 2])},
+        tune_config=tune.TuneConfig("min", "loss"),
+        run_config=tune.RunConfig(
+            name="e", storage_path=str(tmp_path), stop={"training_iteration": 3}, verbose=0
+        ),
+    )
+    LocalRuntime().run(tuner.experiment())
+    longer = tune.Tuner.restore(tmp_path / "e", train, stop={"training_iteration": 6})
+    LocalRuntime().run(longer.experiment())
+
+    result = tune.replay(tmp_path / "e")
+
+    assert [(each.iterations, each.fate) for each in result.trials] == [(6, "completed"), (6, "completed")]
+    assert [each.recorded_iterations for each in result.trials] == [6, 6]
+    assert result.cost.reports == 12
+    assert any("went on with it: 1" in note for note in result.notes)

@@ -52,6 +52,7 @@ def space_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[S
     """Return which parameters of two described spaces differ.
 
     Example:
+        >>> from tune_core.config.spec import describe_value
         >>> from tune_core.search import uniform
         >>> spaces = [describe_value({"lr": uniform(0, top), "epochs": 3}) for top in (1, 2)]
         >>> [str(each) for each in space_changes(*spaces)]

@@ -311,6 +311,19 @@ class _Reader:
             self._num_resumes += 1
             self._waiting.clear()
             self._slots.clear()
+            self._reopen(event)
+
+    def _reopen(self, event: ExperimentResumed) -> None:
+        """Let trials that had ended go on, or begin anew."""
+        curves, trials = self.recording.curves, self.recording.replay.controller.trials
+        for trial_id in event.reopened:
+            stretch = curves[trial_id].stretches[-1]
+            stretch.is_whole = False
+            for step in stretch.steps.values():  # the rule that ended it was loosened
+                step.row["done"] = False
+        for trial_id in event.restarted:
+            curves[trial_id] = Curve(curves[trial_id].suggested)
+            self.recording.standings.forget(trials[trial_id])
 
     def _fill(self) -> None:
         while self._waiting and len(self._slots) < self.recording.slots:
