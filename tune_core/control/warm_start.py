@@ -299,12 +299,11 @@ def _drawn_elsewhere(described: Any, space: Any, place: str = "") -> list[str]:
         return []
     if space is not _MISSING and (not isinstance(space, Mapping) or is_unresolved(space)):
         return []
+    inner = space if isinstance(space, Mapping) else {}
     return [
         name
         for key, child in described.items()
-        for name in _drawn_elsewhere(
-            child, _MISSING if space is _MISSING else space.get(key, _MISSING), f"{place}/{key}".lstrip("/")
-        )
+        for name in _drawn_elsewhere(child, inner.get(key, _MISSING), f"{place}/{key}".lstrip("/"))
     ]
 
 

@@ -136,28 +136,6 @@ class BasicVariantGenerator(Searcher):
         self._restart(self._given_seed or global_seed(), 0)
         return True
 
-    def _measure(self, space: dict[str, Any]) -> None:
-        given = [grid_size(space, read_point(space, point)) for point in self._points]
-        self._sizes = given, grid_size(space)
-
-    def on_space_changed(self, config: dict[str, Any]) -> bool:
-        """Draw the samples that are left from this space; they follow from the seed and from how many there were."""
-        validate_space(config)
-        self._space = config
-        self._measure(config)
-        self._rng = random.Random(f"{self._seed}/{self._num_suggested}")
-        self._num_opened = self._num_walked = self._num_suggested
-        self._variants = iter(())
-        return True
-
-    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
-        """Let each take the place of a sample, before the points that were given; not half way."""
-        if self._space is None or self._num_suggested:
-            return False
-        self._points = [*points, *self._given_points]
-        self._measure(self._space)
-        return True
-
     def check_search_properties(
         self, metric: str | list[str] | None, mode: str | list[str] | None, config: dict[str, Any]
     ) -> None:
@@ -235,6 +213,28 @@ class BasicVariantGenerator(Searcher):
         self._num_walked = 0
         self._num_opened = 0
         self._variants: Iterator[Variant] = iter(())
+
+    def _measure(self, space: dict[str, Any]) -> None:
+        given = [grid_size(space, read_point(space, point)) for point in self._points]
+        self._sizes = given, grid_size(space)
+
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Draw the samples that are left from this space; they follow from the seed and from how many there were."""
+        validate_space(config)
+        self._measure(config)
+        self._space = config
+        self._rng = random.Random(f"{self._seed}/{self._num_suggested}")
+        self._num_opened = self._num_walked = self._num_suggested
+        self._variants = iter(())
+        return True
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Let each take the place of a sample, before the points that were given; not half way."""
+        if self._space is None or self._num_suggested:
+            return False
+        self._points = [*points, *self._given_points]
+        self._measure(self._space)
+        return True
 
     def _walk(self) -> Variant | None:
         """Make the next configuration; None at the end, which `add_samples` may move."""

@@ -518,7 +518,7 @@ def _policy_of(scheduler: TrialScheduler, objective: Objective, recording: Recor
             f"{type(scheduler).__name__} compares trials by a metric, and the experiment says none: give metric=… and "
             "mode=… (--metric and --mode)"
         )
-    given = {} if has_own else {"metric": objective.metric, "mode": objective.mode}
+    given: dict[str, Any] = {} if has_own else {"metric": objective.metric, "mode": objective.mode}
     config = TuneConfig(search_alg=_Recorded([*recording.curves.values()]), num_samples=-1, **given)
     config.scheduler = scheduler  # not checked against a searcher: none is asked
 
