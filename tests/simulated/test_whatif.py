@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +188,17 @@ def test_a_trial_that_was_reopened_is_one_curve(tmp_path: Path) -> None:
             name="e", storage_path=str(tmp_path), stop={"training_iteration": 3}, verbose=0
         ),
     )
-    LocalRuntime().run(tuner.experiment())
+    moments = itertools.count(1000.0)
+    LocalRuntime(wall_clock=lambda: next(moments)).run(tuner.experiment())
+    first = next(moments) - 1000.0
+    later = itertools.count(90000.0)
     longer = tune.Tuner.restore(tmp_path / "e", train, stop={"training_iteration": 6})
-    LocalRuntime().run(longer.experiment())
+    LocalRuntime(wall_clock=lambda: next(later)).run(longer.experiment())
 
     result = tune.replay(tmp_path / "e")
 
     assert [(each.iterations, each.fate) for each in result.trials] == [(6, "completed"), (6, "completed")]
     assert [each.recorded_iterations for each in result.trials] == [6, 6]
     assert result.cost.reports == 12
+    assert 0 < result.recorded.wall_seconds < first + next(later) - 90000.0  # not the time between them
     assert any("went on with it: 1" in note for note in result.notes)

@@ -299,7 +299,10 @@ class _Reader:
         begins = isinstance(event, (ExperimentStarted, ExperimentResumed))
         if begins and not self.recording.began:
             self.recording.began = time
-        if begins or isinstance(event, SegmentsGivenUp):
+        is_at_start = isinstance(event, SegmentsGivenUp) or (
+            isinstance(event, SpecRecorded) and not event.request_id
+        )
+        if begins or is_at_start or (isinstance(event, CapacityChanged) and not event.capacity):
             self._is_at_work = begins
         elif self._is_at_work:
             self.recording.wall_s += max(0.0, time - self._last)
