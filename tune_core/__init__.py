@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from tune_core import utils as utils
 from tune_core.callback import Callback
+from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.run_config import (
     CheckpointConfig,
     FailureConfig,
-    ResumeConfig,
     RunConfig,
     SyncConfig,
     TuneConfig,
@@ -40,6 +40,7 @@ from tune_core.search.space import (
     sample_from,
     uniform,
 )
+from tune_core.simulation.whatif import replay
 from tune_core.steering.inbox import steer
 from tune_core.stopper import Stopper
 from tune_core.storage.checkpoint import Checkpoint
@@ -91,6 +92,7 @@ __all__ = [
     "randn",
     "register_env",
     "register_trainable",
+    "replay",
     "report",
     "run",
     "sample_from",

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.run_config import (
     CheckpointConfig,
     FailureConfig,
-    ResumeConfig,
     RunConfig,
     SyncConfig,
     TuneConfig,

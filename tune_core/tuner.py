@@ -14,12 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
-from tune_core.config.spec import makeable, rebuild_param_space, rebuild_run_config, rebuild_tune_config
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.run_config import RunConfig, TuneConfig
+from tune_core.config.space_change import check_space_change
+from tune_core.config.spec import (
+    describe_value,
+    makeable,
+    rebuild_param_space,
+    rebuild_run_config,
+    rebuild_tune_config,
+)
 from tune_core.control.experiment import Continuation, Experiment, Identity
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.resume import find_spec, loosened, read_spec
 from tune_core.control.watchers import counted
+from tune_core.encoding import dumps, loads
 from tune_core.environment import check_environment
 from tune_core.errors import ConfigError, NoResults, SpecIncomplete
 from tune_core.registry import find_trainable, is_registered
@@ -215,7 +224,9 @@ class Tuner:
                 they end as they are.
             resume_errored: Whether trials that failed go on from their last checkpoint.
             restart_errored: Whether trials that failed begin again, in a new directory.
-            param_space: The search space, if it has what JSON cannot hold, such as lambdas.
+            param_space: The search space, if it has what JSON cannot hold, such as lambdas; or another one, for the
+                trials to come: with more parameters, or other values. A model learns from the trials before whose
+                configuration is of it. No parameter becomes one of another kind, and what has a grid stays as it is.
             storage_filesystem: An fsspec or pyarrow filesystem that `path` is in.
             _resume_config: Says more exactly which trials go on: see `ResumeConfig`.
             storage_options: fsspec options for a URL: credentials are never stored.
@@ -267,6 +278,9 @@ class Tuner:
                 else replace(run_config, **place, **rules),
             )
 
+        if param_space is not None:
+            described = loads(dumps(describe_value(param_space)))
+            check_space_change(data["param_space"], described)
         lacking = None
         try:
             space, tune, run = parts_of(data)

@@ -84,7 +84,7 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> None:
 def test_page_names_every_command() -> None:
     assert {arguments[0] for arguments in documented()} == {
         *("run", "resume", "extend", "ls", "show", "compare", "export", "stop", "steer", "serve"),
-        *("automations", "doctor"),
+        *("automations", "doctor", "replay"),
     }
 
 

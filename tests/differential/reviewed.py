@@ -396,6 +396,16 @@ REVIEWED: tuple[Difference, ...] = (
         "there only a searcher takes a list, and nothing else knows of it",
     ),
     Difference(
+        "what earlier experiments have found",
+        "`TuneConfig(warm_start=…)` reads their journals; what was taken is in the new one's",
+        "there `points_to_evaluate`, written by hand, or a searcher's pickle",
+    ),
+    Difference(
+        "`Tuner.restore(param_space=…)` with other values, or more parameters",
+        "holds for the trials to come; a parameter of another kind, and another grid, are refused",
+        "there it has to be the space that the experiment began with",
+    ),
+    Difference(
         "a metric that only the scheduler or the searcher was given",
         "trials are compared by it: `get_best_result()`, terminal, leaderboard",
         "there `get_best_result()` raises",

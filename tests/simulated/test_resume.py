@@ -56,6 +56,7 @@ from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision
 from tune_core.steering.inbox import (
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -164,6 +165,7 @@ class Scenario:
     dies_once: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     requests: Requests = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=lambda: {"x": tune.uniform(0, 1)})
 
     def drive(self, journal: Records = ()) -> SimulatedRun:
         """Run a driver until the experiment has ended."""
@@ -175,7 +177,7 @@ class Scenario:
         scheduler = self.scheduler()
         return simulate(
             curve,
-            param_space={"x": tune.uniform(0, 1)},
+            param_space=self.space,
             tune_config=tune.TuneConfig(
                 **objective_beside(scheduler),
                 search_alg=self.searcher(),
@@ -536,6 +538,31 @@ SCENARIOS: dict[str, Scenario] = {
     "more samples": Scenario(slots=2, requests={(1, 2): [RaiseNumSamples(7)]}),
     "more samples, searcher that learns": Scenario(
         searcher=Attentive, requests={(4, 3): [RaiseNumSamples(7)]}
+    ),
+    "wider space": Scenario(
+        num_samples=8, iterations=3, requests={(2, 2): [ChangeSpace({"x": tune.uniform(0, 4)})]}
+    ),
+    "wider space twice, Optuna": Scenario(
+        searcher=lambda: OptunaSearch(seed=1),
+        num_samples=8,
+        iterations=3,
+        requests={
+            (2, 2): [ChangeSpace({"x": tune.uniform(0, 4)})],
+            (4, 1): [ChangeSpace({"x": tune.uniform(0.2, 6)})],
+        },
+    ),
+    "new parameter, Optuna": Scenario(
+        searcher=lambda: ConcurrencyLimiter(OptunaSearch(seed=1), 1),
+        num_samples=6,
+        iterations=2,
+        requests={(2, 1): [ChangeSpace({"net/width": tune.choice([1, 2])})]},
+    ),
+    "more and fewer values, Optuna": Scenario(
+        searcher=lambda: OptunaSearch(seed=1),
+        num_samples=8,
+        iterations=2,
+        space={"x": tune.choice([1, 2, 3])},
+        requests={(3, 1): [ChangeSpace({"x": tune.choice([2, 3, 4, 5])})]},
     ),
     "looser stop rule": Scenario(
         slots=2,

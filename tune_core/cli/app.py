@@ -25,6 +25,7 @@ COMMANDS = (
     ("ls", "reading:ls", "List the experiments below a storage path."),
     ("show", "reading:show", "Show an experiment's trials, or one trial's reports."),
     ("compare", "comparing:compare", "Show experiments side by side: best trial, cost, what differs."),
+    ("replay", "replaying:replay", "Say what another scheduler would have made of an experiment."),
     ("export", "exporting:export", "Write trials or reports as CSV, Parquet, an Optuna study, or HTML."),
     ("stop", "steering:stop", "Stop a running experiment cleanly."),
     ("steer", "steering:steer", "Pause, resume, stop or extend what is running."),

@@ -80,6 +80,7 @@ class Reading:
             "trainable": self.spec.get("trainable"),
             "status": self.status,
             "reason": snapshot.reason,
+            "warm_start": snapshot.warm_start or None,
             "is_paused": self.replay.controller.is_paused,
             **compared_by(snapshot),
             "num_trials": len(snapshot.trials),

@@ -156,6 +156,7 @@ def summary_text(document: dict[str, Any]) -> str:
             + (", paused on request" if document["is_paused"] else "")
             + (f": {document['reason']}" if document["reason"] else ""),
             "trials": _counts(document),
+            "began with": document["warm_start"] or "",
             "best": f"{_best_text(document)}  {best.get('trial_id', '')}, iteration {best.get('iteration', '')}"
             if best
             else _best_text(document),

@@ -28,11 +28,20 @@ from tune_core.tuner import Tuner
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from tune_core.engine.form.form import ExperimentForm
+
 Flag = Annotated[bool, Parameter(negative="")]
 
 
 def run(
-    spec: Path, /, *, watch: Flag = False, name: str | None = None, output: Output | None = None
+    spec: Path,
+    /,
+    *,
+    watch: Flag = False,
+    name: str | None = None,
+    warm_start: Sequence[str] = (),
+    warm_start_points: int | None = None,
+    output: Output | None = None,
 ) -> Answer:
     """Run the experiment that a YAML or JSON file describes, and wait for its end.
 
@@ -43,12 +52,16 @@ def run(
         spec: The file: what the deployments' parameters are, as docs/deployments.md has them.
         watch: Show progress while it runs (on stderr with --json).
         name: The experiment's name, instead of the one in the file.
+        warm_start: An earlier experiment to learn from, instead of those in the file: a path or URL, also with *, a
+            name below the storage, or deployment:FLOW/NAME. May be repeated.
+        warm_start_points: How many of their best configurations are run first.
         output: How to answer.
     """
     import_from_here()
     from tune_core.engine.form.form import ExperimentForm
 
     form = ExperimentForm.load(spec)
+    form = _warmed(form, warm_start, warm_start_points)
     if not watch:
         quiet = form.run_config.model_copy(update={"verbose": 0})
         form = form.model_copy(update={"run_config": quiet})
@@ -57,6 +70,20 @@ def run(
     except ImportError as error:  # an extra is missing: the message says which
         raise TuneError(str(error)) from error
     return _fit(tuner, form.trainable)
+
+
+def _warmed(form: ExperimentForm, sources: Sequence[str], points: int | None) -> ExperimentForm:
+    """Return the form with what was typed instead of its `warm_start`."""
+    changes: dict[str, Any] = {"sources": list(sources)} if sources else {}
+    changes |= {} if points is None else {"max_points": points}
+    if not changes:
+        return form
+    values = form.model_dump(mode="json")
+    tune = values.setdefault("tune_config", {})
+    tune["warm_start"] = {**tune.get("warm_start", {}), **changes}
+    if not tune["warm_start"].get("sources"):
+        raise ConfigError("--warm-start-points without an earlier experiment: say which, with --warm-start")
+    return type(form).read(values)
 
 
 def resume(

@@ -12,6 +12,7 @@ from tune_core.errors import ConfigError
 from tune_core.steering.inbox import (
     TIMEOUT_S,
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -28,7 +29,7 @@ from tune_core.steering.inbox import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Action = Literal["pause", "resume", "stop", "add", "num-samples", "loosen"]
+Action = Literal["pause", "resume", "stop", "add", "num-samples", "loosen", "space"]
 _OF_TRIALS: dict[str, type[PauseTrial | ResumeTrial | StopTrial]] = {
     "pause": PauseTrial,
     "resume": ResumeTrial,
@@ -79,10 +80,11 @@ def steer(
     - add: one more trial, of the values that follow: lr=0.01 net/width=64
     - num-samples: extend the search to that many samples
     - loosen: stop rules instead of those that were: training_iteration=200
+    - space: draw from other values, or more parameters: 'lr={"loguniform": [1e-5, 1]}'
 
     Args:
         path: The experiment: STORAGE_PATH/NAME, a path or a URL.
-        action: pause, resume, stop, add, num-samples or loosen.
+        action: pause, resume, stop, add, num-samples, loosen or space.
         values: What the action needs.
         timeout: Seconds to wait for the answer.
         access: How to get to the storage.
@@ -103,6 +105,8 @@ def _requests(action: Action, values: Sequence[str]) -> list[Request]:
         return [AddConfiguration(nested(assignments(values, "steer PATH add", "lr=0.01 net/width=64")))]
     if action == "loosen":
         return [LoosenStop(assignments(values, "steer PATH loosen", "training_iteration=200"))]
+    if action == "space":
+        return [ChangeSpace(assignments(values, "steer PATH space", """'lr={"loguniform": [1e-5, 1]}'"""))]
     if len(values) != 1 or not values[0].isdecimal():
         raise ConfigError(f"steer PATH num-samples {' '.join(values)}: expected one whole number")
     return [RaiseNumSamples(int(values[0]))]

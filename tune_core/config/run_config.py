@@ -19,6 +19,7 @@ from tune_core.callback import Callback, CallbackList
 from tune_core.config.failure_config import FailureConfig
 from tune_core.config.parts import check_parts, objective_of, plain
 from tune_core.config.shown import default_of, shown
+from tune_core.config.warm_start import WarmStart, warm_start_of
 from tune_core.errors import ConfigError
 from tune_core.objective import SCOPES, Objective, check_objective
 from tune_core.progress_reporter.reporters import ProgressReporter
@@ -142,55 +143,6 @@ class SyncConfig:
 
 
 @dataclass(repr=False)
-class ResumeConfig:
-    """What becomes of the trials of an experiment that is restored.
-
-    Each is a `ResumeConfig.ResumeType`, or its value as a string.
-
-    Args:
-        finished: Trials that ended without an error.
-        unfinished: Trials that were waiting, running or paused.
-        errored: Trials that failed for good.
-
-    Raises:
-        ConfigError: A value is none of them; all faults are named together.
-
-    Example:
-        >>> ResumeConfig(errored="restart").errored
-        <ResumeType.RESTART: 'restart'>
-
-    Source: as Ray Tune 2.60.
-    """
-
-    class ResumeType(Enum):
-        """What to do with a trial."""
-
-        #: Go on from its latest checkpoint.
-        RESUME = "resume"
-        #: Begin again, as a new trial with the same configuration.
-        RESTART = "restart"
-        #: Leave it as it is.
-        SKIP = "skip"
-
-    finished: ResumeType | str = ResumeType.SKIP
-    unfinished: ResumeType | str = ResumeType.RESUME
-    errored: ResumeType | str = ResumeType.SKIP
-
-    def __post_init__(self) -> None:
-        validator = Validator("ResumeConfig")
-        known = {kind.value: kind for kind in self.ResumeType}
-        for name in ("finished", "unfinished", "errored"):
-            given = getattr(self, name)
-            if isinstance(given, self.ResumeType):
-                continue
-            validator.check_choice(name, given, tuple(known), also=", or a ResumeConfig.ResumeType")
-            setattr(self, name, known.get(given) if isinstance(given, str) else given)
-        validator.raise_any()
-
-    __repr__ = shown
-
-
-@dataclass(repr=False)
 class TuneConfig:
     """How to search: what to optimise, with which searcher and scheduler, how often and how long.
 
@@ -220,6 +172,8 @@ class TuneConfig:
             is replaced; None: however much it holds. Both need `reuse_actors`.
         max_process_growth: Beyond Ray Tune: a process that holds so many bytes more than as its first trial
             began is replaced; None: however much it grows.
+        warm_start: Beyond Ray Tune: earlier experiments to learn from, or whose best configurations are run first:
+            a `WarmStart`, or its sources or arguments alone: a path, a list of them, a dict.
         best_scope: Beyond Ray Tune: what of a trial's reports counts wherever the best trial is named or
             trials are ranked: its "last" value; its best of "all"; the mean of all ("avg"), of the last 5
             ("last-5-avg"), of the last 10 ("last-10-avg"). Several metrics are compared as they were
@@ -260,11 +214,13 @@ class TuneConfig:
         default="last", kw_only=True
     )
     max_cost: float | dict[str, float] | None = field(default=None, kw_only=True)
+    warm_start: WarmStart | str | Sequence[str] | dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         validator = Validator("TuneConfig")
         self._check_objective(validator)
         check_parts(validator, self)
+        self._check_warm_start(validator)
         if self.num_samples != -1 or isinstance(self.num_samples, bool):
             validator.check_integer("num_samples", self.num_samples, minimum=1, also=", or -1 for no end")
         if self.max_concurrent_trials is not None:
@@ -330,6 +286,23 @@ class TuneConfig:
             validator.check_integer(name, limit, minimum=1, also=", or None for no limit")
             if not self.reuse_actors:
                 validator.add(name, limit, "limits what reuse_actors=True does: add that")
+
+    def _check_warm_start(self, validator: Validator) -> None:
+        try:
+            self.warm_start = warm = warm_start_of(self.warm_start)
+        except ConfigError as error:
+            validator.extend(error.faults)
+            return
+        searcher = self.search_alg
+        can_learn = isinstance(searcher, Searcher) and searcher.learns_from_earlier
+        if warm is not None and not can_learn and not warm.max_points:
+            name = type(searcher).__name__ if searcher is not None else "grid and random search"
+            validator.add(
+                "warm_start",
+                warm,
+                f"{name} learns nothing from earlier trials: give WarmStart(max_points=…), which are run first, or a "
+                "search_alg that learns, such as OptunaSearch",
+            )
 
     def _check_objective(self, validator: Validator) -> None:
         check_objective(validator, self.metric, self.mode)

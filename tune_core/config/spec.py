@@ -21,6 +21,7 @@ from typing import Any, Final
 from tune_core import schedulers, search
 from tune_core import stopper as stoppers
 from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.warm_start import WarmStart
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError, SpecIncomplete
 from tune_core.init_args import RecordsArguments, arguments_of, make
@@ -247,6 +248,27 @@ def rebuild_run_config(data: Mapping[str, Any], **changes: Any) -> RunConfig:
     return RunConfig(**values)
 
 
+def describe_value(value: Any) -> Any:
+    """Return a value as `describe` writes it; a search space, for example."""
+    return _described(value)
+
+
+def rebuild_value(described: Any, place: str) -> Any:
+    """Return what a part of a description is of.
+
+    Args:
+        described: The part.
+        place: What errors call it.
+
+    Raises:
+        SpecError: It cannot be made again.
+    """
+    lacking = list(_missing_below(described, place))
+    if lacking:
+        raise SpecIncomplete(f"cannot be made again: {'; '.join(lacking)}")
+    return _rebuilt(described, place)
+
+
 def is_kind_of(described: Any, value: object) -> bool:
     """Return whether this part of a description may be of an object of the same class.
 
@@ -287,6 +309,8 @@ def _described(value: Any) -> Any:
     if REBUILDABLE.get(kind.__name__) is kind:
         given = arguments_of(value)
         return {_OBJECT: kind.__name__, _ARGUMENTS: {name: _described(given[name]) for name in given}}
+    if kind is WarmStart:
+        return {_OBJECT: kind.__name__, _ARGUMENTS: value.to_dict()}
     if kind in _PARTS.values():
         return _fields(value)
     return _described_foreign(value)
@@ -405,6 +429,8 @@ def _rebuilt(node: Any, place: str) -> Any:
 
 
 def _rebuilt_object(name: str, arguments: dict[str, Any], place: str) -> Any:
+    if name == WarmStart.__name__:
+        return WarmStart(**arguments)
     if name not in REBUILDABLE:
         raise _damaged(f"{place} is a {name}, which this version does not know")
     return make(REBUILDABLE[name], arguments)

@@ -41,6 +41,7 @@ from tune_core.control.messages import (
     SuggestionDeferred,
     TrialReported,
     TrialSuggested,
+    WarmStarted,
     WatchersSaved,
 )
 from tune_core.control.questions import Questions
@@ -87,7 +88,7 @@ class Controller:
             SpecRecorded: self._on_spec,
             **dict.fromkeys((ExperimentStarted, CapacityChanged), self._on_capacity),
             ExperimentResumed: self._on_resumed,
-            **dict.fromkeys((StateSaved, WatchersSaved, SlotsHeld), lambda _: []),
+            **dict.fromkeys((StateSaved, WarmStarted, WatchersSaved, SlotsHeld), lambda _: []),
             SegmentsGivenUp: self._on_given_up,
             TrialSuggested: self._on_suggested,
             **dict.fromkeys((SuggestionDeferred, SearchEnded), self._on_no_suggestion),

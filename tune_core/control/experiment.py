@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tune_core.callback import Callback, CallbackList
-from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.config.spec import describe, resolve_objects
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.messages import StartAttempt

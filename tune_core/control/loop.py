@@ -36,8 +36,9 @@ from tune_core.control.messages import (
     TrialReported,
     TrialSuggested,
 )
-from tune_core.control.policy import Policy, SearchPauses
+from tune_core.control.policy import Policy
 from tune_core.control.resume import unreported
+from tune_core.control.search_pauses import SearchPauses
 from tune_core.control.state import ExperimentState
 from tune_core.control.watchers import Watchers
 from tune_core.resources import PlacementGroupFactory

@@ -142,6 +142,23 @@ class WatchersSaved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WarmStarted(Event):
+    """What was taken from earlier experiments before the first suggestion: a replay tells the searcher again.
+
+    Attributes:
+        points: What the searcher learnt: `config`, the last `values` of its metrics, and the `trial` it is from.
+        first: Configurations that are suggested first, the best one first.
+        summary: What was taken and what left out, for people.
+    """
+
+    is_urgent: ClassVar[bool] = True
+
+    points: tuple[dict[str, Any], ...]
+    first: tuple[dict[str, Any], ...]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
 class CapacityChanged(Event):
     """The cluster grew or shrank.
 

@@ -8,8 +8,8 @@ return values.
 from __future__ import annotations
 
 import logging
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -25,6 +25,7 @@ from tune_core.control.messages import (
     StateSaved,
     SuggestionDeferred,
     TrialSuggested,
+    WarmStarted,
 )
 from tune_core.control.reallocation import Reallocation
 from tune_core.encoding import dumps, holds_opaque, loads
@@ -46,46 +47,6 @@ from tune_core.validation import shorten
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
 
 _logger = logging.getLogger(__name__)
-
-
-#: How long a searcher that has nothing to suggest is left alone while nothing runs, in seconds: at first, and
-#: at most. Each time it is twice as long.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
-
-
-class SearchPauses:
-    """Says when a searcher that had nothing to suggest while nothing ran is asked again.
-
-    Example:
-        >>> pauses = SearchPauses()
-        >>> [pauses.is_over(True, now) for now in (5.0, 5.05, 5.15)]
-        [False, False, True]
-    """
-
-    def __init__(self) -> None:
-        self._pause_s, self._has_warned = FIRST_PAUSE_S, False
-        #: When it is asked, on the clock of `is_over`.
-        self.due = math.inf
-
-    def is_over(self, waits: bool, now: float) -> bool:
-        """Return whether it is time; the log says once that the experiment waits.
-
-        Args:
-            waits: Whether nothing can happen until it is asked again.
-            now: Seconds, on a clock that does not go back.
-        """
-        if not waits:
-            self._pause_s, self.due = FIRST_PAUSE_S, math.inf
-        elif self.due == math.inf:
-            self.due = now + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        elif now >= self.due:
-            self.due = math.inf
-            if not self._has_warned:
-                _logger.warning("nothing runs, and the searcher suggests nothing: it is asked until it does")
-            self._has_warned = True
-            return True
-        return False
 
 
 class Policy:
@@ -296,6 +257,81 @@ class Policy:
             name,
             request_id,
         )
+
+    @property
+    def tune_config(self) -> TuneConfig:
+        """How to search."""
+        return self._config
+
+    @property
+    def param_space(self) -> dict[str, Any]:
+        """The search space."""
+        return self._param_space
+
+    @property
+    def draws_from_space(self) -> bool:
+        """Whether the searcher draws from it; if not, it has a space of its own."""
+        return self._draws
+
+    def change_space(self, space: dict[str, Any]) -> None:
+        """Have the searcher go on in another search space.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        name = type(self.searcher).__name__
+        if not self._draws:
+            raise ConfigError(f"{name} has a search space of its own: nothing of param_space is drawn from")
+        if not self.searcher.on_space_changed(space):
+            raise ConfigError(
+                f"{name} cannot take another search space while it runs: stop the experiment, and go on with "
+                "Tuner.restore(…, param_space=…)"
+            )
+        self._param_space = space
+
+    def replay_space_change(self) -> None:
+        """Tell the searcher that its space was another before; it has been made with the latest one."""
+        try:
+            self.searcher.on_space_changed(self._param_space)
+        except ConfigError as error:
+            _logger.warning("the searcher has not taken up that its space has changed: %s", error)
+
+    def tell_earlier(self, config: dict[str, Any], values: list[float]) -> str | None:
+        """Tell the searcher of a trial of an earlier experiment; return why it cannot learn from it, if so."""
+        try:
+            self.searcher.on_earlier_trial(config, values)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def try_first(self, points: Sequence[dict[str, Any]]) -> None:
+        """Have the searcher suggest these configurations first.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        if points and not self.searcher.on_points_to_try(list(points)):
+            raise ConfigError(
+                f"WarmStart(max_points=…): {type(self.searcher).__name__} does not take points to run first, or has "
+                "begun already: give max_points=0"
+            )
+
+    def replay_warm_start(
+        self, event: WarmStarted, resolve: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        """Tell the searcher again what was taken from earlier experiments."""
+        faults = Counter(
+            self.tell_earlier(resolve(point["config"]), point["values"])
+            for point in event.points
+            if self.searcher.learns_from_earlier
+        )
+        for fault, count in faults.items():
+            if fault is not None:
+                _logger.warning("the searcher learns no more from %d earlier trials: %s", count, fault)
+        if event.first and not self.searcher.on_points_to_try([resolve(point) for point in event.first]):
+            _logger.warning(
+                "%s does not know of the points that were to be run first", type(self.searcher).__name__
+            )
 
     def refuse_dirnames(self, names: Iterable[str]) -> None:
         """Let no trial have a directory of one of these names, which exist already."""

@@ -7,11 +7,13 @@ would know had nothing died. Executes nothing that is stored.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from tune_core.config.run_config import ResumeConfig
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.space_change import has_other_space, space_changes
 from tune_core.config.spec import is_kind_of, resolve_objects
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
@@ -28,21 +30,24 @@ from tune_core.control.messages import (
     StateSaved,
     TrialReported,
     TrialSuggested,
+    WarmStarted,
     WatchersSaved,
 )
 from tune_core.control.policy import Policy
 from tune_core.control.segments import events_of, experiments, read_journal
 from tune_core.control.state import ExperimentState
+from tune_core.control.warm_start import LocateRuns, take_warm_start
 from tune_core.control.watchers import Watchers
-from tune_core.encoding import dumps, loads, opaque_texts
-from tune_core.errors import ExperimentConflict, SpecError, StorageError
+from tune_core.encoding import opaque_texts
+from tune_core.errors import SpecError, StorageError
 from tune_core.references import is_reference_text
 from tune_core.stopper import DictStopper
 from tune_core.storage.commit import CheckpointMarker
 from tune_core.storage.experiment_storage import RESTARTED, ExperimentStorage
 from tune_core.training.resource_requests import resources_of
 from tune_core.trial import Status, Trial, checkpoint_name
-from tune_core.validation import shorten
+
+_logger = logging.getLogger("prefect.tune")
 
 Records = Iterable[tuple[Event, Sequence[str]]]
 #: Called with each report that counts, after the controller has taken it.
@@ -161,7 +166,11 @@ class Replay:
         if isinstance(event, SpecRecorded) and "tune_config" in event.spec:
             before = event.spec["tune_config"]["search_alg"]
             policy.is_other_searcher = not is_kind_of(before, policy.searcher)
-        if isinstance(event, StateSaved):
+            if self.spec is not None and has_other_space(self.spec.spec, event.spec):
+                policy.replay_space_change()
+        if isinstance(event, WarmStarted):
+            policy.replay_warm_start(event, self.resolve)
+        elif isinstance(event, StateSaved):
             self.has_state = policy.set_state(event)
         elif isinstance(event, TrialSuggested):
             policy.replay_suggestion(event)
@@ -183,6 +192,7 @@ def start_or_resume(
     clock: Callable[[], float],
     capacity: int,
     total: Mapping[str, float] | None = None,
+    locate_runs: LocateRuns | None = None,
 ) -> None:
     """Begin an experiment, or go on with one that was replayed.
 
@@ -194,9 +204,11 @@ def start_or_resume(
         clock: Seconds since the epoch.
         capacity: So many trials of the usual size fit the cluster at once.
         total: What the cluster has of each resource; None: that is not known.
+        locate_runs: Finds the experiments of a deployment, to learn from them; None: nobody can.
 
     Raises:
         SpecError: A trial that has to run again has a value that cannot be loaded.
+        ConfigError: Nothing can be learnt from the earlier experiments of `TuneConfig.warm_start`.
     """
     policy, recorded = replay.policy, replay.spec
     assert policy is not None
@@ -206,16 +218,29 @@ def start_or_resume(
     _refuse_opaque(experiment, again)
     total = dict(total or {})
     resumed = replace(resumed, resources=_changed_resources(experiment, again), total=total)
+    warm, is_first = None, replay.state.warm_start is None and not replay.trials
+    state = None
+    if is_first:
+        state = None if replay.has_state else policy.state()  # before it learns
+        run, storage = experiment.run_config, experiment.storage
+        warm = take_warm_start(policy, run, storage, now=clock(), locate_runs=locate_runs)
     if replay.live:
         apply(CapacityChanged(clock(), 0))  # nothing starts until all is known
     for trial in replay.live:
         recover(trial)
     spec, rules = experiment.spec(), asdict(experiment.rules(policy))
     if recorded is None or (recorded.spec, recorded.rules) != (spec, rules):
-        apply(SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules))
-    state = None if replay.has_state else policy.state()
-    if state is not None:
-        apply(state)
+        event = SpecRecorded(clock(), recorded.revision + 1 if recorded else 1, spec, rules)
+        if recorded is not None and has_other_space(recorded.spec, spec):
+            changes = "; ".join(map(str, space_changes(recorded.spec["param_space"], spec["param_space"])))
+            _logger.info("the search space is another from here on: %s", changes)
+            policy.replay_space_change()
+        apply(event)
+    if not is_first:
+        state = None if replay.has_state else policy.state()
+    for taken in (state, warm):
+        if taken is not None:
+            apply(taken)
     if recorded is None:
         if experiment.tune_config.trial_dirname_creator is not None:
             policy.refuse_dirnames(experiment.storage.list())  # of earlier experiments of this name
@@ -348,8 +373,8 @@ def find_spec(storage: ExperimentStorage, *, discard_damaged: bool = False) -> S
     """
     known = experiments(storage, discard_damaged=discard_damaged)
     if storage.experiment_id is not None:
-        return _last_spec(known.get(storage.experiment_id, []))
-    found = (_last_spec(segments) for segments in reversed(known.values()))
+        return last_spec(known.get(storage.experiment_id, []))
+    found = (last_spec(segments) for segments in reversed(known.values()))
     return next((spec for spec in found if spec is not None), None)
 
 
@@ -359,33 +384,13 @@ def steered_spec(storage: ExperimentStorage, experiment_id: str) -> SpecRecorded
     Raises:
         StorageError: Its journal is damaged.
     """
-    return _last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
+    return last_spec(experiments(storage).get(experiment_id, []), lambda spec: bool(spec.request_id))
 
 
-def refuse_another(current: Experiment) -> None:
-    """Refuse a retry that tunes something else than the experiment that it would go on with.
-
-    Raises:
-        ExperimentConflict: Its trainable has another name, or its search space is another one.
-        StorageError: The journal is damaged.
-    """
-    recorded = _last_spec(experiments(current.storage).get(current.experiment_id, []))
-    if recorded is None:
-        return  # it died before it said what it was
-    before, now = recorded.spec, loads(dumps(current.spec()))
-    for part in ("trainable", "param_space"):
-        if dumps(before[part]) != dumps(now[part]):
-            raise ExperimentConflict(
-                f"{current.storage.url}: this run began its experiment there ({current.experiment_id}) with "
-                f"{part}={shorten(before[part])}, and is tried again with {part}={shorten(now[part])}. A retry goes "
-                "on with what the run before it began: let it make the same calls of fit() in the same order, give "
-                "each call that may come at another time a RunConfig(name=…) of its own, or begin a new run"
-            )
-
-
-def _last_spec(
+def last_spec(
     segments: Sequence[bytes], counts: Callable[[SpecRecorded], bool] = lambda _: True
 ) -> SpecRecorded | None:
+    """Return the last spec of these segments that counts; None if there is none."""
     for data in reversed(segments):
         specs = [event for event in events_of(data) if isinstance(event, SpecRecorded) and counts(event)]
         if specs:

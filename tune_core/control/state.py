@@ -20,6 +20,7 @@ from tune_core.control.messages import (
     Steered,
     TrialReported,
     TrialSuggested,
+    WarmStarted,
 )
 from tune_core.control.usage import Usage
 from tune_core.states import StopCause
@@ -40,6 +41,7 @@ class ExperimentState:
         trials: All trials in creation order; handed out for reading.
         spec: What `SpecRecorded` said last; None before that.
         handled: Requests that were accepted.
+        warm_start: What was taken from earlier experiments; None: nothing.
         ended_at: When each finished trial ended, epoch seconds.
         last_time: When the last event was, epoch seconds.
         usage: What attempts have taken of the cluster.
@@ -50,6 +52,7 @@ class ExperimentState:
         self.trials: list[Trial] = []
         self.spec: SpecRecorded | None = None
         self.handled: set[str] = set()
+        self.warm_start: WarmStarted | None = None
         self.ended_at: dict[str, float] = {}
         self.last_time = 0.0
         self.usage = Usage()
@@ -68,6 +71,8 @@ class ExperimentState:
         self._spend(event)
         if isinstance(event, SpecRecorded):
             self.spec = event
+        elif isinstance(event, WarmStarted):
+            self.warm_start = event
         if isinstance(event, (SpecRecorded, TrialSuggested, Steered)) and event.request_id:
             self.handled.add(event.request_id)
         if isinstance(event, AttemptEnded):

@@ -31,10 +31,11 @@ from prefect.states import Crashed
 
 from tune_core.control.experiment import Continuation, Experiment, Identity
 from tune_core.control.journal import claim
-from tune_core.control.resume import refuse_another, steered_spec
+from tune_core.control.resume import steered_spec
+from tune_core.control.retry import refuse_another
 from tune_core.control.segments import experiments, last_segment, segment_before
 from tune_core.errors import ExperimentConflict
-from tune_core.steering.request_handler import as_steered
+from tune_core.steering.request_handler import as_steered, space_as_steered
 
 logger = logging.getLogger("prefect.tune")
 
@@ -244,7 +245,9 @@ def continued(current: Experiment) -> Experiment:
         refuse_another(current)
         spec = steered_spec(current.storage, current.experiment_id)
         tune, run = as_steered(current.tune_config, current.run_config, spec)
-        return replace(current, tune_config=tune, run_config=run, continuation=Continuation(is_retry=True))
+        space = space_as_steered(current.param_space, spec)
+        current = replace(current, param_space=space, tune_config=tune, run_config=run)
+        return replace(current, continuation=Continuation(is_retry=True))
     url = current.storage.url
     if current.identity is not None and current.experiment_id in experiments(current.storage):
         raise ExperimentConflict(

@@ -22,6 +22,7 @@ from tune_core.errors import TuneError
 from tune_core.steering.inbox import (
     TIMEOUT_S,
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -50,6 +51,7 @@ def requests() -> dict[str, type[Request]]:
         "add trial": AddConfiguration,
         "more samples": RaiseNumSamples,
         "looser stop": LoosenStop,
+        "other space": ChangeSpace,
     }
 
 

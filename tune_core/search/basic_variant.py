@@ -96,7 +96,7 @@ class BasicVariantGenerator(Searcher):
             note_arguments(self, random_state=int(self._given_seed))
         #: The experiment keeps this limit, and 0 is none.
         self.max_concurrent = max_concurrent
-        self._points = list(points)
+        self._given_points = self._points = list(points)
         self._constant = constant_grid_search
         self._space: dict[str, Any] | None = None
         #: Suggestions that each point makes, and each sample after them.
@@ -133,11 +133,11 @@ class BasicVariantGenerator(Searcher):
         num_samples = spec.get("num_samples", 1)
         if num_samples != -1:
             validator.check_integer("num_samples", num_samples, minimum=1, also=", or -1 for no end")
+        self._points = self._given_points  # without those of an experiment before
         self._check_points(config, validator)
         validator.raise_any()
         self._space, self._num_samples = config, num_samples
-        given = [grid_size(config, read_point(config, point)) for point in self._points]
-        self._sizes = given, grid_size(config)
+        self._measure(config)
         self._restart(self._given_seed or global_seed(), 0)
         return True
 
@@ -218,6 +218,28 @@ class BasicVariantGenerator(Searcher):
         self._num_walked = 0
         self._num_opened = 0
         self._variants: Iterator[Variant] = iter(())
+
+    def _measure(self, space: dict[str, Any]) -> None:
+        given = [grid_size(space, read_point(space, point)) for point in self._points]
+        self._sizes = given, grid_size(space)
+
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Draw the samples that are left from this space; they follow from the seed and from how many there were."""
+        validate_space(config)
+        self._measure(config)
+        self._space = config
+        self._rng = random.Random(f"{self._seed}/{self._num_suggested}")
+        self._num_opened = self._num_walked = self._num_suggested
+        self._variants = iter(())
+        return True
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Let each take the place of a sample, before the points that were given; not half way."""
+        if self._space is None or self._num_suggested:
+            return False
+        self._points = [*points, *self._given_points]
+        self._measure(self._space)
+        return True
 
     def _walk(self) -> Variant | None:
         """Make the next configuration; None at the end, which `add_samples` may move."""

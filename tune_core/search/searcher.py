@@ -77,6 +77,8 @@ class Searcher(RecordsArguments, ABC):
 
     #: Whether `TuneConfig` may give it a list of metrics, and a list of modes. If not, that is refused.
     supports_several_objectives: bool = False
+    #: Whether it learns from trials of earlier experiments: see `on_earlier_trial`.
+    learns_from_earlier: bool = False
 
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
@@ -230,6 +232,49 @@ class Searcher(RecordsArguments, ABC):
 
         Raises:
             ConfigError: It cannot be one of the searcher's search space: no trial is made.
+        """
+        return False
+
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Go on in another search space; called while the experiment runs, and after a resume at the same place.
+
+        Parameters are new, or draw from other values; none is of another kind, and there is no grid. The default
+        does nothing. After a resume, `set_search_properties` was given the latest space already.
+
+        Args:
+            config: The search space from now on.
+
+        Returns:
+            Whether it does. If not, a running experiment keeps its space.
+
+        Raises:
+            ConfigError: It cannot; the text says why.
+        """
+        return False
+
+    def on_earlier_trial(self, config: dict[str, Any], values: list[float]) -> None:
+        """Learn from a trial of an earlier experiment, which counts as none of this one; the default does not.
+
+        Called if the searcher `learns_from_earlier`, before the first `suggest`, and again after a resume.
+
+        Args:
+            config: Its configuration.
+            values: Its last value of each metric, in the order of `metric`.
+
+        Raises:
+            ConfigError: It is none of the searcher's search space: it is left out.
+        """
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Suggest these configurations first, as `points_to_evaluate` are; the default does not.
+
+        Called before the first `suggest`, and again after a resume.
+
+        Args:
+            points: Values of the search space, nested like it; what is fixed there is not in them.
+
+        Returns:
+            Whether it will.
         """
         return False
 

@@ -62,6 +62,23 @@ class WrappingSearcher(Searcher):
         """Pass it on."""
         return self.searcher.on_configuration_added(trial_id, config)
 
+    @property
+    def learns_from_earlier(self) -> bool:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.learns_from_earlier
+
+    def on_space_changed(self, config: dict[str, Any]) -> bool:
+        """Pass it on."""
+        return self.searcher.on_space_changed(config)
+
+    def on_earlier_trial(self, config: dict[str, Any], values: list[float]) -> None:
+        """Pass it on."""
+        self.searcher.on_earlier_trial(config, values)
+
+    def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
+        """Pass it on."""
+        return self.searcher.on_points_to_try(points)
+
     def on_num_samples_raised(self, num_samples: int) -> None:
         """Pass it on."""
         self.searcher.on_num_samples_raised(num_samples)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from tune_core.config.space_change import sampler_of
+from tune_core.config.spec import describe_value
 from tune_core.control.namesakes import experiment_at
 from tune_core.control.segments import last_segment, segment_numbers
 from tune_core.encoding import dumps, holds_opaque, loads
@@ -195,6 +197,43 @@ class LoosenStop:
         DictStopper(self.stop)
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeSpace:
+    """Draw parameters from other values from now on: with more of them, fewer, or parameters that are new.
+
+    Trials that there are stay what they are; the searcher learns from those whose configuration is of the new
+    space. No parameter becomes one of another kind, and an experiment with a grid keeps its space.
+
+    Args:
+        parameters: By name, a sampler, or as JSON has it: `{"uniform": [0, 1]}`, `{"choice": [16, 32, 64]}`,
+            `{"loguniform": {"lower": 1e-5, "upper": 1}}`. A nested one is named `net/width`.
+
+    Raises:
+        ConfigError: It is no dict of samplers.
+
+    Example:
+        >>> ChangeSpace({"lr": {"loguniform": [1e-5, 1]}})
+        ChangeSpace(parameters={'lr': {'$sampler': 'loguniform', 'arguments': [1e-05, 1]}})
+    """
+
+    parameters: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        given: Any = self.parameters
+        if not isinstance(given, dict) or not given or not all(isinstance(key, str) and key for key in given):
+            raise ConfigError(
+                f"ChangeSpace(parameters={shorten(given)}): expected a dict of a parameter's name and its sampler"
+            )
+        samplers = {name: sampler_of(name, value) for name, value in given.items()}
+        described = loads(dumps(describe_value(samplers)))
+        lacking = [name for name, value in described.items() if "$undescribed" in str(value)]
+        if lacking:
+            raise ConfigError(
+                f"ChangeSpace: {', '.join(lacking)}: expected values that JSON can hold, since they are sent as a file"
+            )
+        object.__setattr__(self, "parameters", described)
+
+
 #: What can be asked of a running experiment.
 Request: TypeAlias = (
     PauseTrial
@@ -206,6 +245,7 @@ Request: TypeAlias = (
     | AddConfiguration
     | RaiseNumSamples
     | LoosenStop
+    | ChangeSpace
 )
 REQUESTS: dict[str, type[Request]] = {
     kind.__name__: kind
@@ -219,6 +259,7 @@ REQUESTS: dict[str, type[Request]] = {
         AddConfiguration,
         RaiseNumSamples,
         LoosenStop,
+        ChangeSpace,
     )
 }
 
@@ -370,7 +411,8 @@ def steer(
     Args:
         path: `<storage_path>/<name>` of the experiment: a local path or a URL.
         request: One of `tune_core.steering.inbox`: `PauseTrial`, `ResumeTrial`, `StopTrial`, `PauseExperiment`,
-            `ResumeExperiment`, `StopExperiment`, `AddConfiguration`, `RaiseNumSamples`, `LoosenStop`.
+            `ResumeExperiment`, `StopExperiment`, `AddConfiguration`, `RaiseNumSamples`, `LoosenStop`,
+            `ChangeSpace`.
         storage_options: fsspec options for a URL.
         storage_filesystem: An fsspec or pyarrow filesystem that `path` is in.
         timeout_s: How long to wait for the answer, in seconds.

@@ -13,14 +13,20 @@ from functools import singledispatchmethod
 from typing import Any
 
 from tune_core.config.run_config import RunConfig, TuneConfig
+from tune_core.config.space_change import changed_samplers, check_space_change, sampler_of, with_samplers
+from tune_core.config.spec import describe_value
 from tune_core.control.controller import Controller
 from tune_core.control.messages import Event, SpecRecorded, Steered
 from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay
+from tune_core.control.warm_start import unfit
+from tune_core.encoding import dumps, loads
 from tune_core.errors import TuneError
+from tune_core.search.space import validate_space
 from tune_core.states import Decision, Steer
 from tune_core.steering.inbox import (
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -172,6 +178,25 @@ class RequestHandler:
         return event, f"num_samples is {after} from now on; it was {before}"
 
     @_answer.register
+    def _(self, request: ChangeSpace, request_id: str) -> tuple[Event, str]:
+        samplers = {name: sampler_of(name, given) for name, given in request.parameters.items()}
+        before = self._policy.param_space
+        after = with_samplers(before, samplers)
+        validate_space(after)
+        described = [loads(dumps(describe_value(space))) for space in (before, after)]
+        changes = check_space_change(*described)
+        if not changes:
+            raise Refused(f"parameters={shorten(request.parameters)}: nothing changes")
+        self._policy.change_space(after)
+        said = "; ".join(map(str, changes))
+        left = [trial for trial in self._replay.trials if unfit(after, trial.config) is not None]
+        message = f"from now on, {said}; trials before stay what they are"
+        if left:
+            message += f", and {len(left)} of {len(self._replay.trials)} are not of the new space"
+        event = self._respecified(request_id, "param_space", None, described[1])
+        return event, message
+
+    @_answer.register
     def _(self, request: LoosenStop, request_id: str) -> tuple[Event, str]:
         before, after = self._policy.local_stop, request.stop
         if self._policy.stopper is not None:
@@ -212,10 +237,10 @@ class RequestHandler:
     def _steered(self, request_id: str, action: Steer, trial: Trial | None = None) -> Steered:
         return Steered(self._clock(), request_id, action, trial.trial_id if trial is not None else "")
 
-    def _respecified(self, request_id: str, part: str, name: str, value: Any) -> SpecRecorded:
+    def _respecified(self, request_id: str, part: str, name: str | None, value: Any) -> SpecRecorded:
         before = self._replay.spec
         assert before is not None
-        spec = {**before.spec, part: {**before.spec[part], name: value}}
+        spec = {**before.spec, part: value if name is None else {**before.spec[part], name: value}}
         return SpecRecorded(self._clock(), before.revision + 1, spec, before.rules, request_id)
 
     def _when(self) -> str:
@@ -242,6 +267,19 @@ class RequestHandler:
         if trial.status is Status.PAUSED:
             return f"trial {trial.trial_id} is paused by the scheduler, which lets it go on when it sees fit"
         return f"trial {trial.trial_id} is not paused: it is {trial.status}"
+
+
+def space_as_steered(space: dict[str, Any], spec: SpecRecorded | None) -> dict[str, Any]:
+    """Return the search space with the samplers that requests have changed: of a run that is tried again.
+
+    Args:
+        space: What the experiment began with.
+        spec: What it is since a request changed it last; None: none did.
+    """
+    if spec is None:
+        return space
+    changed = changed_samplers(loads(dumps(describe_value(space))), spec.spec["param_space"])
+    return with_samplers(space, changed)
 
 
 def as_steered(

@@ -6,34 +6,34 @@ configuration and iteration; hours of training pass in milliseconds, the same wa
 
 from __future__ import annotations
 
-import heapq
-import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import ResumeConfig, RunConfig, TuneConfig
+from tune_core.config.resume_config import ResumeConfig
+from tune_core.config.run_config import RunConfig, TuneConfig
 from tune_core.config.spec import describe
 from tune_core.control import messages
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import rules_of
-from tune_core.control.loop import Backend, Loop
-from tune_core.control.messages import Command, Event, StartAttempt
+from tune_core.control.loop import Loop
+from tune_core.control.messages import Event, StartAttempt
 from tune_core.control.policy import Policy
 from tune_core.control.resume import Replay, resumption
-from tune_core.control.state import ExperimentState
+from tune_core.control.warm_start import take_warm_start
 from tune_core.control.watchers import Watchers
 from tune_core.metrics import lookup
-from tune_core.resources import with_resources
 from tune_core.search import BasicVariantGenerator
+from tune_core.simulation.virtual import MemoryJournal, VirtualBackend
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import Request
-from tune_core.steering.request_handler import RequestHandler, as_steered
+from tune_core.steering.request_handler import RequestHandler, as_steered, space_as_steered
 from tune_core.stopper import DictStopper
+from tune_core.training.resource_requests import with_resources
 from tune_core.trial import Trial, checkpoint_name
 
 #: Called with a configuration and an iteration from 1; returns metrics, and how many seconds they took.
@@ -158,6 +158,7 @@ def simulate(
     tune_config, run_config = as_steered(
         tune_config or TuneConfig(), run_config or RunConfig(), specs[-1] if specs else None
     )
+    param_space = space_as_steered(param_space or {}, specs[-1] if specs else None)
     if tune_config.search_alg is None:
         tune_config = replace(tune_config, search_alg=BasicVariantGenerator(random_state=seed))
     saves = saves_on_request
@@ -180,32 +181,7 @@ class _Attempt:
     wants_stop: bool = False
 
 
-class _Due(NamedTuple):
-    """What happens at a time; of several, in the order of their numbers."""
-
-    time: float
-    number: int
-    action: Callable[[], None]
-
-
-class _Records:
-    """A journal in memory."""
-
-    def __init__(self, experiment_state: ExperimentState) -> None:
-        self.records: list[tuple[Event, tuple[str, ...]]] = []
-        self._state = experiment_state
-
-    def append(self, event: Event, commands: Sequence[Command], *, urgent: bool = False) -> None:
-        self.records.append((event, tuple(map(messages.describe, commands))))
-        assert len(self.records) < MAX_EVENTS, f"no end after {MAX_EVENTS} events"
-
-    def seal(self, last: Callable[[], Event | None]) -> None:
-        event = None if self._state.controller.has_ended else last()
-        if event is not None:
-            self.append(event, self._state.apply(event))
-
-
-class _Simulation(Backend):
+class _Simulation(VirtualBackend):
     """One experiment on a virtual clock: a heap of what happens when."""
 
     curve: Curve
@@ -226,8 +202,8 @@ class _Simulation(Backend):
         saves: bool,
         resources: Any,
     ) -> None:
-        self.time = 0.0
-        self.slots, self.saves = slots, saves
+        super().__init__()
+        self.slots, self.saves, self.run_config = slots, saves, run_config
 
         def trainable(config: dict[str, Any]) -> None:
             """Stands for what `curve` says."""
@@ -266,7 +242,7 @@ class _Simulation(Backend):
         self.trials = self.replay.trials
         self.handler = RequestHandler(self.replay, lambda: self.time)
         self.rows: list[dict[str, Any]] = []
-        self.journal = _Records(self.replay.state)
+        self.journal = MemoryJournal(self.replay.state, MAX_EVENTS)
         self.loop = Loop(
             self.replay.state,
             self.policy,
@@ -276,13 +252,11 @@ class _Simulation(Backend):
             callbacks=CallbackList(()),
             wall_clock=lambda: self.time,
         )
-        self.loop.takers[_Due] = lambda due: due.action()
+        self.take_from(self.loop)
         self.apply = self.loop.apply
         self.checkpoints: dict[str, set[int]] = {}
         self.attempts: dict[tuple[str, int], _Attempt] = {}
         self._waiting: deque[StartAttempt] = deque()
-        self._due: list[_Due] = []
-        self._number = 0
 
     def run(self, journal: Sequence[tuple[Event, Sequence[str]]]) -> SimulatedRun:
         spent = self.resume(journal) if journal else self.begin_experiment()
@@ -293,23 +267,16 @@ class _Simulation(Backend):
         rules = self.controller.rules
         return SimulatedRun(self.trials, self.rows, self.time, end.reason, self.journal.records, rules)
 
-    def now(self) -> float:
-        return self.time
-
-    def receive(self, until: float) -> Iterable[_Due]:
-        if self._due and self._due[0].time <= until:
-            due = heapq.heappop(self._due)
-            self.time = due.time
-            return (due,)
-        if until < math.inf:
-            self.time = until
-        else:
-            assert self.ask(None), f"nothing happens any more, at {self.time:g} s: {self.trials}"
-        return ()
+    def idle(self) -> None:
+        assert self.ask(None), f"nothing happens any more, at {self.time:g} s: {self.trials}"
 
     def begin_experiment(self) -> float:
         self.apply(messages.SpecRecorded(self.time, 1, self.spec, asdict(self.controller.rules)))
-        self.save_state()
+        state = self.policy.state()  # before it learns
+        warm = take_warm_start(self.policy, self.run_config, None, now=self.time)
+        for event in (state, warm):
+            if event is not None:
+                self.apply(event)
         self.apply(messages.ExperimentStarted(self.time, self.slots, self.cluster))
         return 0.0
 
@@ -331,6 +298,10 @@ class _Simulation(Backend):
             return self.begin_experiment()
         if not replay.has_state:
             self.save_state()
+        if replay.state.warm_start is None and not self.trials:
+            warm = take_warm_start(self.policy, self.run_config, None, now=self.time)
+            if warm is not None:
+                self.apply(warm)
         event = replace(resumption(replay, self.time, self.slots, ResumeConfig()), total=self.cluster)
         self.policy.resume(self.trials, event)
         self.apply(event)
@@ -362,10 +333,6 @@ class _Simulation(Backend):
                 "time": report.time,
             }
         )
-
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._number += 1
-        heapq.heappush(self._due, _Due(self.time + delay_s, self._number, action))
 
     def start(self, trial: Trial, order: StartAttempt) -> None:
         self._waiting.append(order)

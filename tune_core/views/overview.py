@@ -28,6 +28,7 @@ from tune_core.control.messages import (
     SpecRecorded,
     StateSaved,
     TrialReported,
+    WarmStarted,
 )
 from tune_core.control.resume import Records, Replay
 from tune_core.control.segments import read_journal
@@ -52,6 +53,7 @@ _TURNS: Final = (
     SegmentsGivenUp,
     SpecRecorded,
     StateSaved,
+    WarmStarted,
     CapacityChanged,
 )
 #: What is paid for: other resources are not counted.
@@ -152,6 +154,7 @@ class ExperimentSnapshot:
         has_ended: Whether it came to an end.
         reason: Why it ended; "" before.
         by_metric: Where trials are compared by several metrics: the same experiment by each alone.
+        warm_start: What it took from earlier experiments, as a sentence; "": nothing.
     """
 
     objective: Objective
@@ -171,6 +174,8 @@ class ExperimentSnapshot:
     def parts(self) -> Sequence[ExperimentSnapshot]:
         """The experiment by each metric alone; with one metric, or none, only this."""
         return self.by_metric or (self,)
+
+    warm_start: str = ""
 
     @property
     def used(self) -> dict[str, float]:
@@ -310,6 +315,7 @@ class Overview:
         self._last_at = self._worked_until = self._seconds = 0.0
         self._is_at_work = False
         self._num_drivers = 0
+        self._warm_start = ""
         #: What drivers before this one held, and this one so far; None: nobody has said.
         self._held_before: dict[str, float] | None = None
         self._held: Mapping[str, float] | None = None
@@ -346,6 +352,8 @@ class Overview:
                 self._end(event.trial_id, event.attempt_number, event.outcome)
             elif isinstance(event, SlotsHeld):
                 self._held = event.seconds
+            elif isinstance(event, WarmStarted):
+                self._warm_start = event.summary
             elif isinstance(event, ExperimentResumed):
                 for trial_id, facts in self._facts.items():
                     if facts.running is not None:
@@ -379,6 +387,7 @@ class Overview:
                 failures=failures_of(list(self._controller.trials.values())),
                 has_ended=self._controller.has_ended,
                 reason=self._controller.ending().reason if self._controller.has_ended else "",
+                warm_start=self._warm_start,
             )
         if len(parts) == 1:
             return shown

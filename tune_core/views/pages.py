@@ -101,6 +101,7 @@ def summary_page(snapshot: ExperimentSnapshot, name: str, storage_url: str) -> s
     parts = [
         f"# {text(name)}",
         f"{len(snapshot.trials)} trials ({ends or 'none'}) in {duration(snapshot.seconds)}: {text(snapshot.reason)}.",
+        f"It began with a {text(snapshot.warm_start)}." if snapshot.warm_start else "",
         _best_part(snapshot, storage_url),
         f"## Trials\n\n{_trials_table(snapshot)}",
         f"## Cost\n\n{_cost_part(snapshot)}",

@@ -22,7 +22,7 @@ from tune_core.storage.experiment_storage import ExperimentStorage
 
 #: The keys that docs/command-line.md promises.
 SUMMARY = {
-    "name", "path", "experiment_id", "trainable", "status", "reason", "is_paused", "metric", "mode",
+    "name", "path", "experiment_id", "trainable", "status", "reason", "warm_start", "is_paused", "metric", "mode",
     "best_scope", "num_trials", "trials_by_status", "best", "pareto_front", "best_by_metric", "began_at",
     "last_event_at", "seconds", "num_drivers", "cpu_seconds", "gpu_seconds", "idle_cpu_seconds", "idle_gpu_seconds",
 }  # fmt: skip

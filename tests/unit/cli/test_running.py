@@ -89,6 +89,34 @@ def test_damaged_journal_is_resumed_only_if_its_end_is_given_up(
     assert resumed.json["trials"]
 
 
+def test_a_run_may_begin_with_what_an_earlier_one_found(prefect_tune: CommandLine, tmp_path: Path) -> None:
+    tuned(tmp_path, "digits")
+    file = tmp_path / "again.yaml"
+    file.write_text(f"""
+trainable: {TRAIN}
+param_space:
+  net: {{ width: {{ choice: [16, 32] }} }}
+  lr: {{ loguniform: {{ lower: 0.001, upper: 0.1 }} }}
+  steps: 5
+tune_config: {{ metric: loss, mode: min, num_samples: 2 }}
+run_config: {{ name: again, storage_path: {tmp_path} }}
+""")
+
+    warm = prefect_tune("run", file, "--warm-start", "digits", "--warm-start-points", 1, "--json").json
+    refused = prefect_tune("run", file, "--warm-start", "digits")
+    aimless = prefect_tune("run", file, "--warm-start-points", 1)
+
+    assert warm["warm_start"] == (
+        "warm start from 1 experiment: 2 trials to choose from, the best 1 are run first, 1 left out: failed, or "
+        "reported nothing"
+    )
+    first = min(warm["trials"], key=lambda trial: trial["number"])
+    assert first["config"]["net"]["width"] == 16
+    assert (refused.code, aimless.code) == (2, 2)
+    assert "learns nothing from earlier trials" in refused.err
+    assert "say which, with --warm-start" in aimless.err
+
+
 def test_what_a_run_prints_says_why_trials_failed(
     prefect_tune: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

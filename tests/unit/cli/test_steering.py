@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+import tune_core as tune
 from tests.unit.command_line import CommandLine, tuned
 from tune_core.cli import steering
 from tune_core.steering.inbox import (
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -69,6 +71,10 @@ def digits(tmp_path: Path) -> Path:
         ),
         (["num-samples", "40"], [RaiseNumSamples(40)]),
         (["loosen", "training_iteration=200"], [LoosenStop({"training_iteration": 200})]),
+        (
+            ["space", 'lr={"loguniform": [1e-5, 1]}', 'net/width={"choice": [16, 64]}'],
+            [ChangeSpace({"lr": tune.loguniform(1e-5, 1), "net/width": tune.choice([16, 64])})],
+        ),
     ],
 )
 def test_each_action_is_its_request(
@@ -121,6 +127,9 @@ def test_a_refusal_is_an_exit_code(prefect_tune: CommandLine, driver: Driver, di
         (["num-samples", "0"], "num_samples=0"),
         (["loosen"], "nothing to set"),
         (["loosen", "loss=low"], "low"),
+        (["space"], "nothing to set"),
+        (["space", "lr=0.1"], "expected a sampler"),
+        (["space", 'lr={"unifrom": [0, 1]}'], "did you mean 'uniform'"),
     ],
 )
 def test_wrong_values_are_refused_before_anything_is_sent(

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tune_core.callback import Callback
+from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.run_config import (
     CheckpointConfig,
     FailureConfig,
-    ResumeConfig,
     RunConfig,
     SyncConfig,
     TuneConfig,

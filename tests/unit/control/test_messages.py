@@ -44,6 +44,7 @@ from tune_core.control.messages import (
     SuggestionDeferred,
     TrialReported,
     TrialSuggested,
+    WarmStarted,
     WatchersSaved,
     describe,
     event_from_dict,
@@ -102,6 +103,9 @@ EVENTS: list[Event] = [
     CheckpointSaved(10.0, "a1b2c_00000", 1, 2, 0),
     SpecRecorded(0.0, 1, {"name": "example", "sizes": (1, 2)}, {"experiment_id": "a1b2c", "max_failures": 2}),
     StateSaved(0.0, {"seed": "4af1"}, None),
+    WarmStarted(
+        0.0, ({"config": {"x": 1}, "values": [0.5], "trial": "a 0"},), ({"x": 1},), "warm start from 1"
+    ),
     WatchersSaved(0.0, {"0 TimeoutStopper": {"used_s": 1.5}}, None),
     SlotsHeld(0.0, {"CPU": 2.5, "GPU": 0.0}),
     SegmentsGivenUp(0.0, 7, 2),

@@ -12,6 +12,7 @@ from tune_core.engine.steer import requests, steer
 from tune_core.steering.inbox import (
     REQUESTS,
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -46,6 +47,10 @@ def test_every_request_is_a_tab() -> None:
         ({"add trial": {"config": {"net": {"lr": 0.1}}}}, AddConfiguration({"net": {"lr": 0.1}})),
         ({"more samples": {"num_samples": 7}}, RaiseNumSamples(7)),
         ({"looser stop": {"stop": {"loss": 2}}}, LoosenStop({"loss": 2})),
+        (
+            {"other space": {"parameters": {"lr": {"uniform": {"lower": 0, "upper": 1}}}}},
+            ChangeSpace({"lr": {"uniform": [0, 1]}}),
+        ),
     ],
 )
 def test_what_is_filled_in_becomes_the_request(given: dict[str, Any], request_: Request) -> None:
@@ -65,6 +70,7 @@ def test_what_is_filled_in_becomes_the_request(given: dict[str, Any], request_: 
         ({"more samples": {"num_samples": "many"}}, "num_samples"),
         ({"looser stop": {"stop": {"loss": "low"}}}, "expected a finite number"),
         ({"add trial": {"config": 3}}, "config"),
+        ({"other space": {"parameters": {"lr": 3}}}, "expected a sampler"),
     ],
 )
 def test_wrong_value_is_named(given: dict[str, Any], fault: str) -> None:

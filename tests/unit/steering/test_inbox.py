@@ -17,6 +17,7 @@ from tune_core.steering.inbox import (
     DIRECTORY,
     REQUESTS,
     AddConfiguration,
+    ChangeSpace,
     Inbox,
     LoosenStop,
     PauseExperiment,
@@ -46,6 +47,7 @@ EACH: list[Request] = [
     AddConfiguration({"lr": float("inf"), "net": {"sizes": (1, 2)}}),
     RaiseNumSamples(7),
     LoosenStop({"training_iteration": 9}),
+    ChangeSpace({"lr": {"choice": [1, 2]}}),
 ]
 
 
@@ -256,6 +258,9 @@ def test_file_that_is_no_request_is_refused_and_harms_nobody(
         (lambda: RaiseNumSamples(0), "num_samples=0"),
         (lambda: RaiseNumSamples(True), "num_samples=True"),
         (lambda: LoosenStop(20), "expected a dict of metric and bound"),
+        (lambda: ChangeSpace({}), "expected a dict of a parameter's name"),
+        (lambda: ChangeSpace({"lr": 0.1}), "expected a sampler"),
+        (lambda: ChangeSpace({"act": {"choice": [print, len]}}), "values that JSON can hold"),
         (lambda: LoosenStop({"loss": "low"}), "expected a finite number"),
     ],
 )

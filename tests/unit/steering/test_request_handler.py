@@ -35,6 +35,7 @@ from tune_core.search.optuna import OptunaSearch
 from tune_core.states import Decision, Outcome
 from tune_core.steering.inbox import (
     AddConfiguration,
+    ChangeSpace,
     LoosenStop,
     PauseExperiment,
     PauseTrial,
@@ -45,7 +46,7 @@ from tune_core.steering.inbox import (
     StopExperiment,
     StopTrial,
 )
-from tune_core.steering.request_handler import RequestHandler, as_steered
+from tune_core.steering.request_handler import RequestHandler, as_steered, space_as_steered
 from tune_core.stopper import MaximumIterationStopper
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.trial import Status
@@ -625,6 +626,70 @@ def test_stop_rule_that_is_not_looser_is_refused(stop: Any, asked: dict[str, flo
 
     assert message.startswith("no: ")
     assert fault in message
+
+
+def test_another_space_holds_for_trials_to_come() -> None:
+    experiment = Experiment(num_samples=20, capacity=1).run(0)
+
+    message = experiment.ask(ChangeSpace({"x": tune.uniform(5, 6), "net/width": tune.choice([1, 2])}))
+    experiment.end(0, Outcome.COMPLETED)
+    experiment.run(1).end(1, Outcome.COMPLETED)
+
+    assert message == (
+        "from now on, x: uniform(5, 6) instead of uniform(0, 1); net/width is new: choice([1, 2]); trials before stay "
+        "what they are, and 2 of 2 are not of the new space"
+    )
+    configs = [trial.config for trial in experiment.replay.trials]
+    assert all(0 <= config["x"] <= 1 and "net" not in config for config in configs[:2])
+    assert all(5 <= config["x"] <= 6 and config["net"]["width"] in (1, 2) for config in configs[2:])
+    assert len(configs) > 2
+    spec = experiment.replay.spec
+    assert spec is not None
+    assert (spec.revision, spec.request_id) == (2, "r0")
+    assert space_as_steered({"x": tune.uniform(0, 1), "f": print}, spec) == {
+        "x": tune.uniform(5, 6),
+        "f": print,
+        "net": {"width": tune.choice([1, 2])},
+    }
+    assert experiment.ask(AddConfiguration({"x": 5.5, "net": {"width": 2}})).startswith("it runs as trial")
+
+
+class _Plain(Searcher):
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {"x": 0.5}
+
+
+class _Drawing(_Plain):
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        return super().set_search_properties(*args, **spec) or True
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "asked", "fault"),
+    [
+        ({"x": tune.uniform(0, 1)}, {}, {"x": tune.uniform(0, 1)}, "nothing changes"),
+        ({"x": tune.uniform(0, 1)}, {}, {"x": tune.choice([1])}, "cannot become a choice"),
+        ({"x": tune.grid_search([1, 2])}, {}, {"y": tune.uniform(0, 1)}, "a grid is walked in its order"),
+        ({"x": 3}, {}, {"x/y": tune.uniform(0, 1)}, "is 3, not a dict"),
+        ({"x": 3}, {"search_alg": _Plain()}, {"y": tune.uniform(0, 1)}, "has a search space of its own"),
+        (
+            {"x": tune.uniform(0, 1)},
+            {"search_alg": _Drawing()},
+            {"x": tune.uniform(0, 2)},
+            "_Drawing cannot take",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(
+    space: dict[str, Any], options: dict[str, Any], asked: dict[str, Any], fault: str
+) -> None:
+    experiment = Experiment(space, **options)
+
+    message = experiment.ask(ChangeSpace(asked))
+
+    assert message.startswith("no: ")
+    assert fault in message
+    assert experiment.policy.param_space == space
 
 
 def test_run_that_is_tried_again_is_run_as_it_was_steered() -> None:

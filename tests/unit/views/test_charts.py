@@ -214,6 +214,9 @@ def test_summary_names_the_best_trial_its_cost_and_where_everything_is() -> None
     best = shown.ranked[0]
 
     page = pages.summary_page(shown, "my_tuning", "s3://bucket/my_tuning")
+    began = pages.summary_page(replace(shown, warm_start="warm start from 2 experiments"), "n", "/tmp/n")
+    assert "It began with a warm start from 2 experiments." in began
+    assert "began with" not in page
 
     assert f"`{best.trial_id}`: loss **{best.score:.6g}** (last report, iteration 10, min)" in page
     assert f"`s3://bucket/my_tuning/{best.dirname}/checkpoint_000009`" in page

@@ -42,6 +42,7 @@ from tune_core.engine.driver.reports import Reports
 from tune_core.engine.driver.requests import Requests
 from tune_core.engine.driver.services import DriverFailed, Journaled, Services
 from tune_core.engine.driver.task_runs import TaskEnded, start_attempt, state_of_death
+from tune_core.engine.earlier_runs import locate_runs
 from tune_core.engine.ownership import OWNS_FILES_S
 from tune_core.engine.slots.pool import Slot, SlotAnswered
 from tune_core.errors import ExperimentConflict
@@ -147,6 +148,7 @@ class Driver(Backend):
             clock=services.wall_clock,
             capacity=services.capacity,
             total=self._total,
+            locate_runs=locate_runs,
         )
         self._requests.remind()
         for trial in unsettled:  # not before: they may have committed what the journal did not know

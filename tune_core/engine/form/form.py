@@ -20,6 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_v
 from tune_core import search
 from tune_core.config.run_config import CheckpointConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.config.spec import SAMPLERS
+from tune_core.config.warm_start import WarmStart
 from tune_core.engine.form.failures import FailureForm
 from tune_core.engine.form.fields import AnyValue, Entries, FormModel, OneOf, OneOrSeveral, OptionForm, tagged
 from tune_core.engine.form.yaml12 import read_yaml
@@ -166,6 +167,45 @@ class CostForm(FormModel):
         return {"CPU": given} if isinstance(given, (int, float)) else {} if given is None else given
 
 
+class WarmStartForm(FormModel):
+    """Earlier experiments to learn from. Without a source: none."""
+
+    makes: ClassVar[Any] = WarmStart
+    sources: list[str] = Field(
+        default_factory=list,
+        title="Earlier experiments",
+        description="Paths or URLs, also with *; names below the storage; or deployment:FLOW/NAME for its latest runs.",
+    )
+    max_points: int = Field(
+        default=0,
+        title="Best configurations to run first",
+        ge=0,
+        description="They count as samples.",
+    )
+    metric: str | None = Field(
+        default=None, title="Their metric", description="If it had another name there."
+    )
+    last_runs: int = Field(default=5, title="Runs of a deployment", ge=1)
+    allow_running: bool = Field(default=False, title="Also from experiments that still run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_sources(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"sources": [given]}
+        if isinstance(given, Mapping) and isinstance(given.get("sources"), str):
+            return {**given, "sources": [given["sources"]]}
+        return {"sources": given} if isinstance(given, list) else given
+
+    def make(self) -> WarmStart | None:
+        """Return it; None without a source.
+
+        Raises:
+            ConfigError: A source cannot be one.
+        """
+        return WarmStart(**self.given()) if self.sources else None
+
+
 class TuneForm(FormModel):
     """How to search: what to optimise, how often, and with what."""
 
@@ -216,6 +256,11 @@ class TuneForm(FormModel):
         title="Best by",
         description="Which of a trial's reports count when trials are ranked.",
     )
+    warm_start: WarmStartForm = Field(
+        default=WarmStartForm(),
+        title="Warm start",
+        description="Earlier experiments that the search algorithm learns from.",
+    )
     reuse_actors: bool = Field(
         default=False,
         title="Reuse processes",
@@ -230,6 +275,7 @@ class TuneForm(FormModel):
             ImportError: What the searcher needs is not installed.
         """
         given = self.given()
+        given["warm_start"] = self.warm_start.make()
         for name in ("scheduler", "search_alg"):
             if name in given:
                 given[name] = given[name].make()

@@ -19,8 +19,9 @@ from tune_core.errors import ConfigError
 from tune_core.metrics import comparable, flatten, lookup
 from tune_core.search.basic_variant import global_seed
 from tune_core.search.optuna.conversion import MISSING, Parameter, chosen_of, parameters_of, part, possible
+from tune_core.search.optuna.earlier import LearnsFromEarlier
 from tune_core.search.sample import unresolved_paths
-from tune_core.search.searcher import Searcher, Suggestion
+from tune_core.search.searcher import Suggestion
 from tune_core.search.space import validate_space
 from tune_core.search.variants import walk_sample
 from tune_core.validation import Validator, shorten, suggestion
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 
 
-class OptunaSearch(Searcher):
+class OptunaSearch(LearnsFromEarlier):
     """Chooses configurations by Optuna, from the search space of the `Tuner` or one of its own.
 
     Every sampler of `tune` but grids and `randn` is understood; `sample_from` functions are called
@@ -151,8 +152,10 @@ class OptunaSearch(Searcher):
         if not self._has_own_space:
             self._space, self._parameters = config, chosen_of(config)
         self._study = self._new_study()
+        self.refuse_kept_choices()
         # What is left of an experiment before, or of a run that is tried again.
         self._num_asked = self._num_added = 0
+        self.first = ()
         self._trials, self._steps = {}, {}
         self._has_stopped, self._asks_again = False, self._sampler is not None
         return not self._has_own_space
@@ -178,6 +181,9 @@ class OptunaSearch(Searcher):
     def _suggest_next(self, trial_id: str) -> Suggestion | dict[str, Any]:
         points = [] if self._rewards else self._points
         number = self._num_asked - self._num_added
+        if self.is_first(number):
+            return self._ask(trial_id, self._fixed(self.first[number - self.first_from], None))
+        number -= len(self.first) if number >= self.first_from else 0
         return self._ask(trial_id, self._fixed(points[number], number) if number < len(points) else {})
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
@@ -225,7 +231,8 @@ class OptunaSearch(Searcher):
         lacking = [name for name, value in fixed.items() if value is MISSING]
         if lacking:
             self._num_asked += 1
-            self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)))
+            absent = [each.name for each in self._parameters if part(config, each) is MISSING]
+            self._warn_of_outsider(trial_id, ", ".join(map(repr, lacking)), is_new=absent == lacking)
             return
         self._ask(trial_id, fixed)
 
@@ -237,13 +244,11 @@ class OptunaSearch(Searcher):
             self._forget(trial_id)
             self._warn_of_outsider(trial_id, str(error))
 
-    def _warn_of_outsider(self, trial_id: str, what: str) -> None:
-        logger.warning(
-            "trial %s: %s of its configuration is not in the search space any more: OptunaSearch does not learn from "
-            "it",
-            trial_id,
-            what,
-        )
+    def _warn_of_outsider(self, trial_id: str, what: str, *, is_new: bool = False) -> None:
+        fault = f"lacks {what}, which the search space has now"
+        if not is_new:
+            fault = f"{what} of its configuration is not in the search space any more"
+        logger.warning("trial %s: %s: OptunaSearch does not learn from it", trial_id, fault)
 
     def _forget(self, trial_id: str) -> None:
         from optuna.trial import TrialState

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 import tune_core as tune
 from tune_core import schedulers, search
+from tune_core.config.warm_start import WarmStart
 from tune_core.engine.form.fields import FormModel, OneOf, OptionForm, option_form
 from tune_core.engine.form.form import (
     Bundle,
@@ -170,6 +171,33 @@ def test_the_form_makes_a_tuner_of_the_trainable_with_its_bundles(tmp_path: Path
     assert resources_of(experiment.trainable, {}) == PlacementGroupFactory(
         [{"CPU": 1}, {"CPU": 2, "special": 1}], "SPREAD"
     )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "digits",
+        ["digits"],
+        {"sources": "digits"},
+        {"sources": ["digits"], "max_points": 0},
+    ],
+)
+def test_a_warm_start_may_be_written_as_its_sources(written: Any) -> None:
+    tuned = {"metric": "loss", "mode": "min", "search_alg": "optuna", "warm_start": written}
+    form = ExperimentForm.read({"trainable": "math:sqrt", "tune_config": tuned})
+
+    assert form.tune_config.make().warm_start == WarmStart("digits")
+    assert ExperimentForm.read(form.model_dump(mode="json")) == form
+
+
+def test_without_a_source_there_is_no_warm_start_and_a_wrong_one_is_named() -> None:
+    form = ExperimentForm.read({"trainable": "math:sqrt", "tune_config": {"warm_start": {"sources": []}}})
+    assert form.tune_config.make().warm_start is None
+
+    with pytest.raises(ConfigError, match="learns nothing from earlier trials"):
+        ExperimentForm.read({"trainable": "math:sqrt", "tune_config": {"warm_start": "digits"}})
+    with pytest.raises(ConfigError, match="expected deployment:FLOW/NAME"):
+        ExperimentForm.read({"trainable": "math:sqrt", "tune_config": {"warm_start": "deployment:nightly"}})
 
 
 def test_all_faults_are_named_together_with_their_fields() -> None:
