@@ -85,7 +85,7 @@ class Steps(tune.Trainable):
 
 @pytest.mark.parametrize("trainable", [train, Steps], ids=["function", "class"])
 @pytest.mark.parametrize(
-    "inside", [None, ASHAScheduler(max_t=10**6, grace_period=10**5)], ids=["FIFO", "ASHA"]
+    "inside", [None, ASHAScheduler(max_t=10**6, grace_period=10**5)], ids=["FIFO", "ASHA, reusing"]
 )
 def test_trials_get_the_cpus_of_those_that_have_ended(
     trainable: Any, inside: TrialScheduler | None, run_config: MakeRunConfig
@@ -95,7 +95,7 @@ def test_trials_get_the_cpus_of_those_that_have_ended(
     results = tune.Tuner(
         trainable,
         param_space={"is_short": tune.grid_search([False, True])},
-        tune_config=tune.TuneConfig("min", "loss", scheduler=scheduler),
+        tune_config=tune.TuneConfig("min", "loss", scheduler=scheduler, reuse_actors=inside is not None),
         run_config=config,
     ).fit()
 

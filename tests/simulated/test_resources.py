@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from tune_core.schedulers import (
     ResourceChangingScheduler,
     TrialScheduler,
 )
+from tune_core.steering.inbox import RaiseNumSamples
+from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.replay import replay
 from tune_core.testing.simulator import SimulatedRun, simulate
 from tune_core.trial import Status
@@ -195,6 +198,22 @@ def test_failed_trials_end_the_experiment_and_what_ran_is_kept(allowed: float) -
     assert all(trial.is_finished() for trial in run.trials)
 
 
+def test_more_samples_let_more_trials_fail_where_that_is_a_share() -> None:
+    def crashes(number: int, attempt_number: int, iteration: int) -> bool:
+        return iteration == 3
+
+    failures = tune.FailureConfig(max_failed_trials=0.25)
+    run = drive(
+        num_samples=4,
+        slots=1,
+        crashes=crashes,
+        run_config=tune.RunConfig(failure_config=failures),
+        requests={(0, 1): [RaiseNumSamples(12)]},
+    )
+
+    assert run.reason.startswith("4 of 12 trials have failed (max_failed_trials=0.25)")
+
+
 def test_death_gives_more_until_the_cluster_has_no_more(caplog: pytest.LogCaptureFixture) -> None:
     rules = {"crashed": {"CPU": 2.0}}
     failures = tune.FailureConfig(max_failures=4, resources_after=rules)
@@ -208,3 +227,33 @@ def test_death_gives_more_until_the_cluster_has_no_more(caplog: pytest.LogCaptur
     assert (
         "resources_after asks for more than there is: CPU: 8 needed in all, the cluster has 4" in caplog.text
     )
+
+
+class Steps(tune.Trainable):
+    def setup(self, config: dict[str, Any]) -> None:
+        self.steps = 0
+
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        assert self.trial_resources is not None
+        return {"cpus": self.trial_resources.head_cpus, "steps": self.steps, "done": self.steps == 3}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        Path(checkpoint_dir, "steps").write_text(str(self.steps))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.steps = int(Path(checkpoint, "steps").read_text())
+
+
+def test_class_is_saved_and_goes_on_with_what_it_was_given() -> None:
+    tuner = tune.Tuner(
+        Steps,
+        tune_config=tune.TuneConfig(scheduler=ResourceChangingScheduler()),
+        run_config=tune.RunConfig(storage_path="memory://resources", verbose=0),
+    )
+    result = LocalRuntime(threads=2).run(tuner.experiment())[0]
+
+    frame = result.metrics_dataframe
+    assert frame is not None
+    assert list(frame["cpus"]) == [1, 2, 2]
+    assert list(frame["steps"]) == [1, 2, 3]

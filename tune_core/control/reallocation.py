@@ -17,7 +17,7 @@ from tune_core.schedulers import Reallocate
 from tune_core.states import Outcome
 from tune_core.trial import Trial
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("prefect.tune")
 
 
 class Reallocation:

@@ -375,7 +375,7 @@ def _final_state(ended: EndExperiment, trials: list[Trial], live: LiveExperiment
     if paused or live.was_interrupted:
         return Cancelled(message=f"{counts}, {len(paused)} can go on: {ended.reason}{why}")
     if trials and len(failed) == len(trials):
-        return Failed(message=f"All {counts}{why}")
+        return Failed(message=f"All {counts}: {ended.reason}{why}")
     return Completed(message=f"{counts}: {ended.reason}{why}", data=live.results)
 
 
