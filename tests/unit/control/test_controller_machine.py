@@ -247,7 +247,11 @@ class ControllerMachine(RuleBasedStateMachine):
         row = {"timestamp": 0} if score is None else {"timestamp": 0, "score": score}
         iteration = trial.iteration + 1
         key = (trial.trial_id, trial.attempt_number)
-        self.attempt_event(TrialReported(self.time, *key, iteration, row, checkpoint, decision, exploit))
+        resources = None
+        if decision is Decision.CONTINUE and data.draw(st.integers(0, 3)) == 0:
+            resources = {"bundles": [{"CPU": data.draw(st.integers(1, 3))}]}
+        answer = (decision, exploit, resources)
+        self.attempt_event(TrialReported(self.time, *key, iteration, row, checkpoint, *answer))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -377,6 +381,11 @@ class ControllerMachine(RuleBasedStateMachine):
     def running_trials_are_those_with_a_slot(self) -> None:
         statuses = {trial_id: self.controller.trials[trial_id].status for trial_id in self.live}
         assert self.with_slot == {name for name, status in statuses.items() if status is Status.RUNNING}
+
+    @invariant()
+    def failed_trials_are_counted(self) -> None:
+        trials = self.controller.trials.values()
+        assert self.controller._num_failed == sum(trial.status is Status.ERROR for trial in trials)
 
     @invariant()
     def finished_trials_are_completed_once_and_stay_as_they_are(self) -> None:
