@@ -206,9 +206,9 @@ class Loop:
             return math.inf
         used = usage.at(self.wall_clock())
         left = [
-            max(0.0, limit - used[name]) / usage.rate[name] if usage.rate[name] else math.inf
+            max(0.0, limit - used[name]) / usage.rate[name]
             for name, limit in self._cost_limits.items()
-            if used[name] < limit - _SMALL_COST or usage.rate[name]
+            if usage.rate[name]
         ]
         return self.backend.now() + min(left, default=math.inf)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -333,4 +332,4 @@ class TestTopJob(SchedulerContract):
 
         moves = [event for event, _ in run.records if isinstance(event, TrialReported) and event.resources]
         assert len(moves) > 3
-        assert random.Random(0).choice(moves).resources["bundles"][0]["CPU"] in (1, 2, 3)  # type: ignore[index]
+        assert {move.resources["bundles"][0]["CPU"] for move in moves if move.resources} <= {1, 2, 3}

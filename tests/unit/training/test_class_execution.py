@@ -352,6 +352,8 @@ CAUSES = {
     "time_budget": (True, False),
     "stopper": (True, False),
     "fail_fast": (True, False),
+    "failed_trials": (True, False),
+    "cost": (True, False),
     "stale": (False, False),
     "EXPLOIT": (False, False),
 }
