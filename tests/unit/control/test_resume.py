@@ -40,6 +40,7 @@ from tune_core.control.resume import Replay, loosened, read_spec, reports, steer
 from tune_core.control.segments import read_journal
 from tune_core.errors import ConfigError, JournalDamaged, SpecError, StorageError
 from tune_core.logger.trial_files import TrialFiles
+from tune_core.schedulers import ResourceChangingScheduler
 from tune_core.states import StopCause
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.testing.local_runtime import LocalRuntime
@@ -564,6 +565,26 @@ def test_trials_that_go_on_get_the_resources_that_are_asked_for_now(path: Path) 
     (resumed,) = events(path, ExperimentResumed)
     assert set(resumed.resources) == {trial.trial_id for trial in trials}
     assert {trial.resources.required_resources["memory"] for trial in trials} == {1000.0}
+
+
+def test_trials_that_were_given_others_than_they_ask_for_keep_them(path: Path) -> None:
+    runtime = LocalRuntime(threads=2)
+    snapshots = Snapshots(path, runtime)
+    run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent), callbacks=[snapshots])
+    tune_config = tune.TuneConfig(scheduler=ResourceChangingScheduler())
+    tuner = tune.Tuner(count, param_space={"x": 1}, tune_config=tune_config, run_config=run_config)
+    runtime.run(tuner.experiment())
+    moved = [copy for copy in snapshots.copies if any(each.resources for each in events(copy, TrialReported))]
+    assert 5 < len(moved) < len(snapshots.copies)
+
+    for copy in moved[::5]:
+        tuner = tune.Tuner.restore(copy, count, run_config=tune.RunConfig())
+        assert rows_of(LocalRuntime(threads=2).run(tuner.experiment())) == undisturbed(1), copy
+
+        (trial,) = Replay(Controller(ControllerConfig(""))).run(read_journal(storage_of(copy))).trials
+        assert [each.resources for each in events(copy, ExperimentResumed)] == [{}]
+        assert (trial.resources.head_cpus, trial.base_resources.head_cpus) == (2, 1)
+        assert sum(each.resources is not None for each in events(copy, TrialReported)) == 1
 
 
 class Remembering(tune.search.Searcher):
