@@ -43,7 +43,7 @@ from tune_core.control.watchers import Watchers
 from tune_core.resources import PlacementGroupFactory
 from tune_core.states import Decision, ExploitChoice, Outcome, StopCause
 from tune_core.storage.commit import CheckpointMarker
-from tune_core.trial import Trial
+from tune_core.trial import AttemptPhase, Trial
 
 #: A rest that rounding leaves, in amounts times seconds.
 _SMALL_COST = 1e-6
@@ -356,7 +356,7 @@ class Loop:
         """Take up that an attempt is over; after a death, the next one may get other bundles."""
         trial = self.controller.live_trial(trial_id, attempt_number)
         rules, resources = self.controller.rules.resources_after, None
-        if trial is not None and rules and retryable:
+        if trial is not None and rules and retryable and trial.phase is not AttemptPhase.STOPPING:
             wanted = self.policy.reallocation.after_death(trial, rules, outcome, error)
             resources = wanted.to_dict() if wanted is not None else None
         how = (outcome, error, traceback, retryable, resources)

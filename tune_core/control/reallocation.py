@@ -90,7 +90,7 @@ class Reallocation:
         if reason is not None:
             self._refuse(trial, wanted, f"resources_after asks for more than there is: {reason}")
             return None
-        _logger.info("trial %s is tried again with %s after it died: %s", trial.trial_id, wanted, error)
+        _logger.info("trial %s gets %s if it is tried again: %s", trial.trial_id, wanted, error)
         return wanted
 
     def _refuse(self, trial: Trial, wanted: PlacementGroupFactory, reason: str) -> None:

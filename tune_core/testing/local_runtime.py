@@ -1,7 +1,7 @@
 """Runs whole experiments in the calling process, without Prefect and Ray: for tests of trainables.
 
 What decides is the real thing: searcher, scheduler, stoppers, controller, session, journal, storage
-and loggers. Only the engine is missing: bundles are not enforced, `log_to_file` and `time_budget_s`
+and loggers. Only the engine is missing: bundles are not enforced, `log_to_file`, `time_budget_s` and `max_cost`
 are not looked at, a trainable that hangs is not killed, and one that kills its process kills the test.
 """
 

@@ -376,3 +376,15 @@ def test_exploiting_trial_that_was_to_move_takes_its_bundles_along() -> None:
     )
 
     assert (the_trial(controller).config, the_trial(controller).resources) == ({"n": 5}, WIDE)
+
+
+def test_process_that_dies_when_it_was_told_to_stop_has_stopped(a_backend: ABackend) -> None:
+    failures = tune.FailureConfig(max_failures=1, resources_after={"error": {"CPU": 2.0}})
+    backend = a_backend(Widening({"cpu": 3}), failure_config=failures)
+    backend.hello()
+    backend.row(1, checkpoint=0)
+    backend.last_word(Outcome.ERROR, "ValueError: no", iteration=1, index=0)
+    backend.found()
+
+    assert [event.resources for event in backend.events(AttemptEnded)] == [None]
+    assert backend.trial().resources.bundles == [{"CPU": 3.0}]
