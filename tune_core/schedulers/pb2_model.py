@@ -24,7 +24,7 @@ _MIN_TO_FIT = 5
 _NOISE = 0.01
 #: Constants of the confidence bound, as in the paper's appendix.
 _C1, _C2 = 0.2, 0.4
-_NUM_CANDIDATES, _NUM_REFINED = 512, 3
+_NUM_CANDIDATES, _NUM_REFINED = 512, 1
 
 
 class Observation(NamedTuple):
@@ -145,8 +145,9 @@ def propose(
 
     known = rows([each.time for each in seen], scores[:-1], [each.params for each in seen])
     gains = np.array([each.gain for each in seen])
-    gains = (gains - gains.mean()) / max(float(gains.std()), 1e-12)
-    mean = _fitted(TimeVaryingKernel(), known, gains, optimises=len(seen) >= _MIN_TO_FIT)
+    varies = float(gains.std()) > 1e-12 * float(np.abs(gains).max())
+    gains = (gains - gains.mean()) / float(gains.std()) if varies else np.zeros(len(gains))
+    mean = _fitted(TimeVaryingKernel(), known, gains, optimises=varies and len(seen) >= _MIN_TO_FIT)
     spreading = mean
     if pending:
         begun = rows([context[0]] * len(pending), [context[1]] * len(pending), list(pending))
@@ -183,6 +184,7 @@ def _highest(bound: Any, dimensions: int, rng: Any) -> Any:
             start,
             bounds=[(0.0, 1.0)] * dimensions,
             method="L-BFGS-B",
+            options={"maxiter": 30},
         )
         if -found.fun > highest:
             best, highest = found.x, -found.fun
