@@ -149,6 +149,7 @@ class Attempt:
         wants_pause: It shall pause, as soon as it has reported with a checkpoint.
         should_relocate: It shall end, as soon as it has saved or can save on request, and not for the scheduler's sake:
             the trial goes on as soon as it may.
+        has_returned: The trainable has come to its own end, and was not told to stop.
     """
 
     order: int = 0
@@ -158,6 +159,7 @@ class Attempt:
     exploit: ExploitChoice | None = None
     wants_pause: bool = False
     should_relocate: bool = False
+    has_returned: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -266,6 +268,12 @@ class Trial:
     def should_relocate(self) -> bool:
         """Whether its attempt shall end when it has saved, and not for the scheduler's sake."""
         return self.attempt is not None and self.attempt.should_relocate
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether its trainable would go on: it has not returned, and no stop rule of its own has ended it."""
+        has_returned = self.attempt is not None and self.attempt.has_returned
+        return not (has_returned or self.last_row.get("done"))
 
     @property
     def path(self) -> str | None:

@@ -284,6 +284,12 @@ SCENARIOS: dict[str, Scenario] = {
         PopulationByTurns, iterations=9, num_samples=4, checkpoint_every=2
     ),
     "Optuna": Scenario(searcher=lambda: OptunaSearch(seed=1), num_samples=4, iterations=3),
+    "Optuna and ASHA": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=4, reduction_factor=2, seed=1),
+        lambda: OptunaSearch(seed=1),
+        num_samples=6,
+        iterations=6,
+    ),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
     "searcher with a scheduler": Scenario(

@@ -326,6 +326,7 @@ class Controller:
         trial.end_attempt()
         self._ask_again()
         if event.outcome is Outcome.COMPLETED:
+            trial.live.has_returned = not was_stopping
             commands = self._finish(trial, Status.TERMINATED, event)
         elif was_stopping or event.outcome is Outcome.STOPPED:
             # A process that dies, or raises in a `finally` block, after it was told to stop has stopped.

@@ -450,13 +450,25 @@ class Policy:
         is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
         self._completed.add(trial.trial_id)
         if is_news:
-            self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
+            told = result if has_metric else None
+            if self._is_early(trial, result or {}):
+                self.searcher.on_trial_stopped_early(trial.trial_id, told)
+            else:
+                self.searcher.on_trial_complete(trial.trial_id, told, error=failed)
         if failed:
             self.scheduler.on_trial_error(trials, trial)
         elif trial.decision is Decision.PAUSE:
             self.scheduler.on_trial_remove(trials, trial)
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _is_early(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Whether a trial was ended before its own end, a stop rule, or the scheduler's full budget.
+
+        It follows from the journal: from the trial's last row, and from what was decided on it.
+        """
+        is_cut = trial.status is not Status.ERROR and trial.is_cut_short
+        return is_cut and not self.scheduler.is_full_budget(trial, result)
 
     def _is_done(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> bool:
         """Whether the trial's own word or a stopper ends it; a stopper sees every row, as in Ray Tune."""

@@ -65,7 +65,7 @@ class Searcher(RecordsArguments, ABC):
         [{'lr': 0.5}, {'lr': 0.25}, {'lr': 0.125}, 'FINISHED']
 
     Source: method names as Ray Tune 2.60; differs: `on_suggestion_replayed` instead of pickled
-        state, a suggestion may say what varied, and only `suggest` has to be written.
+        state, `on_trial_stopped_early`, a suggestion may say what varied, and only `suggest` has to be written.
     """
 
     #: What `suggest` returns when there will be no more configurations.
@@ -180,6 +180,18 @@ class Searcher(RecordsArguments, ABC):
             result: Its last report; None if there is none, if it lacks the metric, or if the trial has failed.
             error: Whether the trial failed for good.
         """
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Learn that a trial was ended before its time; called instead of `on_trial_complete`.
+
+        That is by a scheduler, below its full budget, or by somebody who asked for it. The default calls
+        `on_trial_complete`. Write it if a value after little training must not be taken for a final one.
+
+        Args:
+            trial_id: The trial's name; may be of a replayed suggestion.
+            result: Its last report, of which `on_trial_result` was not told; None as in `on_trial_complete`.
+        """
+        self.on_trial_complete(trial_id, result)
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Take note of a suggestion of an earlier session, as the journal has it.

@@ -17,11 +17,13 @@ from optuna.trial import TrialState
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.search import Suggestion, create_searcher
+from tune_core.schedulers import AsyncHyperBandScheduler
+from tune_core.search import ConcurrencyLimiter, Suggestion, create_searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.search.optuna.conversion import parameters_of
 from tune_core.search.sample import Domain
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.testing.simulator import simulate
 
 SPACE = {"x": tune.uniform(-10, 10), "net": {"width": tune.randint(1, 100)}, "epochs": 3}
 
@@ -169,6 +171,73 @@ def test_results_become_values_and_intermediate_values() -> None:
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 1.5)
     assert trial.intermediate_values == {1: 3.0, 2: 2.0}
     assert trial.user_attrs == {"trial_id": "t0"}
+
+
+def test_trial_that_was_stopped_early_is_pruned_at_its_last_step() -> None:
+    search = a_search()
+    search.suggest("t0")
+    search.on_trial_result("t0", {"loss": 3.0, "training_iteration": 1})
+
+    search.on_trial_stopped_early("t0", {"loss": 2.0, "training_iteration": 2})
+
+    (trial,) = search.study.trials
+    assert (trial.state, trial.value, trial.last_step) == (TrialState.PRUNED, 2.0, 2)
+    assert trial.intermediate_values == {1: 3.0, 2: 2.0}
+
+
+def test_trial_of_several_metrics_that_was_stopped_early_keeps_its_values() -> None:
+    search = a_search(metric=["loss", "size"], mode=["min", "min"])
+    search.suggest("t0")
+
+    search.on_trial_stopped_early("t0", {"loss": 2.0, "size": 5, "training_iteration": 2})
+
+    (trial,) = search.study.trials
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [2.0, 5.0])
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_study_knows_which_trials_a_scheduler_has_stopped_below_its_full_budget(limit: int) -> None:
+    search = OptunaSearch(seed=1)
+    run = simulate(
+        lambda config, step: ({"loss": config["x"] / step}, 1.0),
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=12,
+            search_alg=ConcurrencyLimiter(search, limit) if limit else search,
+            scheduler=AsyncHyperBandScheduler(max_t=4, reduction_factor=2, seed=1),
+        ),
+        slots=1,
+        iterations=9,
+    )
+
+    told = [(trial.state, trial.last_step) for trial in search.study.trials]
+    wanted = [
+        (TrialState.COMPLETE, 3) if trial.iteration == 4 else (TrialState.PRUNED, trial.iteration)
+        for trial in run.trials
+    ]
+    assert told == wanted
+    assert {state for state, _ in told} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.parametrize(
+    ("stop", "iterations", "state"),
+    [({"training_iteration": 3}, 9, TrialState.COMPLETE), (None, 3, TrialState.COMPLETE)],
+)
+def test_trial_that_comes_to_its_own_end_or_a_stop_rule_is_complete(
+    stop: Any, iterations: int, state: TrialState
+) -> None:
+    search = OptunaSearch(seed=1)
+    simulate(
+        lambda config, step: ({"loss": config["x"] / step}, 1.0),
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=3, search_alg=search),
+        run_config=tune.RunConfig(stop=stop),
+        iterations=iterations,
+    )
+
+    assert [trial.state for trial in search.study.trials] == [state] * 3
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,20 @@ class OptunaSearch(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the study of the last value; without one the trial was pruned. One that ended by an error has failed."""
+        self._tell(trial_id, result, error)
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Tell the study of a pruned trial, with its last value and step; of several metrics, of a complete one.
+
+        A sampler for several metrics knows no pruned trials.
+        """
+        if result is not None:
+            self.on_trial_result(trial_id, result)
+        self._tell(trial_id, result, is_early=not isinstance(self._metric, list))
+
+    def _tell(
+        self, trial_id: str, result: dict[str, Any] | None, error: bool = False, *, is_early: bool = False
+    ) -> None:
         from optuna.trial import TrialState
 
         trial = self._trials.pop(trial_id, None)
@@ -296,7 +310,7 @@ class OptunaSearch(Searcher):
         values = [_number(lookup(result or {}, name)) for name in metrics]
         complete = [value for value in values if value is not None]
         with _quiet_studies():
-            if len(complete) == len(values) and not error:
+            if len(complete) == len(values) and not error and not is_early:
                 self.study.tell(trial, complete, TrialState.COMPLETE, skip_if_finished=True)
             else:
                 state = TrialState.FAIL if error or len(values) > 1 else TrialState.PRUNED
