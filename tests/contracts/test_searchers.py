@@ -30,6 +30,10 @@ from tune_core.search.optuna import OptunaSearch
 from tune_core.testing.searcher_contract import SearcherContract
 
 
+#: What samplers import beside Optuna.
+PACKAGES = {"gp": ("torch", "scipy"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
+
+
 class TestBasicVariantGenerator(SearcherContract):
     def make(self) -> Searcher:
         return BasicVariantGenerator(random_state=7)
@@ -96,6 +100,86 @@ class TestOptunaSearchDefinedByRun(SearcherContract):
             return {"constant": 5}
 
         return OptunaSearch(define, seed=1)
+
+
+class TestOptunaSearchWithConditions(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {
+        "opt": choice(
+            [
+                {
+                    "name": "sgd",
+                    "momentum": uniform(0, 1),
+                    "nesterov": choice([True, {"rate": uniform(0, 1)}]),
+                },
+                {"name": "sgd", "momentum": uniform(0.5, 2), "nesterov": True},
+                uniform(0, 1),
+                randint(0, 3),
+            ]
+        ),
+        "double": sample_from(lambda config: [config["opt"]] * 2),
+    }
+    num_samples = 24
+
+    def make(self) -> Searcher:
+        return OptunaSearch(seed=5)
+
+
+class TestOptunaSearchOfAFiniteSpace(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {"a": choice([1, 2]), "b": randint(0, 4), "epochs": 3}
+    num_samples = 12
+
+    def make(self) -> Searcher:
+        return OptunaSearch(seed=5)
+
+
+class OptunaSampler(SearcherContract):
+    """A sampler that is given by its name."""
+
+    name = ""
+    options: ClassVar[dict[str, Any]] = {}
+    num_samples = 16
+
+    def make(self) -> Searcher:
+        for package in PACKAGES.get(self.name, ()):
+            pytest.importorskip(package)
+        return OptunaSearch(sampler=self.name, seed=3, sampler_options=self.options)
+
+
+class TestOptunaTpe(OptunaSampler):
+    name = "tpe"
+    options: ClassVar[dict[str, Any]] = {"n_startup_trials": 3}
+
+
+class TestOptunaGp(OptunaSampler):
+    name = "gp"
+    options: ClassVar[dict[str, Any]] = {"n_startup_trials": 3}
+    space: ClassVar[dict[str, Any]] = {"x": uniform(0, 1), "n": randint(0, 99), "epochs": 3}
+    num_samples = 6
+
+
+class TestOptunaCmaes(OptunaSampler):
+    name = "cmaes"
+    options: ClassVar[dict[str, Any]] = {"popsize": 4}
+    space: ClassVar[dict[str, Any]] = {"x": uniform(0, 1), "y": uniform(0, 1), "epochs": 3}
+
+
+class TestOptunaNsgaii(OptunaSampler):
+    name = "nsgaii"
+    options: ClassVar[dict[str, Any]] = {"population_size": 4}
+
+
+class TestOptunaNsgaiii(OptunaSampler):
+    name = "nsgaiii"
+    options: ClassVar[dict[str, Any]] = {"population_size": 4}
+
+
+class TestOptunaQmc(OptunaSampler):
+    name = "qmc"
+    options: ClassVar[dict[str, Any]] = {"scramble": True}
+
+
+class TestOptunaRandom(OptunaSampler):
+    name = "random"
 
 
 class TestConcurrencyLimiter(SearcherContract):

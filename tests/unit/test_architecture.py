@@ -32,7 +32,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.encoding", "tune_core.errors"),
     ("tune_core.environment", "tune_core.validation"),
     ("tune_core.metrics", "tune_core.registry", "tune_core.resources"),
-    ("tune_core.stopper", "tune_core.trial"),
+    ("tune_core.constraints", "tune_core.stopper", "tune_core.trial"),
     ("tune_core.ranking",),
     # What chooses, what keeps, what runs inside a trial, what hears of it, and what a user asks for.
     ("tune_core.search.*", "tune_core.schedulers.*", "tune_core.storage.*"),

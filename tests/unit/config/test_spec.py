@@ -105,6 +105,9 @@ OBJECTS: list[RecordsArguments] = [
         seed=3,
         evaluated_rewards=[0.25],
     ),
+    OptunaSearch(
+        sampler="random", sampler_options={}, constraints={"latency_ms": ("<=", 20)}, dedupe=False, seed=1
+    ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
@@ -138,7 +141,7 @@ OBJECTS: list[RecordsArguments] = [
 ]
 #: Arguments that only the user can give again.
 ONLY_BY_THE_USER = {
-    "OptunaSearch": {"sampler", "storage"},
+    "OptunaSearch": {"storage"},
     "TimeoutStopper": {"clock"},
     "FunctionStopper": {"function"},
     "JsonLoggerCallback": {"files"},

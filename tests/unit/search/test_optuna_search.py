@@ -134,7 +134,7 @@ def test_function_of_a_trial_defines_the_space_as_it_runs() -> None:
             trial.suggest_float("net/momentum", 0, 1)
         return {"number": trial.number}
 
-    search = a_search({}, space=define)
+    search = a_search({}, space=define, dedupe=False)
     configs = [config_of(search.suggest(f"t{number}")) for number in range(8)]
 
     assert {config["kind"] for config in configs} == {"sgd", "adam"}
@@ -294,6 +294,110 @@ def test_several_metrics_are_optimised_together() -> None:
 
 
 # Points.
+
+
+def test_what_is_within_a_choice_is_a_conditional_parameter() -> None:
+    sgd = {"name": "sgd", "momentum": tune.uniform(0, 1)}
+    search = a_search({"opt": tune.choice([sgd, {"name": "adam"}]), "lr": tune.loguniform(1e-3, 1)})
+    configs = [config_of(search.suggest(f"t{number}")) for number in range(20)]
+
+    for config, trial in zip(configs, search.study.trials, strict=True):
+        if config["opt"]["name"] == "sgd":
+            assert trial.params == {"opt": 0, "opt.0/momentum": config["opt"]["momentum"], "lr": config["lr"]}
+        else:
+            assert trial.params == {"opt": 1, "lr": config["lr"]}
+    assert {config["opt"]["name"] for config in configs} == {"sgd", "adam"}
+
+
+def test_sampler_learns_what_is_within_a_choice() -> None:
+    space = {"opt": tune.choice([{"name": "sgd", "momentum": tune.uniform(0, 1)}, {"name": "adam"}])}
+    search = a_search(space)
+    for number in range(60):
+        opt = config_of(search.suggest(f"t{number}"))["opt"]
+        loss = abs(opt["momentum"] - 0.8) if opt["name"] == "sgd" else 1.0
+        search.on_trial_complete(f"t{number}", {"loss": loss, "training_iteration": 1})
+
+    ran = [trial for trial in search.study.trials if trial.state is TrialState.COMPLETE]
+    last = [trial.params.get("opt.0/momentum", -9) for trial in ran[-20:]]
+    assert sum(abs(momentum - 0.8) < 0.2 for momentum in last) > 10  # at random it would be 4
+
+
+def test_points_reach_into_choices() -> None:
+    space = {"opt": tune.choice([{"name": "sgd", "momentum": tune.uniform(0, 1)}, {"name": "adam"}])}
+    search = a_search(space, points_to_evaluate=[{"opt": {"name": "sgd", "momentum": 0.25}}])
+
+    assert config_of(search.suggest("t0")) == {"opt": {"name": "sgd", "momentum": 0.25}}
+    assert search.study.trials[0].params == {"opt": 0, "opt.0/momentum": 0.25}
+    with pytest.raises(ConfigError, match="is none of"):
+        a_search(space, points_to_evaluate=[{"opt": {"name": "sgd", "momentum": 1.25}}])
+
+
+def test_configuration_is_suggested_once_and_the_search_ends_when_all_have_been(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    search = a_search({"a": tune.choice(["x", "y", "z"]), "b": tune.randint(0, 3)})
+    found = []
+    for number in range(30):
+        answer = search.suggest(f"t{number}")
+        if answer == search.FINISHED:
+            break
+        found.append(tuple(config_of(answer).values()))
+        search.on_trial_complete(f"t{number}", {"loss": float(found[-1][0] != "x")})
+
+    assert len(found) == len(set(found)) == 9
+    assert search.suggest("t31") == search.FINISHED
+    assert "all 9 configurations of the search space have been suggested" in caplog.text
+
+
+def test_configuration_is_suggested_again_if_that_is_asked_for() -> None:
+    space = {"a": tune.choice(["x", "y"])}
+    again = a_search(space, dedupe=False)
+    given = a_search(space, points_to_evaluate=[{"a": "x"}, {"a": "x"}])
+
+    assert {config_of(again.suggest(f"t{number}"))["a"] for number in range(9)} == {"x", "y"}
+    assert [config_of(given.suggest(f"t{number}"))["a"] for number in range(3)] == ["x", "x", "y"]
+
+
+def test_what_a_function_makes_tells_configurations_apart() -> None:
+    counts = iter(range(99))
+    search = a_search({"a": tune.choice(["x", "y"]), "seed": tune.sample_from(lambda: next(counts))})
+
+    assert all(search.suggest(f"t{number}") != search.FINISHED for number in range(9))
+
+
+def test_constraints_are_told_and_unknown_ones_count_as_violated(caplog: pytest.LogCaptureFixture) -> None:
+    search = a_search(constraints={"latency_ms": ("<=", 20), "eval/auc": [">=", 0.5]})
+    for number in range(4):
+        search.suggest(f"t{number}")
+
+    search.on_trial_complete("t0", {"loss": 1.0, "latency_ms": 25, "eval": {"auc": 0.75}})
+    search.on_trial_complete("t1", {"loss": 2.0, "latency_ms": 15, "eval": {"auc": 0.75}})
+    search.on_trial_complete("t2", {"loss": 0.0, "latency_ms": 15})
+    search.on_trial_stopped_early("t3", {"loss": 0.0, "training_iteration": 1})
+
+    first, second, third, fourth = search.study.trials
+    assert first.constraints == {"latency_ms": 5.0, "eval/auc": -0.25}
+    assert second.constraints == {"latency_ms": -5.0, "eval/auc": -0.25}
+    assert third.constraints == {"latency_ms": -5.0, "eval/auc": math.inf}
+    assert fourth.constraints == {}
+    assert search.study.best_trial.number == 1
+    assert "trial t2 is complete and has not reported 'eval/auc'" in caplog.text
+
+
+def test_auto_is_a_sampler_for_the_space_and_stays_the_same() -> None:
+    pytest.importorskip("torch")
+    numbers = a_search({"x": tune.uniform(0, 1)}, sampler="auto")
+    mixed = a_search({"x": tune.choice(["a", "b"])}, sampler="auto")
+
+    assert [search.get_state()["sampler"] for search in (numbers, mixed)] == ["gp", "tpe"]
+
+
+def test_sampler_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune_core.search.optuna.samplers.find_spec", lambda name: None)
+
+    with pytest.raises(ImportError, match=r"sampler='cmaes'\) needs cmaes.*prefect-tune\[cmaes\]"):
+        OptunaSearch(sampler="cmaes")
 
 
 def test_points_come_first_and_may_be_parts() -> None:
@@ -462,7 +566,7 @@ def test_function_that_has_a_category_no_more_does_not_learn_from_it(
     search.on_trial_complete("t0", {"loss": 1.0})
 
     assert "trial t0" in caplog.text
-    assert [trial.state for trial in search.study.trials] == [TrialState.FAIL]
+    assert {trial.state for trial in search.study.trials} == {TrialState.FAIL}
     assert config_of(search.suggest("t1"))["kind"] in ("a", "b")
 
 
@@ -578,7 +682,15 @@ def test_sampler_of_ones_own_is_used(caplog: pytest.LogCaptureFixture) -> None:
         ({"space": {}}, r"space=\{\}.*expected a dict"),
         ({"space": {"x": 3}}, r"space\['x'\]=3.*expected an Optuna distribution or a sampler"),
         ({"space": {"x": tune.grid_search([1])}}, r"space\['x'\]: OptunaSearch does not walk grids"),
-        ({"sampler": "tpe"}, "sampler='tpe'.*expected a BaseSampler"),
+        ({"sampler": 5}, "sampler=5.*expected a BaseSampler"),
+        ({"sampler": "tpee"}, "sampler='tpee'.*expected one of 'tpe', .*did you mean"),
+        (
+            {"sampler": "tpe", "sampler_options": {"gama": 1}},
+            "sampler_options.*no such argument.*did you mean 'gamma'",
+        ),
+        ({"sampler_options": {"n_startup_trials": "x"}}, "n_startup_trials.*expected a int"),
+        ({"constraints": {"a": 5}}, r"constraints\['a'\]=5"),
+        ({"dedupe": 1}, "dedupe=1"),
         ({"storage": "sqlite:///x.db"}, "storage: expected an optuna.storages.BaseStorage.*got str"),
         ({"seed": -1}, "seed=-1.*at least 0"),
         ({"study_name": ""}, "study_name=''"),

@@ -27,6 +27,7 @@ from tune_core.engine.form.form import (
 )
 from tune_core.engine.form.yaml12 import read_list, read_yaml
 from tune_core.errors import ConfigError
+from tune_core.init_args import arguments_of
 from tune_core.registry import find_trainable
 from tune_core.resources import PlacementGroupFactory, resources_of
 from tune_core.schedulers import by_name
@@ -549,3 +550,24 @@ def test_a_choice_is_drawn_as_tabs_where_it_is_a_parameter_of_a_flow_too() -> No
         ({"b": {}}, False),
     ):
         assert jsonschema.Draft202012Validator(schema).is_valid(value) is is_right
+
+
+def test_sampler_of_optuna_is_given_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("cmaes")
+    how = "{optuna: {sampler: cmaes, seed: 3, sampler_options: {popsize: 4}}}"
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        f"{{trainable: math:sqrt, tune_config: {{metric: loss, mode: min, search_alg: {how}}}}}\n", "utf-8"
+    )
+
+    searcher = ExperimentForm.load(path).tune_config.make().search_alg
+
+    assert isinstance(searcher, search.Searcher)
+    given = arguments_of(searcher)
+    assert given == {**given, "sampler": "cmaes", "seed": 3, "sampler_options": {"popsize": 4}}
+
+
+def test_sampler_that_optuna_has_not_is_refused_by_the_form() -> None:
+    faults = faults_of(tune_config={"search_alg": {"optuna": {"sampler": "tpee"}}})
+
+    assert any("tpe" in fault for fault in faults)
