@@ -29,7 +29,6 @@ from tune_core.search import (
 from tune_core.search.optuna import OptunaSearch
 from tune_core.testing.searcher_contract import SearcherContract
 
-
 #: What samplers import beside Optuna.
 PACKAGES = {"gp": ("torch", "scipy"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
 

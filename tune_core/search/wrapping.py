@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tune_core.search.searcher import Searcher
@@ -52,6 +53,17 @@ class WrappingSearcher(Searcher):
     def on_configuration_added(self, trial_id: str, config: dict[str, Any]) -> bool:
         """Pass it on."""
         return self.searcher.on_configuration_added(trial_id, config)
+
+    def add_evaluated_point(
+        self,
+        parameters: Mapping[str, Any],
+        value: Any,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | None = None,
+    ) -> None:
+        """Pass it on."""
+        self.searcher.add_evaluated_point(parameters, value, error, pruned, intermediate_values)
 
     def on_num_samples_raised(self, num_samples: int) -> None:
         """Pass it on."""

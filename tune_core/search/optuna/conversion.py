@@ -23,13 +23,15 @@ from tune_core.search.sample import (
     fits,
     grid_values,
     path_text,
+    unresolved_paths,
 )
 from tune_core.search.space import validate_space
-from tune_core.validation import shorten, suggestion
+from tune_core.validation import Validator, shorten, suggestion
 
 if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 #: What stands for a value that is not there.
 MISSING: Final = object()
@@ -320,3 +322,75 @@ def refuse_impossible(parameters: Sequence[Parameter], config: Mapping[str, Any]
             raise ConfigError(f"config: {each.name}={shorten(value)}: {error}") from error
     if missing:
         raise ConfigError(f"config: {', '.join(missing)} is missing: OptunaSearch chooses it")
+
+
+def read_space(space: Any, validator: Validator) -> tuple[dict[str, Any], list[Parameter]]:
+    """Return a searcher's own search space and what Optuna decides of it; what is wrong is noted.
+
+    Args:
+        space: A dict with samplers, which comes back, or with Optuna's distributions, of which {} does.
+        validator: Collects faults.
+    """
+    from optuna.distributions import BaseDistribution
+
+    if not isinstance(space, Mapping) or not space:
+        validator.add(
+            "space", space, "expected a dict of samplers or distributions, or a function of a trial"
+        )
+        return {}, []
+    if unresolved_paths(space):
+        try:
+            validate_space(dict(space))
+            return dict(space), parameters_of(space, "space")
+        except ConfigError as error:
+            validator.extend(error.faults)
+        return {}, []
+    found = []
+    for name, distribution in flatten(space).items():
+        if isinstance(distribution, BaseDistribution):
+            found.append(Parameter(tuple(name.split("/")), distribution))
+        else:
+            expected = "expected an Optuna distribution or a sampler; constants go into param_space"
+            validator.add(f"space[{name!r}]", distribution, expected)
+    return {}, found
+
+
+def evaluated_trial(
+    parameters: Sequence[Parameter],
+    point: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    values: list[Any] | None,
+    intermediate: Sequence[float] | None,
+    *,
+    is_early: bool,
+) -> FrozenTrial:
+    """Return a trial that was run elsewhere.
+
+    Args:
+        parameters: What Optuna decides.
+        point: The configuration, for errors.
+        fixed: The same as `fixed_point` returned it.
+        values: Of each metric; None: it has failed.
+        intermediate: The metric's values at steps 0, 1, 2, …
+        is_early: Whether it was stopped early.
+
+    Raises:
+        ConfigError: A parameter is missing, or Optuna could not choose its value.
+    """
+    from optuna.trial import TrialState, create_trial
+
+    there = [each for each in parameters if each.is_active(fixed)]
+    missing = [each.name for each in there if each.name not in fixed]
+    if missing:
+        raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))} lacks {missing}")
+    state = TrialState.FAIL if values is None else TrialState.PRUNED if is_early else TrialState.COMPLETE
+    try:
+        return create_trial(
+            state=state,
+            values=values,
+            params=dict(fixed),
+            distributions={each.name: each.distribution for each in there},
+            intermediate_values=dict(enumerate(intermediate or ())),
+        )
+    except ValueError as fault:
+        raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))}: {fault}") from fault

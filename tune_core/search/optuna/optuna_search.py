@@ -26,21 +26,22 @@ from tune_core.search.optuna.conversion import (
     Parameter,
     chosen_of,
     encoded,
+    evaluated_trial,
     fixed_point,
-    parameters_of,
     part,
+    read_space,
     refuse_impossible,
     suggest,
     values_of,
 )
 from tune_core.search.optuna.function_space import call, is_scalar, unflattened
-from tune_core.search.optuna.samplers import AUTO, SamplerName, choose_sampler, make_sampler
+from tune_core.search.optuna.rungs import Ending, RungModel
+from tune_core.search.optuna.samplers import AUTO, MODELS, SamplerName, choose_sampler, make_sampler
 from tune_core.search.optuna.unseen import Seen
 from tune_core.search.sample import unresolved_paths
 from tune_core.search.searcher import Searcher, Suggestion
-from tune_core.search.space import validate_space
 from tune_core.search.variants import walk_sample
-from tune_core.validation import Validator, shorten
+from tune_core.validation import Validator
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -67,9 +68,10 @@ class OptunaSearch(Searcher):
     other draws; so it does if one is passed with a storage, which keeps trials and no sampler. A configuration that
     is no longer in the search space is not told to Optuna, and the log says so.
 
-    A trial that was stopped early is a pruned one to Optuna, with its last value and step. Of pruned trials TPE
-    learns, and CMA-ES with `sampler_options={"consider_pruned_trials": True}`; a Gaussian process and the genetic
-    samplers learn only of trials that ran to their end.
+    A trial that was stopped early is a pruned one in the study, with its last value and step. As soon as there is
+    one, "tpe" and "gp" learn from all trials at the highest step that enough of them have reached, also from those that
+    still run; with a storage, of several metrics, and with a function, from the study as it is. CMA-ES learns of
+    pruned trials with `sampler_options={"consider_pruned_trials": True}`, the genetic samplers do not.
 
     Args:
         space: None: the Tuner's `param_space`. A dict with samplers, or with Optuna's distributions
@@ -144,7 +146,7 @@ class OptunaSearch(Searcher):
         self._space: dict[str, Any] = {}
         self._parameters: list[Parameter] = []
         if space is not None and self._function is None:
-            self._read_space(space, validator)
+            self._space, self._parameters = read_space(space, validator)
         validator.raise_any()
         is_named = sampler is None or isinstance(sampler, str)
         if not is_named and seed is not None:
@@ -158,6 +160,8 @@ class OptunaSearch(Searcher):
         self._storage, self._study_name = storage, study_name or "optuna"
         self._dedupe = dedupe
         self._seen = Seen((), {})
+        #: What the sampler sees once trials are stopped early; None: always the study itself.
+        self._rungs: RungModel | None = None
         #: Metrics of constraints that a complete trial has not reported; said once of each.
         self._unreported: set[str] = set()
         #: What "auto" stands for in this search space; of the latest suggestion, all of it, and whether it is new.
@@ -165,6 +169,7 @@ class OptunaSearch(Searcher):
         self._asked: dict[str, Any] = {}
         self._is_new = True
         self._seed = str(seed) if seed is not None else global_seed()
+        self._no_sampler = import_optuna().samplers.RandomSampler(seed=0)  # where all is decided
         self._study: Study | None = None
         #: Whether the search has ended, and whether a replay asks the sampler again instead of telling it.
         self._has_stopped, self._asks_again = False, not is_named or dedupe
@@ -325,6 +330,8 @@ class OptunaSearch(Searcher):
         from optuna.trial import TrialState
 
         trial = self._trials.pop(trial_id)
+        if self._rungs is not None:
+            self._rungs.drop(trial_id)
         trial.set_user_attr("trial_id", f"none: not run as {trial_id}")
         with quiet_studies():
             self.study.tell(trial, state=TrialState.FAIL)
@@ -350,6 +357,8 @@ class OptunaSearch(Searcher):
         if value is not None and step > self._steps.get(trial_id, -1):
             self._steps[trial_id] = step
             trial.report(value, step)
+            if self._rungs is not None:
+                self._rungs.report(trial_id, step, value, self._violations(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -380,12 +389,19 @@ class OptunaSearch(Searcher):
         complete = [value for value in values if value is not None]
         if not error:
             self._set_constraints(trial, result or {}, is_early=is_early)
+        if self._rungs is not None:
+            ending: Ending = "failed" if error else "early" if is_early else "complete"
+            self._rungs.end(trial_id, ending, complete[0] if complete else None, trial.constraints)
         with quiet_studies():
             if len(complete) == len(values) and not error and not is_early:
                 self.study.tell(trial, complete, TrialState.COMPLETE, skip_if_finished=True)
             else:
                 state = TrialState.FAIL if error or len(values) > 1 else TrialState.PRUNED
                 self.study.tell(trial, None, state, skip_if_finished=True)
+
+    def _violations(self, result: dict[str, Any]) -> dict[str, float]:
+        known = ((each.metric, each.violation(result)) for each in self.constraints)
+        return {name: violation for name, violation in known if violation is not None}
 
     def _set_constraints(self, trial: Trial, result: dict[str, Any], *, is_early: bool) -> None:
         """Tell the study how far a trial is beyond each bound; what it has not reported counts as beyond."""
@@ -453,6 +469,9 @@ class OptunaSearch(Searcher):
                 directions=[_DIRECTIONS[mode] for mode in modes],
             )
         self._seen = Seen(self._parameters, self._space)
+        is_modelled = self._sampler is None and (self._chosen or self._sampler_name) in MODELS
+        is_plain = len(modes) == 1 and self._function is None and self._storage is None
+        self._rungs = RungModel(self._parameters, _DIRECTIONS[modes[0]]) if is_modelled and is_plain else None
         study.stop = self._note_stop  # type: ignore[method-assign] # its own is for `optimize` only, and raises
         for number, point in enumerate(self._points):
             self._fixed(point, number)  # every point is checked before the first trial
@@ -478,6 +497,9 @@ class OptunaSearch(Searcher):
         study = self.study
         if self._sampler is None:
             study.sampler = self._made_sampler(attempt)
+        if self._rungs is not None and self._rungs.is_on:
+            fixed = self._rungs.ask(trial_id, study.sampler, fixed)
+            study.sampler = self._no_sampler
         if fixed:
             study.enqueue_trial(fixed)
         trial = study.ask()
@@ -492,6 +514,8 @@ class OptunaSearch(Searcher):
         for each in self._parameters:
             if each.is_active(params):
                 params[each.name] = suggest(trial, each)
+        if self._rungs is not None:
+            self._rungs.note(trial_id, params)
         if not self._space:
             self._is_new = self._seen.note(params, {})
             return unflattened(params)
@@ -537,56 +561,25 @@ class OptunaSearch(Searcher):
         pruned: bool = False,
         intermediate: Sequence[float] | None = None,
     ) -> None:
-        from optuna.trial import TrialState, create_trial
-
         if self._function is not None:
             raise ConfigError(
                 "OptunaSearch: the space is a function, of which nobody knows what it suggests: "
                 "points that are evaluated already need a dict of distributions or samplers"
             )
         fixed = self._fixed(point, None)
-        there = [each for each in self._parameters if each.is_active(fixed)]
-        missing = [each.name for each in there if each.name not in fixed]
-        if missing:
-            raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))} lacks {missing}")
-        state = TrialState.FAIL if error else TrialState.PRUNED if pruned else TrialState.COMPLETE
         values = None if error else list(value) if isinstance(value, list | tuple) else [value]
-        try:
-            study.add_trial(
-                create_trial(
-                    state=state,
-                    values=values,
-                    params=fixed,
-                    distributions={each.name: each.distribution for each in there},
-                    intermediate_values=dict(enumerate(intermediate or ())),
-                )
-            )
-        except ValueError as fault:
-            raise ConfigError(f"OptunaSearch: the evaluated point {shorten(dict(point))}: {fault}") from fault
+        study.add_trial(
+            evaluated_trial(self._parameters, point, fixed, values, intermediate, is_early=pruned)
+        )
         self._seen.note(fixed, point)
+        if self._rungs is not None and not error:
+            name = f"evaluated point {self._seen.count}"
+            self._rungs.note(name, fixed)
+            self._rungs.end(
+                name, "early" if pruned else "complete", None if values is None else values[0], {}
+            )
 
     # The search space.
-
-    def _read_space(self, space: Any, validator: Validator) -> None:
-        from optuna.distributions import BaseDistribution
-
-        if not isinstance(space, Mapping) or not space:
-            validator.add(
-                "space", space, "expected a dict of samplers or distributions, or a function of a trial"
-            )
-        elif unresolved_paths(space):
-            try:
-                validate_space(dict(space))
-                self._space, self._parameters = dict(space), parameters_of(space, "space")
-            except ConfigError as error:
-                validator.extend(error.faults)
-        else:
-            for name, distribution in flatten(space).items():
-                if isinstance(distribution, BaseDistribution):
-                    self._parameters.append(Parameter(tuple(name.split("/")), distribution))
-                else:
-                    expected = "expected an Optuna distribution or a sampler; constants go into param_space"
-                    validator.add(f"space[{name!r}]", distribution, expected)
 
     def _fixed(
         self, point: Mapping[str, Any], number: int | None, parameters: list[Parameter] | None = None

@@ -35,6 +35,9 @@ NAMES: Final = (*_CLASSES, AUTO)
 #: The same as a type, from which the form makes a choice.
 SamplerName: TypeAlias = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "random", "auto"]
 
+#: Those that make a model of all trials each time, so that another study may be put before them.
+MODELS: Final = ("tpe", "gp")
+
 #: What a sampler imports beside Optuna, and the extra that brings it.
 _NEEDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "gp": (("torch", "scipy"), "gp"),

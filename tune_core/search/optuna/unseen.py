@@ -48,6 +48,11 @@ class Seen:
         return is_new
 
     @property
+    def count(self) -> int:
+        """How many have been noted."""
+        return len(self._keys)
+
+    @property
     def size(self) -> int | None:
         """How many configurations there are; None: more than anybody walks, or what functions make."""
         if not self._is_sized:
