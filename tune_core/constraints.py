@@ -6,7 +6,7 @@ Owns how a constraint is written, checked, and how far a report is from keeping 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +74,9 @@ def read_constraints(validator: Validator, constraints: Any) -> tuple[Constraint
             continue
         found.append(Constraint(metric, bound[0], bound[1]))
     return tuple(found)
+
+
+def known_violations(constraints: Iterable[Constraint], row: Mapping[str, Any]) -> dict[str, float]:
+    """Return by how much a report is beyond each bound, by metric; what it does not say is left out."""
+    known = ((each.metric, each.violation(row)) for each in constraints)
+    return {name: violation for name, violation in known if violation is not None}

@@ -286,7 +286,7 @@ class Searcher(RecordsArguments, ABC):
             status = str(getattr(trial, "status", ""))
             if not isinstance(config, Mapping) or not isinstance(last, Mapping):
                 raise ConfigError(
-                    f"add_evaluated_trials: {shorten(trial)} is no trial: expected an ExperimentAnalysis or trials of one"
+                    f"add_evaluated_trials: {shorten(trial)} is no trial: expected an ExperimentAnalysis, or trials"
                 )
             value, has_failed = lookup(last, metric), status == "ERROR"
             if status not in ("TERMINATED", "ERROR") or (value is None and not has_failed):
@@ -295,7 +295,9 @@ class Searcher(RecordsArguments, ABC):
             is_pruned = not has_failed and getattr(trial, "is_cut_short", False)
             self.add_evaluated_point(config, value, error=has_failed, pruned=is_pruned)
         if not found:
-            raise ConfigError(f"add_evaluated_trials: none of {len(trials)} trials has ended and reported {metric!r}")
+            raise ConfigError(
+                f"add_evaluated_trials: none of {len(trials)} trials has ended and reported {metric!r}"
+            )
 
     def on_num_samples_raised(self, num_samples: int) -> None:
         """Go on up to this `num_samples`; called while the experiment runs. The default does nothing.

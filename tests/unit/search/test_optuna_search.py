@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -17,6 +18,8 @@ from optuna.trial import TrialState
 
 import tune_core as tune
 from tune_core.errors import ConfigError
+from tune_core.results.analysis import ExperimentAnalysis
+from tune_core.results.result_grid import Result, ResultGrid
 from tune_core.schedulers import AsyncHyperBandScheduler
 from tune_core.search import ConcurrencyLimiter, Suggestion, create_searcher
 from tune_core.search.optuna import OptunaSearch
@@ -24,6 +27,7 @@ from tune_core.search.optuna.conversion import parameters_of
 from tune_core.search.sample import Domain
 from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.simulator import simulate
+from tune_core.trial import Status
 
 SPACE = {"x": tune.uniform(-10, 10), "net": {"width": tune.randint(1, 100)}, "epochs": 3}
 
@@ -294,6 +298,42 @@ def test_several_metrics_are_optimised_together() -> None:
 
 
 # Points.
+
+
+def test_trials_of_elsewhere_are_known_before_the_first_suggestion_and_after_a_resume() -> None:
+    results = [
+        Result(
+            {"trial_id": str(x), "loss": float(x), "config": {"x": x, "net": {"width": 5}, "epochs": 3}},
+            None,
+            None,
+            "/t",
+        )
+        for x in (3, 2)
+    ]
+    for result in results:
+        result.status = Status.TERMINATED
+    search = OptunaSearch(metric="loss", mode="min", seed=1)
+    search.add_evaluated_trials(ExperimentAnalysis.of(ResultGrid(results, "/t"), "loss", "min"), "loss")
+    search.set_search_properties(None, None, SPACE, num_samples=10)
+    again = a_search()
+    again.set_state(json.loads(json.dumps(search.get_state())))
+
+    for each in (search, again):
+        assert [(trial.params, trial.value) for trial in each.study.trials] == [
+            ({"x": 3.0, "net/width": 5}, 3.0),
+            ({"x": 2.0, "net/width": 5}, 2.0),
+        ]
+    assert config_of(search.suggest("t0")) == config_of(again.suggest("t0"))
+
+
+def test_trials_of_elsewhere_without_the_metric_are_refused() -> None:
+    result = Result({"trial_id": "1", "config": {"x": 1}}, None, None, "/t")
+    result.status = Status.TERMINATED
+
+    with pytest.raises(ConfigError, match="none of 1 trials has ended and reported 'loss'"):
+        a_search().add_evaluated_trials(ExperimentAnalysis.of(ResultGrid([result], "/t")), "loss")
+    with pytest.raises(ConfigError, match="'t0' is no trial"):
+        a_search().add_evaluated_trials(["t0"], "loss")
 
 
 def test_what_is_within_a_choice_is_a_conditional_parameter() -> None:

@@ -6,10 +6,13 @@ Owns the checks of arguments that need no search space. Never talks to a study.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tune_core.errors import ConfigError
+from tune_core.metrics import comparable
 from tune_core.search.optuna.samplers import check_sampler
 from tune_core.validation import Validator
 
@@ -73,3 +76,26 @@ def check_points(validator: Validator, points: Any, rewards: Any) -> None:
         validator.add(
             "evaluated_rewards", rewards, "expected a list with a value for each of points_to_evaluate"
         )
+
+
+def refuse_lacking(metric: Any, mode: Any, space: Any) -> None:
+    """Refuse a search of which nobody has said what for, or where.
+
+    Raises:
+        ConfigError: Metric, mode or search space are missing.
+    """
+    if metric is None and isinstance(mode, str):
+        metric = "_metric"
+    given = (("metric", metric), ("mode", mode), ("space", space))
+    missing = [name for name, value in given if not value]
+    if missing:
+        raise ConfigError(
+            f"OptunaSearch: no {', no '.join(missing)}: give metric and mode to it or to TuneConfig, and "
+            "samplers to it or to param_space"
+        )
+
+
+def number_of(value: object) -> float | None:
+    """Return a metric's value; None for NaN, which Optuna does not take."""
+    number = comparable(value)
+    return None if number is None or math.isnan(number) else number

@@ -6,7 +6,7 @@ is `value`, so that a configuration of the journal is told to a new study as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -267,13 +267,16 @@ def chosen_of(param_space: dict[str, Any]) -> list[Parameter]:
     return parameters
 
 
-def fixed_point(parameters: Sequence[Parameter], point: Mapping[str, Any], where: str) -> dict[str, Any]:
+def fixed_point(
+    parameters: Sequence[Parameter], point: Mapping[str, Any], where: str, also: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return a configuration, or a part of one, by the names of the study and in Optuna's values.
 
     Args:
         parameters: What Optuna decides.
         point: Nested, or named "a/b".
         where: What errors call it.
+        also: What else it may have, which is not looked at.
 
     Raises:
         ConfigError: The space has no such parameter, or never such a value.
@@ -290,8 +293,9 @@ def fixed_point(parameters: Sequence[Parameter], point: Mapping[str, Any], where
         except (TypeError, ValueError) as error:
             raise ConfigError(f"OptunaSearch: {where}: {parameter.name}: {error}") from error
     known = [name for each in parameters for name in (each.name, path_text(each.path))]
+    others = {*known, *also}
     for name in flatten(point):
-        if not any(f"{name}/".startswith(f"{each}/") for each in known):
+        if not any(f"{name}/".startswith(f"{each}/") for each in others):
             fault = f"OptunaSearch: {where}: the search space has no {name!r}{suggestion(name, known)}"
             raise ConfigError(fault)
     return fixed

@@ -14,12 +14,19 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune_core.constraints import read_constraints
+from tune_core.constraints import known_violations, read_constraints
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError
-from tune_core.metrics import comparable, flatten, lookup
+from tune_core.metrics import flatten, lookup
 from tune_core.search.basic_variant import global_seed
-from tune_core.search.optuna.arguments import check_arguments, check_points, import_optuna, quiet_studies
+from tune_core.search.optuna.arguments import (
+    check_arguments,
+    check_points,
+    import_optuna,
+    number_of,
+    quiet_studies,
+    refuse_lacking,
+)
 from tune_core.search.optuna.conversion import (
     MISSING,
     Encoded,
@@ -160,6 +167,8 @@ class OptunaSearch(Searcher):
         self._storage, self._study_name = storage, study_name or "optuna"
         self._dedupe = dedupe
         self._seen = Seen((), {})
+        #: Arguments of `add_evaluated_point`.
+        self._elsewhere: list[Any] = []
         #: What the sampler sees once trials are stopped early; None: always the study itself.
         self._rungs: RungModel | None = None
         #: Metrics of constraints that a complete trial has not reported; said once of each.
@@ -216,7 +225,7 @@ class OptunaSearch(Searcher):
                 "Give them in one place"
             )
         parameters = self._parameters if self._has_own_space else chosen_of(config)
-        self._refuse_lacking(self._metric or metric, self._mode or mode, parameters)
+        refuse_lacking(self._metric or metric, self._mode or mode, parameters or self._function)
         for number, point in enumerate(self._points):
             self._fixed(point, number, parameters)
 
@@ -353,12 +362,12 @@ class OptunaSearch(Searcher):
         trial, step = self._trials.get(trial_id), result.get("training_iteration")
         if trial is None or isinstance(self._metric, list) or not isinstance(step, int):
             return
-        value = _number(lookup(result, self._metric or ""))
+        value = number_of(lookup(result, self._metric or ""))
         if value is not None and step > self._steps.get(trial_id, -1):
             self._steps[trial_id] = step
             trial.report(value, step)
             if self._rungs is not None:
-                self._rungs.report(trial_id, step, value, self._violations(result))
+                self._rungs.report(trial_id, step, value, known_violations(self.constraints, result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -385,7 +394,7 @@ class OptunaSearch(Searcher):
         if trial is None:
             return
         metrics = self._metric if isinstance(self._metric, list) else [self._metric or ""]
-        values = [_number(lookup(result or {}, name)) for name in metrics]
+        values = [number_of(lookup(result or {}, name)) for name in metrics]
         complete = [value for value in values if value is not None]
         if not error:
             self._set_constraints(trial, result or {}, is_early=is_early)
@@ -398,10 +407,6 @@ class OptunaSearch(Searcher):
             else:
                 state = TrialState.FAIL if error or len(values) > 1 else TrialState.PRUNED
                 self.study.tell(trial, None, state, skip_if_finished=True)
-
-    def _violations(self, result: dict[str, Any]) -> dict[str, float]:
-        known = ((each.metric, each.violation(result)) for each in self.constraints)
-        return {name: violation for name, violation in known if violation is not None}
 
     def _set_constraints(self, trial: Trial, result: dict[str, Any], *, is_early: bool) -> None:
         """Tell the study how far a trial is beyond each bound; what it has not reported counts as beyond."""
@@ -437,27 +442,38 @@ class OptunaSearch(Searcher):
             pruned: Whether it was stopped early.
             intermediate_values: The metric's values at steps 0, 1, 2, …
 
+        It is kept in the journal with the experiment's first events, so that a resume knows it, too.
+
         Raises:
             ConfigError: The space is a function, or the parameters are not those of the space.
         """
-        self._add_point(self.study, parameters, value, error, pruned, intermediate_values)
+        point = (dict(parameters), value, error, pruned, list(intermediate_values or ()))
+        if self._parameters or self._function is not None:
+            self._add_point(self.study, *point)
+        self._elsewhere.append(point)
 
     def get_state(self) -> dict[str, Any]:
         """Return the seed, and the sampler that "auto" stands for; suggestions and results are replayed."""
-        return {"seed": self._seed, **({"sampler": self._chosen} if self._chosen else {})}
+        state: dict[str, Any] = {"seed": self._seed}
+        if self._chosen:
+            state["sampler"] = self._chosen
+        if self._elsewhere:
+            state["evaluated"] = [list(point) for point in self._elsewhere]
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on with those."""
         self._seed = state["seed"]
         self._chosen = state.get("sampler", self._chosen)
-
-    # The study.
+        points = [tuple(point) for point in state.get("evaluated", ())]
+        if points != self._elsewhere:
+            self._elsewhere, self._study = points, None
 
     def _new_study(self) -> Study:
         optuna = import_optuna()
         if self._metric is None and isinstance(self._mode, str):
             self._metric = "_metric"  # what a trainable that returns a number reports
-        self._refuse_lacking(self._metric, self._mode, self._parameters)
+        refuse_lacking(self._metric, self._mode, self._parameters or self._function)
         modes = self._mode if isinstance(self._mode, list) else [str(self._mode)]
         with quiet_studies():
             study: Study = optuna.create_study(
@@ -472,23 +488,15 @@ class OptunaSearch(Searcher):
         is_modelled = self._sampler is None and (self._chosen or self._sampler_name) in MODELS
         is_plain = len(modes) == 1 and self._function is None and self._storage is None
         self._rungs = RungModel(self._parameters, _DIRECTIONS[modes[0]]) if is_modelled and is_plain else None
+        if not study.get_trials(deepcopy=False):
+            for known in self._elsewhere:
+                self._add_point(study, *known)
         study.stop = self._note_stop  # type: ignore[method-assign] # its own is for `optimize` only, and raises
         for number, point in enumerate(self._points):
             self._fixed(point, number)  # every point is checked before the first trial
             if self._rewards and not study.get_trials(deepcopy=False)[number:]:
                 self._add_point(study, point, self._rewards[number])
         return study
-
-    def _refuse_lacking(self, metric: Any, mode: Any, parameters: list[Parameter]) -> None:
-        if metric is None and isinstance(mode, str):
-            metric = "_metric"
-        given = (("metric", metric), ("mode", mode), ("space", parameters or self._function))
-        missing = [name for name, value in given if not value]
-        if missing:
-            raise ConfigError(
-                f"OptunaSearch: no {', no '.join(missing)}: give metric and mode to it or to TuneConfig, and "
-                "samplers to it or to param_space"
-            )
 
     def _note_stop(self) -> None:
         self._has_stopped = True
@@ -566,7 +574,8 @@ class OptunaSearch(Searcher):
                 "OptunaSearch: the space is a function, of which nobody knows what it suggests: "
                 "points that are evaluated already need a dict of distributions or samplers"
             )
-        fixed = self._fixed(point, None)
+        also = flatten(self._space)
+        fixed = fixed_point(self._parameters, point, "the evaluated point", also)
         values = None if error else list(value) if isinstance(value, list | tuple) else [value]
         study.add_trial(
             evaluated_trial(self._parameters, point, fixed, values, intermediate, is_early=pruned)
@@ -579,8 +588,6 @@ class OptunaSearch(Searcher):
                 name, "early" if pruned else "complete", None if values is None else values[0], {}
             )
 
-    # The search space.
-
     def _fixed(
         self, point: Mapping[str, Any], number: int | None, parameters: list[Parameter] | None = None
     ) -> dict[str, Any]:
@@ -589,9 +596,3 @@ class OptunaSearch(Searcher):
         if self._function is not None:
             return {name: value for name, value in flatten(point).items() if is_scalar(value)}
         return fixed_point(self._parameters if parameters is None else parameters, point, where)
-
-
-def _number(value: object) -> float | None:
-    """Return a metric's value; None for NaN, which Optuna does not take."""
-    number = comparable(value)
-    return None if number is None or math.isnan(number) else number
