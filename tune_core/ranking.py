@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from tune_core.constraints import Constraint
 from tune_core.metrics import comparable, lookup
 from tune_core.trial import CheckpointRecord, Trial
 
@@ -37,6 +38,8 @@ class Objective:
         metric: A reported metric, nested with "/"; None: nothing is compared.
         mode: "min" or "max": which values are better; None only without a metric.
         scope: What of a trial's reports counts: one of `SCOPES`.
+        constraints: What a trial has to keep in its last report: who does not is never best, and comes after those
+            that do.
 
     Example:
         >>> accuracy = Objective("accuracy", "max")
@@ -49,6 +52,7 @@ class Objective:
     metric: str | None = None
     mode: str | None = None
     scope: str = "last"
+    constraints: tuple[Constraint, ...] = ()
 
     @property
     def said(self) -> str:
@@ -68,6 +72,10 @@ class Objective:
     def value(self, row: Mapping[str, Any]) -> float | None:
         """Return what a report says of the metric; None if that is no number."""
         return None if self.metric is None else comparable(lookup(row, self.metric))
+
+    def violated(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the constraints that a report does not keep: `latency_ms <= 20`; also those it says nothing of."""
+        return tuple(str(each) for each in self.constraints if not each.is_kept(row))
 
     def loss(self, score: float | None, *, finite: bool = True) -> float:
         """Return a score so that less is better; infinite if it is missing or NaN.
@@ -192,10 +200,11 @@ class Tally:
 class _Entry:
     """A trial in the standings; `key` is its loss and, of equal ones, the earlier trial leads."""
 
-    __slots__ = ("key", "tally", "trial")
+    __slots__ = ("key", "tally", "trial", "violated")
 
     def __init__(self, trial: Trial, objective: Objective) -> None:
         self.trial, self.tally, self.key = trial, Tally(objective), (math.inf, trial.number)
+        self.violated: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -240,6 +249,11 @@ class Standings:
         entry = self._entries.get(trial.trial_id)
         return entry.tally.score if entry is not None else None
 
+    def violated(self, trial: Trial) -> tuple[str, ...]:
+        """Return the constraints that a trial's last report does not keep, for which it is never best."""
+        entry = self._entries.get(trial.trial_id)
+        return entry.violated if entry is not None else ()
+
     def scored_in(self, trial: Trial) -> int | None:
         """Return the iteration of the report that gave a trial its score; of a mean, the latest."""
         entry = self._entries.get(trial.trial_id)
@@ -252,16 +266,19 @@ class Standings:
 
     def note(self, trial: Trial, iteration: int, row: Mapping[str, Any]) -> bool:
         """Take a report; return whether another trial is the best one now, or the best one has become better."""
-        return self.note_value(trial, iteration, self.objective.value(row))
+        return self.note_value(trial, iteration, self.objective.value(row), self.objective.violated(row))
 
-    def note_value(self, trial: Trial, iteration: int, value: float | None) -> bool:
-        """Take a report by its value of the metric; None: it has none. Otherwise as `note`."""
+    def note_value(
+        self, trial: Trial, iteration: int, value: float | None, violated: tuple[str, ...] = ()
+    ) -> bool:
+        """Take a report by its value of the metric, None: it has none, and what it violates. Otherwise as `note`."""
         entry = self._entries.get(trial.trial_id)
         if entry is None:
             entry = self._entries[trial.trial_id] = _Entry(trial, self.objective)
         before = entry.key
         entry.tally.add(iteration, value)
-        loss = self.objective.loss(entry.tally.score)
+        entry.violated = violated
+        loss = math.inf if violated else self.objective.loss(entry.tally.score)
         if loss != before[0]:
             entry.key = loss, trial.number
             self._take_leader(entry, before)

@@ -366,7 +366,7 @@ class TuneConfig:
             if part is self.scheduler and mode is not None:
                 metric = metric or RETURNED_METRIC
             if isinstance(metric, str) and mode in MODES:
-                return Objective(metric, mode, self.best_scope)
+                return Objective(metric, mode, self.best_scope, getattr(self.search_alg, "constraints", ()))
         return Objective(scope=self.best_scope)
 
     @property

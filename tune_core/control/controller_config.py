@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from tune_core.constraints import Constraint
 from tune_core.ranking import Objective
 
 
@@ -31,6 +32,7 @@ class ControllerConfig:
             come to an iteration that none came to before.
         mode: "min" or "max": which values of it are better; None only without a metric.
         best_scope: What of a trial's reports counts when trials are ranked: see `TuneConfig`.
+        constraints: What a trial has to keep to be best, as `{"latency_ms": ["<=", 20]}`.
     """
 
     experiment_id: str
@@ -47,8 +49,10 @@ class ControllerConfig:
     max_fruitless: int = 100
     mode: str | None = None
     best_scope: str = "last"
+    constraints: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
         """What trials are compared by."""
-        return Objective(self.metric, self.mode, self.best_scope)
+        bounds = tuple(Constraint(metric, *bound) for metric, bound in self.constraints.items())
+        return Objective(self.metric, self.mode, self.best_scope, bounds)

@@ -220,6 +220,7 @@ def rules_of(
         saves_on_request=saves_on_request,
         falls_back=failures.on_corrupted_checkpoint == "previous",
         metric=objective.metric,
+        constraints={each.metric: [each.operator, each.bound] for each in objective.constraints},
         mode=objective.mode,
         best_scope=objective.scope,
     )

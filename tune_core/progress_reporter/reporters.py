@@ -202,7 +202,8 @@ class CLIReporter(ProgressReporter):
         of_total = f" of {self._total}" if self._total is not None and self._total != len(trials) else ""
         lines = [f"{len(trials)}{of_total} trials{': ' if parts else ''}{', '.join(parts)}", *sys_info]
         objective, scores = self._scores(trials)
-        best = objective.best_of(zip(trials, scores.values(), strict=True))
+        kept = [each for each in trials if not objective.violated(each.last_row)]
+        best = objective.best_of((each, scores[each.trial_id]) for each in kept)
         if best is not None:
             value = self._cell(scores[best.trial_id])
             lines.append(f"best: {best} {objective.metric}={value} ({objective.said})")
@@ -246,9 +247,10 @@ class CLIReporter(ProgressReporter):
     def _ordered(self, trials: Sequence[Trial]) -> list[Trial]:
         objective, scores = self._scores(trials)
 
-        def key(trial: Trial) -> tuple[int, float, int]:
+        def key(trial: Trial) -> tuple[int, bool, float, int]:
             loss = objective.loss(scores[trial.trial_id]) if self._sorts else 0.0
-            return _ORDER.index(trial.status), loss, trial.number
+            is_beyond = self._sorts and bool(objective.violated(trial.last_row))
+            return _ORDER.index(trial.status), is_beyond, loss, trial.number
 
         return sorted(trials, key=key)
 

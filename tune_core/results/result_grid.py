@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
+from tune_core.constraints import Constraint
 from tune_core.errors import ConfigError, TrialError
 from tune_core.logger.rows import (
     ERROR_FILE,
@@ -294,11 +295,13 @@ class ResultGrid(Sequence[Result]):
         metric: str | None = None,
         mode: str | None = None,
         scope: str = "last",
+        constraints: tuple[Constraint, ...] = (),
     ) -> None:
         self._results = list(results)
         self._experiment_path = experiment_path
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
         self._metric, self._mode, self._scope = metric, mode, scope
+        self._constraints = constraints
 
     @classmethod
     def from_trials(
@@ -316,7 +319,8 @@ class ResultGrid(Sequence[Result]):
         """
         ordered = sorted(trials, key=lambda trial: trial.number)
         results = [Result.from_trial(trial, storage, num_to_keep=num_to_keep, rank=rank) for trial in ordered]
-        return cls(results, storage.path, storage.fs, objective.metric, objective.mode, objective.scope)
+        own = objective.metric, objective.mode, objective.scope, objective.constraints
+        return cls(results, storage.path, storage.fs, *own)
 
     @property
     def experiment_path(self) -> str:
@@ -356,7 +360,8 @@ class ResultGrid(Sequence[Result]):
     ) -> Result:
         """Return the result of the best trial; of several equal ones, the first.
 
-        With exactly one trial it is returned whatever it reported. `scope` chooses the trial:
+        A trial that does not keep the searcher's constraints in its last report is never best. With exactly one
+        trial it is returned whatever it reported. `scope` chooses the trial:
         metrics and checkpoint of what is returned are still its last ones. Every scope but `last`
         reads the trials' rows from storage.
 
@@ -371,14 +376,16 @@ class ResultGrid(Sequence[Result]):
 
         Raises:
             ConfigError: No metric or mode is known, or mode or scope is none of the above.
-            RuntimeError: No trial has such a metric, or none that is finite.
+            RuntimeError: No trial has such a metric, or none that is finite, or none keeps the constraints.
 
         Source: as Ray Tune 2.60. Differs: with `all`, a NaN does not hide the values before it;
             `avg` is the plain mean also if the metric is missing in some rows.
         """
         if len(self._results) == 1:
             return self._results[0]
-        wanted = Objective(metric or self._metric, mode or self._mode, scope or self._scope)
+        wanted = Objective(
+            metric or self._metric, mode or self._mode, scope or self._scope, self._constraints
+        )
         _check_choice(wanted)
         scores = self._each(lambda result: _score(result, wanted), reads=wanted.scope != "last")
         ranked = [
@@ -386,6 +393,14 @@ class ResultGrid(Sequence[Result]):
             for place, score in enumerate(scores)
             if score is not None and (math.isfinite(score) or not filter_nan_and_inf)
         ]
+        kept = [each for each in ranked if not wanted.violated(self._results[each[1]].metrics or {})]
+        if ranked and not kept:
+            bounds = " and ".join(map(str, self._constraints))
+            raise RuntimeError(
+                f"no best trial for {str(wanted.metric)!r}: none of the {len(ranked)} trials keeps {bounds}; loosen "
+                "the constraints, or look at get_dataframe()"
+            )
+        ranked = kept
         if not ranked:
             is_reported = any(score is not None for score in scores)
             raise RuntimeError(self._nothing_found(str(wanted.metric), is_reported))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from tune_core.constraints import Constraint
 from tune_core.encoding import dumps
 from tune_core.errors import ConfigError
 from tune_core.init_args import RecordsArguments
@@ -79,6 +80,9 @@ class Searcher(RecordsArguments, ABC):
 
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
+
+    #: What a trial has to keep to be best, beside the metric.
+    constraints: tuple[Constraint, ...] = ()
 
     # On the class, so that a subclass without super().__init__() works.
     _metric: str | list[str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tune_core.constraints import Constraint
 from tune_core.search.searcher import Searcher
 
 
@@ -31,6 +32,11 @@ class WrappingSearcher(Searcher):
     def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
         """The searcher's."""
         return self.searcher.counts_samples
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.constraints
 
     @property
     def total_trials(self) -> int | None:

@@ -103,6 +103,7 @@ class TrialRecord:
         used: Seconds of that times the amounts of `CPU` and `GPU` that were held by it.
         curve: (iteration, value) of the metric, thinned.
         timeline: Its latest attempts, oldest first.
+        violated: The constraints that its last report does not keep: for these it is never best.
     """
 
     trial_id: str
@@ -126,6 +127,7 @@ class TrialRecord:
     used: Mapping[str, float]
     curve: Sequence[tuple[float, float]]
     timeline: Sequence[AttemptRecord]
+    violated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,10 @@ class ExperimentSnapshot:
     @property
     def ranked(self) -> list[TrialRecord]:
         """The trials, best first; those without a finite score come last, in creation order."""
-        return sorted(self.trials, key=lambda trial: (self.objective.loss(trial.score), trial.number))
+        return sorted(
+            self.trials,
+            key=lambda trial: (bool(trial.violated), self.objective.loss(trial.score), trial.number),
+        )
 
     @property
     def with_value(self) -> list[tuple[TrialRecord, float]]:
@@ -196,8 +201,8 @@ class ExperimentSnapshot:
 
     @property
     def best_trial(self) -> TrialRecord | None:
-        """The best trial; None if none has a finite score."""
-        return self.objective.best_of((trial, trial.score) for trial in self.trials)
+        """The best trial; None if none has a finite score, or none that has keeps the constraints."""
+        return self.objective.best_of((trial, trial.score) for trial in self.trials if not trial.violated)
 
 
 class Series:
@@ -440,7 +445,7 @@ class Overview:
         facts.curve.cut(event.iteration)
         standings, objective = self.standings, self.standings.objective
         value = objective.value(event.row)
-        is_news = standings.note_value(trial, event.iteration, value)
+        is_news = standings.note_value(trial, event.iteration, value, objective.violated(event.row))
         if is_news:
             self._best_row = event.row
         best = standings.best_score
@@ -483,6 +488,7 @@ class Overview:
             used=used,
             curve=facts.curve.points(),
             timeline=timeline,
+            violated=self.standings.violated(trial),
         )
 
 

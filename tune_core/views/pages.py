@@ -190,7 +190,7 @@ def _trials_table(snapshot: ExperimentSnapshot) -> str:
     rows = [
         [
             trial.trial_id,
-            trial.status,
+            f"{trial.status}, violates {' and '.join(trial.violated)}" if trial.violated else trial.status,
             trial.score if snapshot.metric else trial.attempts,
             trial.iterations,
             *([trial.used.get(name, 0.0) for name in kinds] or [trial.seconds]),
@@ -257,6 +257,9 @@ def _cost(trial: TrialRecord) -> str:
 def _why_no_metric(snapshot: ExperimentSnapshot) -> str:
     if snapshot.metric is None:
         return "Nothing is compared: give `TuneConfig(metric=…, mode=…)`."
+    if any(trial.violated for trial in snapshot.trials):
+        bounds = " and ".join(map(str, snapshot.objective.constraints))
+        return f"No trial with a finite number as {text(snapshot.objective.label)} keeps {text(bounds)}."
     return f"No trial has a finite number as {text(snapshot.objective.label)}."
 
 
