@@ -93,7 +93,7 @@ def again(data: dict[str, Any]) -> dict[str, Any]:
 
 #: One object of each class, made with every argument that can be described, and with no default.
 OBJECTS: list[RecordsArguments] = [
-    BasicVariantGenerator([{"lr": 0.5}], 3, True, 7),
+    BasicVariantGenerator([{"lr": 0.5}], 3, True, 7, dedupe=True),
     ConcurrencyLimiter(BasicVariantGenerator(random_state=1), 2, batch=True),
     Repeater(ConcurrencyLimiter(BasicVariantGenerator(), 2), repeat=3, set_index=False),
     OptunaSearch(
