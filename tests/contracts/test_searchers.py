@@ -26,6 +26,9 @@ from tune_core.search import (
     sample_from,
     uniform,
 )
+from tune_core.search.bayesopt import BayesOptSearch
+from tune_core.search.hyperopt import HyperOptSearch
+from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna import OptunaSearch
 from tune_core.testing.searcher_contract import SearcherContract
 
@@ -179,6 +182,44 @@ class TestOptunaQmc(OptunaSampler):
 
 class TestOptunaRandom(OptunaSampler):
     name = "random"
+
+
+class LibraryContract(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {
+        "x": uniform(-1, 1),
+        "lr": loguniform(1e-4, 1e-1),
+        "ints": [randint(0, 10), qrandint(1, 12, 4), lograndint(1, 1000), quniform(0, 3, 0.1)],
+        "act": choice(["relu", [64, 64], None]),
+        "double": sample_from(lambda config: config["x"] * 2),
+        "epochs": 3,
+    }
+    num_samples = 16
+
+
+class TestHyperOptSearch(LibraryContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("hyperopt")
+        return HyperOptSearch(n_initial_points=4, random_state_seed=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestBayesOptSearch(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {"x": uniform(-1, 1), "lr": loguniform(1e-4, 1e-1), "n": randint(0, 99)}
+
+    def make(self) -> Searcher:
+        pytest.importorskip("bayes_opt")
+        return BayesOptSearch(random_search_steps=4, random_state=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestNevergradSearch(LibraryContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("nevergrad")
+        return NevergradSearch("OnePlusOne", seed=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestNevergradSearchByDefault(SearcherContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("nevergrad")
+        return NevergradSearch(seed=3)
 
 
 class TestConcurrencyLimiter(SearcherContract):

@@ -57,6 +57,8 @@ class AsyncHyperBandScheduler(ComparingScheduler):
         infinities count as what they are.
     """
 
+    _max_t: float
+
     def __init__(
         self,
         time_attr: str = "training_iteration",

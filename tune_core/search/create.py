@@ -15,9 +15,12 @@ _SEARCHERS = {
     "random": "tune_core.search.basic_variant:BasicVariantGenerator",
     "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
     "optuna": "tune_core.search.optuna.optuna_search:OptunaSearch",
+    "hyperopt": "tune_core.search.hyperopt:HyperOptSearch",
+    "bayesopt": "tune_core.search.bayesopt:BayesOptSearch",
+    "nevergrad": "tune_core.search.nevergrad:NevergradSearch",
 }
 #: Names that Ray Tune has besides.
-_ONLY_THERE = ("ax", "hyperopt", "bayesopt", "bohb", "nevergrad", "zoopt", "hebo")
+_ONLY_THERE = ("ax", "bohb", "zoopt", "hebo")
 
 
 def searchers() -> dict[str, type[Searcher]]:
@@ -34,7 +37,7 @@ def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
     """Return a new searcher of this name.
 
     Args:
-        search_alg: "random" (or "variant_generator") or "optuna", in any case.
+        search_alg: "random" (or "variant_generator"), "optuna", "hyperopt", "bayesopt" or "nevergrad", in any case.
         **kwargs: Arguments of its class; what that does not take is left out.
 
     Raises:

@@ -43,6 +43,9 @@ from tune_core.search import (
     Repeater,
     Searcher,
 )
+from tune_core.search.bayesopt import BayesOptSearch
+from tune_core.search.hyperopt import HyperOptSearch
+from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     CombinedStopper,
@@ -109,6 +112,11 @@ OBJECTS: list[RecordsArguments] = [
         sampler="random", sampler_options={}, constraints={"latency_ms": ("<=", 20)}, dedupe=False, seed=1
     ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
+    HyperOptSearch({"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], 5, 3, 0.3),
+    BayesOptSearch(
+        {"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], {"kind": "ei", "xi": 0.1}, 3, 5, 0, 4, False
+    ),
+    NevergradSearch("OnePlusOne", {"budget": 9}, {"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], 3),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5),
     MedianStoppingRule("steps", "loss", "max", 1, 2, 3, False),
