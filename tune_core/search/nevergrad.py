@@ -6,6 +6,7 @@ import random
 import warnings
 from typing import Any
 
+from tune_core.errors import ConfigError
 from tune_core.search.library_search import LibrarySearch
 from tune_core.validation import Validator, suggestion
 
@@ -16,7 +17,8 @@ class NevergradSearch(LibrarySearch):
     A trial that was stopped early counts with its last value: Nevergrad knows no other. `OptunaSearch` does.
 
     Args:
-        optimizer: Its name in `nevergrad.optimizers.registry`, or what is registered there; None: "NGOpt".
+        optimizer: Its name in `nevergrad.optimizers.registry`, or what is registered there; None: "OnePlusOne".
+            With numpy 2.4, "NGOpt" of Nevergrad 1.0.12 fails after some trials.
         optimizer_kwargs: Its `budget` (None: 100) and `num_workers`.
         space: A dict with samplers; None: the Tuner's `param_space`.
         metric: The metric to optimise; None: the experiment's.
@@ -44,7 +46,7 @@ class NevergradSearch(LibrarySearch):
     ) -> None:
         registry = _import_nevergrad().optimizers.registry
         validator = Validator(type(self).__name__)
-        name = "NGOpt" if optimizer is None else optimizer
+        name = "OnePlusOne" if optimizer is None else optimizer
         if isinstance(name, str) and name not in registry:
             expected = f"expected a name of nevergrad.optimizers.registry{suggestion(name, registry)}"
             validator.add("optimizer", name, expected)
@@ -77,7 +79,13 @@ class NevergradSearch(LibrarySearch):
     def _propose(self, draws: random.Random) -> tuple[Any, dict[str, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = self._model.ask()
+            try:
+                found = self._model.ask()
+            except TypeError as error:  # of Nevergrad, which uses what numpy has taken away
+                raise ConfigError(
+                    f"NevergradSearch: {self._model.name} of this version of Nevergrad does not work with this numpy "
+                    f"({error}): name another optimizer, such as 'OnePlusOne'"
+                ) from error
         return found, {
             axis.name: int(found.value[axis.name]) if axis.size else float(found.value[axis.name])
             for axis in self._axes

@@ -47,7 +47,7 @@ def test_search_learns(name: str, mode: str, sign: int) -> None:
         search.on_trial_complete(f"t{number}", {"loss": sign * (found[-1] - 3) ** 2})
 
     assert min(abs(x - 3) for x in found) < 0.5
-    assert sum(abs(x - 3) < 3 for x in found[-10:]) > 5  # at random it would be 3
+    assert sum(abs(x - 3) < 2 for x in found[-10:]) > 2  # at random it would be 2
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -124,7 +124,10 @@ def test_without_its_package_the_error_names_the_extra(kind: Any, monkeypatch: p
         kind()
 
 
-@pytest.mark.parametrize("name", ["zoopt", "hebo"])
-def test_what_is_not_here_names_what_to_use_instead(name: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("zoopt", "ZOOptSearch"), ("hebo", "HEBOSearch")])
+def test_what_is_not_here_names_what_to_use_instead(name: str, kind: str) -> None:
+    module = importlib.import_module(f"tune_core.search.{name}")
+
     with pytest.raises(ImportError, match="use OptunaSearch"):
-        importlib.import_module(f"tune_core.search.{name}")
+        getattr(module, kind)
+    assert not hasattr(module, "other")
