@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
+from tune_core.constraints import Constraint
 from tune_core.metrics import comparable, lookup
 from tune_core.pareto import non_dominated_ranks
 from tune_core.validation import Validator, shorten
@@ -40,11 +41,14 @@ class Objective:
         metric: A reported metric, nested with "/"; several of them; None: nothing is compared.
         mode: "min" or "max": which values are better; one for each metric; None only without a metric.
         scope: What of a trial's reports counts: one of `SCOPES`.
+        constraints: What a trial has to keep in its last report: who does not is never best, is on no front, and
+            comes after those that do.
 
     Attributes:
         metric: As given; several as a tuple, a list of one as the metric in it.
         mode: Likewise.
         scope: As given.
+        constraints: As given.
 
     Example:
         >>> accuracy = Objective("accuracy", "max")
@@ -55,6 +59,8 @@ class Objective:
         >>> both = Objective(["accuracy", "latency_ms"], ["max", "min"])
         >>> both.front([(0.9, 20.0), (0.8, 5.0), (0.8, 6.0), (0.95, None)])
         [0, 1]
+        >>> both.front([(0.9, 20.0), (0.8, 5.0), (0.8, 6.0)], beyond=[False, True, False])
+        [0, 2]
         >>> [part.label for part in both.parts]
         ['accuracy (last report)', 'latency_ms (last report)']
     """
@@ -62,6 +68,7 @@ class Objective:
     metric: str | Sequence[str] | None = None
     mode: str | Sequence[str] | None = None
     scope: str = "last"
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("metric", "mode"):
@@ -107,7 +114,8 @@ class Objective:
         """An objective of each metric alone; of one metric, or none, only this one."""
         if not self.is_several:
             return (self,)
-        return tuple(Objective(*each, self.scope) for each in zip(self.names, self.modes, strict=True))
+        pairs = zip(self.names, self.modes, strict=True)
+        return tuple(Objective(*each, self.scope, self.constraints) for each in pairs)
 
     @property
     def said(self) -> str:
@@ -127,6 +135,10 @@ class Objective:
     def value(self, row: Mapping[str, Any]) -> float | None:
         """Return what a report says of the metric; None if that is no number, or there are several metrics."""
         return comparable(lookup(row, self.metric)) if isinstance(self.metric, str) else None
+
+    def violated(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the constraints that a report does not keep: `latency_ms <= 20`; also those it says nothing of."""
+        return tuple(str(each) for each in self.constraints if not each.is_kept(row))
 
     def loss(self, score: float | None, *, finite: bool = True) -> float:
         """Return a score so that less is better; infinite if it is missing or NaN.
@@ -152,37 +164,48 @@ class Objective:
         """Return the scores by each metric so that less is better."""
         return tuple(part.loss(score) for part, score in zip(self.parts, scores, strict=True))
 
-    def fronts(self, scores: Sequence[Sequence[float | None]]) -> list[int | None]:
+    def fronts(
+        self, scores: Sequence[Sequence[float | None]], beyond: Sequence[bool] = ()
+    ) -> list[int | None]:
         """Return the front of each: 0 for those that none dominates, 1 for those that only these dominate, and so on.
 
         Args:
             scores: Of each trial, its scores by each metric.
+            beyond: Of each trial, whether it does not keep the constraints; (): all do.
 
         Returns:
-            None for those that lack a finite score by one of the metrics: they are on no front.
+            None for those that lack a finite score by one of the metrics, or do not keep the constraints: they are
+            on no front.
         """
         losses = [self.losses(each) for each in scores]
-        whole = [place for place, each in enumerate(losses) if math.inf not in each]
+        excluded = beyond or [False] * len(losses)
+        whole = [place for place, each in enumerate(losses) if math.inf not in each and not excluded[place]]
         ranks = non_dominated_ranks([[-loss for loss in losses[place]] for place in whole])
         found = dict(zip(whole, ranks, strict=True))
         return [found.get(place) for place in range(len(losses))]
 
-    def keys(self, scores: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
+    def keys(
+        self, scores: Sequence[Sequence[float | None]], beyond: Sequence[bool] = ()
+    ) -> list[tuple[bool, float, float]]:
         """Return what each is sorted by, the best first: its front, in that its loss by the first metric.
 
-        Those that are on no front come last. With one metric that is the order of the scores.
+        Those that are on no front come after them, and last those that do not keep the constraints. With one metric
+        that is the order of the scores. Arguments as of `fronts`.
         """
+        excluded = beyond or [False] * len(scores)
         if not self.is_several:
-            return [(self.loss(each[0]), 0.0) for each in scores]
+            return [(each, self.loss(own[0]), 0.0) for each, own in zip(excluded, scores, strict=True)]
         return [
-            (math.inf, math.inf) if front is None else (float(front), self.parts[0].loss(each[0]))
-            for front, each in zip(self.fronts(scores), scores, strict=True)
+            (is_beyond, math.inf, math.inf)
+            if front is None
+            else (False, float(front), self.parts[0].loss(each[0]))
+            for is_beyond, front, each in zip(excluded, self.fronts(scores, beyond), scores, strict=True)
         ]
 
-    def front(self, scores: Sequence[Sequence[float | None]]) -> list[int]:
-        """Return the places of those that none dominates, the best by the first metric first."""
-        keys = self.keys(scores)
-        best = [place for place, front in enumerate(self.fronts(scores)) if front == 0]
+    def front(self, scores: Sequence[Sequence[float | None]], beyond: Sequence[bool] = ()) -> list[int]:
+        """Return the places of those that none dominates, the best by the first metric first; as `fronts`."""
+        keys = self.keys(scores, beyond)
+        best = [place for place, front in enumerate(self.fronts(scores, beyond)) if front == 0]
         return sorted(best, key=lambda place: (keys[place], place))
 
 

@@ -125,10 +125,11 @@ class Tally:
 class _Entry:
     """A trial in the standings; `key` is its loss and, of equal ones, the earlier trial leads."""
 
-    __slots__ = ("key", "tally", "trial")
+    __slots__ = ("key", "tally", "trial", "violated")
 
     def __init__(self, trial: Trial, objective: Objective) -> None:
         self.trial, self.tally, self.key = trial, Tally(objective), (math.inf, trial.number)
+        self.violated: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -141,6 +142,8 @@ class _Front:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._losses: dict[str, tuple[Trial, Losses]] = {}
+        #: Trials that do not keep the constraints: they are on no front.
+        self._beyond: set[str] = set()
         self._members: dict[str, Losses] = {}
         #: The members that somebody was told of, as they were then.
         self._told: dict[str, Losses] = {}
@@ -155,30 +158,40 @@ class _Front:
 
     @property
     def num_lacking(self) -> int:
-        """How many trials are on no front."""
+        """How many trials are on no front since they have no finite score by a metric."""
         return sum(math.inf in losses for _, losses in self._losses.values())
+
+    @property
+    def num_beyond(self) -> int:
+        """How many of the others are on no front since they do not keep the constraints."""
+        return sum(math.inf not in self._losses[trial_id][1] for trial_id in [*self._beyond])
 
     def keys(self) -> dict[str, Key]:
         """What each trial is sorted by, as it stands now."""
         version = self._version
         if self._keys[0] != version:
             entries = [*self._losses.values()]
-            known = [(trial, losses) for trial, losses in entries if math.inf not in losses]
+            known = [(trial, losses) for trial, losses in entries if self._counts(trial.trial_id, losses)]
             ranks = non_dominated_ranks([[-loss for loss in losses] for _, losses in known])
             found = zip(known, ranks, strict=True)
             keys = {trial.trial_id: (float(rank), losses[0], trial.number) for (trial, losses), rank in found}
+            for trial, _ in entries:
+                if trial.trial_id in self._beyond:
+                    keys[trial.trial_id] = math.inf, math.inf, trial.number
             self._keys = version, keys
             return keys
         return self._keys[1]
 
-    def note(self, trial: Trial, losses: Losses) -> bool:
+    def note(self, trial: Trial, losses: Losses, *, is_beyond: bool = False) -> bool:
         """Take a trial's losses; return whether a member is new, or better than somebody was told."""
-        known = self._losses.get(trial.trial_id)
-        if known is None or known[1] != losses:
+        known, was_beyond = self._losses.get(trial.trial_id), trial.trial_id in self._beyond
+        if known is None or known[1] != losses or was_beyond is not is_beyond:
             self._losses[trial.trial_id] = trial, losses
+            (self._beyond.add if is_beyond else self._beyond.discard)(trial.trial_id)
             self._version += 1
             own = self._members.get(trial.trial_id)
-            if own is not None and any(new > old for new, old in zip(losses, own, strict=True)):
+            is_worse = own is not None and any(new > old for new, old in zip(losses, own, strict=True))
+            if own is not None and (is_worse or is_beyond):
                 self._begin_anew()
             else:
                 self._place(trial.trial_id, losses)
@@ -187,14 +200,20 @@ class _Front:
     def forget(self, trial: Trial) -> None:
         """Let a trial count no more."""
         self._losses.pop(trial.trial_id, None)
+        self._beyond.discard(trial.trial_id)
         self._version += 1
         if trial.trial_id in self._members:
             self._begin_anew()
 
+    def _counts(self, trial_id: str, losses: Losses) -> bool:
+        return math.inf not in losses and trial_id not in self._beyond
+
     def _begin_anew(self) -> None:
         members: dict[str, Losses] = {}
         known = [
-            (losses, trial_id) for trial_id, (_, losses) in self._losses.items() if math.inf not in losses
+            (losses, trial_id)
+            for trial_id, (_, losses) in self._losses.items()
+            if self._counts(trial_id, losses)
         ]
         for losses, trial_id in sorted(known):  # so that none dominates one before it
             if not any(_dominates(each, losses) for each in members.values()):
@@ -203,7 +222,8 @@ class _Front:
 
     def _place(self, trial_id: str, losses: Losses) -> None:
         """Add a trial unless a member dominates it; remove those that it dominates."""
-        if math.inf in losses or any(_dominates(each, losses) for each in self._members.values()):
+        is_beaten = any(_dominates(each, losses) for each in self._members.values())
+        if is_beaten or not self._counts(trial_id, losses):
             return
         members = {name: each for name, each in self._members.items() if not _dominates(losses, each)}
         self._members = {**members, trial_id: losses}
@@ -275,6 +295,11 @@ class Standings:
         return self._front.num_lacking if self._front is not None else 0
 
     @property
+    def num_beyond(self) -> int:
+        """With several metrics: how many others do not keep the constraints, so that they are on no front."""
+        return self._front.num_beyond if self._front is not None else 0
+
+    @property
     def leaders(self) -> list[Trial]:
         """The best trial by each metric, where there is one."""
         return [part.best for part in self.parts if part.best is not None]
@@ -298,15 +323,21 @@ class Standings:
         entry = self._entries.get(trial.trial_id)
         return entry.tally.score if entry is not None else None
 
+    def violated(self, trial: Trial) -> tuple[str, ...]:
+        """Return the constraints that a trial's last report does not keep, for which it is never best."""
+        entry = self.parts[0]._entries.get(trial.trial_id)
+        return entry.violated if entry is not None else ()
+
     def scored_in(self, trial: Trial) -> int | None:
         """Return the iteration of the report that gave a trial its score; of a mean, the latest."""
         entry = self._entries.get(trial.trial_id)
         return entry.tally.iteration if entry is not None else None
 
     def key(self, trial: Trial) -> Key:
-        """Return what trials are sorted by, the best first; those without a score come last, as created.
+        """Return what trials are sorted by, the best first.
 
-        With several metrics that is the front, in that the loss by the first metric.
+        With several metrics that is the front, in that the loss by the first metric. Those without a score come
+        after all others, as created, and last those that do not keep the constraints.
         """
         return self.keys()(trial)
 
@@ -314,36 +345,46 @@ class Standings:
         """Return what `key` returns now, for many trials."""
         if self._front is not None:
             found = self._front.keys()
-            return lambda trial: found.get(trial.trial_id, (math.inf, math.inf, trial.number))
+            return lambda trial: found.get(trial.trial_id, (math.inf, 0.0, trial.number))
         return self._key
 
     def _key(self, trial: Trial) -> Key:
         entry = self._entries.get(trial.trial_id)
-        return (entry.loss if entry is not None else math.inf, 0.0, trial.number)
+        if entry is None:
+            return math.inf, 0.0, trial.number
+        return entry.loss, math.inf if entry.violated else 0.0, trial.number
 
     def note(self, trial: Trial, iteration: int, row: Mapping[str, Any]) -> bool:
         """Take a report; return whether another trial is the best one now, or the best one has become better.
 
         With several metrics: by one of them, or a trial is new on the front, or better than it was there.
         """
-        return self.note_values(trial, iteration, [part.objective.value(row) for part in self.parts])
+        values = [part.objective.value(row) for part in self.parts]
+        return self.note_values(trial, iteration, values, self.objective.violated(row))
 
-    def note_values(self, trial: Trial, iteration: int, values: Sequence[float | None]) -> bool:
-        """Take a report by its value of each metric; None: it has none. Otherwise as `note`."""
+    def note_values(
+        self, trial: Trial, iteration: int, values: Sequence[float | None], violated: tuple[str, ...] = ()
+    ) -> bool:
+        """Take a report by its value of each metric, None: it has none, and what it violates. Otherwise as `note`."""
         if self._front is None:
-            return self._note(trial, iteration, values[0])
-        news = [part._note(trial, iteration, value) for part, value in zip(self.parts, values, strict=True)]
+            return self._note(trial, iteration, values[0], violated)
+        news = [
+            part._note(trial, iteration, value, violated)
+            for part, value in zip(self.parts, values, strict=True)
+        ]
         for part, value in zip(self._whole, whole(values), strict=True):
-            part._note(trial, iteration, value)
-        return self._front.note(trial, self.objective.losses(self.scores(trial))) or any(news)
+            part._note(trial, iteration, value, violated)
+        losses = self.objective.losses(self.scores(trial))
+        return self._front.note(trial, losses, is_beyond=bool(violated)) or any(news)
 
-    def _note(self, trial: Trial, iteration: int, value: float | None) -> bool:
+    def _note(self, trial: Trial, iteration: int, value: float | None, violated: tuple[str, ...]) -> bool:
         entry = self._entries.get(trial.trial_id)
         if entry is None:
             entry = self._entries[trial.trial_id] = _Entry(trial, self.objective)
         before = entry.key
         entry.tally.add(iteration, value)
-        loss = self.objective.loss(entry.tally.score)
+        entry.violated = violated
+        loss = math.inf if violated else self.objective.loss(entry.tally.score)
         if loss != before[0]:
             entry.key = loss, trial.number
             self._take_leader(entry, before)

@@ -150,6 +150,7 @@ class Attempt:
         wants_pause: It is to pause, as soon as it has reported with a checkpoint.
         should_relocate: It is to end, as soon as it has saved or can save on request, and not for the scheduler's sake:
             the trial goes on as soon as it may.
+        has_returned: The trainable has come to its own end, and was not told to stop.
     """
 
     order: int = 0
@@ -160,6 +161,7 @@ class Attempt:
     wants_pause: bool = False
     should_relocate: bool = False
     next_resources: PlacementGroupFactory | None = None
+    has_returned: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -283,6 +285,12 @@ class Trial:
     def should_relocate(self) -> bool:
         """Whether its attempt is to end when it has saved, and not for the scheduler's sake."""
         return self.attempt is not None and self.attempt.should_relocate
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether its trainable would go on: it has not returned, and no stop rule of its own has ended it."""
+        has_returned = self.attempt is not None and self.attempt.has_returned
+        return not (has_returned or self.last_row.get("done"))
 
     @property
     def path(self) -> str | None:

@@ -28,9 +28,15 @@ from tune_core.search import (
     sample_from,
     uniform,
 )
+from tune_core.search.bayesopt import BayesOptSearch
 from tune_core.search.bohb import TuneBOHB
+from tune_core.search.hyperopt import HyperOptSearch
+from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna import OptunaSearch
 from tune_core.testing.searcher_contract import SearcherContract
+
+#: What samplers import beside Optuna.
+PACKAGES = {"gp": ("torch", "scipy"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
 
 
 class TestBasicVariantGenerator(SearcherContract):
@@ -130,6 +136,124 @@ class TestTuneBOHBWithASpaceOfItsOwn(SearcherContract):
 
     def make(self) -> Searcher:
         return TuneBOHB({"lr": uniform(0, 1), "net": {"act": choice(["a", "b"])}}, seed=1)
+
+
+class TestOptunaSearchWithConditions(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {
+        "opt": choice(
+            [
+                {
+                    "name": "sgd",
+                    "momentum": uniform(0, 1),
+                    "nesterov": choice([True, {"rate": uniform(0, 1)}]),
+                },
+                {"name": "sgd", "momentum": uniform(0.5, 2), "nesterov": True},
+                uniform(0, 1),
+                randint(0, 3),
+            ]
+        ),
+        "double": sample_from(lambda config: [config["opt"]] * 2),
+    }
+    num_samples = 24
+
+    def make(self) -> Searcher:
+        return OptunaSearch(seed=5)
+
+
+class TestOptunaSearchOfAFiniteSpace(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {"a": choice([1, 2]), "b": randint(0, 4), "epochs": 3}
+    num_samples = 12
+
+    def make(self) -> Searcher:
+        return OptunaSearch(seed=5)
+
+
+class OptunaSampler(SearcherContract):
+    """A sampler that is given by its name."""
+
+    name = ""
+    options: ClassVar[dict[str, Any]] = {}
+    num_samples = 16
+
+    def make(self) -> Searcher:
+        for package in PACKAGES.get(self.name, ()):
+            pytest.importorskip(package)
+        return OptunaSearch(sampler=self.name, seed=3, sampler_options=self.options)
+
+
+class TestOptunaTpe(OptunaSampler):
+    name = "tpe"
+    options: ClassVar[dict[str, Any]] = {"n_startup_trials": 3}
+
+
+class TestOptunaGp(OptunaSampler):
+    name = "gp"
+    options: ClassVar[dict[str, Any]] = {"n_startup_trials": 3}
+    space: ClassVar[dict[str, Any]] = {"x": uniform(0, 1), "n": randint(0, 99), "epochs": 3}
+    num_samples = 6
+
+
+class TestOptunaCmaes(OptunaSampler):
+    name = "cmaes"
+    options: ClassVar[dict[str, Any]] = {"popsize": 4}
+    space: ClassVar[dict[str, Any]] = {"x": uniform(0, 1), "y": uniform(0, 1), "epochs": 3}
+
+
+class TestOptunaNsgaii(OptunaSampler):
+    name = "nsgaii"
+    options: ClassVar[dict[str, Any]] = {"population_size": 4}
+
+
+class TestOptunaNsgaiii(OptunaSampler):
+    name = "nsgaiii"
+    options: ClassVar[dict[str, Any]] = {"population_size": 4}
+
+
+class TestOptunaQmc(OptunaSampler):
+    name = "qmc"
+    options: ClassVar[dict[str, Any]] = {"scramble": True}
+
+
+class TestOptunaRandom(OptunaSampler):
+    name = "random"
+
+
+class LibraryContract(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {
+        "x": uniform(-1, 1),
+        "lr": loguniform(1e-4, 1e-1),
+        "ints": [randint(0, 10), qrandint(1, 12, 4), lograndint(1, 1000), quniform(0, 3, 0.1)],
+        "act": choice(["relu", [64, 64], None]),
+        "double": sample_from(lambda config: config["x"] * 2),
+        "epochs": 3,
+    }
+    num_samples = 16
+
+
+class TestHyperOptSearch(LibraryContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("hyperopt")
+        return HyperOptSearch(n_initial_points=4, random_state_seed=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestBayesOptSearch(SearcherContract):
+    space: ClassVar[dict[str, Any]] = {"x": uniform(-1, 1), "lr": loguniform(1e-4, 1e-1), "n": randint(0, 99)}
+
+    def make(self) -> Searcher:
+        pytest.importorskip("bayes_opt")
+        return BayesOptSearch(random_search_steps=4, random_state=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestNevergradSearch(LibraryContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("nevergrad")
+        return NevergradSearch("OnePlusOne", seed=3, points_to_evaluate=[{"x": 0.5}])
+
+
+class TestNevergradSearchByDefault(SearcherContract):
+    def make(self) -> Searcher:
+        pytest.importorskip("nevergrad")
+        return NevergradSearch(seed=3)
 
 
 class TestConcurrencyLimiter(SearcherContract):

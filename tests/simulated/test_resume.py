@@ -489,6 +489,12 @@ SCENARIOS: dict[str, Scenario] = {
         iterations=3,
         requests={(2, 2): [AddConfiguration({"x": 0.5}), RaiseNumSamples(7)]},
     ),
+    "Optuna and ASHA": Scenario(
+        lambda: AsyncHyperBandScheduler(max_t=4, reduction_factor=2, seed=1),
+        lambda: OptunaSearch(seed=1),
+        num_samples=6,
+        iterations=6,
+    ),
     "searcher that learns": Scenario(searcher=Attentive, run=retries(1), dies_at={1: 3}),
     "searcher that waits": Scenario(searcher=lambda: ConcurrencyLimiter(Attentive(), 1)),
     "searcher with a scheduler": Scenario(

@@ -40,6 +40,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("tune_core.encoding", "tune_core.errors"),
     ("tune_core.environment", "tune_core.validation"),
     ("tune_core.metrics", "tune_core.registry", "tune_core.resources"),
+    ("tune_core.constraints",),
     ("tune_core.objective", "tune_core.stopper", "tune_core.trial"),
     ("tune_core.ranking",),
     # What chooses, what keeps, what runs inside a trial, what hears of it, and what a user asks for.
@@ -65,7 +66,13 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ),
     ("tune_core.control.journal", "tune_core.control.namesakes", "tune_core.control.controller"),
     ("tune_core.control.state",),
-    ("tune_core.control.endings", "tune_core.control.reallocation", "tune_core.control.search_pauses"),
+    (
+        "tune_core.control.endings",
+        "tune_core.control.own_state",
+        "tune_core.control.reallocation",
+        "tune_core.control.scheduler_answers",
+        "tune_core.control.search_pauses",
+    ),
     ("tune_core.control.policy",),
     ("tune_core.control.barrier", "tune_core.control.experiment", "tune_core.control.warm_start"),
     ("tune_core.control.resume",),

@@ -12,13 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tune_core as tune
+from tune_core.cli.experiment import read_experiment
+from tune_core.cli.opening import open_experiment
+from tune_core.constraints import Constraint
 from tune_core.errors import ConfigError
 from tune_core.progress_reporter.reporters import CLIReporter
 from tune_core.ranking import MODES, SCOPES, Objective, Standings, Tally
 from tune_core.results.result_grid import Result, ResultGrid
 from tune_core.schedulers import ASHAScheduler
 from tune_core.search.optuna import OptunaSearch
+from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.trial import CheckpointRecord, Trial
+from tune_core.views.pages import summary_page
 
 HUGE = 10**400
 #: What a trainable may report as its metric.
@@ -171,3 +176,65 @@ def test_config_names_what_trials_are_compared_by() -> None:
     assert tune.TuneConfig(scheduler=ASHAScheduler(mode="max")).objective == Objective("_metric", "max")
     with pytest.raises(ConfigError, match=r"best_scope='best'\): expected 'last' or 'all' or"):
         tune.TuneConfig(best_scope="best")  # type: ignore[arg-type]
+
+
+# Constraints.
+
+
+def constrained_run(tmp_path: Path, bound: float = 20) -> ResultGrid:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"loss": config["x"], "latency_ms": 100 - config["x"]})
+
+    tuner = tune.Tuner(
+        train,
+        param_space={"x": tune.uniform(0, 100)},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=4,
+            search_alg=OptunaSearch(
+                points_to_evaluate=[{"x": 10.0}, {"x": 90.0}, {"x": 95.0}, {"x": 50.0}],
+                constraints={"latency_ms": ("<=", bound)},
+                seed=1,
+            ),
+        ),
+        run_config=tune.RunConfig(name="bounded", storage_path=str(tmp_path)),
+    )
+    return LocalRuntime().run(tuner.experiment())
+
+
+def test_trial_beyond_a_constraint_is_never_best_and_ranked_last(tmp_path: Path) -> None:
+    results = constrained_run(tmp_path)
+    reading = read_experiment(open_experiment(str(tmp_path / "bounded"))[0])
+
+    assert results.get_best_result().config == {"x": 90.0}
+    best = reading.snapshot.best_trial
+    assert best is not None
+    assert best.config == {"x": 90.0}
+    assert [trial.config["x"] for trial in reading.snapshot.ranked] == [90.0, 95.0, 10.0, 50.0]
+    assert [trial.violated for trial in reading.snapshot.ranked] == [(), (), *2 * [("latency_ms <= 20",)]]
+
+
+def test_nobody_is_best_where_all_are_beyond_a_constraint_and_it_is_said(tmp_path: Path) -> None:
+    results = constrained_run(tmp_path, bound=1)
+
+    with pytest.raises(RuntimeError, match="none of the 4 trials keeps latency_ms <= 1"):
+        results.get_best_result()
+    reading = read_experiment(open_experiment(str(tmp_path / "bounded"))[0])
+    assert reading.snapshot.best_trial is None
+    assert "keeps latency" in summary_page(reading.snapshot, "bounded", "/tmp")
+
+
+def test_leader_that_comes_to_be_beyond_a_constraint_is_overtaken() -> None:
+    standings = Standings(Objective("loss", "min", constraints=(Constraint("size", "<=", 5),)))
+    first, second = Trial("a", 0, {}), Trial("b", 1, {})
+
+    standings.note(first, 1, {"loss": 0.1, "size": 5})
+    standings.note(second, 1, {"loss": 0.2, "size": 4})
+    before = standings.best
+    standings.note(first, 2, {"loss": 0.1, "size": 6})
+
+    assert (before, standings.best) == (first, second)
+    assert standings.violated(first) == ("size <= 5",)
+    standings.note(second, 2, {"loss": 0.1})
+    assert standings.best is None

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from tune_core.cli.answer import Answer, Output
 from tune_core.cli.experiment import Reading, read_experiment
 from tune_core.cli.opening import Access, open_experiment
+from tune_core.config.spec import makeable, rebuild_tune_config
 from tune_core.control.messages import AttemptStarted
 from tune_core.control.resume import reports
 from tune_core.control.segments import read_journal
@@ -273,15 +274,18 @@ def _study_trials(reading: Reading) -> list[optuna.trial.FrozenTrial]:
 
     metric = reading.snapshot.metric  # of several, Optuna keeps no curves
     curves, began = _curves(reading.storage, metric)
-    distributions = _distributions(reading)
+    distributions, cut_short = _distributions(reading), _cut_short(reading)
     states = {Status.ERROR: optuna.trial.TrialState.FAIL, Status.TERMINATED: optuna.trial.TrialState.COMPLETE}
     trials = []
     for record in reading.snapshot.trials:
         state = states.get(record.status, optuna.trial.TrialState.RUNNING)
         scores = record.scores or [record.score]
         values = [score for score in scores if score is not None and math.isfinite(score)]
-        if state is optuna.trial.TrialState.COMPLETE and len(values) < len(scores):
-            state = optuna.trial.TrialState.FAIL  # a study knows no other trial without a value
+        is_whole = len(values) == len(scores)
+        if state is optuna.trial.TrialState.COMPLETE and len(scores) == 1 and record.trial_id in cut_short:
+            state = optuna.trial.TrialState.PRUNED  # by several metrics, Optuna knows none
+        elif state is optuna.trial.TrialState.COMPLETE and not is_whole:
+            state = optuna.trial.TrialState.FAIL  # a study knows no complete trial without a value
         start = began.get(record.trial_id)
         end = reading.replay.ended_at.get(record.trial_id)
         params = {
@@ -295,7 +299,7 @@ def _study_trials(reading: Reading) -> list[optuna.trial.FrozenTrial]:
                 trial_id=record.number,
                 state=state,
                 value=None,
-                values=values if state is optuna.trial.TrialState.COMPLETE else None,
+                values=values if record.status is Status.TERMINATED and is_whole else None,
                 datetime_start=_moment(start if start is not None else end) or datetime.datetime.now(),
                 datetime_complete=_moment(end) if state.is_finished() else None,
                 params=params,
@@ -312,6 +316,18 @@ def _study_trials(reading: Reading) -> list[optuna.trial.FrozenTrial]:
             )
         )
     return trials
+
+
+def _cut_short(reading: Reading) -> set[str]:
+    """Return the trials that were stopped below the scheduler's full budget, and not by a stop rule."""
+    # A user's own scheduler is not made again: what its full budget is, nobody knows.
+    scheduler = rebuild_tune_config(makeable(reading.spec), search_alg=None).scheduler
+    return {
+        trial.trial_id
+        for trial in reading.replay.trials
+        if trial.is_cut_short
+        and not (scheduler is not None and scheduler.is_full_budget(trial, trial.last_result))
+    }
 
 
 def _moment(seconds: float | None) -> datetime.datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tune_core.constraints import Constraint
 from tune_core.errors import ConfigError
 from tune_core.objective import MODES, Objective
 from tune_core.schedulers import TrialScheduler
@@ -67,23 +68,25 @@ def _refuse_several(
     )
 
 
-def objective_of(parts: Iterable[Any], scope: str) -> Objective:
+def objective_of(parts: Iterable[Any], scope: str, constraints: tuple[Constraint, ...] = ()) -> Objective:
     """Return what trials are compared by: the metrics and modes of the first of the parts that has them.
 
     Args:
         parts: A `TuneConfig`, a scheduler, a searcher; None for one that is not there.
         scope: `TuneConfig.best_scope`.
+        constraints: The searcher's: what a trial has to keep to be best.
     """
     for part in parts:
         metric, mode = getattr(part, "metric", None), getattr(part, "mode", None)
         if isinstance(part, TrialScheduler) and mode is not None:
             metric = metric or RETURNED_METRIC
         if isinstance(metric, str) and mode in MODES:
-            return Objective(metric, mode, scope)
+            return Objective(metric, mode, scope, constraints)
         if isinstance(metric, (list, tuple)) and isinstance(mode, (list, tuple)):
             compared = [pair for pair in zip(metric, mode, strict=False) if pair[1] in MODES]
             if compared:  # others are observed
-                return Objective([name for name, _ in compared], [each for _, each in compared], scope)
+                names, modes = zip(*compared, strict=True)
+                return Objective(names, modes, scope, constraints)
     return Objective(scope=scope)
 
 

@@ -269,7 +269,8 @@ class TuneConfig:
     @property
     def objective(self) -> Objective:
         """What trials are compared by; without a metric of its own, by that of the scheduler or the searcher."""
-        return objective_of((self, self.scheduler, self.search_alg), self.best_scope)
+        constraints = self.search_alg.constraints if self.search_alg is not None else ()
+        return objective_of((self, self.scheduler, self.search_alg), self.best_scope, constraints)
 
     @property
     def is_endless(self) -> bool:

@@ -29,7 +29,10 @@ from tune_core.logger import callbacks as loggers
 from tune_core.progress_reporter import reporters as progress_reporter
 from tune_core.references import is_reference, stands_for
 from tune_core.search import Categorical, Domain, Float, Function, Integer
+from tune_core.search.bayesopt import BayesOptSearch
 from tune_core.search.bohb.bohb_search import TuneBOHB
+from tune_core.search.hyperopt import HyperOptSearch
+from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna.optuna_search import OptunaSearch
 from tune_core.search.sample import children, grid_values, inner_nodes, with_children
 
@@ -45,6 +48,9 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
         search.Repeater,
         OptunaSearch,
         TuneBOHB,
+        HyperOptSearch,
+        BayesOptSearch,
+        NevergradSearch,
         schedulers.FIFOScheduler,
         schedulers.AsyncHyperBandScheduler,
         schedulers.HyperBandForBOHB,

@@ -337,6 +337,7 @@ class Controller:
         self._ask.again()
         if event.outcome is Outcome.COMPLETED:
             trial.reason = {} if trial.decision is Decision.CONTINUE else trial.reason  # the end is its own
+            trial.live.has_returned = not was_stopping
             commands = self._finish(trial, Status.TERMINATED, event)
         elif was_stopping or event.outcome is Outcome.STOPPED:
             # A process that dies, or raises in a `finally` block, after it was told to stop has stopped.

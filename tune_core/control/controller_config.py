@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from tune_core.constraints import Constraint
 from tune_core.objective import Objective
 from tune_core.states import StopCause
 from tune_core.trial import Trial
@@ -41,6 +42,7 @@ class ControllerConfig:
         total_trials: How many trials there will be; None unless that is known and `max_failed_trials` is a share.
         resources_after: What the first bundle of a trial is multiplied by for its next attempt, by cause of
             death and resource.
+        constraints: What a trial has to keep to be best, as `{"latency_ms": ["<=", 20]}`.
     """
 
     experiment_id: str
@@ -61,11 +63,13 @@ class ControllerConfig:
     max_failed_trials: int | float | None = None
     total_trials: int | None = None
     resources_after: dict[str, dict[str, float]] = field(default_factory=dict)
+    constraints: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
         """What trials are compared by."""
-        return Objective(self.metric, self.mode, self.best_scope)
+        bounds = tuple(Constraint(metric, *bound) for metric, bound in self.constraints.items())
+        return Objective(self.metric, self.mode, self.best_scope, bounds)
 
     @property
     def failed_trials_allowed(self) -> float:

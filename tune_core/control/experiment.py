@@ -246,6 +246,7 @@ def rules_of(
         falls_back=failures.on_corrupted_checkpoint == "previous",
         metric=objective.plain_metric,
         mode=objective.plain_mode,
+        constraints={each.metric: [each.operator, each.bound] for each in objective.constraints},
         best_scope=objective.scope,
         resumes_first=resumes_first,
         max_failed_trials=allowed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,22 +27,22 @@ from tune_core.control.messages import (
     TrialSuggested,
     WarmStarted,
 )
+from tune_core.control.own_state import has_foreign_state, restore_state, saved_state
 from tune_core.control.reallocation import Reallocation
-from tune_core.encoding import dumps, holds_opaque, loads
+from tune_core.control.scheduler_answers import choosable, choose_paused, exploit_choice, reason_of
 from tune_core.errors import ConfigError, StorageError
 from tune_core.metrics import flatten, lookup
 from tune_core.resources import PlacementGroupFactory
 from tune_core.schedulers import Exploit, FIFOScheduler, Reallocate, TrialScheduler
 from tune_core.search import BasicVariantGenerator, Searcher, Suggestion, fill_in, unresolved_paths
 from tune_core.search.searcher import note_asked
-from tune_core.search.variants import added_variant, experiment_tag, exploit_tag, trial_dirname
+from tune_core.search.variants import added_variant, experiment_tag, trial_dirname
 from tune_core.states import Decision, ExploitChoice
 from tune_core.stopper import DictStopper, Stopper, resolve_stop
 from tune_core.storage.experiment_storage import check_trial_dirname
 from tune_core.training.resource_requests import resources_of
 from tune_core.training.trainable import is_trainable_class
-from tune_core.trial import AttemptPhase, Status, Trial
-from tune_core.validation import shorten
+from tune_core.trial import Status, Trial
 
 _DECISIONS = {decision.value: decision for decision in Decision if decision is not Decision.EXPLOIT}
 
@@ -374,7 +374,7 @@ class Policy:
             answer: Any = self.scheduler.on_trial_result(trials, trial, result)
             if isinstance(answer, Exploit):
                 name = f"{type(self.scheduler).__name__}.on_trial_result"
-                chosen = self._exploit(trials, trial, answer, checkpoint, name)
+                chosen = exploit_choice(trials, trial, answer, checkpoint, name)
                 decision = Decision.EXPLOIT if chosen is not None else Decision.CONTINUE
             elif isinstance(answer, Reallocate):
                 chosen = self.reallocation.answer(trial, answer, result, checkpoint)
@@ -406,23 +406,11 @@ class Policy:
         if decision is Decision.CONTINUE:
             return {}
         if not row["done"]:
-            return self._reason_of_scheduler(trial, decision)
+            return reason_of(self.scheduler, trial, decision)
         rule = DictStopper(self.local_stop).reached(row)
         if rule is None and self.stopper is not None and self._stopper_hit:
             return {"decision": str(decision), "stopper": type(self.stopper).__name__}
         return {"decision": str(decision), "rule": rule or "it reported done"}
-
-    def _reason_of_scheduler(self, trial: Trial, decision: Decision) -> dict[str, Any]:
-        scheduler = self.scheduler
-        said: Any = scheduler.decision_reason(trial)
-        if not isinstance(said, dict) or (said and holds_opaque(loads(dumps(said)))):
-            raise ConfigError(
-                f"{type(scheduler).__name__}.decision_reason returned {shorten(said)}: expected a dict of what JSON "
-                "can hold, since it is written to the journal"
-            )
-        if not said:
-            return {}
-        return {"decision": str(decision), "metric": scheduler.metric, "mode": scheduler.mode, **said}
 
     def replay_suggestion(self, event: TrialSuggested) -> None:
         """Tell the searcher what it, or one like it, suggested before a resume, or what somebody added."""
@@ -474,9 +462,9 @@ class Policy:
         """Ask the scheduler what `choose` asked before a resume; what is answered now does not count."""
         self.scheduler.trials_to_stop(trials)
         if not event.stopped:
-            self.scheduler.exploit_paused(_choosable(trials))
+            self.scheduler.exploit_paused(choosable(trials))
         if not (event.stopped or event.exploits):
-            self.scheduler.choose_trial_to_run(_choosable(trials))
+            self.scheduler.choose_trial_to_run(choosable(trials))
 
     def resume(self, trials: Sequence[Trial], event: ExperimentResumed) -> None:
         """Tell the scheduler of trials that were over and go on; the searcher has learnt from them already."""
@@ -491,102 +479,24 @@ class Policy:
         Raises:
             ConfigError: The state has what JSON cannot hold.
         """
-        saved = [self._state_of(each) for each in (self.searcher, self.scheduler)]
-        return StateSaved(self._wall_clock(), *saved) if any(saved) else None
+        return saved_state(self.searcher, self.scheduler, self._wall_clock())
 
     @property
     def has_own_state(self) -> bool:
         """Whether one of them is a user's and saves state: unlike the seeds of ours, it may change."""
-        owners: list[Any] = [self.scheduler, self.searcher]
-        for (
-            each
-        ) in owners:  # which grows by what is inside: a limiter's or a repeater's, or another scheduler
-            owners += [getattr(each, name) for name in ("searcher", "base_scheduler") if hasattr(each, name)]
-        return any(not type(each).get_state.__module__.startswith("tune_core.") for each in owners)
-
-    def _state_of(self, owner: Searcher | TrialScheduler) -> dict[str, Any] | None:
-        state = owner.get_state()
-        if not state:
-            return None
-        if holds_opaque(loads(dumps(state))):
-            raise ConfigError(
-                f"{type(owner).__name__}.get_state() returned {shorten(state)}: expected a dict of what JSON can hold, "
-                "since it is written to the journal"
-            )
-        return {"kind": type(owner).__name__, "state": state}
+        return has_foreign_state(self.searcher, self.scheduler)
 
     def set_state(self, saved: StateSaved) -> bool:
         """Give searcher and scheduler back what they saved; return whether it was theirs.
 
         What another kind of searcher or scheduler saved, before it was exchanged, is left alone.
         """
-        is_theirs = True
-        for owner, state in ((self.searcher, saved.searcher), (self.scheduler, saved.scheduler)):
-            if state is not None and state["kind"] == type(owner).__name__:
-                owner.set_state(state["state"])
-            elif state is not None or owner.get_state():
-                is_theirs = False
-        return is_theirs
+        return restore_state(self.searcher, self.scheduler, saved)
 
     def choose(self, trials: Sequence[Trial]) -> PausedChosen:
         """Ask the scheduler which paused trials never go on, and which does now."""
-        name = type(self.scheduler).__name__
-        shown = _choosable(trials)
-        paused = {trial.trial_id for trial in shown if trial.status is Status.PAUSED}
-        stopped = [
-            trial
-            for trial in self.scheduler.trials_to_stop(trials)
-            if not (trial.is_finished() or trial.is_paused_by_user)
-        ]
-        for trial in stopped:
-            if trial.trial_id not in paused:
-                raise ConfigError(
-                    f"{name}.trials_to_stop returned trial {trial.trial_id}, which is {trial.status}: "
-                    "expected paused trials only; answer STOP to a report of a running one"
-                )
-        if stopped:  # when they are over, the scheduler knows, and is asked again
-            ids = {trial.trial_id: trial for trial in stopped}
-            return PausedChosen(self._wall_clock(), None, tuple(ids), self._reasons(ids.values()))
-        exploits = self._exploits_of_paused(trials, shown, paused)
-        if exploits:  # then it is asked again
-            return PausedChosen(self._wall_clock(), None, exploits=exploits)
-        chosen: Any = self.scheduler.choose_trial_to_run(shown)
-        if isinstance(chosen, Trial) and chosen.is_paused_by_user:
-            chosen = None  # it has looked beyond what it was shown: that trial is not its to choose now
-        if chosen is not None and (not isinstance(chosen, Trial) or chosen.trial_id not in paused):
-            what = f"trial {chosen.trial_id}" if isinstance(chosen, Trial) else repr(chosen)
-            raise ConfigError(
-                f"{name}.choose_trial_to_run returned {what}: expected None or one of the trials that are "
-                f"PAUSED, which are {', '.join(sorted(paused))}"
-            )
-        if chosen is not None:
-            return PausedChosen(self._wall_clock(), chosen.trial_id)
-        is_last = self._has_nothing_new and not any(trial.phase is not AttemptPhase.NONE for trial in trials)
-        left = [trial for trial in trials if trial.trial_id in paused] if is_last else []
-        return PausedChosen(self._wall_clock(), None, reason=self._reasons(left))
-
-    def _reasons(self, trials: Iterable[Trial]) -> dict[str, dict[str, Any]]:
-        """Why paused trials never go on, as far as the scheduler says."""
-        reasons = {trial.trial_id: self._reason_of_scheduler(trial, Decision.STOP) for trial in trials}
-        return {trial_id: reason for trial_id, reason in reasons.items() if reason}
-
-    def _exploits_of_paused(
-        self, trials: Sequence[Trial], shown: Sequence[Trial], paused: Set[str]
-    ) -> dict[str, ExploitChoice]:
-        """Ask the scheduler which paused trials are to go on from others' checkpoints, and how."""
-        name = f"{type(self.scheduler).__name__}.exploit_paused"
-        found: dict[str, ExploitChoice] = {}
-        for trial_id, answer in self.scheduler.exploit_paused(shown).items():
-            trial = next((each for each in trials if each.trial_id == trial_id), None)
-            if trial is None or trial_id not in paused or trial.attempt is None:
-                raise ConfigError(
-                    f"{name} returned trial {trial_id!r}: expected trials that are PAUSED and have run, "
-                    f"which are {', '.join(sorted(paused))}"
-                )
-            choice = self._exploit(trials, trial, answer, None, name)
-            if choice is not None:
-                found[trial_id] = choice
-        return found
+        now = self._wall_clock()
+        return choose_paused(self.scheduler, trials, now, has_nothing_new=self._has_nothing_new)
 
     def wants_all_stopped(self) -> bool:
         """Whether a stopper ends the whole experiment."""
@@ -603,13 +513,25 @@ class Policy:
         is_news = trial.trial_id not in self._completed and trial.trial_id not in self._untold
         self._completed.add(trial.trial_id)
         if is_news:
-            self.searcher.on_trial_complete(trial.trial_id, result if has_metric else None, error=failed)
+            told = result if has_metric else None
+            if self._is_early(trial, result or {}):
+                self.searcher.on_trial_stopped_early(trial.trial_id, told)
+            else:
+                self.searcher.on_trial_complete(trial.trial_id, told, error=failed)
         if failed:
             self.scheduler.on_trial_error(trials, trial)
         elif trial.decision is Decision.PAUSE:
             self.scheduler.on_trial_remove(trials, trial)
         else:
             self.scheduler.on_trial_complete(trials, trial, result or {})
+
+    def _is_early(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Whether a trial was ended before its own end, a stop rule, or the scheduler's full budget.
+
+        It follows from the journal: from the trial's last row, and from what was decided on it.
+        """
+        is_cut = trial.status is not Status.ERROR and trial.is_cut_short
+        return is_cut and not self.scheduler.is_full_budget(trial, result)
 
     def _is_done(self, trial: Trial, row: dict[str, Any], result: dict[str, Any]) -> bool:
         """Whether the trial's own word or a stopper ends it; a stopper sees every row, as in Ray Tune."""
@@ -624,32 +546,6 @@ class Policy:
             raise ConfigError(
                 f"{type(self.searcher).__name__} {fault}: {', '.join(left)}. Give them to the searcher, or use another"
             )
-
-    def _exploit(
-        self, trials: Sequence[Trial], trial: Trial, answer: Exploit, checkpoint: int | None, name: str
-    ) -> ExploitChoice | None:
-        """Fill in what an Exploit leaves open; None if there is no checkpoint to go on from."""
-        name += " returned Exploit"
-        donor_id = answer.donor.trial_id if isinstance(answer.donor, Trial) else answer.donor
-        donor = next((each for each in trials if each.trial_id == donor_id), None)
-        if donor is None:
-            raise ConfigError(f"{name}(donor={answer.donor!r}): there is no such trial in this experiment")
-        is_own = donor.trial_id == trial.trial_id and checkpoint is not None
-        start = donor.start_point
-        if start is None and not is_own:
-            _logger.warning(
-                "trial %s cannot go on from trial %s, which has no checkpoint: it goes on as it is",
-                trial.trial_id,
-                donor.trial_id,
-            )
-            return None
-        config = answer.config() if callable(answer.config) else answer.config
-        if not isinstance(config, dict):
-            raise ConfigError(f"{name}(config={config!r}): expected a dict")
-        tag = exploit_tag(trial.experiment_tag, flatten(trial.config), flatten(config))
-        if is_own or start is None:
-            return ExploitChoice(donor.trial_id, checkpoint or 0, dict(config), tag)
-        return ExploitChoice(start.trial_id, start.record.index, dict(config), tag)
 
     def _warn_of_no_checkpoints(self, why: str) -> None:
         if self._has_warned or not self.scheduler.needs_checkpoints:
@@ -701,12 +597,3 @@ class Policy:
             return trial.name, check_trial_dirname(dirname)
         except StorageError as error:
             raise ConfigError(f"trial_dirname_creator, for trial {trial_id}: {error}") from None
-
-
-def _choosable(trials: Sequence[Trial]) -> Sequence[Trial]:
-    """Trials among which the scheduler chooses one to go on: not those that somebody has paused."""
-    return (
-        [trial for trial in trials if not trial.is_paused_by_user]
-        if any(t.is_paused_by_user for t in trials)
-        else trials
-    )

@@ -351,4 +351,5 @@ def front_line(standings: Standings) -> str:
     said = f"{len(front)} of {standings.num_trials} trials"
     if standings.num_lacking:
         said += f", {standings.num_lacking} without a finite number for each metric"
+    said += f", {standings.num_beyond} beyond the constraints" if standings.num_beyond else ""
     return f"Pareto front: {said}; best {', '.join(best)} ({standings.objective.said})"

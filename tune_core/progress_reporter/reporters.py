@@ -211,12 +211,14 @@ class CLIReporter(ProgressReporter):
         of_total = f" of {self._total}" if self._total is not None and self._total != len(trials) else ""
         lines = [f"{len(trials)}{of_total} trials{': ' if parts else ''}{', '.join(parts)}", *sys_info]
         objective, scores = self._scores(trials)
+        beyond = [bool(objective.violated(trial.last_row)) for trial in trials]
+        kept = [trial for trial, is_beyond in zip(trials, beyond, strict=True) if not is_beyond]
         for number, part in enumerate(objective.parts):
-            best = part.best_of((trial, scores[trial.trial_id][number]) for trial in trials)
+            best = part.best_of((trial, scores[trial.trial_id][number]) for trial in kept)
             if best is not None:
                 value = self._cell(scores[best.trial_id][number])
                 lines.append(f"best: {best} {part.metric}={value} ({part.said})")
-        if objective.is_several and (front := objective.front([*scores.values()])):
+        if objective.is_several and (front := objective.front([*scores.values()], beyond)):
             lines.append(f"Pareto front: {len(front)} of {len(trials)} trials")
         tables: list[Table] = [self._table(trials)] if trials and (done or self._prints_tables) else []
         lines += [f"{trial}: {trial.error}" for trial in trials if trial.error][: self._max_errors]
@@ -257,10 +259,11 @@ class CLIReporter(ProgressReporter):
 
     def _ordered(self, trials: Sequence[Trial]) -> list[Trial]:
         objective, scores = self._scores(trials)
-        keys = dict(zip(scores, objective.keys([*scores.values()]), strict=True))
+        beyond = [bool(objective.violated(trial.last_row)) for trial in trials]
+        keys = dict(zip(scores, objective.keys([*scores.values()], beyond), strict=True))
 
-        def key(trial: Trial) -> tuple[int, tuple[float, float], int]:
-            order = keys[trial.trial_id] if self._sorts else (0.0, 0.0)
+        def key(trial: Trial) -> tuple[int, tuple[bool, float, float], int]:
+            order = keys[trial.trial_id] if self._sorts else (False, 0.0, 0.0)
             return _ORDER.index(trial.status), order, trial.number
 
         return sorted(trials, key=key)

@@ -54,7 +54,7 @@ def one_objective(own: Objective, metric: object, mode: object, scope: str | Non
         faults.append(f"get_best_result(scope={scope!r}): expected one of {', '.join(SCOPES)}")
     if faults:
         raise ConfigError(faults)
-    return Objective(str(metric), str(mode), scope)
+    return Objective(str(metric), str(mode), scope, own.constraints)
 
 
 def front_objective(
@@ -83,7 +83,7 @@ def front_objective(
     if scope not in SCOPES:
         validator.add("scope", scope, f"expected one of {', '.join(SCOPES)}")
     validator.raise_any()
-    wanted = Objective(wanted_metric, wanted_mode, scope)
+    wanted = Objective(wanted_metric, wanted_mode, scope, own.constraints)
     if scope == "all" and wanted.is_several:
         validator.add(
             "scope", scope, "the best values of several metrics are not of one report: use another scope"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
+from tune_core.constraints import Constraint
 from tune_core.errors import ConfigError, TrialError
 from tune_core.logger.rows import (
     ERROR_FILE,
@@ -283,6 +284,7 @@ class ResultGrid(Sequence[Result]):
         metric: What `get_best_result` and `pareto_front` go by if they are not told; several as a list.
         mode: "min" or "max", likewise.
         scope: What of a trial's reports counts, likewise.
+        constraints: What a trial has to keep in its last report to be best, or on the front.
 
     Example:
         >>> results = [Result({"loss": loss}, None, None, "/tmp/t") for loss in (0.5, 0.25)]
@@ -300,11 +302,12 @@ class ResultGrid(Sequence[Result]):
         metric: str | Sequence[str] | None = None,
         mode: str | Sequence[str] | None = None,
         scope: str = "last",
+        constraints: tuple[Constraint, ...] = (),
     ) -> None:
         self._results = list(results)
         self._experiment_path = experiment_path
         self._filesystem = None if filesystem is None else ProcessLocal(filesystem)
-        self._objective = Objective(metric, mode, scope)
+        self._objective = Objective(metric, mode, scope, constraints)
 
     @classmethod
     def from_trials(
@@ -322,7 +325,8 @@ class ResultGrid(Sequence[Result]):
         """
         ordered = sorted(trials, key=lambda trial: trial.number)
         results = [Result.from_trial(trial, storage, num_to_keep=num_to_keep, rank=rank) for trial in ordered]
-        return cls(results, storage.path, storage.fs, objective.metric, objective.mode, objective.scope)
+        own = objective.metric, objective.mode, objective.scope, objective.constraints
+        return cls(results, storage.path, storage.fs, *own)
 
     @property
     def experiment_path(self) -> str:
@@ -362,7 +366,8 @@ class ResultGrid(Sequence[Result]):
     ) -> Result:
         """Return the result of the best trial; of several equal ones, the first.
 
-        With exactly one trial it is returned whatever it reported. `scope` chooses the trial:
+        A trial that does not keep the searcher's constraints in its last report is never best. With exactly one
+        trial it is returned whatever it reported. `scope` chooses the trial:
         metrics and checkpoint of what is returned are still its last ones. Every scope but `last`
         reads the trials' rows from storage. Where `TuneConfig` has several metrics, no trial is the best
         by all of them: name one, or ask `pareto_front`.
@@ -379,7 +384,7 @@ class ResultGrid(Sequence[Result]):
         Raises:
             ConfigError: No metric or mode is known, or mode or scope is none of the above; or there are
                 several metrics, and none is named.
-            RuntimeError: No trial has such a metric, or none that is finite.
+            RuntimeError: No trial has such a metric, or none that is finite, or none keeps the constraints.
 
         Source: as Ray Tune 2.60. Differs: with `all`, a NaN does not hide the values before it;
             `avg` is the plain mean also if the metric is missing in some rows.
@@ -393,10 +398,13 @@ class ResultGrid(Sequence[Result]):
             for place, score in enumerate(scores)
             if score is not None and (math.isfinite(score) or not filter_nan_and_inf)
         ]
-        if not ranked:
+        kept = [each for each in ranked if _keeps(self._results[each[1]], wanted)]
+        if ranked and not kept:
+            raise RuntimeError(f"no best trial for {str(wanted.metric)!r}: {self._none_keeps(len(ranked))}")
+        if not kept:
             is_reported = any(score is not None for score in scores)
             raise RuntimeError(self._nothing_found(str(wanted.metric), is_reported))
-        return self._results[min(ranked)[1]]
+        return self._results[min(kept)[1]]
 
     def pareto_front(
         self,
@@ -407,8 +415,8 @@ class ResultGrid(Sequence[Result]):
         """Return the results that no other dominates: none is at least as good by each metric and better by one.
 
         They are in the order of the first metric, the best first; equal ones in creation order, and those that
-        are equal by all metrics are all in it. Reports count that have a number for each metric; a trial without
-        a finite one for each is not in it. Failed and unfinished trials count with what they reported.
+        are equal by all metrics are all in it. Reports count that have a number for each metric; a trial without a finite
+        one for each is not in it, nor one that breaks a constraint last. Failed and unfinished trials count, too.
 
         Args:
             metric: Names of the metrics, nested with "/"; None: those of `TuneConfig`. With one metric, the
@@ -419,7 +427,7 @@ class ResultGrid(Sequence[Result]):
 
         Raises:
             ConfigError: No metrics or modes are known, or they do not go together.
-            RuntimeError: No trial has a finite number for each metric.
+            RuntimeError: No trial has a finite number for each metric, or none that has keeps the constraints.
 
         Example:
             >>> rows = ({"acc": 0.9, "ms": 20}, {"acc": 0.8, "ms": 5}, {"acc": 0.7, "ms": 9}, {"acc": 0.95})
@@ -429,8 +437,10 @@ class ResultGrid(Sequence[Result]):
         """
         wanted = front_objective(self._objective, metric, mode, scope)
         scores = self._each(lambda result: scores_of(result, wanted), reads=wanted.scope != "last")
-        front = wanted.front(scores)
+        front = wanted.front(scores, [not _keeps(each, wanted) for each in self._results])
         if not front:
+            if num_whole := sum(math.inf not in wanted.losses(each) for each in scores):
+                raise RuntimeError(f"no Pareto front: {self._none_keeps(num_whole)}")
             for part in wanted.parts:
                 known = [number for each in self._results if (number := score_of(each, part)) is not None]
                 if self._results and not any(map(math.isfinite, known)):
@@ -438,6 +448,10 @@ class ResultGrid(Sequence[Result]):
             why = f"no trial has reported a finite number for each of {', '.join(wanted.names)}"
             raise RuntimeError(f"no Pareto front: {why if self._results else 'the experiment has no trials'}")
         return [self._results[place] for place in front]
+
+    def _none_keeps(self, count: int) -> str:
+        bounds = " and ".join(map(str, self._objective.constraints))
+        return f"none of the {count} trials keeps {bounds}; loosen the constraints, or look at get_dataframe()"
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
         """Return a pandas frame with one row per trial, in creation order: its last report, or its best.
@@ -525,6 +539,10 @@ def _best_by(metric: str, mode: str, found: Iterable[tuple[Item, Mapping[str, An
     scored = [(objective.value(row), item) for item, row in found]
     valid = [(score, item) for score, item in scored if score is not None and not math.isnan(score)]
     return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1] if valid else None
+
+
+def _keeps(result: Result, objective: Objective) -> bool:
+    return not objective.violated(result.metrics or {})
 
 
 def _best_row(result: Result, metric: str | None, mode: str | None) -> dict[str, Any]:

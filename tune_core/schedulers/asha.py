@@ -66,6 +66,8 @@ class AsyncHyperBandScheduler(ComparingScheduler, RungScheduler[float]):
         Differs: `seed`, `type`, nested metrics, infinities count as what they are.
     """
 
+    _max_t: float
+
     def __init__(
         self,
         time_attr: str = "training_iteration",

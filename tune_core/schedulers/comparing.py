@@ -11,6 +11,7 @@ from typing import Any
 
 from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
+from tune_core.trial import Trial
 from tune_core.validation import Validator
 
 
@@ -31,6 +32,9 @@ class ComparingScheduler(TrialScheduler):
     metric: str | None = None
     mode: str | None = None
 
+    #: The time after which no trial goes on: a subclass that has one sets it. None: there is none.
+    _max_t: float | None = None
+
     def __init__(self, validator: Validator, time_attr: str, metric: str | None, mode: str | None) -> None:
         validator.check_name("time_attr", time_attr, ": the name of a reported number")
         given: object = metric
@@ -47,6 +51,11 @@ class ComparingScheduler(TrialScheduler):
         self.metric, self.mode = metric, mode
         self.has_own_objective = mode is not None
         self._time_attr = time_attr
+
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Return whether the report is of `max_t` or later."""
+        time = comparable(lookup(result, self._time_attr))
+        return self._max_t is not None and time is not None and time >= self._max_t
 
     def _moment(self, result: dict[str, Any]) -> tuple[float, float] | None:
         """Return time and score of a report; None if one of them is not there or no number, or the time is NaN."""

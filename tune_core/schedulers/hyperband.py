@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tune_core.metrics import comparable
+from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.comparing import ComparingScheduler
 from tune_core.trial import Status, Trial
 from tune_core.validation import Validator, is_number
@@ -209,6 +209,12 @@ class HyperBandScheduler(ComparingScheduler):
             return self.CONTINUE
         self._reasons[name] = self._reason(bracket, moment[1])
         return self.PAUSE
+
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Return whether the report is of the last milestone of the trial's bracket, or later."""
+        bracket, time = self._bracket_of.get(trial.trial_id), comparable(lookup(result, self._time_attr))
+        last = self._max_t if bracket is None else bracket.rounds[-1].milestone
+        return time is not None and time >= last
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Take the trial out of its bracket, which may be what the others have waited for."""

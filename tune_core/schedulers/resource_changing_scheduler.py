@@ -423,6 +423,10 @@ class ResourceChangingScheduler(TrialScheduler):
         """Pass it on."""
         return self.base_scheduler.decision_reason(trial)
 
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Ask the base scheduler."""
+        return self.base_scheduler.is_full_budget(trial, result)
+
     def on_cluster_changed(self, total: Mapping[str, float]) -> None:
         """Take note of what there is to share out."""
         self._total = dict(total)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from tune_core.errors import ConfigError
+from tune_core.metrics import comparable, lookup
 from tune_core.schedulers.scheduler import TrialScheduler
 from tune_core.trial import Status, Trial
 from tune_core.validation import Validator, is_number
@@ -214,6 +215,11 @@ class RungScheduler(TrialScheduler, Generic[Entry]):
             return reason
         rung = self._place_of(trial.trial_id)
         return self._where(rung, trial.trial_id) if rung is not None else {}
+
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Return whether the report is of `max_t` or later; who waits at a rung before that has had less."""
+        time = comparable(lookup(result, self._time_name))
+        return time is not None and time >= self._max_t
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Let the last report count for those who come after."""

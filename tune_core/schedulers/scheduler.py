@@ -230,6 +230,18 @@ class TrialScheduler(RecordsArguments, ABC):
             total: The sums over all nodes, such as `{"CPU": 16.0, "GPU": 2.0}`.
         """
 
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        """Return whether a trial that is stopped after this report has had all that any trial gets.
+
+        The searcher is told of such a trial as complete, of another one that was stopped as stopped early. The
+        default returns False: every STOP is early.
+
+        Args:
+            trial: Whose report it is.
+            result: Its last report with every auto-filled key.
+        """
+        return False
+
     def on_trial_add(self, trials: Sequence[Trial], trial: Trial) -> None:
         """Learn of a new trial, before it starts."""
 

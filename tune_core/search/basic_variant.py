@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
+from tune_core.encoding import dumps
 from tune_core.errors import ConfigError
 from tune_core.init_args import note_arguments
 from tune_core.search.sample import path_text
@@ -31,6 +32,10 @@ from tune_core.search.variants import (
 from tune_core.validation import Validator
 
 logger = logging.getLogger(__name__)
+
+
+#: After how many draws in a row that have been suggested before a search without repeats ends.
+_MOST_REPEATS = 1000
 
 
 class _NumpyRandom(Protocol):
@@ -54,6 +59,9 @@ class BasicVariantGenerator(Searcher):
         random_state: A seed, or a numpy RandomState or Generator, or a `random.Random`, from
             which one is taken now. None: from numpy's global state if numpy is loaded, else from
             `random`; so `numpy.random.seed()` or `random.seed()` still make a run repeatable.
+        dedupe: Beyond Ray Tune: whether a configuration is suggested only once, unless it is one of
+            `points_to_evaluate`. A draw that has been suggested is drawn again; once 1000 in a row have been, the
+            search ends. False: repeats are what `num_samples` of a grid is for.
 
     Raises:
         ConfigError: An argument is of the wrong type or below its range.
@@ -82,6 +90,8 @@ class BasicVariantGenerator(Searcher):
         max_concurrent: int = 0,
         constant_grid_search: bool = False,
         random_state: int | random.Random | _NumpyRandom | None = None,
+        *,
+        dedupe: bool = False,
     ) -> None:
         super().__init__()
         validator = Validator(type(self).__name__)
@@ -90,6 +100,7 @@ class BasicVariantGenerator(Searcher):
             validator.add("points_to_evaluate", points, "expected a list of dicts")
         validator.check_integer("max_concurrent", max_concurrent, minimum=0)
         validator.check_bool("constant_grid_search", constant_grid_search)
+        validator.check_bool("dedupe", dedupe)
         self._given_seed = _seed_of(random_state, validator)
         validator.raise_any()
         if self._given_seed is not None:  # a generator has been drawn from, and would give another one
@@ -97,7 +108,7 @@ class BasicVariantGenerator(Searcher):
         #: The experiment keeps this limit, and 0 is none.
         self.max_concurrent = max_concurrent
         self._given_points = self._points = list(points)
-        self._constant = constant_grid_search
+        self._constant, self._dedupe = constant_grid_search, dedupe
         self._space: dict[str, Any] | None = None
         #: Suggestions that each point makes, and each sample after them.
         self._sizes: tuple[list[int], int] = ([], 0)
@@ -188,12 +199,17 @@ class BasicVariantGenerator(Searcher):
             if variant is None:
                 return Searcher.FINISHED
             if is_new:
-                self._num_suggested += 1
+                self._note_suggested(variant.config)
                 return Suggestion(variant.config, variant.varied)
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Walk past one suggestion."""
+        self._note_suggested(config)
+
+    def _note_suggested(self, config: dict[str, Any]) -> None:
         self._num_suggested += 1
+        if self._dedupe:
+            self._suggested.add(dumps(config))
 
     def get_state(self) -> dict[str, Any]:
         """Return the seed and the number of suggestions."""
@@ -217,6 +233,12 @@ class BasicVariantGenerator(Searcher):
         self._num_suggested = num_suggested
         self._num_walked = 0
         self._num_opened = 0
+        if not num_suggested:  # else it goes on
+            #: With `dedupe`: what has been suggested, whatever the search space was.
+            self._suggested: set[bytes] = set()
+        #: With `dedupe`: what has been made, and how many samples have made nothing new.
+        self._made: set[bytes] = set()
+        self._num_void = 0
         self._variants: Iterator[Variant] = iter(())
 
     def _measure(self, space: dict[str, Any]) -> None:
@@ -230,6 +252,7 @@ class BasicVariantGenerator(Searcher):
         self._space = config
         self._rng = random.Random(f"{self._seed}/{self._num_suggested}")
         self._num_opened = self._num_walked = self._num_suggested
+        self._made, self._num_void = set(self._suggested), 0
         self._variants = iter(())
         return True
 
@@ -243,11 +266,33 @@ class BasicVariantGenerator(Searcher):
 
     def _walk(self) -> Variant | None:
         """Make the next configuration; None at the end, which `add_samples` may move."""
-        while (variant := next(self._variants, None)) is None:
-            if not self._open_sample():
+        num_repeats = 0
+        while True:
+            while (variant := next(self._variants, None)) is None:
+                if not self._open_sample():
+                    return None
+            if not self._dedupe or self._is_new(variant):
+                self._num_walked += 1
+                return variant
+            num_repeats += 1
+            self._num_void += (
+                self._sizes[1] == 1
+            )  # the sample was this draw alone: another one takes its place
+            if num_repeats == _MOST_REPEATS:
+                logger.info(
+                    "BasicVariantGenerator(dedupe=True): the last %d draws have all been suggested before: the search "
+                    "ends after %d configurations",
+                    num_repeats,
+                    len(self._made),
+                )
+                self._variants, self._num_opened = iter(()), sys.maxsize
                 return None
-        self._num_walked += 1
-        return variant
+
+    def _is_new(self, variant: Variant) -> bool:
+        """Note a configuration; return whether it is to be suggested: points always are."""
+        key, count = dumps(variant.config), len(self._made)
+        self._made.add(key)
+        return len(self._made) > count or self._num_opened <= len(self._points)
 
     def _open_sample(self) -> bool:
         if self._space is None:
@@ -255,7 +300,9 @@ class BasicVariantGenerator(Searcher):
                 f"{type(self).__name__}: no search space yet: set_search_properties gives it one"
             )
         number, points = self._num_opened, self._points
-        if number >= len(points) and 0 <= self._num_samples <= number:
+        if number >= len(points) and 0 <= self._num_samples <= number - self._num_void:
+            return False
+        if number == sys.maxsize:  # all has been suggested
             return False
         self._num_opened += 1
         given = read_point(self._space, points[number]) if number < len(points) else {}

@@ -50,7 +50,8 @@ class ConcurrencyLimiter(WrappingSearcher):
         self._limits = True
         #: Trials that have not been told of; with `batch`, some of them are over.
         self._live: dict[str, None] = {}
-        self._over: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+        #: The last report of each, and how it ended: False, True for an error, or "early".
+        self._over: dict[str, tuple[dict[str, Any] | None, bool | str]] = {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Keep to the tighter of both limits; return True."""
@@ -85,15 +86,28 @@ class ConcurrencyLimiter(WrappingSearcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass it on; with `batch`, once all trials that run are over."""
+        self._end(trial_id, result, error)
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Pass it on, as `on_trial_complete`."""
+        self._end(trial_id, result, "early")
+
+    def _end(self, trial_id: str, result: dict[str, Any] | None, ending: bool | str) -> None:
         if not self.batch or trial_id not in self._live:
             self._live.pop(trial_id, None)
-            self.searcher.on_trial_complete(trial_id, result, error)
+            self._pass_on(trial_id, result, ending)
             return
-        self._over[trial_id] = (result, error)
+        self._over[trial_id] = (result, ending)
         if len(self._over) == len(self._live):
             over, self._over, self._live = self._over, {}, {}
-            for each, (last, failed) in over.items():
-                self.searcher.on_trial_complete(each, last, failed)
+            for each, (last, how) in over.items():
+                self._pass_on(each, last, how)
+
+    def _pass_on(self, trial_id: str, result: dict[str, Any] | None, ending: bool | str) -> None:
+        if ending == "early":
+            self.searcher.on_trial_stopped_early(trial_id, result)
+        else:
+            self.searcher.on_trial_complete(trial_id, result, bool(ending))
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Pass it on; the trial runs."""
@@ -108,4 +122,4 @@ class ConcurrencyLimiter(WrappingSearcher):
         """Go on from there."""
         self.searcher.set_state(state["searcher"])
         self._live = dict.fromkeys(state["live"])
-        self._over = {trial_id: (result, error) for trial_id, (result, error) in state["over"].items()}
+        self._over = {trial_id: (result, ending) for trial_id, (result, ending) in state["over"].items()}

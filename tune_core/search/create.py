@@ -16,9 +16,12 @@ _SEARCHERS = {
     "variant_generator": "tune_core.search.basic_variant:BasicVariantGenerator",
     "optuna": "tune_core.search.optuna.optuna_search:OptunaSearch",
     "bohb": "tune_core.search.bohb.bohb_search:TuneBOHB",
+    "hyperopt": "tune_core.search.hyperopt:HyperOptSearch",
+    "bayesopt": "tune_core.search.bayesopt:BayesOptSearch",
+    "nevergrad": "tune_core.search.nevergrad:NevergradSearch",
 }
 #: Names that Ray Tune has besides.
-_ONLY_THERE = ("ax", "hyperopt", "bayesopt", "nevergrad", "zoopt", "hebo")
+_ONLY_THERE = ("ax", "zoopt", "hebo")
 
 
 def searchers() -> dict[str, type[Searcher]]:
@@ -35,7 +38,8 @@ def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
     """Return a new searcher of this name.
 
     Args:
-        search_alg: "random" (or "variant_generator"), "optuna" or "bohb", in any case.
+        search_alg: "random" (or "variant_generator"), "optuna", "bohb", "hyperopt", "bayesopt" or "nevergrad", in any
+            case.
         **kwargs: Arguments of its class; what that does not take is left out.
 
     Raises:

@@ -26,6 +26,8 @@ class _Group:
     size: int = 1
     is_over: list[bool] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    #: Whether one of them was stopped early.
+    is_early: bool = False
 
 
 class Repeater(WrappingSearcher):
@@ -130,8 +132,17 @@ class Repeater(WrappingSearcher):
         if not group.scores:
             self.searcher.on_trial_complete(group.trial_id, None, error=all(group.is_over))
             return
-        mean = sum(group.scores) / len(group.scores)
-        self.searcher.on_trial_complete(group.trial_id, {**(result or {}), str(self.metric): mean})
+        mean = {**(result or {}), str(self.metric): sum(group.scores) / len(group.scores)}
+        if group.is_early:
+            self.searcher.on_trial_stopped_early(group.trial_id, mean)
+        else:
+            self.searcher.on_trial_complete(group.trial_id, mean)
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Count it as over; the searcher is told that the configuration was stopped early."""
+        if trial_id in self._groups:
+            self._groups[trial_id].is_early = True
+        self.on_trial_complete(trial_id, result)
 
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Count it as a repetition, or pass it on as a new configuration."""

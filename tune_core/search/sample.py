@@ -262,6 +262,31 @@ def could_be(value: Any, category: Any) -> bool:
     return value is category or (type(value) is type(category) and bool(value == category))
 
 
+def fits(value: Any, node: Any) -> bool:
+    """Return whether a value of a configuration can have been made from this part of a space.
+
+    Unlike `could_be` it looks at the bounds of samplers. What a `sample_from` function makes, nobody knows.
+
+    Example:
+        >>> fits({"kind": "sgd", "momentum": 0.9}, {"kind": "sgd", "momentum": Float(0, 1)})
+        True
+        >>> fits({"kind": "sgd", "momentum": 1.9}, {"kind": "sgd", "momentum": Float(0, 1)})
+        False
+    """
+    grid = grid_values(node)
+    if grid is not None or isinstance(node, Categorical):
+        return any(fits(value, each) for each in (node.categories if grid is None else grid))
+    if isinstance(node, Domain):
+        return node.is_valid(value)
+    if isinstance(node, dict):
+        is_same = isinstance(value, Mapping) and value.keys() == node.keys()
+        return is_same and all(fits(value[key], child) for key, child in node.items())
+    if isinstance(node, list | tuple):
+        is_list = isinstance(value, list | tuple) and len(value) == len(node)
+        return is_list and all(map(fits, value, node))
+    return could_be(value, node)
+
+
 def is_unresolved(node: Any) -> bool:
     """Return whether `node` itself is a sampler or a grid."""
     return isinstance(node, Domain) or grid_values(node) is not None

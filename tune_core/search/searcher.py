@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from tune_core.constraints import Constraint
 from tune_core.encoding import dumps
+from tune_core.errors import ConfigError
 from tune_core.init_args import RecordsArguments
+from tune_core.metrics import lookup
 from tune_core.validation import Validator, shorten
 
 _ASKED = "_asked_in_this_process"
@@ -65,7 +68,7 @@ class Searcher(RecordsArguments, ABC):
         [{'lr': 0.5}, {'lr': 0.25}, {'lr': 0.125}, 'FINISHED']
 
     Source: method names as Ray Tune 2.60; differs: `on_suggestion_replayed` instead of pickled
-        state, a suggestion may say what varied, and only `suggest` has to be written.
+        state, `on_trial_stopped_early`, a suggestion may say what varied, and only `suggest` has to be written.
     """
 
     #: What `suggest` returns when there will be no more configurations.
@@ -82,6 +85,9 @@ class Searcher(RecordsArguments, ABC):
 
     #: How many trials may run at once, 0 for no limit. The experiment keeps it.
     max_concurrent: int = 0
+
+    #: What a trial has to keep to be best, beside the metric.
+    constraints: tuple[Constraint, ...] = ()
 
     # On the class, so that a subclass without super().__init__() works.
     _metric: str | list[str] | None = None
@@ -190,6 +196,18 @@ class Searcher(RecordsArguments, ABC):
             error: Whether the trial failed for good.
         """
 
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Learn that a trial was ended before its time; called instead of `on_trial_complete`.
+
+        That is by a scheduler, below its full budget, or by somebody who asked for it. The default calls
+        `on_trial_complete`. Write it if a value after little training must not be taken for a final one.
+
+        Args:
+            trial_id: The trial's name; may be of a replayed suggestion.
+            result: Its last report, of which `on_trial_result` was not told; None as in `on_trial_complete`.
+        """
+        self.on_trial_complete(trial_id, result)
+
     def on_suggestion_replayed(self, trial_id: str, config: dict[str, Any]) -> None:
         """Take note of a suggestion of an earlier session, as the journal has it.
 
@@ -277,6 +295,65 @@ class Searcher(RecordsArguments, ABC):
             Whether it will.
         """
         return False
+
+    def add_evaluated_point(
+        self,
+        parameters: Mapping[str, Any],
+        value: Any,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | None = None,
+    ) -> None:
+        """Learn of a configuration that was tried elsewhere; a searcher that can, writes it.
+
+        Args:
+            parameters: The configuration.
+            value: The metric's value; None if it failed.
+            error: Whether it failed.
+            pruned: Whether it was stopped early.
+            intermediate_values: The metric's values at steps 0, 1, 2, …
+
+        Raises:
+            NotImplementedError: The searcher cannot; so does the default.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not learn from trials of elsewhere")
+
+    def add_evaluated_trials(self, trials_or_analysis: Any, metric: str) -> None:
+        """Learn of trials of another experiment, by `add_evaluated_point`.
+
+        Trials that are not over or have not reported the metric are left out. To be called before the experiment; a
+        resume does not repeat it.
+
+        Args:
+            trials_or_analysis: An `ExperimentAnalysis`, a trial of one, a `Trial`, or a list of trials.
+            metric: What they reported that the searcher optimises here.
+
+        Raises:
+            ConfigError: That is no trial, or none of them has reported the metric.
+            NotImplementedError: The searcher cannot learn from them.
+
+        Source: as Ray Tune 2.60; differs: a metric that no trial has reported is an error.
+        """
+        given = getattr(trials_or_analysis, "trials", trials_or_analysis)
+        trials = list(given) if isinstance(given, list | tuple) else [given]
+        found = 0
+        for trial in trials:
+            config, last = getattr(trial, "config", None), getattr(trial, "last_result", None)
+            status = str(getattr(trial, "status", ""))
+            if not isinstance(config, Mapping) or not isinstance(last, Mapping):
+                raise ConfigError(
+                    f"add_evaluated_trials: {shorten(trial)} is no trial: expected an ExperimentAnalysis, or trials"
+                )
+            value, has_failed = lookup(last, metric), status == "ERROR"
+            if status not in ("TERMINATED", "ERROR") or (value is None and not has_failed):
+                continue
+            found += value is not None
+            is_pruned = not has_failed and getattr(trial, "is_cut_short", False)
+            self.add_evaluated_point(config, value, error=has_failed, pruned=is_pruned)
+        if not found:
+            raise ConfigError(
+                f"add_evaluated_trials: none of {len(trials)} trials has ended and reported {metric!r}"
+            )
 
     def on_num_samples_raised(self, num_samples: int) -> None:
         """Go on up to this `num_samples`; called while the experiment runs. The default does nothing.

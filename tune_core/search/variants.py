@@ -114,7 +114,7 @@ def walk_sample(
         given: Values by path, as `read_point` returns them.
         constant_grid_search: As there.
     """
-    fixed = {path for path in given if not _holds_unresolved(_node_at(space, path))}
+    fixed = {path for path in given if not _is_open(space, path)}
     for values in _decide(space, dict(given), rng, constant=constant_grid_search):
         changed = {path[:depth] for path in values for depth in range(len(path) + 1)}
         varied = {
@@ -394,6 +394,15 @@ def _read_point(
 
 def _holds_unresolved(node: Any) -> bool:
     return is_unresolved(node) or any(_holds_unresolved(child) for _, child in inner_children(node))
+
+
+def _is_open(space: Any, path: Path) -> bool:
+    """Whether the space leaves open what stands at a path, which may lead into a choice."""
+    for key in path:
+        if is_unresolved(space):
+            return True
+        space = space[key]
+    return _holds_unresolved(space)
 
 
 def _node_at(space: Any, path: Path) -> Any:

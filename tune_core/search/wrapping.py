@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tune_core.constraints import Constraint
 from tune_core.search.searcher import Searcher
 
 
@@ -35,6 +37,11 @@ class WrappingSearcher(Searcher):
     def counts_samples(self) -> bool:  # type: ignore[override] # follows the searcher's
         """The searcher's."""
         return self.searcher.counts_samples
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:  # type: ignore[override] # follows the searcher's
+        """The searcher's."""
+        return self.searcher.constraints
 
     @property
     def total_trials(self) -> int | None:
@@ -78,6 +85,17 @@ class WrappingSearcher(Searcher):
     def on_points_to_try(self, points: list[dict[str, Any]]) -> bool:
         """Pass it on."""
         return self.searcher.on_points_to_try(points)
+
+    def add_evaluated_point(
+        self,
+        parameters: Mapping[str, Any],
+        value: Any,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | None = None,
+    ) -> None:
+        """Pass it on."""
+        self.searcher.add_evaluated_point(parameters, value, error, pruned, intermediate_values)
 
     def on_num_samples_raised(self, num_samples: int) -> None:
         """Pass it on."""

@@ -258,7 +258,9 @@ def replay_records(
     """Return what `replay` does, of the records of a journal; there is a `SpecRecorded` in them."""
     spec = [event for event, _ in records if isinstance(event, SpecRecorded)][-1]
     rules = ControllerConfig(**spec.rules)
-    objective = rules.objective if metric is None else Objective(metric, mode, rules.best_scope)
+    objective = rules.objective
+    if metric is not None:
+        objective = replace(objective, metric=metric, mode=mode)
     recording = read_recording(records, Standings(objective), spec)
     is_recorded = scheduler is None
     if scheduler is None:

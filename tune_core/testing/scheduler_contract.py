@@ -229,6 +229,10 @@ class _Passing(TrialScheduler):
         reason: dict[str, Any] = self.call("decision_reason", trial)
         return reason
 
+    def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
+        is_full: bool = self.call("is_full_budget", trial, result)
+        return is_full
+
     def choose_trial_to_run(self, trials: Sequence[Trial]) -> Trial | None:
         chosen: Trial | None = self.call("choose_trial_to_run", trials)
         # A copy may have chosen a copy of it.

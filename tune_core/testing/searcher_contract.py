@@ -131,6 +131,16 @@ class SearcherContract:
         answer = searcher.suggest(_name(len(names)))
         assert answer is not None, "the search has stopped"
 
+    def test_trials_that_are_stopped_early_are_learnt_from_or_not_and_the_search_goes_on(self) -> None:
+        """A scheduler stops most trials, after one report or before any."""
+        searcher = self._prepared()
+        names = [name for name in map(_name, range(2)) if self._is_config(searcher.suggest(name))]
+
+        for name, result in zip(names, (self._result(0), None), strict=False):
+            searcher.on_trial_stopped_early(name, result)
+
+        assert searcher.suggest(_name(len(names))) is not None, "the search has stopped"
+
     def test_results_are_only_read(self) -> None:
         """The same row goes to callbacks and into files."""
         searcher = self._prepared()
@@ -149,6 +159,7 @@ class SearcherContract:
 
         searcher.on_trial_result("somebody_else", self._result(0))
         searcher.on_trial_complete("somebody_else", self._result(0))
+        searcher.on_trial_stopped_early("somebody_else", self._result(0))
 
         assert searcher.suggest(_name(0)) is not None, "the search has stopped"
 

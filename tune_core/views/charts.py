@@ -59,8 +59,10 @@ def pareto(snapshot: ExperimentSnapshot) -> str | None:
     fronts, parts = snapshot.fronts, snapshot.objective.parts
     others = [trial for trial in ranked if fronts.get(trial.trial_id)]
     said = f"orange: the Pareto front, {_count(front)}; grey: dominated, {_count(others)}"
-    if len(fronts) < len(ranked):
-        said += f"; without a number for each metric: {len(ranked) - len(fronts)}"
+    num_beyond = sum(bool(trial.violated) for trial in ranked)
+    if num_lacking := len(ranked) - len(fronts) - num_beyond:
+        said += f"; without a number for each metric: {num_lacking}"
+    said += f"; beyond the constraints: {num_beyond}" if num_beyond else ""
     pairs = [*combinations(range(len(parts)), 2)][:_PAIRS]
     columns = min(2, len(pairs))
     width, height = WIDTH / columns, 340 if columns == 1 else 280

@@ -110,6 +110,7 @@ class TrialRecord:
         timeline: Its latest attempts, oldest first.
         scores: Its score by each metric, where there are several: of the reports that have a number for each.
         reason: Why it was stopped or paused, in words; "" if nobody has said, or it has come to its own end.
+        violated: The constraints that its last report does not keep: for these it is never best.
     """
 
     trial_id: str
@@ -135,6 +136,7 @@ class TrialRecord:
     timeline: Sequence[AttemptRecord]
     scores: Sequence[float | None] = ()
     reason: str = ""
+    violated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +205,10 @@ class ExperimentSnapshot:
     def ranked(self) -> list[TrialRecord]:
         """The trials, best first; those without a finite score come last, in creation order.
 
-        By several metrics: by front, in that by the first metric; those on no front come last.
+        By several metrics: by front, in that by the first metric; those on no front come last. Those that do not keep
+        the constraints come after all others.
         """
-        if not self.objective.is_several:
-            return sorted(self.trials, key=lambda trial: (self.objective.loss(trial.score), trial.number))
-        keys = self.objective.keys([trial.scores for trial in self.trials])
+        keys = self.objective.keys(self._compared, self._beyond)
         ranked = sorted(zip(keys, self.trials, strict=True), key=lambda each: (each[0], each[1].number))
         return [trial for _, trial in ranked]
 
@@ -215,11 +216,12 @@ class ExperimentSnapshot:
     def fronts(self) -> dict[str, int]:
         """By trial id: 0 for those that no other dominates, 1 for those that only these dominate, and so on.
 
-        Only where there are several metrics, and of the trials that have a finite score by each.
+        Only where there are several metrics, and of the trials that have a finite score by each and keep the
+        constraints.
         """
         if not self.objective.is_several:
             return {}
-        fronts = self.objective.fronts([trial.scores for trial in self.trials])
+        fronts = self.objective.fronts(self._compared, self._beyond)
         found = zip(self.trials, fronts, strict=True)
         return {trial.trial_id: front for trial, front in found if front is not None}
 
@@ -228,7 +230,15 @@ class ExperimentSnapshot:
         """Where there are several metrics: the trials that no other dominates, the best by the first metric first."""
         if not self.objective.is_several:
             return []
-        return [self.trials[place] for place in self.objective.front([each.scores for each in self.trials])]
+        return [self.trials[place] for place in self.objective.front(self._compared, self._beyond)]
+
+    @property
+    def _compared(self) -> list[Sequence[float | None]]:
+        return [trial.scores if self.objective.is_several else (trial.score,) for trial in self.trials]
+
+    @property
+    def _beyond(self) -> list[bool]:
+        return [bool(trial.violated) for trial in self.trials]
 
     @property
     def with_value(self) -> list[tuple[TrialRecord, float]]:
@@ -241,8 +251,8 @@ class ExperimentSnapshot:
 
     @property
     def best_trial(self) -> TrialRecord | None:
-        """The best trial; None if none has a finite score, or there are several metrics."""
-        return self.objective.best_of((trial, trial.score) for trial in self.trials)
+        """The best trial; None if none keeps the constraints and has a finite score, or there are several metrics."""
+        return self.objective.best_of((trial, trial.score) for trial in self.trials if not trial.violated)
 
 
 @dataclass(slots=True)
@@ -470,7 +480,8 @@ class Overview:
             return False  # it did not count: an older attempt's, or heard before
         facts, parts = self._facts_of(trial), self.standings.parts
         values = [part.objective.value(event.row) for part in parts]
-        is_news = self.standings.note_values(trial, event.iteration, values)
+        violated = self.standings.objective.violated(event.row)
+        is_news = self.standings.note_values(trial, event.iteration, values, violated)
         if is_news:
             self._best_row = event.row
         for part, value, side, series in zip(parts, values, facts.sides, self._best_so_far, strict=True):
@@ -512,6 +523,7 @@ class Overview:
             curve=side.curve.points(),
             timeline=timeline,
             reason=reason_text(trial.reason),
+            violated=self.standings.violated(trial),
         )
 
 

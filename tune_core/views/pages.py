@@ -167,6 +167,18 @@ def lacking(count: int) -> str:
     return f"{count} trials have no finite number for each metric: they are on no front, and come last"
 
 
+def beyond(count: int) -> str:
+    """Return that so many trials are on no front, since they do not keep the constraints.
+
+    Example:
+        >>> beyond(2)
+        '2 trials do not keep the constraints: they are on no front, and come last'
+    """
+    if count == 1:
+        return "1 trial does not keep the constraints: it is on no front, and comes last"
+    return f"{count} trials do not keep the constraints: they are on no front, and come last"
+
+
 def _cell(value: object, letters: int) -> str:
     if isinstance(value, float):
         return short(value)
@@ -215,9 +227,10 @@ def _front_part(snapshot: ExperimentSnapshot, storage_url: str) -> str:
             parts.append(
                 f"Best by {text(part.metric)} ({part.mode}): {code(best.trial_id)}, **{best.score:.6g}**.{saved}"
             )
-    left_out = len(snapshot.trials) - len(snapshot.fronts)
-    if left_out:
-        parts.append(f"{lacking(left_out)}.")
+    num_beyond = sum(bool(trial.violated) for trial in snapshot.trials)
+    num_lacking = len(snapshot.trials) - len(snapshot.fronts) - num_beyond
+    parts += [f"{lacking(num_lacking)}."] if num_lacking else []
+    parts += [f"{beyond(num_beyond)}."] if num_beyond else []
     return "\n\n".join(parts)
 
 
@@ -243,7 +256,7 @@ def _trials_table(snapshot: ExperimentSnapshot) -> str:
     rows = [
         [
             trial.trial_id,
-            trial.status,
+            f"{trial.status}, violates {' and '.join(trial.violated)}" if trial.violated else trial.status,
             *(
                 [_front_of(trial, fronts), *trial.scores]
                 if objective.is_several
@@ -326,11 +339,17 @@ def _cost(trial: TrialRecord) -> str:
 def _why_no_metric(snapshot: ExperimentSnapshot) -> str:
     if snapshot.metric is None:
         return "Nothing is compared: give `TuneConfig(metric=…, mode=…)`."
+    if any(trial.violated for trial in snapshot.trials):
+        bounds = " and ".join(map(str, snapshot.objective.constraints))
+        return f"No trial with a finite number as {text(snapshot.objective.label)} keeps {text(bounds)}."
     return f"No trial has a finite number as {text(snapshot.objective.label)}."
 
 
 def _why_no_front(snapshot: ExperimentSnapshot) -> str:
     names = text(", ".join(snapshot.objective.names))
+    if any(trial.violated for trial in snapshot.trials):
+        bounds = " and ".join(map(str, snapshot.objective.constraints))
+        return f"No trial with a finite number for each of {names}{_scope(snapshot)} keeps {text(bounds)}."
     return f"No trial has a finite number for each of {names}{_scope(snapshot)}."
 
 

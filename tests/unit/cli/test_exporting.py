@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 import tune_core as tune
 from tests.unit.command_line import CommandLine, tuned
+from tune_core.schedulers import AsyncHyperBandScheduler
 from tune_core.search import BasicVariantGenerator
 from tune_core.testing.local_runtime import LocalRuntime
 
@@ -181,6 +182,33 @@ def test_a_study_has_the_trials_with_their_curves(
     assert bad.state is optuna.trial.TrialState.FAIL
     assert bad.user_attrs["error"] == "ValueError: too wide: 64 units"
     assert bad.intermediate_values == pytest.approx({1: 64, 2: 32})
+
+
+def test_a_study_says_pruned_of_what_a_scheduler_stopped_below_its_full_budget(
+    prefect_tune: CommandLine, tmp_path: Path
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for step in range(1, 20):
+            tune.report({"loss": config["x"] / step})
+
+    tuner = tune.Tuner(
+        train,
+        param_space={"x": tune.grid_search([1.0, 2.0])},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            max_concurrent_trials=1,
+            scheduler=AsyncHyperBandScheduler(max_t=4, reduction_factor=4),
+        ),
+        run_config=tune.RunConfig(name="digits", storage_path=str(tmp_path)),
+    )
+    LocalRuntime().run(tuner.experiment())
+    prefect_tune("export", tmp_path / "digits", "-f", "optuna", "-o", tmp_path / "study.log")
+
+    full, stopped = load(tmp_path / "study.log").trials
+    assert (full.state, full.value) == (optuna.trial.TrialState.COMPLETE, 0.25)
+    assert (stopped.state, stopped.value) == (optuna.trial.TrialState.PRUNED, 2.0)
+    assert (full.last_step, stopped.last_step) == (4, 1)
 
 
 def test_the_times_of_a_study_are_those_of_the_trials(

@@ -60,7 +60,10 @@ from tune_core.search import (
     Repeater,
     Searcher,
 )
+from tune_core.search.bayesopt import BayesOptSearch
 from tune_core.search.bohb import TuneBOHB
+from tune_core.search.hyperopt import HyperOptSearch
+from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna import OptunaSearch
 from tune_core.stopper import (
     CombinedStopper,
@@ -119,7 +122,7 @@ def an_empty_file() -> str:
 
 #: One object of each class, made with every argument that can be described, and with no default.
 OBJECTS: list[RecordsArguments] = [
-    BasicVariantGenerator([{"lr": 0.5}], 3, True, 7),
+    BasicVariantGenerator([{"lr": 0.5}], 3, True, 7, dedupe=True),
     ConcurrencyLimiter(BasicVariantGenerator(random_state=1), 2, batch=True),
     Repeater(ConcurrencyLimiter(BasicVariantGenerator(), 2), repeat=3, set_index=False),
     OptunaSearch(
@@ -131,6 +134,9 @@ OBJECTS: list[RecordsArguments] = [
         seed=3,
         evaluated_rewards=[0.25],
     ),
+    OptunaSearch(
+        sampler="random", sampler_options={}, constraints={"latency_ms": ("<=", 20)}, dedupe=False, seed=1
+    ),
     OptunaSearch({"lr": optuna.distributions.FloatDistribution(1e-5, 0.1, log=True)}, "loss", "min", seed=1),
     TuneBOHB(
         {"net": {"lr": tune.uniform(0.0, 1.0)}},
@@ -141,6 +147,11 @@ OBJECTS: list[RecordsArguments] = [
         seed=3,
         max_concurrent=4,
     ),
+    HyperOptSearch({"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], 5, 3, 0.3),
+    BayesOptSearch(
+        {"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], {"kind": "ei", "xi": 0.1}, 3, 5, 0, 4, False
+    ),
+    NevergradSearch("OnePlusOne", {"budget": 9}, {"x": tune.uniform(0, 1)}, "loss", "min", [{"x": 0.5}], 3),
     FIFOScheduler(),
     AsyncHyperBandScheduler("steps", "loss", "min", 90, 2, 3, 2, False, seed=5, type="promotion"),
     MultiObjectiveASHAScheduler(
@@ -216,7 +227,7 @@ OBJECTS: list[RecordsArguments] = [
 ]
 #: Arguments that only the user can give again.
 ONLY_BY_THE_USER = {
-    "OptunaSearch": {"sampler", "storage"},
+    "OptunaSearch": {"storage"},
     "TimeoutStopper": {"clock"},
     "FunctionStopper": {"function"},
     "JsonLoggerCallback": {"files"},

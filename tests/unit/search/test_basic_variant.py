@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tune_core as tune
 from tune_core.errors import ConfigError
 from tune_core.search import (
     BasicVariantGenerator,
@@ -361,3 +362,50 @@ def test_a_failing_function_of_the_user_is_reported_by_suggest() -> None:
 
     with pytest.raises(ConfigError, match="sample_from at 'a' raised KeyError: 'b'"):
         searcher.suggest("t")
+
+
+# Without repeats.
+
+
+def without_repeats(space: dict[str, Any], num_samples: int, **options: Any) -> list[dict[str, Any]]:
+    searcher = BasicVariantGenerator(random_state=1, dedupe=True, **options)
+    searcher.set_search_properties(None, None, space, num_samples=num_samples)
+    found = []
+    while not isinstance(answer := searcher.suggest("t"), str):
+        found.append(answer.config)
+    assert searcher.suggest("t") == searcher.FINISHED
+    return found
+
+
+def test_draws_are_not_repeated_and_the_search_ends_when_all_have_been(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    space = {"a": tune.choice([1, 2, 3]), "b": tune.randint(0, 3)}
+
+    assert len({tuple(config.values()) for config in without_repeats(space, 30)}) == 9
+    assert "the search ends after 9 configurations" in caplog.text
+    assert len(without_repeats(space, 7)) == 7
+
+
+def test_grid_is_walked_once_without_repeats() -> None:
+    assert without_repeats({"a": tune.grid_search([1, 2, 2])}, 3) == [{"a": 1}, {"a": 2}]
+
+
+def test_points_may_be_repeated_all_the_same() -> None:
+    found = without_repeats({"a": tune.choice([1, 2])}, 5, points_to_evaluate=[{"a": 1}, {"a": 1}])
+
+    assert found == [{"a": 1}, {"a": 1}, {"a": 2}]
+
+
+def test_search_without_repeats_goes_on_after_a_resume_as_before() -> None:
+    space = {"a": tune.randint(0, 20)}
+    wanted = without_repeats(space, 20)
+    searcher = BasicVariantGenerator(random_state=1, dedupe=True)
+    searcher.set_search_properties(None, None, space, num_samples=20)
+    for config in wanted[:8]:
+        searcher.on_suggestion_replayed("t", config)
+
+    answer = searcher.suggest("t")
+    assert not isinstance(answer, str)
+    assert answer.config == wanted[8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,13 @@ from tune_core.control.messages import SearchEnded, SuggestionDeferred, TrialSug
 from tune_core.control.policy import Policy
 from tune_core.errors import ConfigError
 from tune_core.search import BasicVariantGenerator, ConcurrencyLimiter
+
+
+class Early(Numbers):
+    """Is told of trials that were stopped early."""
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        self.told.append((trial_id, result, "early"))
 
 
 def test_suggestions_wait_while_as_many_trials_run_as_may() -> None:
@@ -48,6 +56,19 @@ def test_batch_is_told_of_once_all_of_it_is_over() -> None:
     assert before == ([], None)
     assert searcher.told == [("b", {"loss": 2}, False), ("a", None, True)]
     assert limiter.suggest("c") == {"x": 3}
+
+
+def test_batch_remembers_which_trials_were_stopped_early() -> None:
+    limiter = ConcurrencyLimiter(searcher := Early(), 2, batch=True)
+    limiter.suggest("a")
+    limiter.suggest("b")
+
+    limiter.on_trial_stopped_early("b", {"loss": 2})
+    again = ConcurrencyLimiter(searcher, 2, batch=True)
+    again.set_state(json.loads(json.dumps(limiter.get_state())))
+    again.on_trial_complete("a", {"loss": 1})
+
+    assert searcher.told == [("b", {"loss": 2}, "early"), ("a", {"loss": 1}, False)]
 
 
 def test_batch_that_is_not_full_ends_with_its_last_trial() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -17,11 +18,16 @@ from optuna.trial import TrialState
 
 import tune_core as tune
 from tune_core.errors import ConfigError
-from tune_core.search import Suggestion, create_searcher
+from tune_core.results.analysis import ExperimentAnalysis
+from tune_core.results.result_grid import Result, ResultGrid
+from tune_core.schedulers import AsyncHyperBandScheduler
+from tune_core.search import ConcurrencyLimiter, Suggestion, create_searcher
 from tune_core.search.optuna import OptunaSearch
 from tune_core.search.optuna.conversion import parameters_of
 from tune_core.search.sample import Domain
 from tune_core.testing.local_runtime import LocalRuntime
+from tune_core.testing.simulator import simulate
+from tune_core.trial import Status
 
 SPACE = {"x": tune.uniform(-10, 10), "net": {"width": tune.randint(1, 100)}, "epochs": 3}
 
@@ -132,7 +138,7 @@ def test_function_of_a_trial_defines_the_space_as_it_runs() -> None:
             trial.suggest_float("net/momentum", 0, 1)
         return {"number": trial.number}
 
-    search = a_search({}, space=define)
+    search = a_search({}, space=define, dedupe=False)
     configs = [config_of(search.suggest(f"t{number}")) for number in range(8)]
 
     assert {config["kind"] for config in configs} == {"sgd", "adam"}
@@ -169,6 +175,73 @@ def test_results_become_values_and_intermediate_values() -> None:
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 1.5)
     assert trial.intermediate_values == {1: 3.0, 2: 2.0}
     assert trial.user_attrs == {"trial_id": "t0"}
+
+
+def test_trial_that_was_stopped_early_is_pruned_at_its_last_step() -> None:
+    search = a_search()
+    search.suggest("t0")
+    search.on_trial_result("t0", {"loss": 3.0, "training_iteration": 1})
+
+    search.on_trial_stopped_early("t0", {"loss": 2.0, "training_iteration": 2})
+
+    (trial,) = search.study.trials
+    assert (trial.state, trial.value, trial.last_step) == (TrialState.PRUNED, 2.0, 2)
+    assert trial.intermediate_values == {1: 3.0, 2: 2.0}
+
+
+def test_trial_of_several_metrics_that_was_stopped_early_keeps_its_values() -> None:
+    search = a_search(metric=["loss", "size"], mode=["min", "min"])
+    search.suggest("t0")
+
+    search.on_trial_stopped_early("t0", {"loss": 2.0, "size": 5, "training_iteration": 2})
+
+    (trial,) = search.study.trials
+    assert (trial.state, trial.values) == (TrialState.COMPLETE, [2.0, 5.0])
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_study_knows_which_trials_a_scheduler_has_stopped_below_its_full_budget(limit: int) -> None:
+    search = OptunaSearch(seed=1)
+    run = simulate(
+        lambda config, step: ({"loss": config["x"] / step}, 1.0),
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(
+            metric="loss",
+            mode="min",
+            num_samples=12,
+            search_alg=ConcurrencyLimiter(search, limit) if limit else search,
+            scheduler=AsyncHyperBandScheduler(max_t=4, reduction_factor=2, seed=1),
+        ),
+        slots=1,
+        iterations=9,
+    )
+
+    told = [(trial.state, trial.last_step) for trial in search.study.trials]
+    wanted = [
+        (TrialState.COMPLETE, 3) if trial.iteration == 4 else (TrialState.PRUNED, trial.iteration)
+        for trial in run.trials
+    ]
+    assert told == wanted
+    assert {state for state, _ in told} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.parametrize(
+    ("stop", "iterations", "state"),
+    [({"training_iteration": 3}, 9, TrialState.COMPLETE), (None, 3, TrialState.COMPLETE)],
+)
+def test_trial_that_comes_to_its_own_end_or_a_stop_rule_is_complete(
+    stop: Any, iterations: int, state: TrialState
+) -> None:
+    search = OptunaSearch(seed=1)
+    simulate(
+        lambda config, step: ({"loss": config["x"] / step}, 1.0),
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=3, search_alg=search),
+        run_config=tune.RunConfig(stop=stop),
+        iterations=iterations,
+    )
+
+    assert [trial.state for trial in search.study.trials] == [state] * 3
 
 
 @pytest.mark.parametrize(
@@ -225,6 +298,146 @@ def test_several_metrics_are_optimised_together() -> None:
 
 
 # Points.
+
+
+def test_trials_of_elsewhere_are_known_before_the_first_suggestion_and_after_a_resume() -> None:
+    results = [
+        Result(
+            {"trial_id": str(x), "loss": float(x), "config": {"x": x, "net": {"width": 5}, "epochs": 3}},
+            None,
+            None,
+            "/t",
+        )
+        for x in (3, 2)
+    ]
+    for result in results:
+        result.status = Status.TERMINATED
+    search = OptunaSearch(metric="loss", mode="min", seed=1)
+    search.add_evaluated_trials(ExperimentAnalysis.of(ResultGrid(results, "/t"), "loss", "min"), "loss")
+    search.set_search_properties(None, None, SPACE, num_samples=10)
+    again = a_search()
+    again.set_state(json.loads(json.dumps(search.get_state())))
+
+    for each in (search, again):
+        assert [(trial.params, trial.value) for trial in each.study.trials] == [
+            ({"x": 3.0, "net/width": 5}, 3.0),
+            ({"x": 2.0, "net/width": 5}, 2.0),
+        ]
+    assert config_of(search.suggest("t0")) == config_of(again.suggest("t0"))
+
+
+def test_trials_of_elsewhere_without_the_metric_are_refused() -> None:
+    result = Result({"trial_id": "1", "config": {"x": 1}}, None, None, "/t")
+    result.status = Status.TERMINATED
+
+    with pytest.raises(ConfigError, match="none of 1 trials has ended and reported 'loss'"):
+        a_search().add_evaluated_trials(ExperimentAnalysis.of(ResultGrid([result], "/t")), "loss")
+    with pytest.raises(ConfigError, match="'t0' is no trial"):
+        a_search().add_evaluated_trials(["t0"], "loss")
+
+
+def test_what_is_within_a_choice_is_a_conditional_parameter() -> None:
+    sgd = {"name": "sgd", "momentum": tune.uniform(0, 1)}
+    search = a_search({"opt": tune.choice([sgd, {"name": "adam"}]), "lr": tune.loguniform(1e-3, 1)})
+    configs = [config_of(search.suggest(f"t{number}")) for number in range(20)]
+
+    for config, trial in zip(configs, search.study.trials, strict=True):
+        if config["opt"]["name"] == "sgd":
+            assert trial.params == {"opt": 0, "opt.0/momentum": config["opt"]["momentum"], "lr": config["lr"]}
+        else:
+            assert trial.params == {"opt": 1, "lr": config["lr"]}
+    assert {config["opt"]["name"] for config in configs} == {"sgd", "adam"}
+
+
+def test_sampler_learns_what_is_within_a_choice() -> None:
+    space = {"opt": tune.choice([{"name": "sgd", "momentum": tune.uniform(0, 1)}, {"name": "adam"}])}
+    search = a_search(space)
+    for number in range(60):
+        opt = config_of(search.suggest(f"t{number}"))["opt"]
+        loss = abs(opt["momentum"] - 0.8) if opt["name"] == "sgd" else 1.0
+        search.on_trial_complete(f"t{number}", {"loss": loss, "training_iteration": 1})
+
+    ran = [trial for trial in search.study.trials if trial.state is TrialState.COMPLETE]
+    last = [trial.params.get("opt.0/momentum", -9) for trial in ran[-20:]]
+    assert sum(abs(momentum - 0.8) < 0.2 for momentum in last) > 10  # at random it would be 4
+
+
+def test_points_reach_into_choices() -> None:
+    space = {"opt": tune.choice([{"name": "sgd", "momentum": tune.uniform(0, 1)}, {"name": "adam"}])}
+    search = a_search(space, points_to_evaluate=[{"opt": {"name": "sgd", "momentum": 0.25}}])
+
+    assert config_of(search.suggest("t0")) == {"opt": {"name": "sgd", "momentum": 0.25}}
+    assert search.study.trials[0].params == {"opt": 0, "opt.0/momentum": 0.25}
+    with pytest.raises(ConfigError, match="is none of"):
+        a_search(space, points_to_evaluate=[{"opt": {"name": "sgd", "momentum": 1.25}}])
+
+
+def test_configuration_is_suggested_once_and_the_search_ends_when_all_have_been(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    search = a_search({"a": tune.choice(["x", "y", "z"]), "b": tune.randint(0, 3)})
+    found = []
+    for number in range(30):
+        answer = search.suggest(f"t{number}")
+        if answer == search.FINISHED:
+            break
+        found.append(tuple(config_of(answer).values()))
+        search.on_trial_complete(f"t{number}", {"loss": float(found[-1][0] != "x")})
+
+    assert len(found) == len(set(found)) == 9
+    assert search.suggest("t31") == search.FINISHED
+    assert "all 9 configurations of the search space have been suggested" in caplog.text
+
+
+def test_configuration_is_suggested_again_if_that_is_asked_for() -> None:
+    space = {"a": tune.choice(["x", "y"])}
+    again = a_search(space, dedupe=False)
+    given = a_search(space, points_to_evaluate=[{"a": "x"}, {"a": "x"}])
+
+    assert {config_of(again.suggest(f"t{number}"))["a"] for number in range(9)} == {"x", "y"}
+    assert [config_of(given.suggest(f"t{number}"))["a"] for number in range(3)] == ["x", "x", "y"]
+
+
+def test_what_a_function_makes_tells_configurations_apart() -> None:
+    counts = iter(range(99))
+    search = a_search({"a": tune.choice(["x", "y"]), "seed": tune.sample_from(lambda: next(counts))})
+
+    assert all(search.suggest(f"t{number}") != search.FINISHED for number in range(9))
+
+
+def test_constraints_are_told_and_unknown_ones_count_as_violated(caplog: pytest.LogCaptureFixture) -> None:
+    search = a_search(constraints={"latency_ms": ("<=", 20), "eval/auc": [">=", 0.5]})
+    for number in range(4):
+        search.suggest(f"t{number}")
+
+    search.on_trial_complete("t0", {"loss": 1.0, "latency_ms": 25, "eval": {"auc": 0.75}})
+    search.on_trial_complete("t1", {"loss": 2.0, "latency_ms": 15, "eval": {"auc": 0.75}})
+    search.on_trial_complete("t2", {"loss": 0.0, "latency_ms": 15})
+    search.on_trial_stopped_early("t3", {"loss": 0.0, "training_iteration": 1})
+
+    first, second, third, fourth = search.study.trials
+    assert first.constraints == {"latency_ms": 5.0, "eval/auc": -0.25}
+    assert second.constraints == {"latency_ms": -5.0, "eval/auc": -0.25}
+    assert third.constraints == {"latency_ms": -5.0, "eval/auc": math.inf}
+    assert fourth.constraints == {}
+    assert search.study.best_trial.number == 1
+    assert "trial t2 is complete and has not reported 'eval/auc'" in caplog.text
+
+
+def test_auto_is_a_sampler_for_the_space_and_stays_the_same() -> None:
+    pytest.importorskip("torch")
+    numbers = a_search({"x": tune.uniform(0, 1)}, sampler="auto")
+    mixed = a_search({"x": tune.choice(["a", "b"])}, sampler="auto")
+
+    assert [search.get_state()["sampler"] for search in (numbers, mixed)] == ["gp", "tpe"]
+
+
+def test_sampler_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune_core.search.optuna.samplers.find_spec", lambda name: None)
+
+    with pytest.raises(ImportError, match=r"sampler='cmaes'\) needs cmaes.*prefect-tune\[cmaes\]"):
+        OptunaSearch(sampler="cmaes")
 
 
 def test_points_come_first_and_may_be_parts() -> None:
@@ -395,7 +608,7 @@ def test_function_that_has_a_category_no_more_does_not_learn_from_it(
     search.on_trial_complete("t0", {"loss": 1.0})
 
     assert "trial t0" in caplog.text
-    assert [trial.state for trial in search.study.trials] == [TrialState.FAIL]
+    assert {trial.state for trial in search.study.trials} == {TrialState.FAIL}
     assert config_of(search.suggest("t1"))["kind"] in ("a", "b")
 
 
@@ -511,7 +724,15 @@ def test_sampler_of_ones_own_is_used(caplog: pytest.LogCaptureFixture) -> None:
         ({"space": {}}, r"space=\{\}.*expected a dict"),
         ({"space": {"x": 3}}, r"space\['x'\]=3.*expected an Optuna distribution or a sampler"),
         ({"space": {"x": tune.grid_search([1])}}, r"space\['x'\]: OptunaSearch does not walk grids"),
-        ({"sampler": "tpe"}, "sampler='tpe'.*expected a BaseSampler"),
+        ({"sampler": 5}, "sampler=5.*expected a BaseSampler"),
+        ({"sampler": "tpee"}, "sampler='tpee'.*expected one of 'tpe', .*did you mean"),
+        (
+            {"sampler": "tpe", "sampler_options": {"gama": 1}},
+            "sampler_options.*no such argument.*did you mean 'gamma'",
+        ),
+        ({"sampler_options": {"n_startup_trials": "x"}}, "n_startup_trials.*expected a int"),
+        ({"constraints": {"a": 5}}, r"constraints\['a'\]=5"),
+        ({"dedupe": 1}, "dedupe=1"),
         ({"storage": "sqlite:///x.db"}, "storage: expected an optuna.storages.BaseStorage.*got str"),
         ({"seed": -1}, "seed=-1.*at least 0"),
         ({"study_name": ""}, "study_name=''"),
@@ -596,8 +817,8 @@ def test_searcher_is_made_by_its_name(name: str, kind: type | None) -> None:
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("optna", "expected 'random', .*; did you mean 'optuna'"),
-        ("hyperopt", "there is none here; expected .* or a Searcher of your own"),
+        ("optna", "expected 'random', 'variant_generator', 'optuna', .*; did you mean 'optuna'"),
+        ("hebo", "there is none here; expected .* or a Searcher of your own"),
         (3, r"create_searcher\(3\): expected"),
     ],
 )

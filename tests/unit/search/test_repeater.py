@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.searchers import Numbers
 from tune_core.errors import ConfigError
-from tune_core.search import BasicVariantGenerator, Repeater, Suggestion, grid_search
+from tune_core.search import BasicVariantGenerator, Repeater, Suggestion, grid_search, uniform
+from tune_core.search.optuna import OptunaSearch
 
 
 def a_repeater(repeat: int = 2, **options: Any) -> tuple[Repeater, Numbers]:
@@ -71,6 +72,20 @@ def test_what_a_trial_reported_before_it_failed_is_not_in_the_mean() -> None:
     repeater.on_trial_complete("b", {"loss": 2.0})
 
     assert searcher.told == [("a", {"loss": 2.0}, False)]
+
+
+def test_mean_of_trials_of_which_one_was_stopped_early_is_told_as_stopped_early() -> None:
+    searcher = OptunaSearch(metric="loss", mode="min", seed=1)
+    repeater = Repeater(searcher, 2)
+    repeater.set_search_properties(None, None, {"x": uniform(0, 1)})
+    repeater.suggest("a")
+    repeater.suggest("b")
+
+    repeater.on_trial_stopped_early("a", {"loss": 4.0, "training_iteration": 1})
+    repeater.on_trial_complete("b", {"loss": 2.0, "training_iteration": 9})
+
+    (trial,) = searcher.study.trials
+    assert (trial.state.name, trial.value) == ("PRUNED", 3.0)
 
 
 def test_replayed_trials_are_repetitions_too() -> None:

@@ -753,3 +753,24 @@ def test_failed_trials_are_a_number_or_a_share(given: Any, made: Any) -> None:
 )
 def test_cost_may_be_a_number(given: Any, made: Any) -> None:
     assert form_of(tune_config={"max_cost": given}).tune_config.make().max_cost == made
+
+
+def test_sampler_of_optuna_is_given_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("cmaes")
+    how = "{optuna: {sampler: cmaes, seed: 3, sampler_options: {popsize: 4}}}"
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        f"{{trainable: math:sqrt, tune_config: {{metric: loss, mode: min, search_alg: {how}}}}}\n", "utf-8"
+    )
+
+    searcher = ExperimentForm.load(path).tune_config.make().search_alg
+
+    assert isinstance(searcher, search.Searcher)
+    given = arguments_of(searcher)
+    assert given == {**given, "sampler": "cmaes", "seed": 3, "sampler_options": {"popsize": 4}}
+
+
+def test_sampler_that_optuna_has_not_is_refused_by_the_form() -> None:
+    faults = faults_of(tune_config={"search_alg": {"optuna": {"sampler": "tpee"}}})
+
+    assert any("tpe" in fault for fault in faults)
