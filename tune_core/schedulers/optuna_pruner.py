@@ -283,10 +283,11 @@ def _written(pruner: Any) -> dict[str, Any] | None:
 
     Optuna has no way to write a pruner down: each keeps its arguments in attributes of their names.
     """
-    if _classes().get(_name_of(type(pruner))) is not type(pruner):
+    kind: Any = type(pruner)
+    if _classes().get(_name_of(kind)) is not kind:
         return None
     options: dict[str, Any] = {}
-    for name, parameter in inspect.signature(type(pruner)).parameters.items():
+    for name, parameter in inspect.signature(kind).parameters.items():
         value = getattr(pruner, f"_{name}", parameter.default)
         if value is parameter.empty:
             return None
@@ -299,10 +300,10 @@ def _written(pruner: Any) -> dict[str, Any] | None:
         if value != parameter.default:
             options[name] = value
     try:
-        again = _made(Validator("OptunaPruner"), _name_of(type(pruner)), options)
+        again = _made(Validator("OptunaPruner"), _name_of(kind), options)
     except ConfigError:
         return None
-    return None if again is None else {"pruner": _name_of(type(pruner)), "options": options}
+    return None if again is None else {"pruner": _name_of(kind), "options": options}
 
 
 def _compares_means(pruner: Any) -> bool:
