@@ -19,7 +19,13 @@ OWN_ROWS = Difference(
     "keep every row that they have reported, and their last one is what their result is",
     "there `result.json` may lack rows, and the result of a trial that took over last is its donor's",
 )
-_DIFFERS = {"lines.*.steps.**": STEP_OF_THE_CHECKPOINT, "trials.**": OWN_ROWS}
+_STEPS = {"lines.*.steps.*": STEP_OF_THE_CHECKPOINT}
+_DIFFERS = {
+    **_STEPS,
+    "trials.*.rows": OWN_ROWS,
+    "trials.*.total": OWN_ROWS,
+    "trials.*.config.lr": OWN_ROWS,
+}
 
 
 def _trainable(tune: Any) -> Any:
@@ -84,7 +90,7 @@ def half_of_the_trials_take_over(tune: Any, case: Case) -> Any:
     return _population(tune, case, {"lr": lambda: -1.0}, space, quantile_fraction=0.5)
 
 
-@script("c", differs=_DIFFERS)
+@script("c", differs=_STEPS)
 def parameters_that_the_space_leaves_out(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0])}
     return _population(tune, case, {"lr": [8.0], "net": {"width": [16]}}, space)
