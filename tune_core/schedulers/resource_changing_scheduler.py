@@ -317,8 +317,8 @@ class DistributeResourcesToTopJob(DistributeResources):
         metric, mode = self.metric or scheduler.metric, self.mode or scheduler.mode
         if not isinstance(metric, str) or mode is None:
             raise ConfigError(
-                f"{type(self).__name__}: metric and mode are missing, one of each: they say who is best. Give them here, to "
-                "the scheduler inside, or to TuneConfig"
+                f"{type(self).__name__}: metric and mode are missing, one of each, to say who is best: give them "
+                "here, to the scheduler inside, or to TuneConfig"
             )
         best, best_score = None, -math.inf
         for each in view.get_live_trials():
