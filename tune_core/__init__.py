@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from tune_core import utils as utils
 from tune_core.callback import Callback
+from tune_core.config.failure_config import FailureConfig
 from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.run_config import (
     CheckpointConfig,
-    FailureConfig,
     RunConfig,
     SyncConfig,
     TuneConfig,

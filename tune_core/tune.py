@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from tune_core.config.failure_config import FailureConfig
 from tune_core.config.resume_config import ResumeConfig
 from tune_core.config.run_config import (
     CheckpointConfig,
-    FailureConfig,
     RunConfig,
     SyncConfig,
     TuneConfig,

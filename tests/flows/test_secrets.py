@@ -36,7 +36,8 @@ from pathlib import Path
 
 import tune_core as tune
 from tests.support.processes import command_of, descendants, listeners
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from tune_core.config.failure_config import FailureConfig
+from tune_core.config.run_config import CheckpointConfig, RunConfig, TuneConfig
 
 given = json.loads(Path(sys.argv[1]).read_text())
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tune_core import runtime
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.failure_config import FailureConfig
+from tune_core.config.run_config import CheckpointConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.control.controller import Controller
 from tune_core.control.controller_config import ControllerConfig
 from tune_core.control.experiment import Experiment

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tune_core.cli.answer import Answer, Output
-from tune_core.cli.cells import duration, fields, parameters, short, table, varied
+from tune_core.cli.cells import fields, parameters, table, varied
 from tune_core.cli.opening import Access, open_experiment
 from tune_core.errors import ConfigError
 from tune_core.schedulers import TrialScheduler
 from tune_core.schedulers.by_name import schedulers
 from tune_core.simulation.whatif import ReplayResult, replay_stored
+from tune_core.text import duration, short
 from tune_core.validation import shorten, suggestion
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def new_scheduler(name: str, options: Mapping[str, Any]) -> TrialScheduler:
     """
     from pydantic import ValidationError
 
-    from tune_core.engine.form.fields import option_form
+    from tune_core.engine.form.fields import KIND, option_form
 
     known = schedulers()
     kind = known.get(name.lower())
@@ -143,7 +144,7 @@ def new_scheduler(name: str, options: Mapping[str, Any]) -> TrialScheduler:
         raise ConfigError(
             f"--scheduler {name}: it can be made in Python only: tune.replay(path, scheduler=…)"
         )
-    names = [each for each in form.model_fields if each != "type"]
+    names = [each for each in form.model_fields if each != KIND]
     for option in options:
         if option not in names:
             spelt = [each.replace("_", "-") for each in names]
@@ -152,7 +153,7 @@ def new_scheduler(name: str, options: Mapping[str, Any]) -> TrialScheduler:
                 f"{suggestion(option.replace('_', '-'), spelt)}; it has --{', --'.join(spelt)}"
             )
     try:
-        read = form(type=name.lower(), **options)
+        read = form(**{KIND: name.lower()}, **options)
     except ValidationError as error:
         faults = [_fault(each) for each in error.errors()]
         raise ConfigError([*dict.fromkeys(faults)]) from None

@@ -263,8 +263,8 @@ class TuneConfig:
     @property
     def cost_limits(self) -> dict[str, float]:
         """`max_cost` as amounts times seconds, by resource; {} for no limit."""
-        limits = {"CPU": self.max_cost} if is_number(self.max_cost) else self.max_cost
-        return {name: 3600.0 * hours for name, hours in (limits or {}).items()}
+        limits = self.max_cost if isinstance(self.max_cost, dict) else {"CPU": self.max_cost}
+        return {name: 3600.0 * hours for name, hours in limits.items() if hours is not None}
 
     @property
     def objective(self) -> Objective:

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from tune_core import schedulers, search
 from tune_core import stopper as stoppers
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, SyncConfig, TuneConfig
+from tune_core.config.failure_config import FailureConfig
+from tune_core.config.run_config import CheckpointConfig, RunConfig, SyncConfig, TuneConfig
 from tune_core.config.warm_start import WarmStart
 from tune_core.encoding import Opaque, as_plain, dumps, holds_opaque
 from tune_core.errors import SpecError, SpecIncomplete

@@ -138,7 +138,7 @@ def take_warm_start(
 def _objective(policy: Policy, tune: TuneConfig) -> tuple[list[str], list[str]]:
     metric, mode = policy.searcher.metric, policy.searcher.mode
     if metric is None or mode is None:
-        metric, mode = tune.objective.metric, tune.objective.mode
+        metric, mode = tune.objective.plain_metric, tune.objective.plain_mode
     if metric is None or mode is None:
         raise ConfigError(
             "warm_start: there is no metric to learn from: give TuneConfig(metric=…, mode=…), or those of the searcher"

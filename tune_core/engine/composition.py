@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import Settings
 
 from tune_core.callback import CallbackList
-from tune_core.config.run_config import FailureConfig
+from tune_core.config.failure_config import FailureConfig
 from tune_core.control.controller import Controller
 from tune_core.control.experiment import SPEC_FILE, Experiment
 from tune_core.control.file_completion import put_back

@@ -6,7 +6,7 @@ checkpoint keeps the lineage that it was made with, whatever its trial does late
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,5 +102,5 @@ class PolicyLog:
         return next((part for part in reversed(parts) if part.first_index <= index), _Part(0, donor.config))
 
 
-def _text(lines: list[bytes] | tuple[bytes, ...]) -> bytes:
+def _text(lines: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)

@@ -274,6 +274,7 @@ class HyperBandScheduler(ComparingScheduler):
         """Let the best go on, if all are there: again where they have come beyond the next milestone as well."""
         while not bracket.is_in_last_round and self._is_due(bracket, trials):
             ranked = bracket.next_round()
+            was_last = bracket.place == len(bracket.rounds) - 1  # the comparison that was due
             going_on = ranked[-bracket.size :]
             cutoff = bracket.live[going_on[0]].score
             for place, name in enumerate(reversed(ranked), 1):
@@ -283,9 +284,9 @@ class HyperBandScheduler(ComparingScheduler):
                     self._condemn(bracket, name)
                 elif bracket.live[name].time < bracket.milestone:
                     bracket.ready[name] = None
-                elif bracket.is_in_last_round and self._stop_last_trials:
+                elif was_last and self._stop_last_trials:
                     self._condemn(bracket, name)
-                elif bracket.is_in_last_round:
+                elif was_last:
                     bracket.ready[name] = None
 
     def _is_due(self, bracket: _Bracket, trials: Sequence[Trial]) -> bool:

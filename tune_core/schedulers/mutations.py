@@ -180,7 +180,7 @@ def explore(
         ... )
         {'lr': 1.0, 'width': 16, 'act': 'relu'}
     """
-    changed = fill_in({}, config)
+    changed: dict[str, Any] = fill_in({}, config)
     for key, mutation in mutations.items():
         if isinstance(mutation, dict):
             below = changed.get(key)

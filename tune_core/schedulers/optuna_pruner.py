@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +210,7 @@ def _import_optuna() -> Any:
     return optuna
 
 
-def _classes() -> dict[str, Callable[..., Any]]:
+def _classes() -> dict[str, Any]:
     """Optuna's pruners by the names that they have here: `successive_halving`."""
     pruners = _import_optuna().pruners
     classes = [getattr(pruners, name) for name in pruners.__all__ if name.endswith("Pruner")]
@@ -283,10 +283,13 @@ def _written(pruner: Any) -> dict[str, Any] | None:
 
     Optuna has no way to write a pruner down: each keeps its arguments in attributes of their names.
     """
-    if _classes().get(_name_of(type(pruner))) is not type(pruner):
+    kind: Any = type(pruner)
+    known_as = _name_of(kind)
+    of_optuna: Any = _classes().get(known_as)
+    if of_optuna is not kind:
         return None
     options: dict[str, Any] = {}
-    for name, parameter in inspect.signature(type(pruner)).parameters.items():
+    for name, parameter in inspect.signature(kind).parameters.items():
         value = getattr(pruner, f"_{name}", parameter.default)
         if value is parameter.empty:
             return None
@@ -299,10 +302,10 @@ def _written(pruner: Any) -> dict[str, Any] | None:
         if value != parameter.default:
             options[name] = value
     try:
-        again = _made(Validator("OptunaPruner"), _name_of(type(pruner)), options)
+        again = _made(Validator("OptunaPruner"), known_as, options)
     except ConfigError:
         return None
-    return None if again is None else {"pruner": _name_of(type(pruner)), "options": options}
+    return None if again is None else {"pruner": known_as, "options": options}
 
 
 def _compares_means(pruner: Any) -> bool:

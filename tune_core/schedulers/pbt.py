@@ -444,7 +444,7 @@ class PopulationBasedTraining(ComparingScheduler):
     def _note_reason(self, trial: Trial, member: Member, donor: Trial | None = None) -> None:
         number = len(self._ranked)
         rank = number - bisect_left(self._ranked, (member.key, trial.trial_id))
-        reason = {"value": member.value, "rank": rank, "of": number}
+        reason: dict[str, Any] = {"value": member.value, "rank": rank, "of": number}
         if donor is not None:
             reason["donor"] = donor.trial_id
         self._reasons[trial.trial_id] = {**reason, "is_best": rank <= self._quantile_size(number)}

@@ -72,8 +72,9 @@ class PopulationBasedTrainingReplay(TrialScheduler):
 
     needs_checkpoints = True
 
-    def __init__(self, policy_file: str) -> None:
-        if not isinstance(policy_file, (str, os.PathLike)) or not str(policy_file):
+    def __init__(self, policy_file: str | os.PathLike[str]) -> None:
+        given: object = policy_file
+        if not isinstance(given, (str, os.PathLike)) or not str(given):
             raise ConfigError(
                 f"PopulationBasedTrainingReplay(policy_file={policy_file!r}): expected the path or URL of a policy file"
             )

@@ -315,10 +315,10 @@ class DistributeResourcesToTopJob(DistributeResources):
     ) -> Trial | None:
         """The best of the trials that may have more."""
         metric, mode = self.metric or scheduler.metric, self.mode or scheduler.mode
-        if metric is None or mode is None:
+        if not isinstance(metric, str) or mode is None:
             raise ConfigError(
-                f"{type(self).__name__}: metric and mode are missing, which say who is best: give them here, to the "
-                "scheduler inside, or to TuneConfig"
+                f"{type(self).__name__}: metric and mode are missing, one of each, to say who is best: give them "
+                "here, to the scheduler inside, or to TuneConfig"
             )
         best, best_score = None, -math.inf
         for each in view.get_live_trials():
@@ -398,6 +398,30 @@ class ResourceChangingScheduler(TrialScheduler):
         return self.base_scheduler.needs_checkpoints
 
     @property
+    def resumes_before_new_trials(self) -> bool:  # type: ignore[override] # follows the one inside
+        """Whether the scheduler inside does."""
+        return self.base_scheduler.resumes_before_new_trials
+
+    @property
+    def supports_several_objectives(self) -> bool:  # type: ignore[override] # follows the one inside
+        """Whether the scheduler inside does."""
+        return self.base_scheduler.supports_several_objectives
+
+    @property
+    def log_config(self) -> bool:  # type: ignore[override] # follows the one inside
+        """Whether the scheduler inside does."""
+        return self.base_scheduler.log_config
+
+    @property
+    def saves_on_request(self) -> bool:
+        """What the scheduler inside was told."""
+        return self.base_scheduler.saves_on_request
+
+    @saves_on_request.setter
+    def saves_on_request(self, saves: bool) -> None:
+        self.base_scheduler.saves_on_request = saves
+
+    @property
     def always_continues(self) -> bool:
         """Whether nobody gets other resources, and the scheduler inside always continues."""
         return self._function is None and self.base_scheduler.always_continues
@@ -407,7 +431,9 @@ class ResourceChangingScheduler(TrialScheduler):
         """What the cluster has of each resource; {} while that is not known."""
         return dict(self._total)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | list[str] | None, mode: str | list[str] | None, **spec: Any
+    ) -> bool:
         """Pass it on."""
         is_taken = self.base_scheduler.set_search_properties(metric, mode, **spec)
         self._take_over()
@@ -418,6 +444,26 @@ class ResourceChangingScheduler(TrialScheduler):
     def check_searcher(self, searcher: Any) -> None:
         """Pass it on."""
         self.base_scheduler.check_searcher(searcher)
+
+    def check_space(self, param_space: Mapping[str, Any], num_samples: int) -> None:
+        """Pass it on."""
+        self.base_scheduler.check_space(param_space, num_samples)
+
+    def fill_in(self, number: int, config: dict[str, Any]) -> dict[str, Any]:
+        """Pass it on."""
+        return self.base_scheduler.fill_in(number, config)
+
+    def can_pause(self, trial: Trial, result: Mapping[str, Any]) -> bool:
+        """Pass it on."""
+        return self.base_scheduler.can_pause(trial, result)
+
+    def wants_checkpoint(self, trial: Trial) -> bool:
+        """Pass it on."""
+        return self.base_scheduler.wants_checkpoint(trial)
+
+    def exploit_paused(self, trials: Sequence[Trial]) -> Mapping[str, Exploit]:
+        """Pass it on."""
+        return self.base_scheduler.exploit_paused(trials)
 
     def decision_reason(self, trial: Trial) -> dict[str, Any]:
         """Pass it on."""

@@ -117,8 +117,8 @@ class ReplayResult:
 
     scheduler: str
     options: dict[str, Any]
-    metric: str | None
-    mode: str | None
+    metric: str | list[str] | None
+    mode: str | list[str] | None
     slots: int
     recorded_slots: int
     recorded: Cost
@@ -341,7 +341,7 @@ class _Rerun(VirtualBackend):
         self.players: list[_Player] = [_Player(curve) for curve in recording.curves.values()]
         self.reports, self.trial_s = 0, 0.0
         rules = replace(
-            ControllerConfig(**recording.spec.rules), metric=objective.metric, mode=objective.mode
+            ControllerConfig(**recording.spec.rules), metric=objective.plain_metric, mode=objective.plain_mode
         )
         self.policy = _policy_of(scheduler, objective, recording, lambda: self.time)
         self.state = ExperimentState(Controller(rules))
@@ -569,8 +569,8 @@ def _result(recording: Recording, run: _Rerun, objective: Objective) -> ReplayRe
     return ReplayResult(
         scheduler=type(run.scheduler).__name__,
         options=arguments_of(run.scheduler),
-        metric=objective.metric,
-        mode=objective.mode,
+        metric=objective.plain_metric,
+        mode=objective.plain_mode,
         slots=run.slots,
         recorded_slots=recording.slots,
         recorded=Cost(recording.reports, recording.trial_s, recording.wall_s),

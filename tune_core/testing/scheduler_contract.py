@@ -12,7 +12,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tune_core.config.run_config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from tune_core.config.failure_config import FailureConfig
+from tune_core.config.run_config import CheckpointConfig, RunConfig, TuneConfig
 from tune_core.control.messages import TrialReported
 from tune_core.schedulers import Exploit, Reallocate, TrialScheduler
 from tune_core.search.space import uniform

@@ -14,6 +14,19 @@ STEP_OF_THE_CHECKPOINT = Difference(
     "there those that the donor had last reported, which may be later",
 )
 
+OWN_ROWS = Difference(
+    "trials that take over under `PopulationBasedTraining(synch=True)`",
+    "keep every row that they have reported, and their last one is what their result is",
+    "there `result.json` may lack rows, and the result of a trial that took over last is its donor's",
+)
+_STEPS = {"lines.*.steps.*": STEP_OF_THE_CHECKPOINT}
+_DIFFERS = {
+    **_STEPS,
+    "trials.*.rows": OWN_ROWS,
+    "trials.*.total": OWN_ROWS,
+    "trials.*.config.lr": OWN_ROWS,
+}
+
 
 def _trainable(tune: Any) -> Any:
     def train(config: dict[str, Any]) -> None:
@@ -64,20 +77,20 @@ def _population(
     return _told(case.results(_trainable(tune), space, tuning={"scheduler": scheduler}))
 
 
-@script("c", differs={"lines.*.steps": STEP_OF_THE_CHECKPOINT})
+@script("c", differs=_DIFFERS)
 def worst_takes_over_from_best(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0, 4.0]), "width": 3, "flag": True, "kept": "x"}
     mutations = {"lr": lambda: -1.0, "width": tune.randint(0, 9), "flag": tune.choice([True, False])}
     return _population(tune, case, mutations, space)
 
 
-@script("c", differs={"lines.*.steps": STEP_OF_THE_CHECKPOINT})
+@script("c", differs=_DIFFERS)
 def half_of_the_trials_take_over(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0])}
     return _population(tune, case, {"lr": lambda: -1.0}, space, quantile_fraction=0.5)
 
 
-@script("c", differs={"lines.*.steps": STEP_OF_THE_CHECKPOINT})
+@script("c", differs=_STEPS)
 def parameters_that_the_space_leaves_out(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0])}
     return _population(tune, case, {"lr": [8.0], "net": {"width": [16]}}, space)
@@ -89,7 +102,7 @@ def nobody_takes_over(tune: Any, case: Case) -> Any:
     return _population(tune, case, {"lr": [1.0, 2.0]}, space, quantile_fraction=0)
 
 
-@script("c")
+@script("c", differs=_DIFFERS)
 def custom_function_decides(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0])}
     return _population(tune, case, {}, space, custom_explore_fn=lambda config: {**config, "lr": 5.0})

@@ -168,6 +168,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         finite,
         st.none() | names,
         st.lists(names).map(tuple),
+        st.dictionaries(names, rows, max_size=2),
         st.dictionaries(names, st.builds(ExploitChoice, names, st.integers(), rows, names), max_size=2),
     )
     | st.builds(

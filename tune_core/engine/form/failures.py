@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from tune_core.config.run_config import FailureConfig
+from tune_core.config.failure_config import FailureConfig
 from tune_core.engine.form.fields import FormModel
 
 

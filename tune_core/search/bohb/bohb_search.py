@@ -127,7 +127,11 @@ class TuneBOHB(Searcher):
         self._losses: dict[str, array[float]] = {}
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Take the objective and, without a space of its own, the search space.
 
