@@ -415,8 +415,8 @@ class ResultGrid(Sequence[Result]):
         """Return the results that no other dominates: none is at least as good by each metric and better by one.
 
         They are in the order of the first metric, the best first; equal ones in creation order, and those that
-        are equal by all metrics are all in it. Reports count that have a number for each metric; a trial without a finite
-        one for each is not in it, nor one that breaks a constraint last. Failed and unfinished trials count, too.
+        are equal by all metrics are all in it. Reports count that have a number for each metric; a trial without a
+        finite one for each is not in it, nor one that breaks a constraint. Failed and unfinished trials count, too.
 
         Args:
             metric: Names of the metrics, nested with "/"; None: those of `TuneConfig`. With one metric, the
