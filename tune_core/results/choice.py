@@ -92,6 +92,11 @@ def front_objective(
     return wanted
 
 
+def keeps(result: Any, objective: Objective) -> bool:
+    """Return whether a trial's last report keeps all constraints, from its `Result`."""
+    return not objective.violated(result.metrics or {})
+
+
 def score_of(result: Any, objective: Objective) -> float | None:
     """Return what a trial is compared by, from its `Result`; None if it never reported a number."""
     return scores_of(result, objective)[0]

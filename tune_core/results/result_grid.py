@@ -28,7 +28,7 @@ from tune_core.logger.rows import (
 from tune_core.metrics import flatten
 from tune_core.objective import MODES, Objective
 from tune_core.reasons import reason_text
-from tune_core.results.choice import front_objective, one_objective, score_of, scores_of
+from tune_core.results.choice import front_objective, keeps, one_objective, score_of, scores_of
 from tune_core.storage.checkpoint import Checkpoint
 from tune_core.storage.experiment_storage import ExperimentStorage
 from tune_core.storage.filesystems import ProcessLocal, is_local, protocols, resolve
@@ -398,7 +398,7 @@ class ResultGrid(Sequence[Result]):
             for place, score in enumerate(scores)
             if score is not None and (math.isfinite(score) or not filter_nan_and_inf)
         ]
-        kept = [each for each in ranked if _keeps(self._results[each[1]], wanted)]
+        kept = [each for each in ranked if keeps(self._results[each[1]], wanted)]
         if ranked and not kept:
             raise RuntimeError(f"no best trial for {str(wanted.metric)!r}: {self._none_keeps(len(ranked))}")
         if not kept:
@@ -437,7 +437,7 @@ class ResultGrid(Sequence[Result]):
         """
         wanted = front_objective(self._objective, metric, mode, scope)
         scores = self._each(lambda result: scores_of(result, wanted), reads=wanted.scope != "last")
-        front = wanted.front(scores, [not _keeps(each, wanted) for each in self._results])
+        front = wanted.front(scores, [not keeps(each, wanted) for each in self._results])
         if not front:
             if num_whole := sum(math.inf not in wanted.losses(each) for each in scores):
                 raise RuntimeError(f"no Pareto front: {self._none_keeps(num_whole)}")
@@ -451,7 +451,9 @@ class ResultGrid(Sequence[Result]):
 
     def _none_keeps(self, count: int) -> str:
         bounds = " and ".join(map(str, self._objective.constraints))
-        return f"none of the {count} trials keeps {bounds}; loosen the constraints, or look at get_dataframe()"
+        return (
+            f"none of the {count} trials keeps {bounds}; loosen the constraints, or look at get_dataframe()"
+        )
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
         """Return a pandas frame with one row per trial, in creation order: its last report, or its best.
@@ -539,10 +541,6 @@ def _best_by(metric: str, mode: str, found: Iterable[tuple[Item, Mapping[str, An
     scored = [(objective.value(row), item) for item, row in found]
     valid = [(score, item) for score, item in scored if score is not None and not math.isnan(score)]
     return (max if mode == "max" else min)(valid, key=lambda pair: pair[0])[1] if valid else None
-
-
-def _keeps(result: Result, objective: Objective) -> bool:
-    return not objective.violated(result.metrics or {})
 
 
 def _best_row(result: Result, metric: str | None, mode: str | None) -> dict[str, Any]:

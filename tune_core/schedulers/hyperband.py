@@ -213,8 +213,9 @@ class HyperBandScheduler(ComparingScheduler):
     def is_full_budget(self, trial: Trial, result: dict[str, Any]) -> bool:
         """Return whether the report is of the last milestone of the trial's bracket, or later."""
         bracket, time = self._bracket_of.get(trial.trial_id), comparable(lookup(result, self._time_attr))
-        last = self._max_t if bracket is None else bracket.rounds[-1].milestone
-        return time is not None and time >= last
+        if bracket is None:
+            return super().is_full_budget(trial, result)
+        return time is not None and time >= bracket.rounds[-1].milestone
 
     def on_trial_complete(self, trials: Sequence[Trial], trial: Trial, result: dict[str, Any]) -> None:
         """Take the trial out of its bracket, which may be what the others have waited for."""

@@ -99,7 +99,7 @@ class LibrarySearch(Searcher):
         validator: Validator,
     ) -> None:
         super().__init__(metric, mode)
-        points = points_to_evaluate
+        points: Any = points_to_evaluate
         if points is not None and not (
             isinstance(points, list | tuple) and all(isinstance(point, Mapping) for point in points)
         ):
@@ -112,6 +112,7 @@ class LibrarySearch(Searcher):
         self._seed = str(seed) if seed is not None else global_seed()
         self._space: dict[str, Any] = {}
         self._axes: list[Axis] = []
+        self._is_open = self._has_ended = False
         self._restart()
         if self._own_space is not None:
             self._axes = self._axes_of(self._own_space)
@@ -153,7 +154,11 @@ class LibrarySearch(Searcher):
             self._encoded_point(axes, space, point, f"points_to_evaluate[{number}]")
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self,
+        metric: str | list[str] | None,
+        mode: str | list[str] | None,
+        config: dict[str, Any],
+        **spec: Any,
     ) -> bool:
         """Take the objective and, without a space of its own, the search space; start over.
 

@@ -52,7 +52,7 @@ class NevergradSearch(LibrarySearch):
             validator.add("optimizer", name, expected)
         elif not isinstance(name, str) and not callable(name):
             validator.add("optimizer", name, "expected a name, or an optimiser's class")
-        self._optimizer = registry[name] if isinstance(name, str) and name in registry else name
+        self._optimizer: Any = registry[name] if isinstance(name, str) and name in registry else name
         self._options = {"budget": 100, **(optimizer_kwargs or {})}
         if unknown := self._options.keys() - {"budget", "num_workers"}:
             validator.add("optimizer_kwargs", sorted(unknown), "expected budget and num_workers")

@@ -182,7 +182,8 @@ class RungModel:
 
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(direction=self._direction, sampler=RandomSampler(seed=0))
+        direction: Any = self._direction
+        self._study = optuna.create_study(direction=direction, sampler=RandomSampler(seed=0))
         optuna.logging.set_verbosity(before)
         self._step, self._open = step, {}
         running = []

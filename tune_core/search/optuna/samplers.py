@@ -113,7 +113,7 @@ def make_sampler(name: str, options: Mapping[str, Any], draws: random.Random, se
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import RandomSampler
 
-    own = {"seed": draws.getrandbits(32)}
+    own: dict[str, Any] = {"seed": draws.getrandbits(32)}
     if name == "qmc":  # a point of one sequence, whose scrambling is the seed's
         own = {"seed": seed, "independent_sampler": RandomSampler(seed=own["seed"])}
     if name == "cmaes":

@@ -107,7 +107,7 @@ def _values(parameter: Parameter) -> Sequence[Any] | None:
     if isinstance(drawn, to.FloatDistribution) and drawn.step is not None:
         count = round((drawn.high - drawn.low) / drawn.step) + 1
         return range(count) if count > MOST_WALKED else [drawn.low + i * drawn.step for i in range(count)]
-    if drawn.single():
+    if isinstance(drawn, to.FloatDistribution) and drawn.single():
         return [drawn.low]
     return None
 
