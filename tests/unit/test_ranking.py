@@ -238,3 +238,53 @@ def test_leader_that_comes_to_be_beyond_a_constraint_is_overtaken() -> None:
     assert standings.violated(first) == ("size <= 5",)
     standings.note(second, 2, {"loss": 0.1})
     assert standings.best is None
+
+
+def test_trial_beyond_a_constraint_is_on_no_front_and_gives_its_place_to_others() -> None:
+    small = (Constraint("size", "<=", 5),)
+    standings = Standings(Objective(["acc", "ms"], ["max", "min"], constraints=small))
+    best, beaten, lacking = (Trial(name, number, {}) for number, name in enumerate("abc"))
+
+    standings.note(best, 1, {"acc": 0.9, "ms": 5, "size": 5})
+    standings.note(beaten, 1, {"acc": 0.8, "ms": 9, "size": 4})
+    standings.note(lacking, 1, {"acc": 0.7, "size": 4})
+    before = standings.front
+    is_news = standings.note(best, 2, {"acc": 0.9, "ms": 5, "size": 6})
+
+    assert (before, standings.front, is_news) == ([best], [beaten], True)
+    assert [part.best for part in standings.parts] == [beaten, beaten]
+    assert standings.violated(best) == ("size <= 5",)
+    assert (standings.num_lacking, standings.num_beyond) == (1, 1)
+    assert sorted([best, beaten, lacking], key=standings.key) == [beaten, lacking, best]
+    standings.note(best, 3, {"acc": 0.9, "ms": 5, "size": 1})
+    assert (standings.front, standings.num_beyond) == ([best], 0)
+
+
+def test_trials_beyond_a_constraint_are_on_no_front_anywhere(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"loss": config["x"], "latency_ms": 100 - config["x"], "size": config["x"] % 50})
+
+    tuner = tune.Tuner(
+        train,
+        param_space={"x": tune.uniform(0, 100)},
+        tune_config=tune.TuneConfig(
+            metric=["loss", "latency_ms"],
+            mode=["min", "min"],
+            num_samples=4,
+            search_alg=OptunaSearch(
+                points_to_evaluate=[{"x": 10.0}, {"x": 90.0}, {"x": 95.0}, {"x": 60.0}],
+                constraints={"size": ("<=", 42)},
+                seed=1,
+            ),
+        ),
+        run_config=tune.RunConfig(name="bounded", storage_path=str(tmp_path)),
+    )
+    results = LocalRuntime().run(tuner.experiment())
+    reading = read_experiment(open_experiment(str(tmp_path / "bounded"))[0])
+
+    assert [(result.config or {})["x"] for result in results.pareto_front()] == [10.0, 60.0, 90.0]
+    assert results.get_best_result(metric="latency_ms").config == {"x": 90.0}
+    assert [trial.config["x"] for trial in reading.snapshot.front] == [10.0, 60.0, 90.0]
+    assert [trial.config["x"] for trial in reading.snapshot.ranked] == [10.0, 60.0, 90.0, 95.0]
+    assert [part.best_trial.config["x"] for part in reading.snapshot.parts if part.best_trial] == [10.0, 90.0]
+    assert "1 trial does not keep the constraints" in summary_page(reading.snapshot, "bounded", "/tmp")

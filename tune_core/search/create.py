@@ -57,7 +57,10 @@ def create_searcher(search_alg: str, **kwargs: Any) -> Searcher:
     if name not in _SEARCHERS:
         known = f"expected {', '.join(map(repr, _SEARCHERS))}"
         if name in _ONLY_THERE:
-            known = f"there is none here; {known}, or a Searcher of your own that asks that library"
+            known = (
+                f"there is none here; {known}, or a Searcher of your own that asks that library. "
+                "OptunaSearch(sampler='gp') of tune_core.search.optuna works in a similar way"
+            )
         raise ConfigError(
             f"create_searcher({shorten(search_alg)}): {known}{suggestion(search_alg, _SEARCHERS)}"
         )

@@ -100,12 +100,13 @@ class LibrarySearch(Searcher):
     ) -> None:
         super().__init__(metric, mode)
         points: Any = points_to_evaluate
+        given: Any = space
         if points is not None and not (
             isinstance(points, list | tuple) and all(isinstance(point, Mapping) for point in points)
         ):
             validator.add("points_to_evaluate", points, "expected a list of dicts")
-        if space is not None and not (isinstance(space, Mapping) and unresolved_paths(space)):
-            validator.add("space", space, "expected a dict with samplers of tune, such as uniform(0, 1)")
+        if given is not None and not (isinstance(given, Mapping) and unresolved_paths(given)):
+            validator.add("space", given, "expected a dict with samplers of tune, such as uniform(0, 1)")
         validator.raise_any()
         self._own_space = None if space is None else dict(space)
         self._points = list(points or ())

@@ -448,3 +448,53 @@ def test_pauses_are_few_where_the_searcher_has_ended() -> None:
     ]
 
     assert len(pauses) < 7
+
+
+def test_only_who_has_come_to_the_last_milestone_has_had_the_full_budget() -> None:
+    scheduler = HyperBandScheduler(max_t=9)
+    trial = Experiment(scheduler, 4).trials[3]  # of the second bracket, which compares at 3
+
+    told = [scheduler.is_full_budget(trial, {"training_iteration": time}) for time in (3, 8, 9, 10)]
+
+    assert told == [False, False, True, True]
+
+
+class Listening(OptunaSearch):
+    """Remembers how trials have ended."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.early: dict[str, int] = {}
+        self.complete: dict[str, int] = {}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.complete[trial_id] = (result or {}).get("training_iteration", 0)
+        super().on_trial_complete(trial_id, result, error)
+
+    def on_trial_stopped_early(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        self.early[trial_id] = (result or {}).get("training_iteration", 0)
+        super().on_trial_stopped_early(trial_id, result)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: HyperBandScheduler(max_t=9),
+        lambda: HyperBandForBOHB(max_t=9),
+        lambda: tune.schedulers.ASHAScheduler(max_t=9, reduction_factor=3, type="promotion", seed=1),
+        lambda: tune.schedulers.ResourceChangingScheduler(
+            tune.schedulers.ASHAScheduler(max_t=9, reduction_factor=3, seed=1)
+        ),
+    ],
+)
+def test_searcher_hears_that_who_was_dropped_or_left_paused_was_stopped_early(scheduler: Any) -> None:
+    searcher = Listening()
+
+    run = search(scheduler(), num_samples=12, tuning={"search_alg": searcher})
+
+    assert len(searcher.early) + len(searcher.complete) == len(run.trials) == 12
+    assert {*searcher.complete.values()} == {9}
+    assert searcher.early
+    assert all(time < 9 for time in searcher.early.values())

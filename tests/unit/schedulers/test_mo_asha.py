@@ -157,3 +157,12 @@ def test_it_is_made_by_its_name() -> None:
     assert scheduler.debug_string().startswith(
         "Using MultiObjectiveASHA: num_stopped=0, num_promoted=0\nBracket: "
     )
+
+
+@pytest.mark.parametrize("kind", ["stopping", "promotion"])
+def test_only_who_has_come_to_max_t_has_had_the_full_budget(kind: Any) -> None:
+    _, scheduler, trials = answers([(1, 1)], type=kind, max_t=9)
+
+    told = [scheduler.is_full_budget(trials[0], {"training_iteration": time}) for time in (1, 8, 9)]
+
+    assert told == [False, False, True]
