@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 # What is tested; empty: the newest that pyproject.toml allows.
 CONSTRAINTS ?= -c constraints.txt
-EXTRAS := test,lint,examples,pandas,optuna,report,docs
+EXTRAS := test,lint,examples,pandas,optuna,cmaes,qmc,bohb,pb2,hyperopt,bayesopt,nevergrad,report,docs
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -19,7 +19,7 @@ CODE   := $(wildcard tune_core flows examples benchmarks tests)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
-install: $(STAMP) ## create .venv and install everything but the bench extra
+install: $(STAMP) ## create .venv and install all that is tested
 	@:
 
 # The stamp is written last, so an install that was cut short is done again.
