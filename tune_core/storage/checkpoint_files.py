@@ -320,7 +320,7 @@ def _fetch(filesystem: Any, path: str, destination: Path, entry: FileEntry) -> N
 def _download(filesystem: Any, path: str, partial: Path, entry: FileEntry, *, is_last: bool) -> str | None:
     """Download a file and return what is wrong with it; None if it is as expected."""
     try:
-        download_file(filesystem, path, partial)
+        download_file(filesystem, path, partial, entry.size)
     except FileNotFoundError as error:
         raise CheckpointCorrupted(f"{path} is missing: expected {_expected(entry)}; {_REMEDY}") from error
     except PermissionError:
@@ -348,7 +348,7 @@ def _expected(entry: FileEntry) -> str:
 
 def _fault(path: Path, entry: FileEntry) -> str | None:
     size = path.stat().st_size
-    digest = digest_of_file(path) if size == entry.size and entry.digest else ""
+    digest = digest_of_file(path, entry.digest) if size == entry.size and entry.digest else ""
     if size != entry.size:
         return f"{size} bytes"
     return None if digest == entry.digest else f"{size} bytes with digest {digest}"

@@ -15,8 +15,8 @@ from tune_core.storage.transfer import digest_of, read_bytes
 
 logger = logging.getLogger(__name__)
 
-#: Version of both marker files; a reader refuses others.
-FORMAT = 1
+#: Version of both marker files; a reader refuses newer ones. 1 had blake2b for digests of files.
+FORMAT = 2
 #: Written last: makes a checkpoint visible.
 COMMIT = "COMMIT.json"
 #: Begins what lies in its place once a directory was swept, so that no upload can be committed there.
@@ -39,7 +39,7 @@ class FileEntry:
     Attributes:
         name: Relative to the checkpoint, `/` between parts; an empty directory ends in `/`.
         size: Bytes.
-        digest: blake2b with 16 bytes, in hexadecimal.
+        digest: "xxh3:" and xxh3-128 in hexadecimal; without it blake2b with 16 bytes, in markers of format 1.
         etag: What the storage called these bytes when they were there; "" where it does not say.
     """
 
@@ -111,9 +111,9 @@ class CheckpointMarker:
         if data != _DIGEST_KEY + digest_of(body).encode() + b'",' + body[1:]:
             raise CheckpointCorrupted(f"{COMMIT} is damaged: its digest does not match its {len(data)} bytes")
         value = loads(body)
-        if value["format"] != FORMAT:
+        if value["format"] not in range(1, FORMAT + 1):
             raise CheckpointError(
-                f"{COMMIT} has format {value['format']!r}, this prefect-tune reads {FORMAT}: upgrade it"
+                f"{COMMIT} has format {value['format']!r}, this prefect-tune reads up to {FORMAT}: upgrade it"
             )
         return cls(
             index=value["index"],

@@ -20,10 +20,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import xxhash
 from fsspec import AbstractFileSystem
 
 from tune_core.errors import StorageError, TuneError
 from tune_core.storage.filesystems import brief, has_directories, is_local, is_memory, is_s3
+from tune_core.storage.object_client import ObjectClient, by_client
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ _MAX_PARTS = 10_000
 #: Large files that are in transfer at the same time: with the above, 64 MiB of parts.
 MAX_LARGE_FILES = 2
 
+#: Begins digests of files by xxh3-128, which runs at several GB/s; markers of older versions have blake2b, without it.
+FAST_DIGEST = "xxh3:"
+
 TEMPORARY_PREFIX = ".tmp-"
 #: What `link` says where a filesystem has no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
@@ -61,10 +66,14 @@ def read_bytes(filesystem: Any, path: str) -> bytes:
     """
     if is_local(filesystem):
         refuse_special(path)
-    if is_s3(filesystem):
-        # More than one at a time would make s3fs ask for the size first.
-        return bytes(filesystem.cat_file(path, max_concurrency=1))
-    return bytes(filesystem.cat_file(path))
+    # More than one at a time would make s3fs ask for the size first.
+    options = {"max_concurrency": 1} if is_s3(filesystem) else {}
+    return by_client(
+        filesystem,
+        path,
+        lambda client: client.read(path),
+        lambda: bytes(filesystem.cat_file(path, **options)),
+    )
 
 
 def refuse_special(path: str | os.PathLike[str]) -> None:
@@ -81,7 +90,7 @@ def write_bytes(filesystem: Any, path: str, data: bytes) -> None:
     """Write a file, over an older one; locally, in one step."""
     make_parent(filesystem, path)
     if not is_local(filesystem):
-        filesystem.pipe_file(path, data)
+        _pipe(filesystem, path, data)
         return
     temporary = temporary_beside(path)
     try:
@@ -89,6 +98,12 @@ def write_bytes(filesystem: Any, path: str, data: bytes) -> None:
         filesystem.mv(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _pipe(filesystem: Any, path: str, data: bytes) -> None:
+    by_client(
+        filesystem, path, lambda client: client.write(path, data), lambda: filesystem.pipe_file(path, data)
+    )
 
 
 def temporary_beside(path: str) -> str:
@@ -112,7 +127,12 @@ def create_bytes(filesystem: Any, path: str, data: bytes) -> None:
         raise NotImplementedError(f"{type(filesystem).__name__} checks first and writes then")
     try:
         with _MEMORY_CREATE if is_memory(filesystem) else contextlib.nullcontext():
-            filesystem.pipe_file(path, data, mode="create")
+            by_client(
+                filesystem,
+                path,
+                lambda client: client.write(path, data, create=True),
+                lambda: filesystem.pipe_file(path, data, mode="create"),
+            )
     except Exception as error:
         if error_code(error) in ("PreconditionFailed", "412"):
             # s3fs gives FileExistsError only for servers that name the header; the others: EINVAL.
@@ -152,11 +172,7 @@ def make_parent(filesystem: Any, path: str) -> None:
 
 def find_files(filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
     """List every file below a directory, fresh: relative name to fsspec's info."""
-    filesystem.invalidate_cache(path)
-    try:
-        found = filesystem.find(path, detail=True)
-    except FileNotFoundError:
-        return {}
+    found = by_client(filesystem, path, lambda client: client.find(path), lambda: _find(filesystem, path))
     prefix = path.rstrip("/") + "/"
     # SeaweedFS lists a directory that is gone once more as its own, empty child.
     return {
@@ -164,6 +180,15 @@ def find_files(filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
         for name, info in found.items()
         if name.startswith(prefix) and name != prefix and info.get("type") != "directory"
     }
+
+
+def _find(filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
+    filesystem.invalidate_cache(path)
+    try:
+        found: dict[str, dict[str, Any]] = filesystem.find(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def exists(filesystem: Any, path: str) -> bool:
@@ -229,12 +254,25 @@ def _remove_directories(filesystem: Any, path: str) -> None:
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest under which a file is listed in a commit marker."""
+    """Return the digest of a marker, or of a segment of a journal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def digest_of_file(path: Path) -> str:
-    """Return the digest of a file, read in bounded pieces."""
+def digest_of_bytes(data: bytes) -> str:
+    """Return the digest under which a file is listed in a commit marker."""
+    return FAST_DIGEST + xxhash.xxh3_128_hexdigest(data)
+
+
+def digest_of_file(path: Path, like: str = FAST_DIGEST) -> str:
+    """Return the digest of a file, read in bounded pieces.
+
+    Args:
+        path: The file.
+        like: A digest to compare with: that of the file is made in the same way.
+    """
+    if like.startswith(FAST_DIGEST):
+        with path.open("rb") as file:
+            return FAST_DIGEST + hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -301,13 +339,20 @@ def _upload_file(filesystem: Any, source: Path, path: str, copies: ServerCopies 
     before = source.stat()
     if before.st_size <= SMALL_FILE:
         data = source.read_bytes()
-        digest = digest_of(data)
+        digest = digest_of_bytes(data)
         if copies is None or not copies.copy(len(data), digest, path):
-            filesystem.pipe_file(path, data)
+            _pipe(filesystem, path, data)
         return len(data), digest
     digest = digest_of_file(source)
     if copies is None or not copies.copy(before.st_size, digest, path):
-        filesystem.put_file(str(source), path, **_upload_options(filesystem, before.st_size))
+        part_size = max(PART_SIZE, -(-before.st_size // _MAX_PARTS))
+        options = {"chunksize": part_size, "max_concurrency": PARTS_IN_FLIGHT} if is_s3(filesystem) else {}
+        by_client(
+            filesystem,
+            path,
+            lambda client: client.upload(source, path, part_size=part_size, parts_in_flight=PARTS_IN_FLIGHT),
+            lambda: filesystem.put_file(str(source), path, **options),
+        )
     after = source.stat()
     if (before.st_size, before.st_mtime_ns, before.st_ino) != (
         after.st_size,
@@ -318,8 +363,40 @@ def _upload_file(filesystem: Any, source: Path, path: str, copies: ServerCopies 
     return before.st_size, digest
 
 
-def download_file(filesystem: Any, path: str, destination: Path) -> None:
-    """Download a file to a path of this machine, over an older one."""
+def download_file(filesystem: Any, path: str, destination: Path, size: int) -> None:
+    """Download a file to a path of this machine, over an older one.
+
+    Args:
+        filesystem: Where from.
+        path: Path inside the filesystem.
+        destination: The file of this machine.
+        size: How many bytes there should be; if there are fewer, the file is shorter or an error is raised.
+    """
+    by_client(
+        filesystem,
+        path,
+        lambda client: _download_parts(client, path, destination, size),
+        lambda: _download_by(filesystem, path, destination),
+    )
+
+
+def _download_parts(client: ObjectClient, path: str, destination: Path, size: int) -> None:
+    """Fetch parts at the same time, each straight to its place in the file."""
+    if size <= PART_SIZE:
+        destination.write_bytes(client.read(path))
+        return
+    with destination.open("wb") as file:
+
+        def fetch(start: int) -> None:
+            part = client.read_range(path, start, min(PART_SIZE, size - start))
+            done = 0
+            while done < len(part):
+                done += os.pwrite(file.fileno(), part[done:], start + done)
+
+        in_parallel(fetch, range(0, size, PART_SIZE), limit=PARTS_IN_FLIGHT)
+
+
+def _download_by(filesystem: Any, path: str, destination: Path) -> None:
     if is_s3(filesystem):
         filesystem.get_file(path, str(destination), chunksize=PART_SIZE, max_concurrency=PARTS_IN_FLIGHT)
     elif is_memory(filesystem):
@@ -327,12 +404,6 @@ def download_file(filesystem: Any, path: str, destination: Path) -> None:
         destination.write_bytes(filesystem.cat_file(path))
     else:
         filesystem.get_file(path, str(destination))
-
-
-def _upload_options(filesystem: Any, size_bytes: int) -> dict[str, Any]:
-    if not is_s3(filesystem):
-        return {}
-    return {"chunksize": max(PART_SIZE, -(-size_bytes // _MAX_PARTS)), "max_concurrency": PARTS_IN_FLIGHT}
 
 
 def call_within(timeout_s: float, what: str, call: Callable[[], _Result]) -> _Result:
