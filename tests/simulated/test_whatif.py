@@ -17,8 +17,12 @@ from tune_core.testing.local_runtime import LocalRuntime
 from tune_core.testing.schedulers import PausingScheduler
 from tune_core.testing.simulator import SimulatedRun, simulate
 
+#: Deaths in these change who goes first where several could: the result says so.
+INEXACT = ("ASHA that promotes, deaths", "PBT, together, deaths")
 #: What nobody steered, and no stopper of the whole experiment ended.
-REPEATABLE = [name for name, each in SCENARIOS.items() if not each.requests and name != "stopper of all"]
+REPEATABLE = [
+    name for name, each in SCENARIOS.items() if not each.requests and name not in ("stopper of all", *INEXACT)
+]
 
 
 def asha(**options: Any) -> AsyncHyperBandScheduler:
@@ -48,7 +52,19 @@ def test_the_same_scheduler_repeats_what_was_decided_and_what_it_took(name: str)
     assert result.cost.wall_seconds == pytest.approx(result.recorded.wall_seconds)
     assert [each.fate for each in result.trials] == [each.recorded_fate for each in result.trials]
     assert (result.best, result.score) == (result.recorded_best, result.recorded_score)
-    assert result.loses_best is False
+    if isinstance(result.metric, list):  # there is no best
+        assert result.loses_best is None
+    else:
+        assert result.loses_best is False
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_where_deaths_and_pauses_meet_the_result_says_that_it_may_not_be_exact(name: str) -> None:
+    scenario = SCENARIOS[name]
+    result = replay_records(read_back(scenario.drive().records), scenario.scheduler())
+
+    assert any("attempts failed" in note for note in result.notes)
+    assert {each.fate for each in result.trials} == {each.recorded_fate for each in result.trials}
 
 
 def test_without_a_scheduler_the_recorded_one_is_made_again_with_its_seed() -> None:

@@ -28,7 +28,6 @@ _FATES = {
     "completed": "completed",
     "failed": "failed",
     "stopped": "stopped",
-    "paused": "paused for good",
     "unknown": "unknown from here",
     "unfinished": "unfinished",
 }

@@ -135,6 +135,7 @@ class Recording:
         spec: What it is.
         scheduler_state: What its scheduler saved first; None: nothing.
         capacity: How many trials it took to fit the cluster at once.
+        total: What the cluster had of each resource; {}: that is not known.
         slots: How many ran at once, at most.
         began: When it began, on the clock of the recording.
         decisions: (trial id, iteration, decision, donor) of all that were not CONTINUE.
@@ -151,6 +152,7 @@ class Recording:
     curves: dict[str, Curve] = field(default_factory=dict)
     scheduler_state: dict[str, Any] | None = None
     capacity: int = 1
+    total: dict[str, float] = field(default_factory=dict)
     slots: int = 1
     began: float = 0.0
     decisions: list[tuple[str, int, str, str]] = field(default_factory=list)
@@ -291,6 +293,11 @@ class _Reader:
             notes.append(
                 f"drivers that went on with it: {self._num_resumes}; its order and times are not quite as they were"
             )
+        has_failed = any(
+            stretch.failure for curve in recording.curves.values() for stretch in curve.stretches
+        )
+        if has_failed and any(decision == str(Decision.PAUSE) for _, _, decision, _ in recording.decisions):
+            notes.append("attempts failed while others were paused: who goes first may differ")
         if self._num_requests:
             notes.append(f"requests that steered it: {self._num_requests}; they are not repeated")
         return recording
@@ -310,6 +317,7 @@ class _Reader:
 
     def _take_capacity(self, event: ExperimentStarted | ExperimentResumed | CapacityChanged) -> None:
         self.recording.capacity = max(self.recording.capacity, event.capacity)
+        self.recording.total = dict(event.total) or self.recording.total
         if isinstance(event, ExperimentResumed):
             self._num_resumes += 1
             self._waiting.clear()

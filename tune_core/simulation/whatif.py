@@ -64,7 +64,7 @@ class TrialOutcome:
             scheduler, on request or with the experiment, or "unfinished".
         iterations: How many it comes to now.
         fate: The same, besides: "unknown", since the journal knows nothing after these iterations, and the
-            scheduler would have gone on; "paused", since the scheduler never let it go on.
+            scheduler would have gone on. Whom the scheduler paused and never let go on is "stopped" as well.
         recorded_score: What it was compared by.
         score: The same now.
     """
@@ -138,7 +138,7 @@ class ReplayResult:
     @property
     def stopped(self) -> list[TrialOutcome]:
         """Trials that it would have stopped, or paused for good, before the end of what is known."""
-        return [each for each in self.trials if each.fate in ("stopped", "paused")]
+        return [each for each in self.trials if each.fate == "stopped"]
 
     @property
     def recorded_score(self) -> float | None:
@@ -362,7 +362,7 @@ class _Rerun(VirtualBackend):
         """Run it to its end."""
         spec = self.recording.spec
         self.loop.apply(SpecRecorded(self.time, 1, spec.spec, asdict(self.state.controller.rules)))
-        self.loop.apply(ExperimentStarted(self.time, self.capacity))
+        self.loop.apply(ExperimentStarted(self.time, self.capacity, self.recording.total))
         self.loop.run()
 
     def player(self, trial: Trial) -> _Player:
@@ -544,7 +544,7 @@ def _fate(player: _Player, trial: Trial | None) -> str:
     stretch = player.curve.stretches[player.life]
     if stretch.is_whole and trial.iteration == max(stretch.steps, default=0):
         return "completed"  # told to stop where it would have ended
-    return "paused" if trial.decision is Decision.PAUSE else "stopped"
+    return "stopped"
 
 
 def _result(recording: Recording, run: _Rerun, objective: Objective) -> ReplayResult:
