@@ -64,7 +64,6 @@ def test_where_deaths_and_pauses_meet_the_result_says_that_it_may_not_be_exact(n
     result = replay_records(read_back(scenario.drive().records), scenario.scheduler())
 
     assert any("attempts failed" in note for note in result.notes)
-    assert {each.fate for each in result.trials} == {each.recorded_fate for each in result.trials}
 
 
 def test_without_a_scheduler_the_recorded_one_is_made_again_with_its_seed() -> None:

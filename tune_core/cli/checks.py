@@ -74,7 +74,8 @@ class Check:
 
 def check_versions() -> list[Check]:
     """Return whether the installed versions are known to work together."""
-    faults = [*_python_faults(), *_known_faults(), *_requirement_faults()]
+    every = [*_python_faults(), *_known_faults(), *_requirement_faults()]
+    faults = list(dict.fromkeys(every))  # several extras require one package
     shown = ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _installed(name)) is not None)
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     if not faults:
