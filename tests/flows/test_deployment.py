@@ -27,7 +27,7 @@ from tests.support.counting import count, rows_of, undisturbed
 from tests.support.processes import descendants
 from tests.support.scripts import wait_until_gone
 from tests.support.waiting import wait_for
-from tune_core.control.messages import ExperimentResumed, TrialReported
+from tune_core.control.messages import ExperimentResumed, TrialReported, TrialSuggested, WarmStarted
 from tune_core.control.segments import read_journal
 from tune_core.engine.experiment import experiment
 from tune_core.storage.experiment_storage import ExperimentStorage
@@ -106,6 +106,27 @@ def test_each_run_of_a_deployment_is_an_experiment_of_its_own(
     assert all("by-form" in run.tags for run in runs)
     for run in runs:
         assert rows_of(tune.Tuner.restore(tmp_path / run.name, count).get_results()) == undisturbed([1, 2])
+
+
+def test_a_run_begins_with_the_best_of_the_deployments_latest_runs(
+    deployment: UUID, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    space = with_sampler("uniform", lower=0, upper=100)
+    tuned = {"metric": "score", "mode": "max", "num_samples": 2}
+    first = run_here(client, deployment, parameters(tmp_path, **space, tune_config=tuned))
+    best = tune.Tuner.restore(tmp_path / first.name, count).get_results().get_best_result().config
+
+    warm = {"sources": ["deployment:experiment/by-form"], "last_runs": 1, "max_points": 1}
+    again = run_here(
+        client, deployment, parameters(tmp_path, **space, tune_config={**tuned, "warm_start": warm})
+    )
+
+    assert again.state_name == "Completed"
+    events = [event for event, _ in read_journal(ExperimentStorage.open(str(tmp_path), again.name))]
+    (began,) = [event for event in events if isinstance(event, WarmStarted)]
+    assert "2 trials" in began.summary
+    configs = [event.config for event in events if isinstance(event, TrialSuggested)]
+    assert configs[0] == best != configs[1]
 
 
 @pytest.mark.parametrize(
