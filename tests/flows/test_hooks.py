@@ -38,6 +38,15 @@ NO_HOOKS = {
         "train",
         "train_buffered",
     },
+    Searcher: {
+        "add_evaluated_point",
+        "add_evaluated_trials",
+        # These need an earlier experiment, or a space that changes: tests/unit/control and tests/simulated have them.
+        "on_earlier_trial",
+        "on_points_to_try",
+        "on_space_changed",
+    },
+    TrialScheduler: {"can_pause"},  # for a subclass to ask
     # Those that it turns into methods of its own.
     LoggerCallback: {name for name in vars(Callback) if name.startswith("on_")}
     | {"setup", "get_state", "set_state"},

@@ -48,7 +48,7 @@ _LOSSES = (
     exceptions.OwnerDiedError,
 )
 #: The same, as the texts of an `ActorDiedError` have it: it carries nothing else (Ray 2.50 to 2.60).
-_MEMORY_TEXTS = ("the node was running low on memory", "NODE_OUT_OF_MEMORY")
+_MEMORY_TEXTS = ("running low on memory", "NODE_OUT_OF_MEMORY")
 _LOSS_TEXTS = ("its node has died", "placement group was removed", *_MEMORY_TEXTS)
 
 
