@@ -20,6 +20,12 @@ OWN_ROWS = Difference(
     "there `result.json` may lack rows, and the result of a trial that took over last is its donor's",
 )
 _STEPS = {"lines.*.steps.*": STEP_OF_THE_CHECKPOINT}
+#: What the population has filled in is in the tag as well.
+_FILLED_IN = Difference(
+    "the tag of a trial whose parameters `PopulationBasedTraining` fills in",
+    "shows them",
+    "there it shows what the search space chose alone",
+)
 _DIFFERS = {
     **_STEPS,
     "trials.*.rows": OWN_ROWS,
@@ -90,7 +96,7 @@ def half_of_the_trials_take_over(tune: Any, case: Case) -> Any:
     return _population(tune, case, {"lr": lambda: -1.0}, space, quantile_fraction=0.5)
 
 
-@script("c", differs=_STEPS)
+@script("c", differs={**_STEPS, "lines.*.tags.*": _FILLED_IN})
 def parameters_that_the_space_leaves_out(tune: Any, case: Case) -> Any:
     space = {"lr": tune.grid_search([1.0, 2.0])}
     return _population(tune, case, {"lr": [8.0], "net": {"width": [16]}}, space)
