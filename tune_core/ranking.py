@@ -192,7 +192,7 @@ class _Front:
             own = self._members.get(trial.trial_id)
             is_worse = own is not None and any(new > old for new, old in zip(losses, own, strict=True))
             if own is not None and (is_worse or is_beyond):
-                self._begin_anew()
+                self._start_over()
             else:
                 self._place(trial.trial_id, losses)
         return self._is_news()
@@ -203,12 +203,12 @@ class _Front:
         self._beyond.discard(trial.trial_id)
         self._version += 1
         if trial.trial_id in self._members:
-            self._begin_anew()
+            self._start_over()
 
     def _counts(self, trial_id: str, losses: Losses) -> bool:
         return math.inf not in losses and trial_id not in self._beyond
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         members: dict[str, Losses] = {}
         known = [
             (losses, trial_id)

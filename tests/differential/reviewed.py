@@ -197,7 +197,7 @@ REVIEWED: tuple[Difference, ...] = (
     Difference(
         "schedulers after a resume",
         "are told everything again, and go on",
-        "there they begin anew",
+        "there they start over",
     ),
     Difference(
         "the same name again",
@@ -294,7 +294,7 @@ REVIEWED: tuple[Difference, ...] = (
         "`PopulationBasedTraining`, `PopulationBasedTrainingReplay`, `PB2`",
         "draws follow from `seed=…` and from what was told; samplers may be data, functions import strings; a trial "
         "whose metric is NaN counts as the worst; the donor is drawn among those of the best that have a checkpoint; "
-        "a trial pauses for others only if one of them has come less far; a value that is no number is drawn anew; a "
+        "a trial pauses for others only if one of them has come less far; a value that is no number is drawn again; a "
         "searcher that chooses, a second trial of a replay and mutations that cannot be of the space are refused at "
         "once",
         "there draws come from the global generators, a trial that has diverged is never replaced, and refusals come "

@@ -14,9 +14,9 @@ import pytest
 import tune_core as tune
 from examples.seaweedfs import S3Server
 from tests.flows.conftest import Recorded
-from tests.flows.test_interrupt import start_script, wait_until_gone
 from tests.flows.test_resume import count, rows_of
 from tests.support.processes import descendants
+from tests.support.scripts import start_script, wait_until_gone
 from tests.support.waiting import wait_for
 from tune_core.control.messages import Event, ExperimentResumed, PausedChosen, TrialReported
 from tune_core.control.segments import read_journal

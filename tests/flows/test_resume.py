@@ -103,7 +103,7 @@ def test_a_finished_experiment_is_extended_by_more_samples_and_a_looser_rule(
 
 
 @pytest.mark.slow
-def test_failed_trials_go_on_or_begin_anew_as_is_asked(
+def test_failed_trials_go_on_or_start_over_as_is_asked(
     cluster: None, run_config: Callable[..., tune.RunConfig], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"

@@ -149,7 +149,7 @@ def a_replay() -> PopulationBasedTrainingReplay:
 
 @dataclass
 class Scenario:
-    """An experiment, made anew for each of its drivers."""
+    """An experiment, made again for each of its drivers."""
 
     scheduler: Callable[[], TrialScheduler | None] = lambda: None
     searcher: Callable[[], Searcher] = lambda: BasicVariantGenerator(random_state=1)

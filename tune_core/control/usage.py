@@ -55,6 +55,6 @@ class Usage:
         self._spent, self._until = self.at(time), max(time, self._until)
 
     def _weigh(self) -> None:
-        # Summed anew: what is added and taken away would leave a rest.
+        # Summed again: what is added and taken away would leave a rest.
         held = self._running.values()
         self.rate = {name: sum(amounts.get(name, 0.0) for amounts in held) for name in COSTING}

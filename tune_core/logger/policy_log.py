@@ -71,7 +71,7 @@ class PolicyLog:
         return {name: _text(lines) for name, lines in {**everything, **latest}.items()}
 
     def add(self, trial: Trial) -> None:
-        """Take note of a trial that begins, or begins anew."""
+        """Take note of a trial that begins, or starts over."""
         self._parts.setdefault(trial.trial_id, []).append(_Part(0, trial.config))
 
     def exploited(self, trial: Trial, choice: ExploitChoice, donor: Trial) -> None:

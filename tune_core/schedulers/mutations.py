@@ -1,6 +1,6 @@
 """How hyperparameters change from one part of a training to the next: `hyperparam_mutations`, read and applied.
 
-Owns what may be written there, how a value is drawn anew or perturbed, and how a configuration gets values that
+Owns what may be written there, how a value is drawn again or perturbed, and how a configuration gets values that
 the search space leaves out. Never decides who changes. Randomness comes from a generator that the caller brings.
 """
 
@@ -158,16 +158,16 @@ def explore(
     resample_probability: float,
     factors: Sequence[float],
 ) -> dict[str, Any]:
-    """Return a configuration in which each mutated parameter was drawn anew, or moved a little.
+    """Return a configuration in which each mutated parameter was drawn again, or moved a little.
 
     A value of a list moves to a neighbour; a number of a sampler or a function is multiplied by one of
-    the factors. Integers stay integers, booleans booleans. What is not in its list, or is no number, is drawn anew.
+    the factors. Integers stay integers, booleans booleans. What is not in its list, or is no number, is drawn again.
 
     Args:
         config: Where it starts from; it is left alone.
         mutations: As `read_mutations` returns them.
         rng: Where the randomness comes from.
-        resample_probability: How likely each parameter is drawn anew.
+        resample_probability: How likely each parameter is drawn again.
         factors: What numbers are multiplied by.
 
     Example:
@@ -219,7 +219,7 @@ def _kept(before: Any, value: Any) -> Any:
 
 
 def draw(mutation: Mutation, rng: random.Random) -> Any:
-    """Return a value, drawn anew; a function brings its own randomness."""
+    """Return a value, drawn again; a function brings its own randomness."""
     if isinstance(mutation, dict):
         return {key: draw(below, rng) for key, below in mutation.items()}
     if isinstance(mutation, list):

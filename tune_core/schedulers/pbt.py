@@ -2,7 +2,7 @@
 
 Owns who is in the population, how each member does, and when the worst take over from the best. How
 hyperparameters change is in `mutations`. Invariant: what it decides follows from its seed and from what it was
-told; draws are made anew for each exploit, by seed, trial and count, so that none depends on those before it.
+told; draws are made again for each exploit, by seed, trial and count, so that none depends on those before it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PopulationBasedTraining(ComparingScheduler):
 
     Each time that a trial has trained for `perturbation_interval`, it is compared with how the others did at
     their own latest intervals. One that is among the worst `quantile_fraction` goes on from the latest
-    checkpoint of one of the best, drawn at random: with its hyperparameters, each of them drawn anew with
+    checkpoint of one of the best, drawn at random: with its hyperparameters, each of them drawn again with
     `resample_probability`, else moved: a number is multiplied by one of `perturbation_factors`, a value of
     a list becomes its neighbour. So a schedule of hyperparameters is found within one training. If more
     trials wait than can run, those that come to an interval take turns with them.
@@ -88,7 +88,7 @@ class PopulationBasedTraining(ComparingScheduler):
             `{"type": "uniform", "lower": 0, "upper": 1}`, a function its import string. A parameter that the search
             space leaves out is drawn from it at first.
         quantile_fraction: Which part of the population is replaced, by the same number of the best; 0 to 0.5.
-        resample_probability: How likely a hyperparameter is drawn anew, 0 to 1.
+        resample_probability: How likely a hyperparameter is drawn again, 0 to 1.
         perturbation_factors: What numbers are multiplied by, each equally likely; all above 0.
         custom_explore_fn: Is given the new configuration, and returns it changed. Or its import string.
         log_config: Whether the policy files are written.
@@ -113,7 +113,7 @@ class PopulationBasedTraining(ComparingScheduler):
         (https://arxiv.org/abs/1711.09846), Algorithm 1; as Ray Tune 2.60. Differs: `seed`; a trial whose metric is
         NaN counts as the worst; the donor is drawn among those of the best that have a checkpoint, and its latest
         one counts; a trial gives way only to one that has come less far; with `synch` the next interval always ends
-        after the present time; samplers as data; a value that is no number is drawn anew.
+        after the present time; samplers as data; a value that is no number is drawn again.
     """
 
     needs_checkpoints = True

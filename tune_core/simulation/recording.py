@@ -325,7 +325,7 @@ class _Reader:
             self._reopen(event)
 
     def _reopen(self, event: ExperimentResumed) -> None:
-        """Let trials that had ended go on, or begin anew."""
+        """Let trials that had ended go on, or start over."""
         curves, trials = self.recording.curves, self.recording.replay.controller.trials
         for trial_id in event.reopened:
             stretch = curves[trial_id].stretches[-1]

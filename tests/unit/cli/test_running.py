@@ -52,7 +52,7 @@ def test_a_looser_stop_lets_trials_go_on(prefect_tune: CommandLine, tmp_path: Pa
     assert (iterations[0], iterations[1]) == (4, 4)
 
 
-def test_failed_trials_go_on_or_begin_anew_as_asked(prefect_tune: CommandLine, tmp_path: Path) -> None:
+def test_failed_trials_go_on_or_start_over_as_asked(prefect_tune: CommandLine, tmp_path: Path) -> None:
     def attempts(document: dict[str, Any]) -> tuple[int, int]:
         (trial,) = (each for each in document["trials"] if each["number"] == 2)
         return trial["attempts"], trial["iterations"]

@@ -188,7 +188,7 @@ def fragile(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Any]:
         ({"_resume_config": tune.ResumeConfig(errored="resume")}, [1, 1, 1, 4, 4], 0),
     ],
 )
-def test_failed_trials_go_on_or_begin_anew_as_is_asked(
+def test_failed_trials_go_on_or_start_over_as_is_asked(
     fragile: Callable[[bool], Any], path: Path, arguments: dict[str, Any], began_at: list[int], errors: int
 ) -> None:
     run_config = tune.RunConfig(name=path.name, storage_path=str(path.parent))

@@ -195,7 +195,7 @@ def test_both_names_mean_the_same() -> None:
     assert ASHAScheduler is AsyncHyperBandScheduler
 
 
-def test_seed_that_is_in_force_does_not_begin_anew() -> None:
+def test_seed_that_is_in_force_does_not_start_over() -> None:
     def brackets(state_after: int | None) -> list[int]:
         scheduler = AsyncHyperBandScheduler("training_iteration", "loss", "min", brackets=3, seed=5)
         for number in range(8):

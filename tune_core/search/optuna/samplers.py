@@ -1,4 +1,4 @@
-"""Optuna's samplers by name, made anew for each suggestion.
+"""Optuna's samplers by name, made again for each suggestion.
 
 Owns which names there are, and what each needs. Invariant: a sampler of a name has no state of its own that
 matters. What it knows is in the study, and what it draws follows from the seed that it is made with; so a study
@@ -44,7 +44,7 @@ _NEEDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "cmaes": (("cmaes",), "cmaes"),
     "qmc": (("scipy",), "qmc"),
 }
-#: What is ours to say, and what has no meaning for a sampler that is made anew.
+#: What is ours to say, and what has no meaning for a sampler that is made again.
 _OURS: Final = frozenset({"seed", "constraints_func", "independent_sampler", "source_trials"})
 #: With how many parameters a Gaussian process is still worth its time.
 _MAX_GP_PARAMETERS: Final = 20
