@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input --retr
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := $(wildcard tune_core flows examples benchmarks tests)
 
-.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos test-newest test-one docs lint types format bench clean
+.PHONY: help install demo test test-unit test-flows test-flows-all test-acceptance test-differential test-chaos test-newest test-one docs lint types format bench bench-search clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -98,6 +98,11 @@ bench: install ## compare with Ray Tune
 	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "bench: $$script"; $(BIN)/python $$script $(BENCH_ARGS); done
+
+bench-search: install ## compare what is chosen with the peers, and write docs/search-quality.md (half an hour)
+	@echo "bench-search: installing ray[tune], syne-tune and tables"
+	@$(PIP) install -c constraints.txt -e '.[bench,bench-search]'
+	@$(BIN)/python -m benchmarks.search $(BENCH_ARGS)
 
 clean: ## remove the environment, caches, builds and what the demo left
 	@rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

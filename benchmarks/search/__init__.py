@@ -1,0 +1,1 @@
+"""How well searchers and schedulers choose, at equal budgets, against the peers: `make bench-search`."""
