@@ -8,8 +8,9 @@ from typing import Any
 from benchmarks.search import clock, ours, peers
 from benchmarks.search.clock import Row
 from benchmarks.search.tables import FACTOR, Table
-from tune_core.schedulers import ASHAScheduler
+from tune_core.schedulers import ASHAScheduler, HyperBandForBOHB, MultiObjectiveASHAScheduler
 from tune_core.search import BasicVariantGenerator
+from tune_core.search.bohb import TuneBOHB
 from tune_core.search.optuna import OptunaSearch
 
 #: Called with the table, the first points, and `workers`, `seed` and `is_over`; returns every report.
@@ -59,6 +60,19 @@ MULTI_FIDELITY: Mapping[str, Runs] = {
     "ASHA + TPE": _ours(
         lambda table, points, seed: {**_optuna(table, points, seed), "scheduler": _asha(table, seed)}
     ),
+    "promoting ASHA + TPE": _ours(
+        lambda table, points, seed: {
+            **_optuna(table, points, seed),
+            "scheduler": _asha(table, seed, type="promotion"),
+        }
+    ),
+    "BOHB": _ours(
+        lambda table, points, seed: {
+            "search_alg": TuneBOHB(points_to_evaluate=points, seed=seed),
+            "scheduler": HyperBandForBOHB(max_t=table.epochs, reduction_factor=FACTOR),
+            **_objective(table),
+        }
+    ),
     "ASHA + random": _ours(
         lambda table, points, seed: {**_random(table, points, seed), "scheduler": _asha(table, seed)}
     ),
@@ -78,6 +92,20 @@ FULL_FIDELITY: Mapping[str, Runs] = {
     "random, twice the budget": _peer(peers.Random),
 }
 SEVERAL_OBJECTIVES: Mapping[str, Runs] = {
+    "TPE": _ours(_optuna),
+    "NSGA-II": _ours(
+        lambda table, points, seed: _optuna(
+            table, points, seed, sampler="nsgaii", sampler_options={"population_size": 20}
+        )
+    ),
+    "MO-ASHA": _ours(
+        lambda table, points, seed: {
+            **_random(table, points, seed),
+            "scheduler": MultiObjectiveASHAScheduler(
+                max_t=table.epochs, grace_period=1, reduction_factor=FACTOR, seed=seed
+            ),
+        }
+    ),
     "ray.tune: OptunaSearch": _peer(peers.Ray),
     "optuna: TPE": _peer(peers.Optuna, pruner="none"),
     "optuna: NSGA-II": _peer(peers.Optuna, pruner="none", sampler="nsgaii"),
