@@ -25,6 +25,9 @@ def main() -> None:
     )
     parser.add_argument("--kept", type=Path, default=Path("build/search-quality.jsonl"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument(
+        "--kept-only", action="store_true", help="run nothing: write the page from what is kept"
+    )
     given = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # there is a process for each core
@@ -37,7 +40,7 @@ def main() -> None:
         for contender in contenders.GROUPS[group]
         if seed < contenders.SEEDS.get(contender, given.seeds)
     ]
-    results = run_all(tasks, given.kept, given.processes)
+    results = run_all(tasks, given.kept, 0 if given.kept_only else given.processes)
     spent = sum(line["seconds"] for line in results)
     page.write(results, given.docs, recommended=contenders.RECOMMENDED, seconds=spent)
     print(f"{given.docs / 'search-quality.md'}: {len(results)} runs, {spent:.0f} s of computing")

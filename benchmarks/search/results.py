@@ -38,8 +38,16 @@ class Task(NamedTuple):
 
 
 def run_all(tasks: Sequence[Task], kept: Path, processes: int) -> list[dict[str, Any]]:
-    """Return the results of all tasks; those that `kept` has already are read from it."""
+    """Return the results of all tasks; those that `kept` has already are read from it.
+
+    Args:
+        tasks: What is to be run.
+        kept: Where results are.
+        processes: How many runs at a time; 0: none, only what is kept is returned.
+    """
     results = {tuple(line["task"]): line for line in _read(kept)}
+    if not processes:
+        return [results[tuple(task)] for task in tasks if tuple(task) in results]
     missing = [task for task in tasks if tuple(task) not in results]
     print(f"{len(tasks)} runs, {len(missing)} of them now", flush=True)
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
-def p_values(ours: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return for each of the others how likely such a difference to ours would be by chance, corrected after Holm.
+def p_values(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
+    """Return how likely each difference would be by chance, corrected after Holm for their number.
 
     Args:
-        ours: Regrets by seed.
-        others: The same of others, in the same order of seeds.
+        pairs: By whom ours is compared with: our regrets by seed, and theirs in the same order.
 
     Source: F. Wilcoxon, 1945; S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
     Example:
-        >>> round(p_values([1, 2, 3, 4, 5, 6], {"worse": [2, 4, 6, 8, 10, 12]})["worse"], 3)
+        >>> round(p_values({"worse": ([1, 2, 3, 4, 5, 6], [2, 4, 6, 8, 10, 12])})["worse"], 3)
         0.031
     """
     from scipy.stats import wilcoxon
 
     raw = {}
-    for name, values in others.items():
-        is_same = all(a == b for a, b in zip(ours, values, strict=True))
-        raw[name] = 1.0 if is_same else float(wilcoxon(ours, values).pvalue)
+    for name, (ours, theirs) in pairs.items():
+        is_same = all(a == b for a, b in zip(ours, theirs, strict=True))
+        raw[name] = 1.0 if is_same else float(wilcoxon(ours, theirs).pvalue)
     corrected: dict[str, float] = {}
     highest = 0.0
     for place, name in enumerate(sorted(raw, key=raw.__getitem__)):
