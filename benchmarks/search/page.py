@@ -70,7 +70,7 @@ def _introduction(results: Sequence[dict[str, Any]], seconds: float) -> str:
 
 Written by `make bench-search` ({seconds / 60:.0f} minutes of computing on {platform.machine()}; {releases}).
 
-Every contender gets the same budget, and with each of {seeds} seeds the same four first configurations. The
+Every contender gets the same budget, and with each of up to {seeds} seeds the same four first configurations. The
 budget is what {TRAININGS} full trainings cost, or {TRAININGS_OF_ONE} evaluations where there are no epochs; random
 search gets {RANDOM_TIMES} times as much. *Regret* is what the best model so far misses to the best there is: 0 for the
 optimum, 1 for what half of all random configurations come to; with several objectives, the share of the hypervolume
@@ -89,8 +89,10 @@ at a minute a run on an idle core, is left out.
 def _section(places: dict[str, Regrets], measure: str, workers: int, ours: str) -> str:
     what = "equal epochs" if measure == "epochs" else "equal virtual wall-clock"
     names = list(dict.fromkeys(name for found in places.values() for name in found))
+    seeds = sorted({len(found[ours]) for found in places.values()})
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     lines = [
-        f"### {what.capitalize()}, {workers} workers\n",
+        f"### {what.capitalize()}, {workers} workers, {number} seeds\n",
         "| | " + " | ".join(places) + " |",
         "|---" * (len(places) + 1) + "|",
     ]
@@ -134,6 +136,7 @@ def _plot(docs: Path, table: str, found: Regrets) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = table  # the same plot is the same file
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
