@@ -205,7 +205,7 @@ class ControllerMachine(RuleBasedStateMachine):
                 self.promised.pop(name, None)
                 exploits[name] = ExploitChoice(donor, index, {"from": donor}, "0@perturbed[]")
         chosen = data.draw(st.sampled_from([None, *going_on]))
-        self.send(PausedChosen(self.time, chosen, tuple(stopped), exploits))
+        self.send(PausedChosen(self.time, chosen, tuple(stopped), exploits=exploits))
 
     def choosable(self) -> list[str]:
         """Trials that the scheduler may let go on: those that nobody else has paused."""
