@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -110,9 +111,6 @@ def test_s3fs_does_what_obstore_fails_to_do_and_everything_once_that_is_usual(
     s3: Any, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(
-        object_client.logger, "disabled", False
-    )  # a server in this process may have silenced it
     failing = Failing()
     assert client_of(s3, root) is not None
     monkeypatch.setitem(object_client._clients, s3, failing)
@@ -131,6 +129,19 @@ def test_s3fs_does_what_obstore_fails_to_do_and_everything_once_that_is_usual(
     used = failing.calls
     assert transfer.read_bytes(s3, f"{root}/once") == b"first"
     assert failing.calls == used
+
+
+def test_equal_filesystems_share_a_client_that_outlives_the_first_of_them(
+    s3_server: S3Server, root: str
+) -> None:
+    first = an_s3(s3_server)
+    client = client_of(first, root)
+    second = an_s3(s3_server)
+    del first
+    gc.collect()
+
+    assert client is not None
+    assert client_of(second, root) is client
 
 
 def test_one_failure_is_forgotten_once_it_works_again() -> None:

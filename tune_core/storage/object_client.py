@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,7 +182,9 @@ def by_client(
 #: Set to "s3fs" in the environment, it leaves obstore out.
 CLIENT_VARIABLE = "PREFECT_TUNE_S3_CLIENT"
 
-_clients: weakref.WeakKeyDictionary[Any, ObjectClient | None] = weakref.WeakKeyDictionary()
+#: By filesystem, and equal ones share. Kept for good, as fsspec keeps its instances: with weak keys, a client and what
+#: is known of its failures would go when the first of several equal filesystems does.
+_clients: dict[Any, ObjectClient | None] = {}
 _lock = threading.Lock()
 #: The process in which obstore's threads run: a forked child has none of them.
 _process: int | None = None
@@ -195,12 +196,13 @@ def client_of(filesystem: Any, path: str) -> ObjectClient | None:
         return None
     if not is_s3(filesystem) or _PLAIN_KEY.fullmatch(path) is None or "//" in path:
         return None
+    if _process not in (None, os.getpid()):
+        return None  # not even the lock: another thread of the parent may have held it as it forked
     with _lock:
         if filesystem not in _clients:
             _clients[filesystem] = _new_client(filesystem)
         client = _clients[filesystem]
-    is_usable = client is not None and not client.is_given_up and _process == os.getpid()
-    return client if is_usable else None
+    return client if client is not None and not client.is_given_up else None
 
 
 def _new_client(filesystem: Any) -> ObjectClient | None:
