@@ -97,7 +97,7 @@ def test_while_others_wait_nobody_gets_more() -> None:
 
 
 def test_trials_that_grew_make_room_for_new_ones() -> None:
-    """Trials that ASHA ends leave room, and new ones come: whoever has grown gives it back."""
+    """Trials that ASHA ends leave room for new ones, and trials that have grown give it back."""
     scheduler = ResourceChangingScheduler(ASHAScheduler(max_t=20, grace_period=1, reduction_factor=2, seed=1))
     run = drive(scheduler, num_samples=12, slots=2, tuning={"max_concurrent_trials": 2})
 

@@ -36,6 +36,7 @@ from tune_core.search.hyperopt import HyperOptSearch
 from tune_core.search.nevergrad import NevergradSearch
 from tune_core.search.optuna.optuna_search import OptunaSearch
 from tune_core.search.sample import children, grid_values, inner_nodes, with_children
+from tune_core.search.space import SAMPLERS as ENTRIES
 
 #: What this version writes, and the only one it reads.
 SPEC_FORMAT: Final = 1
@@ -83,21 +84,7 @@ REBUILDABLE: Final[dict[str, type[RecordsArguments]]] = {
 }
 #: The samplers of a search space, and the domains that they make.
 SAMPLERS: Final[dict[str, Callable[..., Domain]]] = {
-    sampler.__name__: sampler
-    for sampler in (
-        search.uniform,
-        search.quniform,
-        search.loguniform,
-        search.qloguniform,
-        search.randn,
-        search.qrandn,
-        search.randint,
-        search.qrandint,
-        search.lograndint,
-        search.qlograndint,
-        search.choice,
-        search.sample_from,
-    )
+    each.__name__: each for each in ENTRIES if each is not search.grid_search
 }
 _DOMAINS: Final = (Float, Integer, Categorical, Function)
 _PARTS: Final = {

@@ -24,6 +24,7 @@ from tune_core.search.sample import (
     grid_values,
     is_unresolved,
 )
+from tune_core.search.space import SAMPLERS
 from tune_core.validation import Validator, is_number, shorten, suggestion
 
 #: What a mutation is once it has been read: values in order, a domain, a function, or mutations below it.
@@ -31,20 +32,7 @@ Mutation: TypeAlias = list[Any] | Domain | Callable[[], Any] | dict[str, Any]
 
 #: The samplers that can be written as data.
 _SAMPLERS: dict[str, Callable[..., Domain]] = {
-    sampler.__name__: sampler
-    for sampler in (
-        search.uniform,
-        search.quniform,
-        search.loguniform,
-        search.qloguniform,
-        search.randn,
-        search.qrandn,
-        search.randint,
-        search.qrandint,
-        search.lograndint,
-        search.qlograndint,
-        search.choice,
-    )
+    each.__name__: each for each in SAMPLERS if each not in (search.grid_search, search.sample_from)
 }
 _EXPECTED = (
     "expected a list, a sampler such as tune.uniform(0, 1), a function of nothing, the import string of one "

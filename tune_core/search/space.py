@@ -311,7 +311,7 @@ def _leaf_faults(node: Any, place: str) -> list[str]:
     if inspect.isfunction(node):
         if node.__module__.startswith("ray.tune"):
             return [f"{place}: {node.__name__} is a function of ray.tune: import it from tune_core instead"]
-        if node in _SAMPLERS:
+        if node in SAMPLERS:
             return [f"{place}: the sampler {node.__name__} was not called: write {node.__name__}(...)"]
     return []
 
@@ -428,7 +428,8 @@ def _refuse_base(validator: Validator, base: Any) -> None:
         validator.add("base", base, "no longer used: leave it out, the distribution is the same for any base")
 
 
-_SAMPLERS: Final = (
+#: Every function that makes an entry of a search space.
+SAMPLERS: Final[tuple[Callable[..., Any], ...]] = (
     uniform,
     quniform,
     loguniform,

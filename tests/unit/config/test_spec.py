@@ -293,7 +293,7 @@ def test_object_is_made_again_with_its_arguments(given: RecordsArguments) -> Non
 def test_every_sampler_is_described() -> None:
     from tune_core.search import space
 
-    assert set(spec.SAMPLERS.values()) == set(space._SAMPLERS) - {tune.grid_search}
+    assert set(spec.SAMPLERS.values()) == set(space.SAMPLERS) - {tune.grid_search}
 
 
 @pytest.mark.parametrize(

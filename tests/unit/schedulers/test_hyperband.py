@@ -41,7 +41,7 @@ class Experiment:
         return trial
 
     def report(self, number: int, time: float, score: Any = None) -> str:
-        """Report; a score is the number by default. Whoever is told to pause is paused."""
+        """Report; the score is the trial number by default. A trial that is told to pause is paused."""
         trial = self.trials[number]
         row = {"training_iteration": time, "score": number if score is None else score}
         answer = self.scheduler.on_trial_result(self.trials, trial, row)
